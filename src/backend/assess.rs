@@ -1,0 +1,66 @@
+//! Everything that is known of a model's memory before it is started, in one look at the disk.
+
+use super::weights;
+use crate::memory::files::read_learned;
+use crate::memory::{self, Bounds, Bytes, Estimate, ModelFiles, Platform, Problem, learn};
+use crate::python::venv::{self, SetupRequest};
+use crate::registry::{Model, Registry};
+
+/// What a start of a model would be held to, and would take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assessment {
+    /// Flags, limits and environment follow from it.
+    pub bounds: Bounds,
+    /// `None`: nobody knows.
+    pub estimate: Option<Estimate>,
+    /// KV bytes that one more token takes, where the files are there.
+    pub kv_per_token: Option<Bytes>,
+    /// Bytes of the weights, where the files are there.
+    pub weights: Option<Bytes>,
+    /// Under what the footprints of such a run are learned.
+    pub key: String,
+}
+
+/// The file of learned footprints.
+#[must_use]
+pub fn learned_file(registry: &Registry) -> std::path::PathBuf {
+    registry.paths.state.join("learned.json")
+}
+
+/// Looks at the files of `model`, at what is learned of it, and at nothing that runs. Reads a few hundred kilobytes.
+///
+/// # Errors
+/// The [`Problem`] with its files or its bounds: a start is certain to fail.
+pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<Assessment, Problem> {
+    let files = weights::of_model(model)?;
+    let draft = weights::of_draft(model)?;
+    let bounds = memory::bounds(model, &files, draft.as_ref(), platform)?;
+    let key = learning_key(model, &versions(registry), &bounds);
+    let store = read_learned(&learned_file(registry));
+    let read = match &files {
+        ModelFiles::Read(files) => Some(files),
+        ModelFiles::Declared(_) | ModelFiles::Unknown => None,
+    };
+    Ok(Assessment {
+        estimate: memory::estimate(&files, draft.as_ref(), &bounds, platform, store.get(&key)),
+        kv_per_token: read.map(|files| files.shape.per_token(bounds.precision(files.activation())).0),
+        weights: read.map(|files| files.weights.bytes),
+        bounds,
+        key,
+    })
+}
+
+/// Under what the footprints of a run are learned: what it serves, the versions, what it is held to.
+#[must_use]
+pub fn learning_key(model: &Model, versions: &str, bounds: &Bounds) -> String {
+    learn::key(&model.source.to_string(), versions, &bounds.fingerprint())
+}
+
+/// The versions that a footprint depends on.
+#[must_use]
+pub fn versions(registry: &Registry) -> String {
+    match venv::existing(&SetupRequest::new(registry, false)) {
+        Ok(environment) => format!("mlx-{} mlx-lm-{}", environment.versions.mlx, environment.versions.mlx_lm),
+        Err(_) => "unknown".to_owned(),
+    }
+}

@@ -1,0 +1,200 @@
+//! From a log's tail and an exit to a failure that a person understands. Pure.
+
+use crate::host::Exit;
+use crate::lifecycle::{Failure, FailureKind, Generation};
+
+/// What a line says, and what to do about it. The first that is found from the log's end wins.
+struct Sign {
+    /// Any of these, without case.
+    needles: &'static [&'static str],
+    /// In a class.
+    kind: FailureKind,
+    /// What it means.
+    meaning: &'static str,
+    /// What to do.
+    hint: &'static str,
+}
+
+const SIGNS: &[Sign] = &[
+    Sign {
+        needles: &["resource limit (499000)"],
+        kind: FailureKind::ThreadDied,
+        meaning: "out of Metal buffers",
+        hint: "a known limit of MLX under steady load (mlx-lm 831): the restart clears it; a lower memory.cache_limit makes it rarer",
+    },
+    Sign {
+        needles: &[
+            "out of memory",
+            "insufficient memory",
+            "unable to allocate",
+            "cannot allocate memory",
+            "memoryerror",
+            "std::bad_alloc",
+        ],
+        kind: FailureKind::ThreadDied,
+        meaning: "out of memory",
+        hint: "lower memory.context or memory.concurrency, or free memory: mlxctl budget",
+    },
+    Sign {
+        needles: &["address already in use"],
+        kind: FailureKind::PortLost,
+        meaning: "its port is taken",
+        hint: "mlxctl doctor says by whom",
+    },
+    Sign {
+        needles: &["no space left on device", "disk quota exceeded", "file too large"],
+        kind: FailureKind::NotPrepared,
+        meaning: "the disk is full",
+        hint: "free disk space; it is tried again",
+    },
+    Sign {
+        needles: &["modulenotfounderror", "importerror"],
+        kind: FailureKind::NotPrepared,
+        meaning: "a Python module is missing",
+        hint: "mlxctl setup",
+    },
+    Sign {
+        needles: &["model type", "not supported."],
+        kind: FailureKind::LoadFailed,
+        meaning: "this mlx-lm does not know the model's architecture",
+        hint: "mlxctl setup --upgrade, or another model: mlxctl use",
+    },
+    Sign {
+        needles: &[
+            "repository not found",
+            "repositorynotfounderror",
+            "localentrynotfounderror",
+            "offlinemodeisenabled",
+            "cannot find an appropriate cached snapshot",
+            "model not found",
+            "filenotfounderror",
+            "no safetensors found",
+        ],
+        kind: FailureKind::LoadFailed,
+        meaning: "the model's files were not found",
+        hint: "mlxctl pull downloads them; mlxctl models lists what is there",
+    },
+    Sign {
+        needles: &["permission denied"],
+        kind: FailureKind::LoadFailed,
+        meaning: "permission denied",
+        hint: "mlxctl doctor names the file",
+    },
+];
+
+/// The failure that an error text tells of, `fallback` in class where it tells of none that is known.
+#[must_use]
+pub fn explain(text: &str, fallback: FailureKind) -> Failure {
+    let last =
+        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason was given");
+    for line in text.lines().rev() {
+        let lower = line.to_ascii_lowercase();
+        let found = SIGNS.iter().find(|sign| match sign.needles {
+            // A sign of two halves needs both.
+            ["model type", rest] => lower.contains("model type") && lower.contains(rest),
+            needles => needles.iter().any(|needle| lower.contains(needle)),
+        });
+        if let Some(sign) = found {
+            let line = shorten(line.trim());
+            return Failure::new(sign.kind, format!("{}: {line}", sign.meaning)).hint(sign.hint);
+        }
+    }
+    Failure::new(fallback, shorten(last))
+}
+
+/// What a run that ended by itself died of: by its exit, and by what its log says since it was spawned.
+#[must_use]
+pub fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
+    let Some(line) = telling_line(log) else {
+        let failure = Failure::new(FailureKind::Crashed, format!("run {generation} {exit}"));
+        return match exit {
+            Exit::Signal(libc::SIGKILL) => {
+                failure.hint("nobody here sent it: the system's memory killer, or a person")
+            }
+            _ => failure,
+        };
+    };
+    let told = explain(line, FailureKind::Crashed);
+    let kind = if told.kind == FailureKind::ThreadDied { FailureKind::Crashed } else { told.kind };
+    Failure { kind, text: format!("run {generation} {exit}: {}", told.text), ..told }
+}
+
+/// The last line that speaks of an error: an exception's last line, a logged ERROR, an abort's message.
+#[must_use]
+pub fn telling_line(log: &str) -> Option<&str> {
+    log.lines().rev().map(str::trim).find(|line| {
+        let error_name = line.split(':').next().is_some_and(|head| {
+            !head.contains(' ') && (head.ends_with("Error") || head.ends_with("Exception"))
+        });
+        error_name
+            || line.contains(" - ERROR - ")
+            || line.contains(" - CRITICAL - ")
+            || line.starts_with("libc++abi:")
+            || line.starts_with("terminate called")
+            || line.starts_with("mlxctl:")
+    })
+}
+
+fn shorten(line: &str) -> String {
+    const LONGEST: usize = 300;
+    if line.chars().count() <= LONGEST {
+        return line.to_owned();
+    }
+    line.chars().take(LONGEST).chain("…".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_known_death_is_named_with_its_line_and_a_hint() {
+        for (log, kind, starts) in [
+            (
+                "RuntimeError: [metal::malloc] Resource limit (499000) exceeded.",
+                FailureKind::ThreadDied,
+                "out of Metal buffers",
+            ),
+            (
+                "RuntimeError: [malloc] Unable to allocate 21474836480 bytes.",
+                FailureKind::ThreadDied,
+                "out of memory",
+            ),
+            ("OSError: [Errno 98] Address already in use", FailureKind::PortLost, "its port is taken"),
+            ("OSError: [Errno 28] No space left on device", FailureKind::NotPrepared, "the disk is full"),
+            ("ModuleNotFoundError: No module named 'mlx_lm'", FailureKind::NotPrepared, "a Python module"),
+            (
+                "ValueError: Model type foo not supported.",
+                FailureKind::LoadFailed,
+                "this mlx-lm does not know",
+            ),
+            ("FileNotFoundError: No safetensors found in /m", FailureKind::LoadFailed, "the model's files"),
+        ] {
+            let failure = explain(log, FailureKind::Crashed);
+            assert_eq!(failure.kind, kind, "{log}");
+            assert!(failure.text.starts_with(starts) && failure.text.ends_with(log), "{}", failure.text);
+            assert!(failure.hint.is_some());
+        }
+    }
+
+    #[test]
+    fn a_death_tells_how_and_the_last_error_of_its_log() {
+        let log = "2026-01-01 - INFO - Starting\nTraceback (most recent call last):\n  File \"x\", line 1\nOSError: [Errno 98] Address already in use\nbye\n";
+        let failure = death(Generation(3), Exit::Code(1), log);
+        assert_eq!(
+            failure.text,
+            "run #3 ended with code 1: its port is taken: OSError: [Errno 98] Address already in use"
+        );
+        assert_eq!(death(Generation(1), Exit::Signal(11), "all fine\n").text, "run #1 was ended by SIGSEGV");
+        assert!(death(Generation(1), Exit::Signal(9), "").hint.is_some());
+    }
+
+    #[test]
+    fn an_unknown_error_is_passed_on_as_it_is() {
+        assert_eq!(
+            explain("a\nKeyError: 'x'\n\n", FailureKind::ThreadDied),
+            Failure::new(FailureKind::ThreadDied, "KeyError: 'x'")
+        );
+        assert_eq!(explain("", FailureKind::Crashed).text, "no reason was given");
+    }
+}

@@ -1,0 +1,288 @@
+//! From a model of the registry to the [`Spec`] of a run. Pure, but for the secret.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::record;
+use super::spec::{SCHEMA, Spec};
+use crate::memory::Bytes;
+use crate::registry::{Model, ServerOptions};
+
+/// Variables of the supervisor's environment that a backend is given too.
+const INHERITED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "XDG_CACHE_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "PYTHONPATH",
+];
+
+/// The bounds that make the memory promise hold, as flags and launcher limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bound of MLX's buffer cache.
+    pub cache: Option<Bytes>,
+    /// Bound of the prompt cache.
+    pub prompt_cache: Option<Bytes>,
+    /// Further server flags that the registry does not name itself.
+    pub flags: Vec<String>,
+    /// Variables that the promise needs.
+    pub environment: &'static [(&'static str, &'static str)],
+}
+
+/// Everything that a spec is made from.
+pub struct Launch<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// What `--model` names: a repository or a folder.
+    pub served: &'a str,
+    /// The venv's interpreter.
+    pub python: &'a Path,
+    /// The run's number.
+    pub generation: u64,
+    /// What admission granted.
+    pub reserved: Bytes,
+    /// What follows from the memory promise.
+    pub limits: &'a Limits,
+    /// Folder of specs and records.
+    pub run: &'a Path,
+    /// The launcher's socket.
+    pub link: PathBuf,
+    /// The log file.
+    pub log: PathBuf,
+    /// Working directory.
+    pub cwd: &'a Path,
+    /// The launcher's secret.
+    pub secret: String,
+}
+
+impl Launch<'_> {
+    /// The spec. `inherited` looks a variable of our own environment up.
+    #[must_use]
+    pub fn spec(self, inherited: impl Fn(&str) -> Option<String>) -> Spec {
+        let server = server_arguments(self.model, self.served, self.limits);
+        let mut env: Vec<(String, String)> =
+            INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), inherited(name)?))).collect();
+        // Nothing is downloaded behind the owner's back: `mlxctl pull` does that.
+        env.push(("HF_HUB_OFFLINE".into(), "1".into()));
+        env.extend(
+            self.limits.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
+        env.push(("PYTHONUNBUFFERED".into(), "1".into()));
+        env.push(("TOKENIZERS_PARALLELISM".into(), "false".into()));
+        let settings = settings(self.model, self.served, self.python, self.limits);
+        let mut argv = vec![
+            self.python.to_string_lossy().into_owned(),
+            self.run.join("launcher.py").to_string_lossy().into_owned(),
+            record::spec_file(self.run, &self.model.name).to_string_lossy().into_owned(),
+        ];
+        argv.extend(server);
+        Spec {
+            schema: SCHEMA,
+            model: self.model.name.clone(),
+            generation: self.generation,
+            argv,
+            env,
+            cwd: self.cwd.to_owned(),
+            log: self.log,
+            link: self.link,
+            secret: self.secret,
+            cache_limit: self.limits.cache.map(|bytes| bytes.0),
+            prompt_cache_bytes: self.limits.prompt_cache.map(|bytes| bytes.0),
+            settings,
+            reserved: self.reserved.0,
+            nice: 0,
+        }
+    }
+}
+
+/// A fresh secret: 256 random bits in hexadecimal.
+///
+/// # Errors
+/// The system's, if it has no randomness to give.
+pub fn secret() -> std::io::Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(hex(&bytes))
+}
+
+/// The typed options as `mlx_lm.server` flags.
+fn arguments(options: &ServerOptions) -> Vec<String> {
+    let ServerOptions {
+        draft_model,
+        num_draft_tokens,
+        adapter_path,
+        kv_bits,
+        kv_group_size,
+        quantized_kv_start,
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        // Part of the memory promise: `Limits::flags` has them.
+        decode_concurrency: _,
+        prompt_concurrency: _,
+        prefill_step_size: _,
+        prompt_cache: _,
+        chat_template,
+        chat_template_args,
+        log_level,
+        extra_args: _,
+    } = options;
+    let text = |value: &Option<String>| value.clone();
+    let path = adapter_path.as_deref().map(Path::as_os_str).map(OsStr::to_string_lossy).map(String::from);
+    [
+        ("--draft-model", text(draft_model)),
+        ("--num-draft-tokens", shown(*num_draft_tokens)),
+        ("--adapter-path", path),
+        ("--kv-bits", shown(*kv_bits)),
+        ("--kv-group-size", shown(*kv_group_size)),
+        ("--quantized-kv-start", shown(*quantized_kv_start)),
+        ("--max-tokens", shown(*max_tokens)),
+        ("--temp", shown(*temperature)),
+        ("--top-p", shown(*top_p)),
+        ("--top-k", shown(*top_k)),
+        ("--min-p", shown(*min_p)),
+        ("--chat-template", text(chat_template)),
+        ("--chat-template-args", text(chat_template_args)),
+        ("--log-level", text(log_level)),
+    ]
+    .into_iter()
+    .filter_map(|(flag, value)| Some([flag.to_owned(), value?]))
+    .flatten()
+    .collect()
+}
+
+fn shown<T: ToString>(value: Option<T>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+/// The arguments of `mlx_lm.server`.
+fn server_arguments(model: &Model, served: &str, limits: &Limits) -> Vec<String> {
+    let mut server = vec!["--model".to_owned(), served.to_owned()];
+    server.extend(["--host", "127.0.0.1", "--port", "0"].map(str::to_owned));
+    server.extend(arguments(&model.server));
+    server.extend(limits.flags.iter().cloned());
+    server.extend(model.server.extra_args.iter().cloned());
+    server
+}
+
+/// How the run that was started as `started` differs from one that were started as `wanted`: a flag each, for people.
+/// `None`: not at all.
+#[must_use]
+pub fn difference(started: &Spec, wanted: &Spec) -> Option<String> {
+    if started.settings == wanted.settings {
+        return None;
+    }
+    let (before, after) = (settings_of(started), settings_of(wanted));
+    let value = |of: &[(String, String)], name: &str| {
+        of.iter().find(|(known, _)| known == name).map_or("unset".to_owned(), |(_, value)| value.clone())
+    };
+    let mut names: Vec<&str> = before.iter().chain(&after).map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let told: Vec<_> = names
+        .into_iter()
+        .map(|name| (name, value(&before, name), value(&after, name)))
+        .filter(|(_, was, shall)| was != shall)
+        .map(|(name, was, shall)| format!("{name} {was} → {shall}"))
+        .collect();
+    // Only the order differs, or a flag is given twice.
+    Some(if told.is_empty() { "its arguments".to_owned() } else { told.join(", ") })
+}
+
+/// Everything that `settings` hashes, by name.
+fn settings_of(spec: &Spec) -> Vec<(String, String)> {
+    let bytes = |bytes: Option<u64>| bytes.map_or("unset".to_owned(), |bytes| Bytes(bytes).to_string());
+    let mut all = vec![
+        ("python".to_owned(), spec.argv.first().cloned().unwrap_or_default()),
+        ("cache limit".to_owned(), bytes(spec.cache_limit)),
+        ("prompt cache".to_owned(), bytes(spec.prompt_cache_bytes)),
+    ];
+    let mut arguments = spec.argv.iter().skip(3).peekable();
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next_if(|next| !next.starts_with("--"));
+        all.push((flag.clone(), value.map_or("set".to_owned(), Clone::clone)));
+    }
+    all
+}
+
+/// Tells one way of running a model from another: 64 bits of SHA-256 in hexadecimal.
+#[must_use]
+pub fn settings(model: &Model, served: &str, python: &Path, limits: &Limits) -> String {
+    hashed(python, &server_arguments(model, served, limits), limits)
+}
+
+fn hashed(python: &Path, server: &[String], limits: &Limits) -> String {
+    let mut hash = Sha256::new();
+    let cache = shown(limits.cache.map(|bytes| bytes.0)).unwrap_or_default();
+    let prompt_cache = shown(limits.prompt_cache.map(|bytes| bytes.0)).unwrap_or_default();
+    let interpreter = python.to_string_lossy();
+    let rest = [interpreter.as_ref(), &cache, &prompt_cache];
+    for part in server.iter().map(String::as_str).chain(rest) {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hex(&hash.finalize()[..8])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(server: &[&str], cache_limit: Option<u64>) -> Spec {
+        let argv = ["python", "launcher.py", "m.json"].iter().chain(server).map(|part| (*part).to_owned());
+        let limits = Limits { cache: cache_limit.map(Bytes), ..Limits::default() };
+        let server: Vec<String> = server.iter().map(|part| (*part).to_owned()).collect();
+        Spec {
+            schema: SCHEMA,
+            model: "m".into(),
+            generation: 1,
+            argv: argv.collect(),
+            env: Vec::new(),
+            cwd: PathBuf::new(),
+            log: PathBuf::new(),
+            link: PathBuf::new(),
+            secret: String::new(),
+            cache_limit,
+            prompt_cache_bytes: None,
+            settings: hashed(Path::new("python"), &server, &limits),
+            reserved: 0,
+            nice: 0,
+        }
+    }
+
+    #[test]
+    fn what_tells_two_runs_apart_is_said_flag_by_flag() {
+        let old = spec(&["--model", "x", "--kv-bits", "8", "--trust-remote-code"], None);
+        assert_eq!(difference(&old, &old), None);
+        let new = spec(&["--model", "x", "--kv-bits", "4", "--top-k", "-1"], Some(1_000_000_000));
+        assert_eq!(
+            difference(&old, &new).unwrap(),
+            "--kv-bits 8 → 4, --top-k unset → -1, --trust-remote-code set → unset, cache limit unset → 1.00 GB"
+        );
+        let swapped = spec(&["--kv-bits", "8", "--model", "x", "--trust-remote-code"], None);
+        assert_eq!(difference(&old, &swapped).as_deref(), Some("its arguments"));
+    }
+}

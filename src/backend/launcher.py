@@ -1,0 +1,422 @@
+"""Starts mlx_lm.server inside a backend and tells, on a Unix socket, what only the inside knows.
+
+    python launcher.py <spec.json> <arguments of mlx_lm.server ...>
+
+Written by mlxctl; changes are overwritten. It stands on public interfaces only: the standard library, mlx.core
+and runpy, and one default of mlx_lm that is changed only where it looks as expected.
+"""
+
+import faulthandler
+import gc
+import hmac
+import http.server
+import inspect
+import io
+import json
+import logging
+import os
+import runpy
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import traceback
+
+PROTOCOL = 1
+SECRET_HEADER = "x-mlxctl-secret"
+LONGEST_REQUEST = 65536  # bytes of one line on the link
+LONGEST_ERROR = 4000  # characters of an error that is told
+
+
+class Log(io.RawIOBase):
+    """stdout and stderr. What cannot be written is lost: a full disk costs lines of the log, never an answer."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self.descriptor
+
+    def write(self, data):
+        rest = memoryview(data).cast("B")
+        length = len(rest)
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        except OSError:
+            pass
+        return length
+
+    @staticmethod
+    def install():
+        # By lines, so that a line is one write and never lies in two files.
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(Log(descriptor), "utf-8", "backslashreplace", line_buffering=True)
+            for descriptor in (1, 2)
+        )
+
+    @staticmethod
+    def reopen(path):
+        """Goes on in a new file, after the old one was moved away."""
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        try:
+            for descriptor in (1, 2):
+                os.dup2(file, descriptor)
+        finally:
+            os.close(file)
+
+
+class Link:
+    """The Unix socket. Nothing here waits for a client: whoever does not read is dropped."""
+
+    def __init__(self, path, generation, log):
+        self.path = path
+        self.log = log
+        # Reentrant, for a signal may interrupt the main thread while it holds it.
+        self.lock = threading.RLock()
+        self.clients = set()
+        self.state = {
+            "event": "hello",
+            "protocol": PROTOCOL,
+            "generation": generation,
+            "pid": os.getpid(),
+            "port": None,
+            "thread": "none",
+            "error": None,
+        }
+        self.mx = None
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        before = os.umask(0o177)
+        try:
+            self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.listener.bind(path)
+        finally:
+            os.umask(before)
+
+    def open(self):
+        self.listener.listen(16)
+        threading.Thread(target=self._accept, name="link", daemon=True).start()
+
+    def tell(self, event=None, **state):
+        """Changes what hello says and pushes `event`, if there is one, to every client."""
+        with self.lock:
+            self.state.update(state)
+            for client in tuple(self.clients) if event else ():
+                self._send(client, event)
+
+    def close(self):
+        """Takes the socket's file away, so that the next run finds the place free."""
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+
+    def _send(self, client, message):
+        line = json.dumps(message).encode() + b"\n"
+        try:
+            if client.send(line, socket.MSG_DONTWAIT) == len(line):
+                return True
+        except OSError:
+            pass
+        self.clients.discard(client)
+        try:
+            client.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        return False
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                # Out of file descriptors, most likely: the next connection may find one.
+                threading.Event().wait(1)
+                continue
+            # Greeting and registering are one step, so that no event falls between them.
+            with self.lock:
+                self.clients.add(client)
+                welcome = self._send(client, self.state)
+            if welcome:
+                threading.Thread(target=self._serve, args=(client,), name="link client", daemon=True).start()
+            else:
+                client.close()
+
+    def _serve(self, client):
+        try:
+            with client.makefile("rb") as lines:
+                while line := lines.readline(LONGEST_REQUEST):
+                    reply = self._answer(line)
+                    with self.lock:
+                        if not self._send(client, reply):
+                            return
+        except OSError:
+            pass
+        finally:
+            with self.lock:
+                self.clients.discard(client)
+            client.close()
+
+    def _answer(self, line):
+        try:
+            op = json.loads(line)["op"]
+            if op == "memory":
+                return {"reply": "memory", **self._memory()}
+            if op == "trim":
+                before = self._memory()["cache"]
+                if before is None:
+                    return {"reply": "trim", "freed": 0}
+                self.mx.clear_cache()
+                return {"reply": "trim", "freed": max(0, before - self._memory()["cache"])}
+            if op == "reopen_log":
+                Log.reopen(self.log)
+                return {"reply": "reopen_log"}
+            if op == "stacks":
+                faulthandler.dump_traceback(file=2, all_threads=True)
+                return {"reply": "stacks"}
+            return {"reply": "error", "error": f"no such op: {op}"}
+        except Exception as error:
+            return {"reply": "error", "error": describe(error)}
+
+    def _memory(self):
+        mx = self.mx
+        if mx is None:
+            return {"active": None, "cache": None, "peak": None}
+        return {"active": mx.get_active_memory(), "cache": mx.get_cache_memory(), "peak": mx.get_peak_memory()}
+
+
+def describe(error):
+    text = str(error).strip()
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:LONGEST_ERROR]
+
+
+def warn(text):
+    # Not logging.warning: without a handler it would configure logging before mlx_lm does.
+    print(f"mlxctl: warning: {text}", file=sys.stderr, flush=True)
+
+
+def guard_requests(secret):
+    """Answers 403 to every request without the secret."""
+    expected = secret.encode()
+    original = http.server.BaseHTTPRequestHandler.parse_request
+
+    def parse_request(self):
+        if not original(self):
+            return False
+        given = str(self.headers.get(SECRET_HEADER, "")).encode("utf-8", "replace")
+        if hmac.compare_digest(given, expected):
+            return True
+        self.close_connection = True
+        body = b'{"error": "not for you"}'
+        self.send_response_only(403)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        return False
+
+    http.server.BaseHTTPRequestHandler.parse_request = parse_request
+    log_request = http.server.BaseHTTPRequestHandler.log_request
+
+    def quieter(self, *args, **kwargs):
+        # A line a probe would be most of the log of a model that idles for weeks.
+        if getattr(self, "path", None) != "/health":
+            log_request(self, *args, **kwargs)
+
+    http.server.BaseHTTPRequestHandler.log_request = quieter
+
+
+class Watch:
+    """Watches for the two things that make a server: it listens, and its generation thread lives.
+
+    mlx_lm starts the generation thread from the main thread, not as a daemon, and then listens; the threads of
+    requests are daemons. So the last thread of that kind that was started before listening is the one. Its end is
+    told once it is known to be the one, that is, after `listening`.
+    """
+
+    def __init__(self, link):
+        self.link = link
+        self.generation = None
+        self.listening = threading.Event()
+        self.ending = False
+        self.error = None
+
+    def install(self):
+        self._remember_errors()
+        self._watch_threads()
+        self._watch_listening()
+
+    def _remember_errors(self):
+        make_record = logging.getLogRecordFactory()
+
+        def factory(*args, **kwargs):
+            record = make_record(*args, **kwargs)
+            if record.levelno >= logging.ERROR and threading.current_thread() is self.generation:
+                text = record.getMessage()
+                if record.exc_info and record.exc_info[0]:
+                    text += f" ({record.exc_info[0].__name__})"
+                self.error = text[:LONGEST_ERROR]
+            return record
+
+        # Not a handler: with one in place mlx_lm's own logging.basicConfig would do nothing.
+        logging.setLogRecordFactory(factory)
+        excepthook = threading.excepthook
+
+        def remember(args):
+            if args.thread is self.generation:
+                self.error = describe(args.exc_value or args.exc_type())
+            excepthook(args)
+
+        threading.excepthook = remember
+
+    def _watch_threads(self):
+        start = threading.Thread.start
+
+        def noted(thread):
+            candidate = threading.current_thread() is threading.main_thread() and not thread.daemon
+            if not candidate or self.listening.is_set():
+                return start(thread)
+            self.generation = thread
+            self.error = None
+            self.link.tell(thread="alive")
+            start(thread)
+            threading.Thread(target=self._join, args=(thread,), name="generation watch", daemon=True).start()
+
+        threading.Thread.start = noted
+
+    def _join(self, thread):
+        self.listening.wait()
+        thread.join()
+        if thread is self.generation and not self.ending:
+            error = self.error or "the generation thread ended and logged nothing"
+            self.link.tell({"event": "thread_died", "error": error}, thread="dead", error=error)
+
+    def _watch_listening(self):
+        activate = socketserver.TCPServer.server_activate
+
+        def server_activate(server):
+            activate(server)
+            if self.listening.is_set():
+                return
+            if self.generation is None:
+                warn("this mlx-lm starts no generation thread that can be watched")
+            port = server.server_address[1]
+            self.link.tell({"event": "listening", "port": port}, port=port)
+            self.listening.set()
+
+        socketserver.TCPServer.server_activate = server_activate
+        # A burst of connections is queued by the kernel, not refused (the default is 5).
+        socketserver.TCPServer.request_queue_size = 128
+        # http.server asks the resolver for its own name before it listens: seconds where DNS is slow or away.
+        socket.getfqdn = lambda name="": name or "localhost"
+
+
+def bound_prompt_cache(limit):
+    """mlx_lm.server makes its prompt cache without a byte bound; the default of its class is the one way in."""
+    from mlx_lm.models.cache import LRUPromptCache
+
+    parameters = list(inspect.signature(LRUPromptCache.__init__).parameters.values())
+    defaults = LRUPromptCache.__init__.__defaults__
+    expected = ["self", "max_size", "max_bytes"]
+    if [p.name for p in parameters] != expected or len(defaults or ()) != 2 or not isinstance(defaults[1], int):
+        warn("the prompt cache of this mlx-lm has no byte bound that is known; it stays unbounded")
+        return
+    LRUPromptCache.__init__.__defaults__ = (defaults[0], limit)
+
+
+def leave_a_token():
+    """A prompt that is just what the prompt cache holds, as when a client has an answer continued, leaves nothing to
+    process, and the generation thread dies of the empty rest (mlx-lm 0.32.2). One token is left over instead."""
+    from mlx_lm.models import cache
+
+    names = ["LRUPromptCache", "can_trim_prompt_cache", "trim_prompt_cache"]
+    fetch = getattr(getattr(cache, "LRUPromptCache", None), "fetch_nearest_cache", None)
+    if fetch is None or not all(hasattr(cache, name) for name in names):
+        warn("the prompt cache of this mlx-lm is not as known; a continued answer may end the generation thread")
+        return
+
+    def fetch_with_rest(self, model, tokens):
+        found, rest = fetch(self, model, tokens)
+        if found is None or len(rest) > 0 or len(tokens) == 0:
+            return found, rest
+        if cache.can_trim_prompt_cache(found) and cache.trim_prompt_cache(found, 1) == 1:
+            return found, tokens[-1:]
+        return None, tokens
+
+    cache.LRUPromptCache.fetch_nearest_cache = fetch_with_rest
+
+
+def main():
+    with open(sys.argv[1], encoding="utf-8") as file:
+        spec = json.load(file)
+    Log.install()
+    link = Link(spec["link"], spec["generation"], spec.get("log"))
+    watch = Watch(link)
+
+    exit_code = 0
+
+    def end(code, error=None):
+        nonlocal exit_code
+        watch.ending, exit_code = True, code
+        link.tell({"event": "exiting", "code": code, "error": error})
+        link.close()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, RuntimeError):
+                pass
+        # Not sys.exit: that waits for the generation thread, which after a failed bind never ends.
+        os._exit(code)
+
+    def on_term(_signal, _frame):
+        if watch.ending:
+            link.close()
+            os._exit(exit_code)
+        if not watch.listening.is_set():
+            # There is nothing to tear down yet, and an import may well swallow a KeyboardInterrupt.
+            end(0)
+        watch.ending = True
+        raise KeyboardInterrupt
+
+    faulthandler.enable(2)
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGINT, on_term)
+    link.open()
+    try:
+        guard_requests(spec["secret"])
+        watch.install()
+        import mlx.core as mx
+
+        if spec.get("cache_limit") is not None:
+            mx.set_cache_limit(spec["cache_limit"])
+        link.mx = mx
+        if spec.get("prompt_cache_bytes") is not None:
+            bound_prompt_cache(spec["prompt_cache_bytes"])
+        leave_a_token()
+        sys.argv = ["mlx_lm", "server", *sys.argv[2:]]
+        runpy.run_module("mlx_lm", run_name="__main__", alter_sys=True)
+        # The server is gone and with it the last references: weights go back to the system before the process does.
+        gc.collect()
+        mx.clear_cache()
+        code, error = 0, None
+    except KeyboardInterrupt:
+        code, error = 0, None
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        error = f"mlx_lm.server refused to start (exit code {code})" if code else None
+    except BaseException as failure:
+        traceback.print_exc()
+        code, error = 1, describe(failure)
+    end(code, error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+//! A backend's log file: the backend itself appends to it; we only look, and put it aside when it is large. The
+//! backend goes on writing into the file that was put aside until it is told to open a new one.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+/// A log that is larger is put aside.
+const LARGEST: u64 = 10_000_000;
+
+/// How many old ones are kept.
+const KEPT: u32 = 3;
+
+/// The most that is read of what a run said.
+const LONGEST_TAIL: u64 = 64 * 1024;
+
+/// Puts a large log aside: `x.log` → `x.log.1` → … → `x.log.3` → gone. No log is no error.
+///
+/// # Errors
+/// The system's own.
+pub fn rotate(log: &Path) -> io::Result<()> {
+    if !too_large(log) {
+        return Ok(());
+    }
+    for n in (0..KEPT).rev() {
+        match fs::rename(numbered(log, n), numbered(log, n + 1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is time to put it aside.
+#[must_use]
+pub fn too_large(log: &Path) -> bool {
+    mark(log).length >= LARGEST
+}
+
+/// The log that was put aside `n` times.
+fn numbered(log: &Path, n: u32) -> PathBuf {
+    if n == 0 {
+        return log.to_owned();
+    }
+    let mut name = log.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+/// A place in a log that is still known after it was put aside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    file: u64,
+    length: u64,
+}
+
+/// Its end now; the beginning of whatever comes, if it is not there.
+#[must_use]
+pub fn mark(log: &Path) -> Mark {
+    fs::metadata(log).map(|found| Mark { file: found.ino(), length: found.len() }).unwrap_or_default()
+}
+
+/// What was appended since, the last 64 KiB of it at most, also where it was put aside once meanwhile.
+#[must_use]
+pub fn since(log: &Path, start: Mark) -> String {
+    let aside = numbered(log, 1);
+    let mut bytes = if start.file != 0 && mark(&aside).file == start.file {
+        tail(&aside, start.length).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let here = if mark(log).file == start.file { start.length } else { 0 };
+    bytes.extend(tail(log, here).unwrap_or_default());
+    let first = bytes.len().saturating_sub(usize::try_from(LONGEST_TAIL).unwrap_or(usize::MAX));
+    String::from_utf8_lossy(bytes.get(first..).unwrap_or_default()).into_owned()
+}
+
+fn tail(log: &Path, start: u64) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(log)?;
+    let end = file.seek(SeekFrom::End(0))?;
+    // Shorter than it was: it was truncated, and all of it is new.
+    let start = if end < start { 0 } else { start };
+    let start = start.max(end.saturating_sub(LONGEST_TAIL));
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(end - start).unwrap_or_default().saturating_add(1));
+    file.take(LONGEST_TAIL).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_run_said_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("m.log");
+        let never = mark(&log);
+        assert_eq!((never, since(&log, never).as_str()), (Mark::default(), ""));
+        std::fs::write(&log, "old\n").unwrap();
+        let start = mark(&log);
+        std::fs::write(&log, "old\nnew\n").unwrap();
+        assert_eq!((since(&log, start).as_str(), since(&log, never).as_str()), ("new\n", "old\nnew\n"));
+        std::fs::rename(&log, numbered(&log, 1)).unwrap();
+        assert_eq!(since(&log, start), "new\n", "put aside, and nothing new yet");
+        std::fs::write(&log, "newer\n").unwrap();
+        assert_eq!(since(&log, start), "new\nnewer\n");
+        let start = mark(&log);
+        std::fs::write(&log, "x\n").unwrap();
+        assert_eq!(since(&log, start), "x\n", "after a truncation");
+        std::fs::write(&log, vec![b'y'; 1_000_000]).unwrap();
+        assert_eq!(since(&log, never).len() as u64, LONGEST_TAIL);
+    }
+
+    #[test]
+    fn a_large_log_is_put_aside_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("m.log");
+        for round in 0..6 {
+            rotate(&log).unwrap();
+            assert!(!log.exists(), "round {round}");
+            let file = std::fs::File::create(&log).unwrap();
+            file.set_len(LARGEST).unwrap();
+        }
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["m.log", "m.log.1", "m.log.2", "m.log.3"]);
+        std::fs::write(&log, "small").unwrap();
+        rotate(&log).unwrap();
+        assert!(log.exists());
+    }
+}

@@ -1,0 +1,291 @@
+//! Watches one run from its spawn to its end: is it ready, is it still of use? Says so as [`Signed`] events.
+//!
+//! Mostly it waits: the launcher pushes what happens inside (listening, a dead generation thread). Only a ready
+//! backend is asked from outside, `GET /health` once an interval, since a process that hangs pushes nothing.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::client::{self, Answer};
+use super::diagnose;
+use super::link::{Link, LinkEvent, Message, Reply, Request, Thread};
+use super::watchdog::{Observation, Watchdog};
+use crate::host::{Host, Identity};
+use crate::lifecycle::{Failure, FailureKind, Signed};
+use crate::registry::Health;
+
+/// Between two tries to reach a launcher that has not bound its socket yet, or lost us.
+const RECONNECT: Duration = Duration::from_millis(20);
+
+/// What `status` says of a run's health; written by the probe, read by the loop.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    listening: AtomicBool,
+    answering: AtomicBool,
+    /// Milliseconds on the host's clock; 0: never.
+    last_passed: AtomicU64,
+}
+
+impl Vitals {
+    /// The process, and nobody else, listens on its port.
+    #[must_use]
+    pub fn listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
+    /// It completed a token, and passed its last check.
+    #[must_use]
+    pub fn answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
+    }
+
+    /// When it passed its last check, as the host's clock tells time.
+    #[must_use]
+    pub fn last_passed(&self) -> Option<Duration> {
+        Some(self.last_passed.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+}
+
+/// A question to the launcher, with the place for its answer.
+pub type Question = (Request, oneshot::Sender<Reply>);
+
+/// Everything a probe needs.
+pub struct Probe {
+    /// The operating system.
+    pub host: Arc<dyn Host>,
+    /// The process.
+    pub identity: Identity,
+    /// The run's number.
+    pub generation: u64,
+    /// The launcher's socket.
+    pub link: PathBuf,
+    /// The launcher's secret.
+    pub secret: String,
+    /// Times.
+    pub health: Health,
+    /// Requests in flight at the backend, and a number that changes whenever bytes of an answer come.
+    pub activity: Box<dyn Fn() -> (u32, u64) + Send + Sync>,
+    /// Where findings go.
+    pub findings: Box<dyn Fn(Signed) + Send + Sync>,
+    /// Someone suspects the backend: look at once.
+    pub suspicion: Arc<Notify>,
+    /// Questions to the launcher.
+    pub questions: mpsc::Receiver<Question>,
+    /// For `status`.
+    pub vitals: Arc<Vitals>,
+}
+
+/// The one request to the backend that is under way.
+type Check = Pin<Box<dyn Future<Output = io::Result<Answer>> + Send>>;
+
+/// What a probe knows so far.
+struct Knowledge {
+    port: Option<u16>,
+    ready: bool,
+    last_error: Option<String>,
+    waiting: std::collections::VecDeque<oneshot::Sender<Reply>>,
+    dog: Watchdog,
+}
+
+impl Probe {
+    /// Probes until it is dropped.
+    pub async fn run(mut self) {
+        let mut known = Knowledge {
+            port: None,
+            ready: false,
+            last_error: None,
+            waiting: std::collections::VecDeque::new(),
+            dog: Watchdog::default(),
+        };
+        let mut check: Option<Check> = None;
+        let mut next_check = Instant::now();
+        loop {
+            let mut link = self.connect().await;
+            known.waiting.clear();
+            loop {
+                if check.is_none()
+                    && let Some(port) = known.port
+                    && (!known.ready || Instant::now() >= next_check)
+                {
+                    check = Some(self.check(port, known.ready));
+                }
+                tokio::select! {
+                    message = link.next() => match message {
+                        Ok(Message::Event(event)) => self.heard(event, &mut known),
+                        Ok(Message::Reply(reply)) => if let Some(asker) = known.waiting.pop_front() {
+                            // The asker may have gone; then nobody wants to know.
+                            let _ = asker.send(reply);
+                        },
+                        Err(_) => break,
+                    },
+                    Some((request, asker)) = self.questions.recv() => {
+                        known.waiting.push_back(asker);
+                        if link.ask(request).await.is_err() {
+                            break;
+                        }
+                    },
+                    answer = under_way(&mut check) => {
+                        check = None;
+                        let pause = self.checked(answer, &mut known);
+                        next_check = Instant::now() + pause;
+                        if !known.ready {
+                            sleep(pause).await;
+                        }
+                    },
+                    () = self.suspicion.notified(), if known.ready => next_check = Instant::now(),
+                    () = sleep_until(next_check), if known.ready && check.is_none() => {},
+                }
+            }
+            sleep(RECONNECT).await;
+        }
+    }
+
+    async fn connect(&self) -> Link {
+        loop {
+            match Link::connect(&self.link).await {
+                Ok(link) => return link,
+                Err(_) => sleep(RECONNECT).await,
+            }
+        }
+    }
+
+    /// One token before it is ready, `/health` after.
+    fn check(&self, port: u16, ready: bool) -> Check {
+        let (secret, limit) = (self.secret.clone(), self.health.timeout);
+        if !ready {
+            // No time limit: the load deadline is the lifecycle's.
+            return Box::pin(async move { client::one_token(port, &secret).await });
+        }
+        Box::pin(async move {
+            timeout(limit, client::health(port, &secret))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        })
+    }
+
+    fn heard(&self, event: LinkEvent, known: &mut Knowledge) {
+        match event {
+            LinkEvent::Hello { generation, port, thread, error } => {
+                if generation != self.generation {
+                    return;
+                }
+                known.last_error = error;
+                if let Some(port) = port {
+                    self.listens(port, known);
+                }
+                if thread == Thread::Dead {
+                    self.thread_died(known);
+                }
+            }
+            LinkEvent::Listening { port } => self.listens(port, known),
+            LinkEvent::ThreadDied { error } => {
+                known.last_error = error.or(known.last_error.take());
+                self.thread_died(known);
+            }
+            LinkEvent::Exiting { error, .. } => known.last_error = error.or(known.last_error.take()),
+        }
+    }
+
+    fn listens(&self, port: u16, known: &mut Knowledge) {
+        if known.port == Some(port) {
+            return;
+        }
+        known.port = Some(port);
+        if self.stranger_on(port) {
+            return self.useless(stranger(port));
+        }
+        self.vitals.listening.store(true, Ordering::Relaxed);
+        (self.findings)(Signed::Listening(port));
+    }
+
+    fn thread_died(&self, known: &Knowledge) {
+        let kind = if known.ready { FailureKind::ThreadDied } else { FailureKind::LoadFailed };
+        let text = known.last_error.as_deref().unwrap_or_default();
+        let mut failure = diagnose::explain(text, kind);
+        if known.ready {
+            failure.text = format!("generation thread died: {}", failure.text);
+        }
+        self.useless(failure);
+    }
+
+    /// Takes the answer of a check in; how long to wait before the next.
+    fn checked(&self, answer: io::Result<Answer>, known: &mut Knowledge) -> Duration {
+        let port = known.port.unwrap_or_default();
+        match answer {
+            Ok(answer) if answer.status == 200 => {
+                if self.stranger_on(port) {
+                    self.useless(stranger(port));
+                } else {
+                    self.passed(known);
+                }
+            }
+            Ok(answer) if known.ready && answer.status == 503 => self.thread_died(known),
+            Ok(answer) if answer.status == 403 || self.stranger_on(port) => self.useless(stranger(port)),
+            Ok(answer) => {
+                let failure = diagnose::explain(&answer.error(), FailureKind::LoadFailed);
+                self.useless(failure);
+            }
+            Err(error) if known.ready && error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.vitals.listening.store(false, Ordering::Relaxed);
+                let text = format!("nothing listens on its port {port} any more");
+                self.useless(Failure::new(FailureKind::PortLost, text));
+            }
+            Err(_) if known.ready => self.observe(known, false),
+            // Cut while loading: the link or the exit watch says why, if it was not an accident.
+            Err(_) => return RECONNECT,
+        }
+        self.health.interval
+    }
+
+    fn passed(&self, known: &mut Knowledge) {
+        let now = u64::try_from(self.host.now().0.as_millis()).unwrap_or(u64::MAX);
+        self.vitals.last_passed.store(now, Ordering::Relaxed);
+        self.vitals.answering.store(true, Ordering::Relaxed);
+        if !std::mem::replace(&mut known.ready, true) {
+            (self.findings)(Signed::Answered);
+        }
+        self.observe(known, true);
+    }
+
+    fn observe(&self, known: &mut Knowledge, answered: bool) {
+        if !answered {
+            self.vitals.answering.store(false, Ordering::Relaxed);
+        }
+        let (in_flight, mark) = (self.activity)();
+        let cpu = if in_flight > 0 || !answered { self.host.cpu_time(self.identity).ok() } else { None };
+        let seen = Observation { now: self.host.awake(), in_flight, mark, cpu, answered };
+        if let Some(failure) = known.dog.observe(seen, &self.health) {
+            self.useless(failure);
+        }
+    }
+
+    fn stranger_on(&self, port: u16) -> bool {
+        self.host.owns_port(self.identity, port) == Some(false)
+    }
+
+    fn useless(&self, failure: Failure) {
+        self.vitals.answering.store(false, Ordering::Relaxed);
+        (self.findings)(Signed::Unhealthy(failure));
+    }
+}
+
+fn stranger(port: u16) -> Failure {
+    Failure::new(FailureKind::PortLost, format!("another process answers on its port {port}"))
+        .hint("mlxctl doctor says who")
+}
+
+/// The check that is under way, or never.
+async fn under_way(check: &mut Option<Check>) -> io::Result<Answer> {
+    match check {
+        Some(check) => check.await,
+        None => std::future::pending().await,
+    }
+}

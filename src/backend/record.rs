@@ -1,0 +1,210 @@
+//! The files of a run: what was asked for ([`Spec`]), who it became ([`Record`]), or why it did not ([`Failure`]).
+//!
+//! All are 0600 and replaced as a whole. None is synced to disk: they only matter to the boot that wrote them.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::spec::{Record, Spec};
+
+/// Why the exec step did not become Python.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Of which run; `None` where not even the [`Spec`] could be read.
+    pub generation: Option<u64>,
+    /// What could not be done, with names: "cannot execute /opt/venv/bin/python".
+    pub what: String,
+    /// Why, in the system's words.
+    pub why: String,
+    /// The system's number of it.
+    pub errno: Option<i32>,
+}
+
+/// `<run>/<model>.json`.
+#[must_use]
+pub fn spec_file(run: &Path, model: &str) -> PathBuf {
+    run.join(format!("{model}.json"))
+}
+
+/// `<run>/<model>.live.json`.
+#[must_use]
+pub fn record_file(run: &Path, model: &str) -> PathBuf {
+    run.join(format!("{model}.live.json"))
+}
+
+/// `<run>/<model>.failed.json`.
+#[must_use]
+pub fn failure_file(run: &Path, model: &str) -> PathBuf {
+    run.join(format!("{model}.failed.json"))
+}
+
+/// Writes what a backend is to be started with; answers with the file's path.
+///
+/// # Errors
+/// The system's own.
+pub fn write_spec(run: &Path, spec: &Spec) -> io::Result<PathBuf> {
+    let path = spec_file(run, &spec.model);
+    replace(&path, spec)?;
+    Ok(path)
+}
+
+/// What the last run of this model was started with; `None`: there was none. Damage as in [`read_record`].
+///
+/// # Errors
+/// The system's own, if the file is there and cannot be read.
+pub fn read_spec(run: &Path, model: &str) -> io::Result<Option<Spec>> {
+    read(&spec_file(run, model))
+}
+
+/// Who serves, or last served, this model; `None`: nobody did, or the file cannot be made sense of. Such a file is set
+/// aside as `.damaged` and said in the log, so that one torn file does not keep a supervisor from starting.
+///
+/// # Errors
+/// The system's own, if the file is there and cannot be read.
+pub fn read_record(run: &Path, model: &str) -> io::Result<Option<Record>> {
+    read(&record_file(run, model))
+}
+
+/// Why the last start of this model failed before Python ran; `None`: it did not. Damage as in [`read_record`].
+///
+/// # Errors
+/// The system's own, if the file is there and cannot be read.
+pub fn read_failure(run: &Path, model: &str) -> io::Result<Option<Failure>> {
+    read(&failure_file(run, model))
+}
+
+/// Forgets a model that is no more: everything that [`forget`] removes, and what its runs were started with.
+///
+/// # Errors
+/// The system's own.
+pub fn forget_model(run: &Path, model: &str) -> io::Result<()> {
+    forget(run, model)?;
+    remove(&spec_file(run, model))
+}
+
+/// Writes the record of a run that lost its own.
+///
+/// # Errors
+/// The system's own.
+pub fn write_record(run: &Path, record: &Record) -> io::Result<()> {
+    replace(&record_file(run, &record.spec.model), record)
+}
+
+/// Removes what tells of a run that is over: record and failure. What is not there is no error.
+///
+/// # Errors
+/// The system's own.
+pub fn forget(run: &Path, model: &str) -> io::Result<()> {
+    remove(&record_file(run, model))?;
+    remove(&failure_file(run, model))
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file beside `path` and moves it there, so that nobody ever reads half of it.
+pub(crate) fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    // Two writers of one file are two processes (supervisor and exec step), so the pid keeps them apart.
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|error| {
+        // Best effort: the error that matters is the first one.
+        let _ = remove(&beside);
+        io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            let aside = path.with_extension("json.damaged");
+            tracing::warn!(file = %path.display(), aside = %aside.display(), %error, "damaged file set aside");
+            fs::rename(path, aside)?;
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure { generation: Some(7), what: "cannot".to_owned(), why: "no".to_owned(), errno: Some(2) }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_private() {
+        let run = tempfile::tempdir().unwrap();
+        let path = failure_file(run.path(), "32b");
+        replace(&path, &failure()).unwrap();
+        assert_eq!(read_failure(run.path(), "32b").unwrap(), Some(failure()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_torn_file_is_set_aside_and_is_not_in_the_way() {
+        let run = tempfile::tempdir().unwrap();
+        let path = record_file(run.path(), "32b");
+        for damage in ["", "{\"spec\":{\"sch", "[]", "\0\0\0"] {
+            fs::write(&path, damage).unwrap();
+            assert_eq!(read_record(run.path(), "32b").unwrap(), None, "{damage:?}");
+            assert!(!path.exists());
+            assert_eq!(fs::read_to_string(run.path().join("32b.live.json.damaged")).unwrap(), damage);
+        }
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let run = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/state-v1");
+        for name in ["32b.json", "32b.live.json", "32b.failed.json"] {
+            fs::copy(fixtures.join(name), run.path().join(name)).unwrap();
+        }
+        let record = read_record(run.path(), "32b").unwrap().unwrap();
+        assert_eq!((record.identity.pid, record.spawned), (4711, None), "its clock came later");
+        assert_eq!(read_spec(run.path(), "32b").unwrap(), Some(record.spec));
+        assert_eq!(read_failure(run.path(), "32b").unwrap().unwrap().errno, Some(2));
+    }
+
+    #[test]
+    fn forgetting_what_never_was_is_no_error() {
+        let run = tempfile::tempdir().unwrap();
+        forget(run.path(), "32b").unwrap();
+        replace(&failure_file(run.path(), "32b"), &failure()).unwrap();
+        forget(run.path(), "32b").unwrap();
+        assert_eq!(read_failure(run.path(), "32b").unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_named() {
+        let error = replace(Path::new("/nonexistent/run/32b.json"), &failure()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("/nonexistent/run/32b.json"), "{error}");
+    }
+}

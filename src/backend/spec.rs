@@ -1,0 +1,65 @@
+//! What a backend is started with, and the record that tells a later supervisor who it is.
+//!
+//! The supervisor writes the [`Spec`] to `<run>/<model>.json` (0600) and starts its own binary as
+//! `mlxctl __exec <run>/<model>.json`. That exec step makes itself a session leader, sets limits, priority and
+//! files, writes the [`Record`] to `<run>/<model>.live.json` with its own pid and start time, and becomes
+//! Python: `python launcher.py <run>/<model>.json <server arguments>`. So there is no moment at which a process
+//! runs that no record names. Neither file needs fsync: they only matter to the boot that wrote them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Identity, Moment};
+
+/// The version of both files.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that a backend is started with. The launcher reads it too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The model's name.
+    pub model: String,
+    /// Counts the model's runs, across supervisors.
+    pub generation: u64,
+    /// Interpreter, `launcher.py`, this file's path, the server's arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// stdout and stderr, opened for appending.
+    pub log: PathBuf,
+    /// The launcher's Unix socket (see `docs/architecture.md`, "The link").
+    pub link: PathBuf,
+    /// Requests without it are answered 403.
+    pub secret: String,
+    /// Bound of MLX's buffer cache, bytes.
+    pub cache_limit: Option<u64>,
+    /// Bound of the prompt cache, bytes.
+    pub prompt_cache_bytes: Option<u64>,
+    /// Hash of everything in the registry that makes one run differ from another: tells `outdated`.
+    pub settings: String,
+    /// What admission granted, bytes.
+    pub reserved: u64,
+    /// Added to the niceness of the supervisor.
+    pub nice: i8,
+}
+
+/// Written by the exec step just before it becomes Python.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What it was started with.
+    pub spec: Spec,
+    /// Who it is.
+    pub identity: Identity,
+    /// On which boot.
+    pub boot_id: String,
+    /// Wall time of the spawn, seconds since the epoch; for people only.
+    pub spawned_at: u64,
+    /// When it was spawned, on the clock of that boot. `None`: written before 0.1.
+    #[serde(default)]
+    pub spawned: Option<Moment>,
+}

@@ -1,0 +1,169 @@
+//! Serves one token with an environment, apart from everything else: whether it can take over.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::launch::{self, Launch, Limits};
+use super::link::{Link, LinkEvent, Message};
+use super::{LAUNCHER, client, logs, record};
+use crate::memory::Bytes;
+use crate::registry::Registry;
+
+/// Between two tries to reach the launcher, and two looks whether it has ended.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long it may take to end by itself; SIGKILL can strand wired memory on a Mac.
+const TEAR_DOWN: Duration = Duration::from_secs(20);
+
+const MODEL: &str = "[[model]]\nname = \"trial\"\nrepo = \"builtin:tiny\"\nport = 1\n";
+
+/// Starts the launcher and the real `mlx_lm.server` with this interpreter and this model's folder, has it complete
+/// one token, and ends it. Loopback only, in a folder of its own.
+///
+/// # Errors
+/// Why it could not, in one sentence: what its log says, what it answered, or that `limit` has passed.
+pub async fn one_token(python: &Path, model: &Path, limit: Duration) -> Result<(), String> {
+    let folder = tempfile::Builder::new().prefix("mlx").tempdir().map_err(words("make a folder"))?;
+    let mut backend = Backend::start(folder.path(), python, model).map_err(words("start it"))?;
+    let done = backend.answer(Instant::now() + limit).await;
+    let ended = backend.end().await;
+    done.and(ended)
+}
+
+fn words(what: &str) -> impl Fn(io::Error) -> String {
+    move |error| format!("cannot {what}: {error}")
+}
+
+struct Backend {
+    child: Child,
+    link: std::path::PathBuf,
+    log: std::path::PathBuf,
+    secret: String,
+}
+
+impl Backend {
+    fn start(folder: &Path, python: &Path, model: &Path) -> io::Result<Self> {
+        let registry = Registry::parse(&folder.join("models.toml"), MODEL)
+            .map_err(|problems| io::Error::other(problems.plain()))?;
+        let entry = registry.models.first().ok_or_else(|| io::Error::other("no model"))?;
+        let (link, log) = (folder.join("s"), folder.join("log"));
+        let secret = launch::secret()?;
+        let launch = Launch {
+            model: entry,
+            served: &model.to_string_lossy(),
+            python,
+            generation: 1,
+            reserved: Bytes::ZERO,
+            limits: &Limits::default(),
+            run: folder,
+            link: link.clone(),
+            log: log.clone(),
+            cwd: folder,
+            secret: secret.clone(),
+        };
+        let spec = launch.spec(|name| std::env::var(name).ok());
+        fs_err::write(folder.join("launcher.py"), LAUNCHER)?;
+        record::write_spec(folder, &spec)?;
+        let output = fs_err::File::create(&log)?.into_file();
+        let child = Command::new(python)
+            .args(spec.argv.iter().skip(1))
+            .env_clear()
+            .envs(spec.env)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stderr(output.try_clone()?)
+            .stdout(output)
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { child, link, log, secret })
+    }
+
+    async fn answer(&mut self, deadline: Instant) -> Result<(), String> {
+        let port = match timeout_at(deadline, self.port()).await {
+            Ok(port) => port?,
+            Err(_) => return Err(self.last_words("it does not come to listen")),
+        };
+        match timeout_at(deadline, client::one_token(port, &self.secret)).await {
+            Ok(Ok(answer)) if answer.status == 200 => Ok(()),
+            Ok(Ok(answer)) => {
+                Err(self.last_words(&format!("it answers {}: {}", answer.status, answer.error())))
+            }
+            Ok(Err(error)) => Err(self.last_words(&format!("it answers nothing ({error})"))),
+            Err(_) => Err(self.last_words("it does not come to answer")),
+        }
+    }
+
+    /// Where it listens; an error when it has ended before.
+    async fn port(&mut self) -> Result<u16, String> {
+        let mut link = loop {
+            self.lives()?;
+            match Link::connect(&self.link).await {
+                Ok(link) => break link,
+                Err(_) => sleep(PAUSE).await,
+            }
+        };
+        loop {
+            match link.next().await {
+                Ok(Message::Event(
+                    LinkEvent::Hello { port: Some(port), .. } | LinkEvent::Listening { port },
+                )) => return Ok(port),
+                Ok(_) => {}
+                Err(_) => return Err(self.last_words("it ended while it started")),
+            }
+        }
+    }
+
+    fn lives(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.last_words(&format!("it ended ({status})"))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// `what`, and what the last error in the log, or else its last line, says about it.
+    fn last_words(&self, what: &str) -> String {
+        let log = logs::since(&self.log, logs::Mark::default());
+        let mut lines = log.lines().rev().filter(|line| !line.trim().is_empty());
+        let line = lines.clone().find(|line| line.contains("Error")).or_else(|| lines.next());
+        line.map_or_else(|| what.to_owned(), |line| format!("{what}: {}", line.trim()))
+    }
+
+    /// SIGTERM, then SIGKILL, to the whole group.
+    async fn end(&mut self) -> Result<(), String> {
+        let group = Pid::from_raw(self.child.id().cast_signed());
+        let until = Instant::now() + TEAR_DOWN;
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // It is ours and not waited for, so the number is its own.
+            let _ = killpg(group, Signal::SIGTERM);
+        }
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                self.kill();
+                return Err(self.last_words("it does not end"));
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Where a model's files are, and what they say about memory.
+
+use std::path::{Path, PathBuf};
+
+use crate::folders;
+use crate::memory::files::read_folder;
+use crate::memory::{ModelFiles, Problem};
+use crate::python::{hub, tiny};
+use crate::registry::{Model, Source};
+
+/// The files of `model`; its declared size for as long as they are not there, or not all of them.
+///
+/// # Errors
+/// The [`Problem`] that makes files which are there unusable.
+pub fn of_model(model: &Model) -> Result<ModelFiles, Problem> {
+    let declared = model.size.map_or(ModelFiles::Unknown, ModelFiles::Declared);
+    read(folder(&model.source), declared)
+}
+
+/// The files of the draft model, if `model` has one.
+///
+/// # Errors
+/// As [`of_model`].
+pub fn of_draft(model: &Model) -> Result<Option<ModelFiles>, Problem> {
+    let Some(name) = &model.server.draft_model else { return Ok(None) };
+    let folder = if Path::new(name).is_dir() { Some(PathBuf::from(name)) } else { complete(name) };
+    read(folder, ModelFiles::Unknown).map(Some)
+}
+
+/// The folder that the model is loaded from, if it is there and whole.
+#[must_use]
+pub fn folder(source: &Source) -> Option<PathBuf> {
+    match source {
+        Source::Hub(repo) => complete(repo),
+        Source::Folder(folder) => folder.is_dir().then(|| folder.clone()),
+        Source::Tiny => tiny::existing(&folders::cache()),
+    }
+}
+
+fn complete(repo: &str) -> Option<PathBuf> {
+    hub::cached(repo).filter(|model| model.complete).map(|model| model.folder)
+}
+
+fn read(folder: Option<PathBuf>, otherwise: ModelFiles) -> Result<ModelFiles, Problem> {
+    match folder {
+        Some(folder) => Ok(ModelFiles::Read(Box::new(read_folder(&folder)?))),
+        None => Ok(otherwise),
+    }
+}

@@ -1,0 +1,216 @@
+//! One streamed completion, with the times at which its pieces came.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+/// The longest silence of a server: a long prompt takes minutes until its first token.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// A server that is asked.
+#[derive(Debug, Clone)]
+pub struct Target {
+    client: reqwest::Client,
+    url: String,
+    model: Option<String>,
+    key: Option<String>,
+    /// Tokens that would end an answer early, kept from being chosen.
+    never: BTreeSet<u32>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// As the server counted it.
+    pub prompt_tokens: u64,
+    /// Of those, what its cache had.
+    pub cached_tokens: u64,
+    /// Of the answer, as the server counted it.
+    pub tokens: u64,
+    /// From sending to the first piece of text.
+    pub first: Instant,
+    /// The last piece of text.
+    pub last: Instant,
+    /// From sending to the first piece of text.
+    pub ttft: Duration,
+}
+
+impl Sample {
+    /// Tokens a second between the first and the last; `None` for an answer of one token.
+    #[must_use]
+    pub fn rate(&self) -> Option<f64> {
+        rate(self.tokens.saturating_sub(1), self.last.duration_since(self.first))
+    }
+}
+
+/// `count` in `time`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
+pub fn rate(count: u64, time: Duration) -> Option<f64> {
+    (count > 0 && !time.is_zero()).then(|| count as f64 / time.as_secs_f64())
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The connection.
+    #[error("the request failed")]
+    Http(#[from] reqwest::Error),
+    /// The server's own word.
+    #[error("{status}: {text}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        text: String,
+    },
+    /// No text, or no count of tokens.
+    #[error("the answer was empty or ended without its count of tokens")]
+    Incomplete,
+}
+
+impl Target {
+    /// `url` without a path; `model`: what it is called there, `None` where the server knows by itself.
+    ///
+    /// # Errors
+    /// The HTTP library's.
+    pub fn new(
+        url: String,
+        model: Option<String>,
+        key: Option<String>,
+        never: BTreeSet<u32>,
+    ) -> Result<Self, AskError> {
+        // A proxy of the environment is for the world outside, not for this machine.
+        let client = reqwest::Client::builder().no_proxy().read_timeout(SILENCE).build()?;
+        Ok(Self { client, url, model, key, never })
+    }
+
+    /// Has `prompt` continued by `tokens` tokens.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(&self, prompt: &str, tokens: u32) -> Result<Sample, AskError> {
+        let mut body = json!({
+            "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": true,
+            "stream_options": { "include_usage": true },
+        });
+        if let Some(model) = &self.model {
+            body["model"] = model.as_str().into();
+        }
+        if !self.never.is_empty() {
+            body["logit_bias"] = self
+                .never
+                .iter()
+                .map(|id| (id.to_string(), json!(-100)))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+        }
+        let mut request = self.client.post(format!("{}/v1/completions", self.url)).json(&body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        let sent = Instant::now();
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Err(AskError::Refused { status, text: message(&response.text().await?) });
+        }
+        let mut seen = Seen::default();
+        let (mut bytes, mut pending) = (response.bytes_stream(), Vec::new());
+        while let Some(chunk) = bytes.next().await {
+            let now = Instant::now();
+            pending.extend_from_slice(&chunk?);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                seen.line(&line, now)?;
+            }
+        }
+        seen.sample(sent)
+    }
+}
+
+/// What a stream said so far.
+#[derive(Default)]
+struct Seen {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    usage: Option<Value>,
+}
+
+impl Seen {
+    fn line(&mut self, line: &[u8], now: Instant) -> Result<(), AskError> {
+        let Some(data) = line.strip_prefix(b"data: ") else { return Ok(()) };
+        let Ok(event) = serde_json::from_slice::<Value>(data) else { return Ok(()) };
+        if let Some(error) = event.get("error") {
+            return Err(AskError::Refused {
+                status: 200,
+                text: message(&json!({ "error": error }).to_string()),
+            });
+        }
+        if event["usage"].is_object() {
+            self.usage = Some(event["usage"].clone());
+        }
+        let choice = &event["choices"][0];
+        if choice["text"].as_str().is_some_and(|text| !text.is_empty()) || choice["finish_reason"].is_string()
+        {
+            self.first = self.first.or(Some(now));
+            self.last = Some(now);
+        }
+        Ok(())
+    }
+
+    fn sample(self, sent: Instant) -> Result<Sample, AskError> {
+        let (Some(first), Some(last), Some(usage)) = (self.first, self.last, self.usage) else {
+            return Err(AskError::Incomplete);
+        };
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        Ok(Sample {
+            prompt_tokens: number(&usage["prompt_tokens"]),
+            cached_tokens: number(&usage["prompt_tokens_details"]["cached_tokens"]),
+            tokens: number(&usage["completion_tokens"]),
+            first,
+            last,
+            ttft: first.duration_since(sent),
+        })
+    }
+}
+
+/// `error.message`, or `error`, or the text's beginning.
+fn message(text: &str) -> String {
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let error = &value["error"];
+    let said = error["message"].as_str().or_else(|| error.as_str());
+    said.map_or_else(|| text.chars().take(300).collect(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_text_and_counts_those_of_the_server() {
+        let (start, mut seen) = (Instant::now(), Seen::default());
+        let at = |ms| start + Duration::from_millis(ms);
+        seen.line(b": keepalive 1/2\n", at(5)).unwrap();
+        seen.line(b"data: {\"choices\":[{\"text\":\"\"}]}\n", at(6)).unwrap();
+        seen.line(b"data: {\"choices\":[{\"text\":\"a\"}]}\n", at(10)).unwrap();
+        seen.line(b"data: {\"choices\":[{\"text\":\"b\",\"finish_reason\":\"length\"}]}\n", at(110)).unwrap();
+        let usage = b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":11,\"prompt_tokens_details\":{\"cached_tokens\":3}}}\n";
+        seen.line(usage, at(200)).unwrap();
+        seen.line(b"data: [DONE]\n", at(201)).unwrap();
+        let sample = seen.sample(start).unwrap();
+        assert_eq!((sample.prompt_tokens, sample.cached_tokens, sample.tokens), (7, 3, 11));
+        assert_eq!(sample.ttft, Duration::from_millis(10));
+        assert_eq!(sample.rate(), Some(100.0));
+    }
+
+    #[test]
+    fn an_error_in_the_stream_is_an_error_and_an_empty_answer_is_none() {
+        let mut seen = Seen::default();
+        let error = seen.line(b"data: {\"error\":{\"message\":\"it died\"}}\n", Instant::now()).unwrap_err();
+        assert_eq!(error.to_string(), "200: it died");
+        assert!(Seen::default().sample(Instant::now()).is_err());
+    }
+}

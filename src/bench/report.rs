@@ -1,0 +1,82 @@
+//! What `mlxctl bench --json` prints, and what the history keeps. Keys are promises; not known is null.
+
+use serde::{Deserialize, Serialize};
+
+use super::history::Comparison;
+use super::roofline::{Roofline, TargetVerdict};
+use super::run::Measured;
+use crate::registry::{Model, ProcessType, ServerOptions};
+
+/// The version of the document.
+pub const SCHEMA: u32 = 1;
+
+/// One run of the bench.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// mlxctl's.
+    pub version: String,
+    /// The model's name.
+    pub model: String,
+    /// What it serves.
+    pub repo: String,
+    /// Options of the server that bear on speed, as the registry has them; empty: the server's own defaults.
+    pub settings: String,
+    /// What was asked: the gate, or another server.
+    pub url: String,
+    /// What it ran on.
+    pub chip: Option<String>,
+    /// CPU cores of it.
+    pub cores: u32,
+    /// The agent's ProcessType as the registry has it, which on a Mac may cost most of the speed.
+    pub process_type: ProcessType,
+    /// The numbers.
+    pub measured: Measured,
+    /// The most memory that the backend was seen to take, bytes.
+    pub peak_bytes: Option<u64>,
+    /// The bus's limit.
+    pub roofline: Option<Roofline>,
+    /// Why there is none.
+    pub roofline_unknown: Option<String>,
+    /// One stream's share of the limit.
+    pub share: Option<f64>,
+    /// The registry's `target`, tokens a second.
+    pub target: Option<f64>,
+    /// What came of it.
+    pub target_verdict: Option<TargetVerdict>,
+    /// Beside earlier runs of the same model, settings and chip.
+    pub earlier: Option<Comparison>,
+}
+
+/// The server options of a model that bear on its speed, in the registry's words.
+#[must_use]
+pub fn settings(model: &Model) -> String {
+    lines(&model.server).join(", ")
+}
+
+/// A line of the registry for each option that is set.
+#[must_use]
+pub fn lines(options: &ServerOptions) -> Vec<String> {
+    let ServerOptions { draft_model, num_draft_tokens, kv_bits, kv_group_size, quantized_kv_start, .. } =
+        options;
+    let ServerOptions { decode_concurrency, prompt_concurrency, prefill_step_size, adapter_path, .. } =
+        options;
+    let number = |name: &str, value: Option<u32>| value.map(|value| format!("{name} = {value}"));
+    [
+        draft_model.as_ref().map(|repo| format!("draft_model = {repo:?}")),
+        number("num_draft_tokens", *num_draft_tokens),
+        adapter_path.as_ref().map(|path| format!("adapter_path = {:?}", path.display().to_string())),
+        kv_bits.map(|bits| format!("kv_bits = {bits}")),
+        number("kv_group_size", *kv_group_size),
+        number("quantized_kv_start", *quantized_kv_start),
+        number("decode_concurrency", *decode_concurrency),
+        number("prompt_concurrency", *prompt_concurrency),
+        number("prefill_step_size", *prefill_step_size),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,129 @@
+//! The limit that the memory bus sets: every token of one stream reads all weights once. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use super::chips::Chip;
+use super::shape::Shape;
+
+/// How fast memory is, and who says so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// Bytes a second.
+    pub bytes_per_second: f64,
+    /// The maker's table, or the copy test.
+    pub source: String,
+    /// Whether the real limit is this or higher.
+    pub lower_bound: bool,
+}
+
+impl Bandwidth {
+    /// Of a chip in the table.
+    #[must_use]
+    pub fn of(chip: &Chip) -> Self {
+        let source = format!("{}, {}", chip.name, chip.source);
+        Self { bytes_per_second: chip.gigabytes * 1e9, source, lower_bound: false }
+    }
+
+    /// By the copy test, on a chip that the table does not know.
+    #[must_use]
+    pub fn measured(bytes_per_second: f64, chip: &str) -> Self {
+        let source = format!("measured by copying memory with all CPU cores; {chip} is in no table here");
+        Self { bytes_per_second, source, lower_bound: true }
+    }
+}
+
+/// The limit of one stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Roofline {
+    /// The bus.
+    pub bandwidth: Bandwidth,
+    /// What a token reads, at the start of a context.
+    pub bytes_per_token: u64,
+    /// Tokens a second, at the start of a context.
+    pub tokens_per_second: f64,
+    /// Bytes that each token of context adds to it.
+    pub kv_bytes_per_token: Option<u64>,
+}
+
+impl Roofline {
+    /// Bandwidth ÷ bytes. `None` where the weights are not known, or not all read for each token.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+    pub fn new(bandwidth: Bandwidth, shape: &Shape) -> Option<Self> {
+        let bytes = shape.weights.filter(|weights| weights.0 > 0 && !shape.sparse)?.0;
+        let tokens_per_second = bandwidth.bytes_per_second / bytes as f64;
+        Some(Self {
+            bandwidth,
+            bytes_per_token: bytes,
+            tokens_per_second,
+            kv_bytes_per_token: shape.kv_per_token,
+        })
+    }
+}
+
+/// What a target means beside the limit and what was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetVerdict {
+    /// One stream has it.
+    Met,
+    /// It does not, and the bus would allow it.
+    Missed,
+    /// It does not, and one stream without a draft model cannot: the bus does not allow it.
+    Impossible,
+}
+
+/// Holds a target against one stream's speed and its limit. A lower bound forbids nothing.
+#[must_use]
+pub fn judge(target: f64, measured: f64, roofline: Option<&Roofline>) -> TargetVerdict {
+    let limit = roofline.filter(|roofline| !roofline.bandwidth.lower_bound);
+    if measured >= target {
+        TargetVerdict::Met
+    } else if limit.is_some_and(|limit| target > limit.tokens_per_second) {
+        TargetVerdict::Impossible
+    } else {
+        TargetVerdict::Missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chips;
+    use super::*;
+    use crate::memory::Bytes;
+
+    fn m4_max(weights: u64) -> Roofline {
+        let chip = chips::find("Apple M4 Max", 16).unwrap();
+        Roofline::new(Bandwidth::of(chip), &Shape { weights: Some(Bytes(weights)), ..Shape::default() })
+            .unwrap()
+    }
+
+    #[test]
+    fn the_32b_on_an_m4_max_cannot_pass_29_6_tokens_a_second_and_the_72b_13_3() {
+        assert_eq!(format!("{:.1}", m4_max(18_431_289_344).tokens_per_second), "29.6");
+        assert_eq!(format!("{:.1}", m4_max(40_900_313_088).tokens_per_second), "13.3");
+    }
+
+    #[test]
+    fn the_plans_target_is_impossible_for_one_stream_and_met_is_met_however() {
+        let limit = m4_max(18_431_289_344);
+        assert_eq!(judge(30.0, 25.0, Some(&limit)), TargetVerdict::Impossible);
+        assert_eq!(judge(30.0, 39.0, Some(&limit)), TargetVerdict::Met, "a draft model passes the limit");
+        assert_eq!(judge(29.0, 25.0, Some(&limit)), TargetVerdict::Missed);
+        assert_eq!(judge(30.0, 25.0, None), TargetVerdict::Missed);
+        let measured = Roofline { bandwidth: Bandwidth::measured(1e9, "something"), ..limit };
+        assert_eq!(
+            judge(30.0, 25.0, Some(&measured)),
+            TargetVerdict::Missed,
+            "a lower bound forbids nothing"
+        );
+    }
+
+    #[test]
+    fn no_limit_is_given_where_the_bytes_of_a_token_are_not_known() {
+        let bandwidth = Bandwidth::measured(1e9, "x");
+        assert_eq!(Roofline::new(bandwidth.clone(), &Shape::default()), None);
+        let sparse = Shape { weights: Some(Bytes(1)), sparse: true, ..Shape::default() };
+        assert_eq!(Roofline::new(bandwidth, &sparse), None);
+    }
+}

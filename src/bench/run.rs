@@ -1,0 +1,302 @@
+//! The measuring itself: what is asked, in which order, and what is made of the times.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+
+use super::client::{AskError, Sample, Target, rate};
+use super::stats::Stats;
+
+/// What is tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Prompts, tokens; about, since only the server can count.
+    pub prompts: Vec<u32>,
+    /// Tokens of an answer.
+    pub tokens: u32,
+    /// Measurements of each thing.
+    pub repeats: u32,
+    /// Streams at once.
+    pub streams: Vec<u32>,
+}
+
+impl Plan {
+    /// Leaves out what the model's context and the gate's turns do not allow.
+    #[must_use]
+    pub fn within(mut self, context: Option<u32>, in_flight: u32) -> Self {
+        // A prompt is an estimate: a quarter more may come of it.
+        let fits = |prompt: u32| context.is_none_or(|context| prompt.saturating_mul(5) / 4 < context);
+        self.prompts.retain(|prompt| fits(*prompt));
+        self.streams.retain(|streams| *streams <= in_flight);
+        if let Some(context) = context {
+            self.tokens = self.tokens.min(context.saturating_sub(WARM_UP * 2).max(1));
+        }
+        self
+    }
+}
+
+/// A prompt of some length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prefill {
+    /// As the server counted it.
+    pub prompt_tokens: u64,
+    /// Prompt tokens ÷ time to first token.
+    pub tokens_per_second: Stats,
+    /// Milliseconds.
+    pub ttft_ms: Stats,
+}
+
+/// Some streams at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decode {
+    /// How many.
+    pub streams: u32,
+    /// All of them together, from the first token of the first to the last of the last.
+    pub tokens_per_second: Stats,
+    /// Each by itself.
+    pub each: Stats,
+    /// Milliseconds.
+    pub ttft_ms: Stats,
+}
+
+/// A prompt that the server has seen before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CacheHit {
+    /// Of the prompt.
+    pub prompt_tokens: u64,
+    /// Of those, what the server had.
+    pub cached_tokens: u64,
+    /// Time to first token without it, milliseconds.
+    pub cold_ms: f64,
+    /// And with it.
+    pub hit_ms: f64,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// By length, shortest first.
+    pub prefill: Vec<Prefill>,
+    /// By number of streams.
+    pub decode: Vec<Decode>,
+    /// Of the longest prompt.
+    pub cache: Option<CacheHit>,
+    /// Shortest and longest answer of the decode part, tokens.
+    pub answers: Option<(u64, u64)>,
+}
+
+impl Measured {
+    /// Decode of one stream.
+    #[must_use]
+    pub fn one_stream(&self) -> Option<&Decode> {
+        self.decode.iter().find(|decode| decode.streams == 1)
+    }
+
+    /// The most tokens a second of any number of streams.
+    #[must_use]
+    pub fn most(&self) -> Option<&Decode> {
+        self.decode.iter().max_by(|a, b| a.tokens_per_second.median.total_cmp(&b.tokens_per_second.median))
+    }
+}
+
+/// Tokens of the prompts that are only there to be continued.
+const WARM_UP: u32 = 32;
+
+/// Measures. `tell` hears what comes next.
+///
+/// # Errors
+/// The first request that is not answered: a number with a hole in it is none.
+pub async fn measure(target: &Target, plan: &Plan, mut tell: impl FnMut(&str)) -> Result<Measured, AskError> {
+    tell("warm-up");
+    let mut prompts = Prompts::new();
+    let first = target.ask(&prompts.next(WARM_UP), 8).await?;
+    prompts.learn(WARM_UP, first.prompt_tokens);
+    let mut measured = Measured::default();
+    for &length in &plan.prompts {
+        tell(&format!("prompts of about {length} tokens"));
+        // The first of a length makes the server allocate, and tells how long it really is.
+        let sample = target.ask(&prompts.next(length), 1).await?;
+        prompts.learn(length, sample.prompt_tokens);
+        let mut samples = Vec::new();
+        for _ in 0..repeats(plan.repeats, sample.ttft) {
+            samples.push(target.ask(&prompts.next(length), 1).await?);
+        }
+        measured.prefill.extend(prefill(&samples));
+    }
+    for &streams in &plan.streams {
+        tell(&format!(
+            "{streams} {} of {} tokens",
+            if streams == 1 { "stream" } else { "streams at once" },
+            plan.tokens
+        ));
+        let mut rounds = Vec::new();
+        // One more than is counted: the first batch of a size compiles and allocates.
+        for round in 0..=plan.repeats {
+            let asks: Vec<String> = (0..streams).map(|_| prompts.next(WARM_UP)).collect();
+            let samples = try_join_all(asks.iter().map(|prompt| target.ask(prompt, plan.tokens))).await?;
+            if round > 0 {
+                rounds.push(samples);
+            }
+        }
+        let counts = rounds.iter().flatten().map(|sample| sample.tokens);
+        let (low, high) = measured.answers.unwrap_or((u64::MAX, 0));
+        measured.answers =
+            Some((counts.clone().min().unwrap_or(low).min(low), counts.max().unwrap_or(high).max(high)));
+        measured.decode.extend(decode(streams, &rounds));
+    }
+    if let Some(&longest) = plan.prompts.last() {
+        tell("a prompt that was seen before");
+        let prompt = prompts.next(longest);
+        let cold = target.ask(&prompt, 1).await?;
+        let hit = target.ask(&prompt, 1).await?;
+        measured.cache = Some(CacheHit {
+            prompt_tokens: hit.prompt_tokens,
+            cached_tokens: hit.cached_tokens,
+            cold_ms: millis(cold.ttft),
+            hit_ms: millis(hit.ttft),
+        });
+    }
+    Ok(measured)
+}
+
+/// How often a thing that takes `once` is measured: as often as is wanted, unless it takes forever.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+fn repeats(wanted: u32, once: Duration) -> u32 {
+    const ENOUGH: f64 = 30.0;
+    ((ENOUGH / once.as_secs_f64().max(0.001)) as u32).clamp(1, wanted.max(1))
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn prefill(samples: &[Sample]) -> Option<Prefill> {
+    let rates: Vec<f64> =
+        samples.iter().filter_map(|sample| rate(sample.prompt_tokens, sample.ttft)).collect();
+    let times: Vec<f64> = samples.iter().map(|sample| millis(sample.ttft)).collect();
+    Some(Prefill {
+        prompt_tokens: samples.iter().map(|sample| sample.prompt_tokens).max()?,
+        tokens_per_second: Stats::of(&rates)?,
+        ttft_ms: Stats::of(&times)?,
+    })
+}
+
+fn decode(streams: u32, rounds: &[Vec<Sample>]) -> Option<Decode> {
+    let together = |samples: &Vec<Sample>| {
+        let first = samples.iter().map(|sample| sample.first).min()?;
+        let last = samples.iter().map(|sample| sample.last).max()?;
+        rate(samples.iter().map(|sample| sample.tokens.saturating_sub(1)).sum(), last.duration_since(first))
+    };
+    let all: Vec<f64> = rounds.iter().filter_map(together).collect();
+    let each: Vec<f64> = rounds.iter().flatten().filter_map(Sample::rate).collect();
+    let times: Vec<f64> = rounds.iter().flatten().map(|sample| millis(sample.ttft)).collect();
+    Some(Decode {
+        streams,
+        tokens_per_second: Stats::of(&all)?,
+        each: Stats::of(&each)?,
+        ttft_ms: Stats::of(&times)?,
+    })
+}
+
+/// Prompts of a wanted length that no cache has seen: each begins with a number of its own.
+struct Prompts {
+    count: u64,
+    /// This run's, so that a cache that outlives it is no help.
+    run: u32,
+    words_per_token: f64,
+}
+
+impl Prompts {
+    fn new() -> Self {
+        Self { count: 0, run: getrandom::u32().unwrap_or(std::process::id()), words_per_token: 0.7 }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    fn next(&mut self, tokens: u32) -> String {
+        const WORDS: [&str; 12] = [
+            "river", "seven", "cloud", "paper", "north", "light", "stone", "green", "music", "table",
+            "winter", "house",
+        ];
+        self.count += 1;
+        // Odd multipliers of 2³² (Knuth, The Art of Computer Programming, 6.4): neighbours differ everywhere.
+        let mut state = self.run.wrapping_add((self.count as u32).wrapping_mul(2_654_435_761));
+        let mut text = format!("{state:08x}");
+        for _ in 0..(f64::from(tokens) * self.words_per_token) as u64 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let _ = write!(text, " {}", WORDS[(state >> 16) as usize % WORDS.len()]);
+        }
+        text
+    }
+
+    /// What came out as `counted` tokens was meant to have `wanted`.
+    #[expect(clippy::cast_precision_loss, reason = "no prompt has 2⁵³ tokens")]
+    fn learn(&mut self, wanted: u32, counted: u64) {
+        if counted > 0 {
+            self.words_per_token =
+                (self.words_per_token * f64::from(wanted) / counted as f64).clamp(0.01, 2.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn sample(start: Instant, first: u64, last: u64, tokens: u64) -> Sample {
+        let at = |ms| start + Duration::from_millis(ms);
+        Sample {
+            prompt_tokens: 100,
+            cached_tokens: 0,
+            tokens,
+            first: at(first),
+            last: at(last),
+            ttft: Duration::from_millis(first),
+        }
+    }
+
+    #[test]
+    fn several_streams_count_from_the_first_token_of_the_first_to_the_last_of_the_last() {
+        let start = Instant::now();
+        let round = vec![sample(start, 100, 1100, 101), sample(start, 600, 2100, 101)];
+        let decode = decode(2, &[round]).unwrap();
+        assert_eq!(decode.tokens_per_second.median, 100.0, "200 tokens in 2 s");
+        assert_eq!((decode.each.max, decode.ttft_ms.median), (100.0, 350.0));
+    }
+
+    #[test]
+    fn prefill_is_prompt_tokens_over_the_time_to_the_first() {
+        let start = Instant::now();
+        let prefill =
+            prefill(&[sample(start, 200, 200, 1), sample(start, 50, 50, 1), sample(start, 100, 100, 1)])
+                .unwrap();
+        assert_eq!((prefill.tokens_per_second.median, prefill.ttft_ms.median), (1000.0, 100.0));
+    }
+
+    #[test]
+    fn prompts_differ_from_their_first_word_on_and_their_length_is_learned() {
+        let mut prompts = Prompts::new();
+        let (a, b) = (prompts.next(100), prompts.next(100));
+        assert_ne!(a.split(' ').next(), b.split(' ').next());
+        assert_eq!(a.split(' ').count(), 71);
+        prompts.learn(100, 200);
+        assert_eq!(prompts.next(100).split(' ').count(), 36);
+    }
+
+    #[test]
+    fn what_takes_long_is_measured_less_often_but_once_at_least() {
+        assert_eq!(repeats(3, Duration::from_millis(10)), 3);
+        assert_eq!(repeats(3, Duration::from_secs(15)), 2);
+        assert_eq!(repeats(3, Duration::from_secs(600)), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_tried() {
+        let plan = Plan { prompts: vec![128, 4096], tokens: 256, repeats: 3, streams: vec![1, 2, 4, 8] };
+        let plan = plan.within(Some(300), 4);
+        assert_eq!((plan.prompts, plan.streams, plan.tokens), (vec![128], vec![1, 2, 4], 236));
+    }
+}

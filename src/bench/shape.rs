@@ -1,0 +1,102 @@
+//! What a model's files say of its speed: bytes that every token reads, and the tokens that end an answer.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::memory::Bytes;
+
+/// A model, as far as its speed goes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shape {
+    /// Bytes of the weights.
+    pub weights: Option<Bytes>,
+    /// Bytes of KV cache a token of context: 2 · layers · KV heads · head size · 2 bytes.
+    pub kv_per_token: Option<u64>,
+    /// Whether only some of the weights are read for a token (a mixture of experts).
+    pub sparse: bool,
+    /// Longest context, tokens.
+    pub context: Option<u32>,
+    /// Tokens that end an answer.
+    pub ends: BTreeSet<u32>,
+}
+
+impl Shape {
+    /// Of the files in a folder; what they do not say is `None`.
+    #[must_use]
+    pub fn read(folder: &Path) -> Self {
+        let json = |name: &str| -> Value {
+            let bytes = fs_err::read(folder.join(name)).unwrap_or_default();
+            serde_json::from_slice(&bytes).unwrap_or_default()
+        };
+        let mut shape = Self::of(&json("config.json"), &json("generation_config.json"));
+        shape.weights = weights(folder);
+        shape
+    }
+
+    /// Of its configurations.
+    #[must_use]
+    pub fn of(config: &Value, generation: &Value) -> Self {
+        let find = |key: &str| config.get(key).or_else(|| config.get("text_config")?.get(key));
+        let number = |key: &str| find(key).and_then(Value::as_u64);
+        let kv = || {
+            let heads = number("num_attention_heads")?;
+            let head = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
+            Some(2 * number("num_hidden_layers")? * number("num_key_value_heads").unwrap_or(heads) * head * 2)
+        };
+        let sparse = ["num_experts", "num_local_experts", "n_routed_experts"];
+        let ends = [find("eos_token_id"), generation.get("eos_token_id")];
+        Self {
+            weights: None,
+            kv_per_token: kv(),
+            sparse: sparse.iter().any(|key| number(key).is_some_and(|experts| experts > 1)),
+            context: number("max_position_embeddings").and_then(|tokens| u32::try_from(tokens).ok()),
+            ends: ends.into_iter().flatten().flat_map(ids).collect(),
+        }
+    }
+}
+
+/// A number, or a list of numbers.
+fn ids(value: &Value) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(all) => all.iter().filter_map(one).collect(),
+        other => one(other).into_iter().collect(),
+    }
+}
+
+/// Bytes of the safetensors files.
+fn weights(folder: &Path) -> Option<Bytes> {
+    let mut total = 0;
+    for entry in fs_err::read_dir(folder).ok()?.flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+            total += fs_err::metadata(entry.path()).ok()?.len();
+        }
+    }
+    (total > 0).then_some(Bytes(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_32b_reads_262144_bytes_of_kv_for_each_token_of_context() {
+        let config = json!({ "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
+            "hidden_size": 5120, "max_position_embeddings": 131_072, "eos_token_id": 151_643 });
+        let shape = Shape::of(&config, &json!({ "eos_token_id": [151_643, 151_645] }));
+        assert_eq!((shape.kv_per_token, shape.context, shape.sparse), (Some(262_144), Some(131_072), false));
+        assert_eq!(shape.ends, BTreeSet::from([151_643, 151_645]));
+    }
+
+    #[test]
+    fn experts_are_noticed_also_below_text_config_and_nothing_said_is_nothing_known() {
+        let config = json!({ "text_config": { "num_experts": 128, "eos_token_id": 7 } });
+        let shape = Shape::of(&config, &Value::Null);
+        assert!(shape.sparse);
+        assert_eq!(shape.ends, BTreeSet::from([7]));
+        assert_eq!(Shape::of(&Value::Null, &Value::Null), Shape::default());
+    }
+}

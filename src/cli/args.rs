@@ -1,0 +1,99 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::commands;
+use super::output::Color;
+use crate::folders;
+
+/// Keeps local language models served.
+#[derive(Debug, Parser)]
+#[command(name = "mlxctl", version, max_term_width = 100)]
+pub struct Cli {
+    /// The registry of models [default: the per-user config folder's mlxctl/models.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "MLXCTL_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// When to use colour; NO_COLOR is honoured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+
+    /// Say more (twice: still more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs, each with a file of its own in `commands/`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole thing on a built-in tiny model, from nothing to a clean stop
+    Demo(commands::demo::Args),
+    /// Read the registry and name everything that is wrong with it
+    Check(commands::check::Args),
+    /// Create or repair the virtual environment and print its versions
+    Setup(commands::setup::Args),
+    /// Download a model into the Hugging Face cache and verify it; what was cut goes on where it was
+    Pull(commands::pull::Args),
+    /// List the models of the registry
+    Models(commands::models::Args),
+    /// Every term of a model's memory, and whether it could start now
+    Estimate(commands::estimate::Args),
+    /// The planned memory budget of this machine, or of one of a given size
+    Budget(commands::budget::Args),
+    /// Run the supervisor in the foreground (what launchd runs)
+    Serve(commands::serve::Args),
+    /// Start a model and wait until it is ready
+    Start(commands::start::Args),
+    /// Stop a model: drain, tear down, and prove that it is gone
+    Stop(commands::stop::Args),
+    /// Stop a model and start it again
+    Restart(commands::restart::Args),
+    /// Show the models and the memory budget
+    Status(commands::status::Args),
+    /// List the running backends
+    Ps(commands::ps::Args),
+    /// Print the end of a backend's log
+    Logs(commands::logs::Args),
+    /// Print what happened and why
+    Events(commands::events::Args),
+    /// Take in a changed registry
+    Reload(commands::reload::Args),
+    /// Have backends give back cached memory
+    Trim(commands::trim::Args),
+    /// Switch a model to one of its alternatives
+    Use(commands::use_repo::Args),
+    /// Print the property list that launchd runs the supervisor from, or compare a file with it
+    Plist(commands::plist::Args),
+    /// Run the supervisor at every login: launchd on a Mac, a systemd user unit on Linux
+    Agent(commands::agent::Args),
+    /// Look for what is wrong, and say what to do about it
+    Doctor(commands::doctor::Args),
+    /// Measure a model, beside what the memory bus allows
+    Bench(commands::bench::Args),
+    /// Print what an LLM gateway needs to reach the models
+    Gateway(commands::gateway::Args),
+    /// Manage the bearer keys of the gates
+    Key(commands::key::Args),
+    /// Print a shell's completion script
+    Completions(commands::completions::Args),
+    /// Print the manual page
+    Man(commands::man::Args),
+}
+
+impl Cli {
+    /// The registry's file: what was named, else the per-user default
+    /// (`~/Library/Application Support/mlxctl` on macOS, `$XDG_CONFIG_HOME/mlxctl` or `~/.config/mlxctl` elsewhere).
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        if let Some(file) = &self.config {
+            return file.clone();
+        }
+        folders::config().join("models.toml")
+    }
+}

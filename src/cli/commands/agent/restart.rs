@@ -1,0 +1,54 @@
+//! `mlxctl agent restart`
+
+use super::ready;
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::control::client::Client;
+
+/// Arguments of `agent restart`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Puts another supervisor in the place of the one that runs; backends stay and are adopted.
+///
+/// # Errors
+/// Exit 3 if no agent is installed; no other one comes up.
+pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let agent = stand_ins.installed(context, &registry)?;
+    let seen = agent.seen()?;
+    if !seen.loaded {
+        return Err(CliError::new(Exit::NotRunning, format!("{} is not installed", agent.name()))
+            .hint("mlxctl agent install"));
+    }
+    if super::on_disk(agent.as_ref())?.as_deref() != Some(agent.wanted()) {
+        let file = agent.file().display();
+        context
+            .output
+            .say(&format!("{file} is not what the registry asks for: mlxctl agent install replaces it"));
+    }
+    let client = Client::new(&registry.paths.run);
+    // A supervisor that somebody started by hand is none of the manager's business.
+    let answers = client.status().ok().and_then(|status| status.supervisor);
+    let ours = answers.is_some_and(|supervisor| Some(supervisor.pid) == seen.pid);
+    if args.dry_run {
+        let way = if ours {
+            "would ask the supervisor to hand over"
+        } else {
+            "would kill the supervisor, which does not answer"
+        };
+        return context.output.data(&format!("{way}; {} starts another", agent.manager()));
+    }
+    let handed = ours && client.handover().is_ok();
+    let pid = agent.restart(seen.pid, handed, &mut |step| context.output.say(step))?;
+    let status = ready::supervisor(&client, &registry.agent.log)?;
+    let adopted: Vec<&str> =
+        status.models.iter().filter(|model| model.adopted).map(|model| model.name.as_str()).collect();
+    let models =
+        if adopted.is_empty() { String::new() } else { format!("; still up: {}", adopted.join(", ")) };
+    context.output.data(&format!("{} runs again, pid {pid}{models}", agent.name()))
+}

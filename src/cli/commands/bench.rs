@@ -1,0 +1,271 @@
+//! `mlxctl bench <model>`
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::bench::client::{AskError, Target};
+use crate::bench::report::{Report, SCHEMA, settings};
+use crate::bench::roofline::{Bandwidth, Roofline, judge};
+use crate::bench::run::{Measured, Plan, measure};
+use crate::bench::shape::Shape;
+use crate::bench::{chips, copy, history, plot};
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::remote::Remote;
+use crate::cli::render::{self, Look};
+use crate::control::api::{ModelStatus, StateName};
+use crate::registry::{Model, Registry};
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model, by name or alias; it has to be ready
+    model: String,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Draw it into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Tokens of an answer
+    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    tokens: u32,
+    /// Measurements of each thing
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: u32,
+    /// Lengths of prompts, tokens; what the model's context cannot hold is left out
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128,512,2048,8192")]
+    prompts: Vec<u32>,
+    /// Streams at once; more than limits.in_flight are left out
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8")]
+    streams: Vec<u32>,
+    /// Try other settings, one after the other, and say which won; the model has to be stopped, nothing is changed
+    #[arg(long, conflicts_with_all = ["plot", "url"])]
+    tune: bool,
+    /// A small model with the same tokenizer, to be tried as draft model
+    #[arg(long, value_name = "REPO", requires = "tune")]
+    pub draft: Option<String>,
+    /// Ask another server of the same model instead of the gate, to compare; nothing is kept of it
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// The chip that the model runs on, where it is not this machine's own ("NVIDIA H100 80GB HBM3")
+    #[arg(long, value_name = "NAME")]
+    chip: Option<String>,
+}
+
+/// Measures a model, and says what its numbers mean.
+///
+/// # Errors
+/// A model that is unknown (4) or not ready (3); a request that was not answered.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let model = registry
+        .model(&args.model)
+        .map_err(|unknown| crate::cli::remote::unknown_model(&registry, &unknown))?;
+    let host = crate::host::system();
+    let facts = host.facts();
+    let shape =
+        crate::backend::weights::folder(&model.source).map(|folder| Shape::read(&folder)).unwrap_or_default();
+    if args.tune {
+        let plan = plan(args).within(shortest(model.memory.context, shape.context), model.limits.in_flight);
+        return super::tune::run(context, &registry, model, args, &plan);
+    }
+    let before = if args.url.is_none() { Some(ready(context, model)?) } else { None };
+    let target = target(&registry, model, &shape, args)?;
+    let plan = plan(args).within(shortest(model.memory.context, shape.context), in_flight(model, args));
+    let mut said = args.streams.iter().filter(|streams| !plan.streams.contains(streams)).map(u32::to_string);
+    if let Some(first) = said.next() {
+        let all = said.fold(first, |all, next| format!("{all} and {next}"));
+        context
+            .output
+            .say(&format!("{all} streams are not tried: limits.in_flight is {}", model.limits.in_flight));
+    }
+    let measured = measured(context, &target, &plan)?;
+    let chip = args.chip.clone().or_else(|| facts.chip.clone());
+    let (roofline, roofline_unknown) = limit(chip.as_deref(), facts.cores, &shape);
+    let speed = measured.one_stream().map(|decode| decode.tokens_per_second.median);
+    let mut report = Report {
+        schema: SCHEMA,
+        at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: model.name.clone(),
+        repo: model.source.to_string(),
+        settings: settings(model),
+        url: address(&registry, model, args),
+        share: speed.zip(roofline.as_ref()).map(|(speed, limit)| speed / limit.tokens_per_second),
+        target: model.target,
+        target_verdict: model
+            .target
+            .zip(speed)
+            .map(|(target, speed)| judge(target, speed, roofline.as_ref())),
+        cores: facts.cores,
+        chip,
+        process_type: registry.agent.process_type,
+        peak_bytes: match &before {
+            Some(before) => peak(context, model, before)?,
+            None => None,
+        },
+        roofline,
+        roofline_unknown,
+        measured,
+        earlier: None,
+    };
+    if args.url.is_none() {
+        remember(context, &history::file(&registry.paths.state), &mut report);
+    }
+    show(context, args, &report)
+}
+
+fn measured(context: &Context, target: &Target, plan: &Plan) -> Result<Measured, CliError> {
+    let tell = |what: &str| context.output.say(&format!("measuring     {what}"));
+    super::serve::runtime()?.block_on(measure(target, plan, tell)).map_err(unanswered)
+}
+
+/// Measures a model of a registry through its gate, which anybody may use.
+///
+/// # Errors
+/// A request that was not answered.
+pub fn ask(
+    context: &Context,
+    registry: &Registry,
+    model: &Model,
+    shape: &Shape,
+    plan: &Plan,
+) -> Result<Measured, CliError> {
+    let url = format!("http://{}", std::net::SocketAddr::new(registry.network.host, model.port));
+    let target = Target::new(url, Some(model.name.clone()), None, shape.ends.clone()).map_err(unanswered)?;
+    measured(context, &target, plan)
+}
+
+fn show(context: &Context, args: &Args, report: &Report) -> Result<(), CliError> {
+    if let Some(file) = &args.plot {
+        fs_err::write(file, plot::svg(report))
+            .map_err(|error| CliError::failed("the plot was not written").why(error))?;
+        context.output.say(&format!("plot          {}", file.display()));
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(report)
+            .map_err(|error| CliError::failed("the report cannot be written as JSON").why(error))?;
+        return context.output.data(&text);
+    }
+    context.output.data(&render::bench::report(report, &Look::of(&context.output)))
+}
+
+/// That the gate will answer, and not hold the first request until the model is there.
+fn ready(context: &Context, model: &Model) -> Result<ModelStatus, CliError> {
+    let found = look(context, model)?.filter(|found| found.state == StateName::Ready);
+    found.ok_or_else(|| not_ready(model))
+}
+
+fn not_ready(model: &Model) -> CliError {
+    CliError::new(Exit::NotRunning, format!("{} is not ready", model.name))
+        .hint(format!("mlxctl start {}", model.name))
+}
+
+fn look(context: &Context, model: &Model) -> Result<Option<ModelStatus>, CliError> {
+    let status = Remote::find(context)?.client.status()?;
+    Ok(status.models.into_iter().find(|found| found.name == model.name))
+}
+
+/// The most memory that the live run was seen to take.
+///
+/// # Errors
+/// When the answers came from somebody else, who has the gate's port.
+fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option<u64>, CliError> {
+    let Some(after) = look(context, model)? else { return Ok(None) };
+    if after.traffic.requests == before.traffic.requests {
+        return Err(CliError::failed(format!("somebody else answers at {}", after.address))
+            .why("the gate of this supervisor has seen none of the requests")
+            .hint("mlxctl status      says what the gate waits for"));
+    }
+    Ok(after.memory.peak_bytes)
+}
+
+fn target(registry: &Registry, model: &Model, shape: &Shape, args: &Args) -> Result<Target, CliError> {
+    let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
+    if registry.network.require_key && key.is_none() && args.url.is_none() {
+        return Err(CliError::failed("the gate asks for a key").hint("MLX_API_KEY=… mlxctl bench …"));
+    }
+    let name = args.url.is_none().then(|| model.name.clone());
+    Target::new(address(registry, model, args), name, key, shape.ends.clone()).map_err(unanswered)
+}
+
+fn address(registry: &Registry, model: &Model, args: &Args) -> String {
+    let host = registry.network.host;
+    let host = if host.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { host };
+    let gate = || format!("http://{}", std::net::SocketAddr::new(host, model.port));
+    args.url.as_ref().map_or_else(gate, |url| url.trim_end_matches('/').to_owned())
+}
+
+fn plan(args: &Args) -> Plan {
+    let sorted = |list: &[u32]| {
+        let mut list: Vec<u32> = list.iter().copied().filter(|number| *number > 0).collect();
+        list.sort_unstable();
+        list.dedup();
+        list
+    };
+    Plan {
+        prompts: sorted(&args.prompts),
+        tokens: args.tokens,
+        repeats: args.repeats,
+        streams: sorted(&args.streams),
+    }
+}
+
+fn shortest(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    a.into_iter().chain(b).min()
+}
+
+fn in_flight(model: &Model, args: &Args) -> u32 {
+    if args.url.is_some() { u32::MAX } else { model.limits.in_flight }
+}
+
+/// The bus's limit, or why it is not known.
+fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Option<String>) {
+    let unknown = |why: &str| (None, Some(why.to_owned()));
+    if shape.sparse {
+        return unknown("a mixture of experts reads only some of its weights for a token");
+    }
+    if shape.weights.is_none() {
+        return unknown("the model's files are not on this machine");
+    }
+    let bandwidth = match (chip, chip.and_then(|name| chips::find(name, cores))) {
+        (_, Some(known)) => Bandwidth::of(known),
+        (Some(name), None) if name.starts_with("NVIDIA") => {
+            return unknown(
+                "this card's bandwidth is in no table here, and copying with the CPU says nothing of it",
+            );
+        }
+        (name, None) => Bandwidth::measured(copy::bytes_per_second(cores), name.unwrap_or("this chip")),
+    };
+    (Roofline::new(bandwidth, shape), None)
+}
+
+/// Compares with earlier runs, and adds this one to them. Numbers are shown whether or not they can be kept.
+fn remember(context: &Context, file: &Path, report: &mut Report) {
+    match history::read(file) {
+        Ok((earlier, broken)) => {
+            if broken > 0 {
+                context
+                    .output
+                    .say(&format!("{broken} lines of {} cannot be read and do not count", file.display()));
+            }
+            report.earlier = history::compare(report, &earlier);
+        }
+        Err(error) => context.output.say(&format!("earlier runs cannot be read: {error}")),
+    }
+    if let Err(error) = history::add(file, report) {
+        context.output.say(&format!("this run is not kept: {error}"));
+    }
+}
+
+fn unanswered(error: AskError) -> CliError {
+    let busy = matches!(error, AskError::Refused { status: 429 | 503, .. });
+    let why = std::iter::successors(std::error::Error::source(&error), |error| error.source()).last();
+    let what = format!("a request was not answered: {error}");
+    let failure = CliError::new(if busy { Exit::Refused } else { Exit::Failed }, what);
+    match why {
+        Some(why) => failure.why(why),
+        None => failure,
+    }
+}

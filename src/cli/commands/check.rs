@@ -1,0 +1,59 @@
+//! `mlxctl check`
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::memory::Bytes;
+use crate::registry::{Problems, Registry, Start, advice, fits};
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Judge the registry for another machine with this much memory, and leave this one's paths alone
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+}
+
+/// Names every problem of the registry, or says in a few lines what is in it.
+///
+/// # Errors
+/// Exit 2 with every problem; when stdout cannot be written.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = match args.memory {
+        Some(total) => Registry::load(&context.config).and_then(|registry| {
+            let problems = fits(&registry, total);
+            if problems.is_empty() { Ok(registry) } else { Err(problems) }
+        }),
+        None => Registry::load_here(&context.config, memory_here()),
+    };
+    let registry = registry.map_err(|problems: Problems| context.broken(&problems))?;
+    for note in advice(&registry) {
+        context.output.say(&format!("note: {note}"));
+    }
+    context.output.data(&summary(&registry))
+}
+
+/// This machine's memory, no more than the cgroup allows; without bound where the system does not say, so that
+/// nothing is refused on a guess.
+fn memory_here() -> Bytes {
+    let Ok(mut system) = sysinfo::System::new() else { return Bytes(u64::MAX) };
+    system.refresh_memory();
+    let installed = system.total_memory();
+    let limit = system.cgroup_limits().map(|limits| limits.total_memory).filter(|limit| *limit > 0);
+    Bytes(limit.map_or(installed, |limit| limit.min(installed)))
+}
+
+fn summary(registry: &Registry) -> String {
+    let count = |start: Start| registry.models.iter().filter(|model| model.start == start).count();
+    let (total, always, manual) = (registry.models.len(), count(Start::Always), count(Start::Manual));
+    let mut lines = vec![
+        format!("{}: ok", registry.file.display()),
+        format!("{total} model{}, {always} always-on, {manual} on demand", if total == 1 { "" } else { "s" }),
+    ];
+    let width = registry.models.iter().map(|model| model.name.len()).max().unwrap_or_default();
+    for model in &registry.models {
+        // An IPv6 address needs its brackets before a port.
+        let address = std::net::SocketAddr::new(registry.network.host, model.port);
+        lines.push(format!("  {:width$}  {address}  {}", model.name, model.source));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,176 @@
+//! `mlxctl demo`: the whole thing on the built-in tiny model, from nothing to a clean stop.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use futures_util::StreamExt;
+use toml_edit::DocumentMut;
+
+use super::serve::{explain, runtime};
+use super::setup;
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::render::{self, Look};
+use crate::control::api::{ApiError, StartRequest};
+use crate::control::server::Server;
+use crate::folders;
+use crate::python::venv::SetupRequest;
+use crate::registry::{self, Registry};
+use crate::supervisor::{Handle, Options, Supervisor, on_signals};
+
+/// What the model is asked; its training knows the answer.
+const QUESTION: &str = "What are you?";
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Stay up until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Print the document of `status --json`, taken while ready, with the answer added
+    #[arg(long)]
+    json: bool,
+}
+
+/// Environment, model, supervisor, gate, one streamed answer, status, clean stop.
+///
+/// # Errors
+/// Whatever of it failed, and what to do.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = write_registry(&folders::data().join("demo"), free_port()?)?;
+    let say = |line: &str| context.output.say(line);
+    say(&format!("environment   {}", registry.paths.venv.display()));
+    let environment = setup::ensure(&context.output, &SetupRequest::new(&registry, false))?;
+    let model = setup::tiny_model(&context.output, &environment)?;
+    say(&format!("tiny model    {}", model.display()));
+    runtime()?.block_on(serve(context, args, registry))
+}
+
+async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(), CliError> {
+    let host = crate::host::system();
+    let binary =
+        std::env::current_exe().map_err(|error| CliError::failed("cannot find my own binary").why(error))?;
+    let (run, config) = (registry.paths.run.clone(), registry.file.clone());
+    let address = format!("http://{}:{}", registry.network.host, registry.models[0].port);
+    let name = registry.models[0].name.clone();
+    let supervisor = Supervisor::new(Options { registry, host, binary }).map_err(explain)?;
+    let handle = supervisor.handle();
+    let server =
+        Server::bind(&run).map_err(|error| CliError::failed("cannot open the control socket").why(error))?;
+    let control = tokio::spawn(server.run(handle.clone(), config.clone()));
+    on_signals(handle.clone(), config.clone())
+        .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+    let life = tokio::spawn(supervisor.run());
+    let shown = show(context, args, &handle, &name, &address).await;
+    if args.keep && shown.is_ok() {
+        context.output.say(&format!(
+            "\nIt stays up until Ctrl-C. In another terminal:\n  mlxctl --config '{}' status\n  curl {address}/v1/models",
+            config.display()
+        ));
+    } else {
+        handle.shutdown(false);
+    }
+    life.await.map_err(|error| CliError::failed("the supervisor failed").why(error))?;
+    control.abort();
+    context.output.say("stopped       nothing is left running");
+    shown
+}
+
+/// Waits for the model, asks it, shows its answer and the status.
+async fn show(
+    context: &Context,
+    args: &Args,
+    handle: &Handle,
+    name: &str,
+    address: &str,
+) -> Result<(), CliError> {
+    let say = |line: &str| context.output.say(line);
+    say(&format!("supervisor    starting {name} behind {address}"));
+    let request = StartRequest { wait: true, ..StartRequest::default() };
+    handle.start(name, request).await.map_err(failed)?;
+    if let Some(model) = handle.model(name).await {
+        let (pid, up) = (model.pid.unwrap_or_default(), model.uptime_seconds.unwrap_or_default());
+        say(&format!("ready         process {pid} completed its first token {up:.1} s after its spawn"));
+    }
+    say(&format!("question      {QUESTION}"));
+    let answer = ask(address, name, |piece| {
+        if !args.json {
+            // Whoever reads the answer and leaves has seen enough.
+            let _ = write!(std::io::stdout(), "{piece}").and_then(|()| std::io::stdout().flush());
+        }
+    })
+    .await?;
+    let mut status =
+        handle.status().await.ok_or_else(|| CliError::failed("the supervisor ended before it was asked"))?;
+    if args.json {
+        status.answer = Some(answer);
+        let text = serde_json::to_string_pretty(&status)
+            .map_err(|error| CliError::failed("the status cannot be written as JSON").why(error))?;
+        return context.output.data(&text);
+    }
+    context.output.data(&format!("\n\n{}", render::status::status(&status, &Look::of(&context.output))))
+}
+
+/// One streamed chat completion, as any client of the gate would ask for it; the whole answer.
+async fn ask(address: &str, model: &str, mut piece: impl FnMut(&str)) -> Result<String, CliError> {
+    let failed = |error: reqwest::Error| CliError::failed("the question was not answered").why(error);
+    let body = serde_json::json!({
+        "model": model, "stream": true, "temperature": 0, "max_tokens": 64,
+        "messages": [{"role": "user", "content": QUESTION}],
+    });
+    let request = reqwest::Client::new().post(format!("{address}/v1/chat/completions")).json(&body);
+    let response = request.send().await.map_err(failed)?.error_for_status().map_err(failed)?;
+    let mut bytes = response.bytes_stream();
+    let (mut answer, mut pending) = (String::new(), Vec::new());
+    while let Some(chunk) = bytes.next().await {
+        pending.extend_from_slice(&chunk.map_err(failed)?);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            if let Some(text) = delta(&line) {
+                piece(&text);
+                answer.push_str(&text);
+            }
+        }
+    }
+    Ok(answer)
+}
+
+/// The piece of text in one line of a stream, if it has one.
+fn delta(line: &[u8]) -> Option<String> {
+    let event: serde_json::Value = serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()?;
+    event["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
+}
+
+fn failed(error: ApiError) -> CliError {
+    let failure = CliError::failed(error.message);
+    match error.hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// A port that nobody has. Somebody may take it before the gate does; then the gate says so.
+fn free_port() -> Result<u16, CliError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| CliError::failed("no free port on loopback").why(error))
+}
+
+/// The demo's registry as a file of its own, so that `mlxctl --config` works on it too.
+fn write_registry(root: &Path, port: u16) -> Result<Registry, CliError> {
+    let failed =
+        |error: &dyn std::fmt::Display| CliError::failed("the demo's registry cannot be written").why(error);
+    let mut text: DocumentMut =
+        registry::DEMO.parse().map_err(|error: toml_edit::TomlError| failed(&error))?;
+    text["paths"]["root"] = toml_edit::value(root.to_string_lossy().as_ref());
+    if let Some(model) = text["model"].as_array_of_tables_mut().and_then(|models| models.get_mut(0)) {
+        model["port"] = toml_edit::value(i64::from(port));
+    }
+    let file = root.join("models.toml");
+    fs_err::create_dir_all(root)
+        .and_then(|()| fs_err::write(&file, text.to_string()))
+        .map_err(|error| failed(&error))?;
+    Registry::load(&file).map_err(|problems| failed(&problems.plain()))
+}

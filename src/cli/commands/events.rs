@@ -1,0 +1,132 @@
+//! `mlxctl events`
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::remote::Remote;
+use crate::cli::render::{Look, Style};
+use crate::control::api::EventRecord;
+use crate::control::client::ClientError;
+
+/// Arguments of `events`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Go on with what happens, until Ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+    /// So many of the last events
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    lines: usize,
+    /// A JSON document a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what happened and why. Without a supervisor, what the last one wrote down.
+///
+/// # Errors
+/// Exit 3 for `--follow` without a supervisor, or when it ends; whatever else keeps it from knowing.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let remote = Remote::find(context)?;
+    let look = Look::of(&context.output);
+    let show = |event: &EventRecord| context.output.data(&text(event, args.json, &look)?);
+    let past = match (remote.client.events(None, args.lines), &remote.registry) {
+        (Ok(past), _) => past,
+        (Err(ClientError::NotRunning { .. }), Some(registry)) if !args.follow => {
+            let file = registry.paths.state.join("events.jsonl");
+            for event in written_down(&file, args.lines)? {
+                show(&event)?;
+            }
+            context.output.say("no supervisor is running; this is what the last one wrote down");
+            return Ok(());
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    for event in &past.events {
+        show(event)?;
+    }
+    if !args.follow {
+        return Ok(());
+    }
+    context.output.quit_when_unread();
+    remote.client.follow(past.next, |event| show(&event))
+}
+
+/// The last events of the file, without lines that are none: the last one may be half written.
+fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError> {
+    let opened = match fs_err::File::open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened.map_err(|error| CliError::failed("cannot read the events").why(error))?,
+    };
+    let mut last = std::collections::VecDeque::new();
+    for line in BufReader::new(opened).split(b'\n') {
+        let line = line.map_err(|error| CliError::failed("cannot read the events").why(error))?;
+        if let Ok(event) = serde_json::from_slice(&line) {
+            last.push_back(event);
+            if last.len() > lines {
+                last.pop_front();
+            }
+        }
+    }
+    Ok(last.into())
+}
+
+fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError> {
+    if json {
+        return serde_json::to_string(event)
+            .map_err(|error| CliError::failed("cannot write an event as JSON").why(error));
+    }
+    let style = match event.kind.as_str() {
+        "ready" | "adopted" => Style::Good,
+        "crashed" | "failed" | "refused" | "hung" => Style::Bad,
+        _ => Style::Plain,
+    };
+    Ok(format!(
+        "{}  {}  {}  {}",
+        look.paint(Style::Faint, &event.at),
+        look.paint(Style::Strong, &format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl"))),
+        look.paint(style, &format!("{:<9}", event.kind)),
+        event.text
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64) -> EventRecord {
+        EventRecord {
+            seq,
+            at: "2026-02-08T10:00:00Z".into(),
+            model: Some("32b".into()),
+            kind: "ready".into(),
+            text: "ready after 12.1 s".into(),
+        }
+    }
+
+    #[test]
+    fn a_half_written_line_hides_no_other_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("events.jsonl");
+        assert_eq!(written_down(&file, 2).unwrap(), []);
+        let mut text = b"\xff\xfe not an event\n".to_vec();
+        for seq in 1..=3 {
+            text.extend(serde_json::to_vec(&event(seq)).unwrap());
+            text.push(b'\n');
+        }
+        text.extend_from_slice(b"{\"seq\":4,\"at\":");
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(written_down(&file, 2).unwrap(), [event(2), event(3)]);
+    }
+
+    #[test]
+    fn an_event_is_a_line() {
+        let look = Look { width: 80, color: false, unicode: true };
+        assert_eq!(
+            text(&event(1), false, &look).unwrap(),
+            "2026-02-08T10:00:00Z  32b       ready      ready after 12.1 s"
+        );
+    }
+}

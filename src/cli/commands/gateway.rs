@@ -1,0 +1,29 @@
+//! `mlxctl gateway`
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::gateway::{Facts, Format, render};
+
+/// Arguments of `gateway`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// For whom
+    #[arg(long)]
+    format: Format,
+    /// What clients call this machine [default: the registry's network.host]
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+}
+
+/// Prints what a gateway needs to reach the models.
+///
+/// # Errors
+/// A broken registry, or no address that clients could use (2).
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let facts = Facts::new(&registry, args.host.as_deref()).map_err(|error| {
+        CliError::new(Exit::Usage, error.to_string())
+            .hint("mlxctl gateway --host NAME      with what clients call this machine")
+    })?;
+    context.output.data(&render(args.format, &facts))
+}

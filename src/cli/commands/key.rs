@@ -1,0 +1,96 @@
+//! `mlxctl key add|list|revoke`
+
+use std::time::{Duration, SystemTime};
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::gate::keys::{self, KeyError};
+
+/// Arguments of `key`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Make a key and print it, this once
+    Add {
+        /// Whose it is; shown in the access log
+        name: String,
+    },
+    /// List the names
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a key away; no restart is needed
+    Revoke {
+        /// Whose it is
+        name: String,
+    },
+}
+
+/// Manages the bearer keys of the gates.
+///
+/// # Errors
+/// Exit 2 for a name that is none, 1 for one that is taken or unknown, and where the file cannot be changed.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let file = registry.paths.state.join("keys.json");
+    match &args.action {
+        Action::Add { name } => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let key = keys::add(&file, name, now.as_secs())
+                .map_err(|error| explain(error, "cannot add the key"))?;
+            context.output.say(&format!("the key of {name}; it is shown this once, only its hash is kept"));
+            if !registry.network.require_key {
+                context.output.say(
+                    "no gate asks for keys yet: set require_key = true in [network], then `mlxctl reload`",
+                );
+            }
+            context.output.data(&key)
+        }
+        Action::List { json } => {
+            let keys = keys::list(&file).map_err(|error| explain(error, "cannot list the keys"))?;
+            if *json {
+                let keys: Vec<_> = keys
+                    .iter()
+                    .map(|key| serde_json::json!({ "name": key.name, "created": key.created }))
+                    .collect();
+                return context.output.data(&serde_json::json!({ "schema": 1, "keys": keys }).to_string());
+            }
+            let width = keys.iter().map(|key| key.name.len()).max().unwrap_or(0);
+            let lines: String = keys
+                .iter()
+                .map(|key| {
+                    let made = SystemTime::UNIX_EPOCH + Duration::from_secs(key.created);
+                    format!("{:width$}  made {}\n", key.name, humantime::format_rfc3339_seconds(made))
+                })
+                .collect();
+            if lines.is_empty() {
+                context.output.say("there are no keys");
+                return Ok(());
+            }
+            context.output.data(&lines)
+        }
+        Action::Revoke { name } => {
+            keys::revoke(&file, name).map_err(|error| explain(error, "cannot revoke the key"))?;
+            context.output.data(&format!("revoked {name}: its next request is refused"))
+        }
+    }
+}
+
+fn explain(error: KeyError, what: &str) -> CliError {
+    match error {
+        KeyError::Name(_) => CliError::new(Exit::Usage, what).why(error),
+        KeyError::Taken(ref name) => {
+            let hint = format!("mlxctl key revoke {name}");
+            CliError::failed(what).why(error).hint(hint)
+        }
+        KeyError::Unknown(_) => CliError::failed(what).why(error).hint("mlxctl key list"),
+        KeyError::Corrupt(..) | KeyError::Io(_) => CliError::failed(what).why(error),
+    }
+}

@@ -1,0 +1,34 @@
+//! `mlxctl man [<command>]`
+
+use clap::CommandFactory;
+
+use crate::cli::Context;
+use crate::cli::args::Cli;
+use crate::cli::error::{CliError, Exit};
+
+/// Arguments of `man`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The page of this command instead of the program's
+    command: Option<String>,
+}
+
+/// Prints the manual page as roff.
+///
+/// # Errors
+/// Exit 2 where there is no such command; when stdout cannot be written.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let mut program = Cli::command();
+    program.build();
+    let page = match &args.command {
+        None => program,
+        Some(name) => program.find_subcommand(name).cloned().ok_or_else(|| {
+            CliError::new(Exit::Usage, format!("mlxctl has no command `{name}`")).hint("mlxctl help")
+        })?,
+    };
+    let mut roff = Vec::new();
+    clap_mangen::Man::new(page)
+        .render(&mut roff)
+        .map_err(|error| CliError::failed("cannot write the manual page").why(error))?;
+    context.output.bytes(&roff)
+}

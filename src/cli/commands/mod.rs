@@ -1,0 +1,29 @@
+//! One verb a file: its arguments and what it does.
+
+pub mod agent;
+pub mod bench;
+pub mod budget;
+pub mod check;
+pub mod completions;
+pub mod demo;
+pub mod doctor;
+pub mod estimate;
+pub mod events;
+pub mod gateway;
+pub mod key;
+pub mod logs;
+pub mod man;
+pub mod models;
+pub mod plist;
+pub mod ps;
+pub mod pull;
+pub mod reload;
+pub mod restart;
+pub mod serve;
+pub mod setup;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod trim;
+pub mod tune;
+pub mod use_repo;

@@ -1,0 +1,134 @@
+//! `mlxctl models`
+
+use serde::Serialize;
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::memory::Bytes;
+use crate::python::hub::{self, CachedModel};
+use crate::registry::{Model, Source, Start};
+
+/// Arguments of `models`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `models --json` prints; keys are promises.
+#[derive(Debug, Serialize)]
+struct Document {
+    schema: u32,
+    models: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    aliases: Vec<String>,
+    role: &'static str,
+    start: Start,
+    port: u16,
+    repo: String,
+    alternatives: Vec<String>,
+    /// Memory that the registry declares.
+    declared_bytes: Option<Bytes>,
+    /// What is on disk; null: nothing.
+    cached: Option<Cached>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cached {
+    folder: String,
+    bytes: Bytes,
+    complete: bool,
+}
+
+/// Lists the models.
+///
+/// # Errors
+/// Exit 2 when the registry is not valid; when stdout cannot be written.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let rows: Vec<Row> = registry.models.iter().map(row).collect();
+    if args.json {
+        let document = Document { schema: 1, models: rows };
+        let json = serde_json::to_string_pretty(&document)
+            .map_err(|error| CliError::failed("the list cannot be written as JSON").why(error))?;
+        return context.output.data(&json);
+    }
+    context.output.data(&table(&rows))
+}
+
+fn row(model: &Model) -> Row {
+    let cached = match &model.source {
+        Source::Hub(repo) => hub::cached(repo),
+        Source::Folder(folder) => hub::inspect(folder),
+        Source::Tiny => None,
+    };
+    Row {
+        name: model.name.clone(),
+        aliases: model.aliases.clone(),
+        role: match model.start {
+            Start::Always => "always-on",
+            Start::Manual => "on-demand",
+        },
+        start: model.start,
+        port: model.port,
+        repo: model.source.to_string(),
+        alternatives: model.alternatives.clone(),
+        declared_bytes: model.size,
+        cached: cached.map(|CachedModel { folder, bytes, complete }| Cached {
+            folder: folder.to_string_lossy().into_owned(),
+            bytes,
+            complete,
+        }),
+    }
+}
+
+/// What a model takes: what lies on the disk, where all of it does, else what the registry says.
+fn size(row: &Row) -> String {
+    match (&row.cached, row.declared_bytes) {
+        (Some(cached), _) if cached.complete => cached.bytes.to_string(),
+        (_, Some(declared)) => format!("{declared} declared"),
+        (_, None) => "unknown".to_owned(),
+    }
+}
+
+fn on_disk(row: &Row) -> String {
+    match &row.cached {
+        Some(cached) if cached.complete => "cached".to_owned(),
+        Some(cached) => format!("in part, {}", cached.bytes),
+        None if row.repo == Source::Tiny.to_string() => "built in".to_owned(),
+        None => "no".to_owned(),
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+    table.set_header(["NAME", "ROLE", "START", "PORT", "SIZE", "ON DISK", "ALIASES", "REPO"]);
+    for row in rows {
+        let start = match row.start {
+            Start::Always => "always",
+            Start::Manual => "manual",
+        };
+        let aliases = if row.aliases.is_empty() { "-".to_owned() } else { row.aliases.join(", ") };
+        table.add_row([
+            row.name.clone(),
+            row.role.to_owned(),
+            start.to_owned(),
+            row.port.to_string(),
+            size(row),
+            on_disk(row),
+            aliases,
+            row.repo.clone(),
+        ]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}

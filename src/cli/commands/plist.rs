@@ -1,0 +1,67 @@
+//! `mlxctl plist`
+
+use std::path::PathBuf;
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::service::difference::{Difference, differences};
+use crate::service::launchd::Job;
+
+/// Arguments of `plist`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Say what differs in this file, and why it matters; exit 1 if anything does
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// The mlxctl that launchd shall run [default: this one]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
+
+/// Prints the property list, or what a file says otherwise.
+///
+/// # Errors
+/// A broken registry (2); a file that cannot be read or differs (1).
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let job = Job::new(
+        &registry.agent,
+        &super::agent::program(args.program.as_deref())?,
+        &super::agent::absolute(&context.config)?,
+    );
+    let unwritable = |error: plist::Error| CliError::failed("the property list cannot be written").why(error);
+    let Some(file) = &args.check else {
+        return context.output.data(&job.to_xml().map_err(unwritable)?);
+    };
+    let found = plist::from_file(file).map_err(|error| {
+        CliError::failed(format!("{} is no property list that can be read", file.display()))
+            .why(error)
+            .hint(format!("mlxctl plist > {}", file.display()))
+    })?;
+    let found = differences(&job.to_dictionary().map_err(unwritable)?, &found);
+    if found.is_empty() {
+        return context.output.data(&format!("{} is what the registry asks for", file.display()));
+    }
+    context.output.data(&table(&found))?;
+    let keys =
+        if found.len() == 1 { "1 key differs".to_owned() } else { format!("{} keys differ", found.len()) };
+    Err(CliError::new(Exit::Failed, format!("{}: {keys} from {}", file.display(), context.config.display()))
+        .hint("mlxctl agent install      writes the registry's and loads it"))
+}
+
+/// A paragraph a key.
+fn table(found: &[Difference]) -> String {
+    let paragraphs: Vec<String> = found
+        .iter()
+        .map(|difference| {
+            format!(
+                "{}\n  file      {}\n  registry  {}\n  so        {}\n",
+                difference.key,
+                difference.file.as_deref().unwrap_or("-"),
+                difference.registry.as_deref().unwrap_or("-"),
+                difference.why
+            )
+        })
+        .collect();
+    paragraphs.join("\n")
+}

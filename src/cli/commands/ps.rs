@@ -1,0 +1,42 @@
+//! `mlxctl ps`
+
+use serde::Serialize;
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::remote::Remote;
+use crate::cli::render::{self, Look};
+use crate::control::api::{ModelStatus, SCHEMA};
+
+/// Arguments of `ps`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// As a JSON document: `{"schema":1,"backends":[…]}`, each as in `status --json`
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    backends: Vec<&'a ModelStatus>,
+}
+
+/// Prints a line a running backend.
+///
+/// # Errors
+/// Exit 3 without a supervisor; whatever else keeps it from knowing.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let status = Remote::find(context)?.client.status()?;
+    if args.json {
+        let backends = status.models.iter().filter(|model| model.pid.is_some()).collect();
+        let text = serde_json::to_string_pretty(&Document { schema: SCHEMA, backends })
+            .map_err(|error| CliError::failed("cannot write the backends as JSON").why(error))?;
+        return context.output.data(&text);
+    }
+    if status.models.iter().all(|model| model.pid.is_none()) {
+        context.output.say("no backend is running");
+        return Ok(());
+    }
+    context.output.data(&render::status::backends(&status, &Look::of(&context.output)))
+}

@@ -1,0 +1,226 @@
+//! `mlxctl pull <model>`
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::setup::{ensure, tiny_model};
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::parse::duration;
+use crate::cli::remote::unknown_model;
+use crate::cli::render::human;
+use crate::cli::transfer::Transfer;
+use crate::python::pull::{Kind, PullError, PullRequest, pull};
+use crate::python::venv::{Environment, SetupRequest};
+use crate::python::whole::{self, Flaw, Whole};
+use crate::registry::{Model, Registry, Source};
+
+/// Arguments of `pull`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Its name or an alias
+    model: String,
+    /// Read everything that is there already, too, and fetch anew what is damaged
+    #[arg(long)]
+    verify: bool,
+    /// How long nothing may come before it is given up (90s, 5m)
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    timeout: Duration,
+}
+
+/// Brings the model's files, and those of its draft model, into the cache that backends read, and checks them.
+///
+/// # Errors
+/// Exit 75 when the disk is too small, before the first byte; 4 for an unknown model; 1 for what went wrong on the
+/// way, after which the next pull goes on.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let model = registry.model(&args.model).map_err(|unknown| unknown_model(&registry, &unknown))?;
+    let mut wanted = vec![model.source.clone()];
+    wanted.extend(draft(model));
+    let mut environment = None;
+    for source in wanted {
+        let whole = match &source {
+            Source::Folder(folder) => check(folder)?,
+            Source::Tiny => {
+                check(&tiny_model(&context.output, made(context, &registry, &mut environment)?)?)?
+            }
+            Source::Hub(repo) => {
+                let environment = made(context, &registry, &mut environment)?;
+                fetch(context, args, model, repo, environment)?
+            }
+        };
+        context.output.data(&summary(&model.name, &source, &whole))?;
+    }
+    Ok(())
+}
+
+/// The environment, made when it is first needed.
+fn made<'a>(
+    context: &Context,
+    registry: &Registry,
+    environment: &'a mut Option<Environment>,
+) -> Result<&'a Environment, CliError> {
+    if environment.is_none() {
+        *environment = Some(ensure(&context.output, &SetupRequest::new(registry, false))?);
+    }
+    environment.as_ref().ok_or_else(|| CliError::failed("there is no environment"))
+}
+
+/// The smaller model that drafts for it: a backend that runs offline needs it, too.
+fn draft(model: &Model) -> Option<Source> {
+    let name = model.server.draft_model.as_ref()?;
+    Some(if name.starts_with('/') { Source::Folder(name.into()) } else { Source::Hub(name.clone()) })
+}
+
+fn check(folder: &Path) -> Result<Whole, CliError> {
+    whole::check(folder).map_err(|flaw| {
+        let hint = match &flaw {
+            Flaw::Code(_) => code_hint(),
+            Flaw::Damaged { .. } => "correct `repo` in the registry, or complete the folder".to_owned(),
+        };
+        CliError::failed(format!("{} cannot be served", folder.display())).why(flaw).hint(hint)
+    })
+}
+
+fn fetch(
+    context: &Context,
+    args: &Args,
+    model: &Model,
+    repo: &str,
+    environment: &Environment,
+) -> Result<Whole, CliError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, stop.clone())
+            .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+    }
+    let request = PullRequest {
+        python: environment.python.clone(),
+        repo: repo.to_owned(),
+        patience_seconds: args.timeout.as_secs_f64(),
+        verify: args.verify,
+    };
+    let mut shown = Transfer::new(&context.output, &model.name, repo);
+    let done = pull(&request, &stop, &mut |step| shown.show(&step));
+    drop(shown);
+    done.map_err(|error| explain(&error, &model.name))
+}
+
+fn summary(model: &str, source: &Source, whole: &Whole) -> String {
+    let Whole { folder, shards, tensors, weights } = whole;
+    let number = |count: &usize, one| human::count(u64::try_from(*count).unwrap_or(u64::MAX), one);
+    let (files, tensors) = (number(shards, "file"), number(tensors, "tensor"));
+    format!(
+        "{model}  {source}\n  weights   {weights} in {files}, {tensors}\n  folder    {}\n  verified",
+        folder.display()
+    )
+}
+
+fn code_hint() -> String {
+    "take another model; if you have read that code and trust it, put a copy without `model_file` in a folder and \
+     name that as `repo`"
+        .to_owned()
+}
+
+/// What, why, what to do.
+fn explain(error: &PullError, model: &str) -> CliError {
+    let again = format!("mlxctl pull {model}");
+    match error {
+        PullError::Interrupted => CliError::failed(error.to_string())
+            .why("what has come stays in the cache")
+            .hint(format!("{again} goes on where it was")),
+        PullError::NoRoom { needed, free, cache, .. } => CliError::new(Exit::Refused, error.to_string())
+            .why(format!(
+                "{needed} are still to come, {free} are free at {}, and 1 GB stays free; nothing was downloaded",
+                cache.display()
+            ))
+            .hint("free some space, or set HF_HOME to a folder on another disk, here and in `environment` of [agent]"),
+        PullError::Flawed { flaw, .. } => {
+            let hint = match flaw {
+                Flaw::Code(_) => code_hint(),
+                Flaw::Damaged { .. } => format!("{again} --verify reads everything again; else take another model"),
+            };
+            CliError::failed(error.to_string()).why(flaw).hint(hint)
+        }
+        PullError::Failed { kind, why, token, .. } => {
+            CliError::failed(error.to_string()).why(why_of(*kind, why)).hint(hint(*kind, *token, &again))
+        }
+    }
+}
+
+fn why_of(kind: Kind, why: &str) -> String {
+    let meaning = match kind {
+        Kind::Offline => "HF_HUB_OFFLINE forbids it",
+        Kind::Gated => "its licence has to be accepted on the hub first",
+        Kind::NotFound => "the hub has no such model, or it is private",
+        Kind::Unauthorized => "the hub does not let this token, or nobody without one, have it",
+        Kind::Hub => "the hub answered with an error",
+        Kind::Network => "the hub cannot be reached",
+        Kind::DiskFull => "the disk is full",
+        Kind::Busy | Kind::Damaged | Kind::Io | Kind::Unknown => return why.to_owned(),
+    };
+    format!("{meaning}\n{why}")
+}
+
+fn hint(kind: Kind, token: bool, again: &str) -> String {
+    match kind {
+        Kind::Offline => format!("unset HF_HUB_OFFLINE; {again}"),
+        Kind::Gated if token => {
+            "accept the licence on the model's page with the account of the token".to_owned()
+        }
+        Kind::Gated | Kind::Unauthorized if !token => {
+            format!("set HF_TOKEN to a token of an account that may read it, then {again}")
+        }
+        Kind::Gated | Kind::Unauthorized => {
+            "set HF_TOKEN to a token that may read it; this one may not".to_owned()
+        }
+        Kind::NotFound if token => {
+            "check `repo` in the registry, and whether the token may read it".to_owned()
+        }
+        Kind::NotFound => "check `repo` in the registry; a private one needs HF_TOKEN".to_owned(),
+        Kind::Hub => format!("later: {again}; check HF_ENDPOINT if it is set"),
+        Kind::Network => {
+            format!("check the network (HTTPS_PROXY, HF_ENDPOINT); {again} goes on where it was")
+        }
+        Kind::DiskFull => format!("free some space; {again} goes on where it was"),
+        Kind::Busy => "wait for it to end".to_owned(),
+        Kind::Damaged => {
+            format!("{again} fetches it anew; if that ends alike, something on the way changes it")
+        }
+        Kind::Io => "check owner and mode of the cache's folder (HF_HOME)".to_owned(),
+        Kind::Unknown => "mlxctl setup --verify looks whether the environment is whole".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Bytes;
+
+    #[test]
+    fn a_disk_that_is_too_small_is_refused_for_now_with_both_sizes() {
+        let error = PullError::NoRoom {
+            repo: "org/name".to_owned(),
+            needed: Bytes::gb(18),
+            free: Bytes::gb(12),
+            cache: "/cache".into(),
+        };
+        let error = explain(&error, "32b");
+        assert_eq!(error.exit, Exit::Refused);
+        let why = error.why.unwrap();
+        assert!(why.contains("18.0 GB") && why.contains("12.0 GB") && why.contains("/cache"), "{why}");
+    }
+
+    #[test]
+    fn a_locked_model_is_explained_by_what_was_sent() {
+        assert!(hint(Kind::Gated, false, "").contains("HF_TOKEN"));
+        assert!(hint(Kind::Gated, true, "").contains("accept"));
+        assert!(hint(Kind::Unauthorized, true, "").contains("this one may not"));
+        assert!(hint(Kind::NotFound, false, "").contains("private"));
+    }
+}

@@ -1,0 +1,54 @@
+//! `mlxctl reload`
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::remote::Remote;
+use crate::cli::render::table::{Cell, Column, draw};
+use crate::cli::render::{Look, Style};
+use crate::control::api::{Change, ChangeKind};
+
+/// Arguments of `reload`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Has the supervisor take in the registry as it is on disk now, and says what that changes.
+///
+/// # Errors
+/// The registry's problems (exit 2; what was in force stays in force); exit 3 without a supervisor.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let remote = Remote::find(context)?;
+    if remote.registry.is_none() {
+        return context.registry().map(drop);
+    }
+    let reloaded = remote.client.reload(args.dry_run)?;
+    let rows: Vec<Vec<Cell>> =
+        reloaded.changes.iter().filter(|change| change.change != ChangeKind::Unchanged).map(row).collect();
+    if rows.is_empty() {
+        return context.output.data("nothing changed");
+    }
+    let columns = [Column::left("MODEL", 0), Column::left("CHANGE", 0), Column::left("WHAT", 0)];
+    let look = Look { width: usize::MAX, ..Look::of(&context.output) };
+    context.output.data(&draw(&columns, &rows, &look).unwrap_or_default())?;
+    if !reloaded.applied {
+        context.output.say("nothing was applied; mlxctl reload does it");
+    }
+    Ok(())
+}
+
+fn row(change: &Change) -> Vec<Cell> {
+    let (word, style) = match change.change {
+        ChangeKind::Added => ("added", Style::Good),
+        ChangeKind::Removed => ("removed", Style::Bad),
+        ChangeKind::Changed => ("changed", Style::Busy),
+        ChangeKind::Unchanged => ("unchanged", Style::Faint),
+    };
+    vec![
+        Cell::new(&change.model, Style::Strong),
+        Cell::new(word, style),
+        change.detail.clone().unwrap_or_default().into(),
+    ]
+}

@@ -1,0 +1,106 @@
+//! `mlxctl serve`
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::control::{paths, server::Server};
+use crate::registry::Registry;
+use crate::service::notify::Notifier;
+use crate::supervisor::{Options, StartError, Supervisor, on_signals};
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the supervisor in the foreground, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The registry's problems; another supervisor; folders that cannot be made.
+pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
+    let host = crate::host::system();
+    let registry = Registry::load_here(&context.config, host.facts().memory)
+        .map_err(|problems| context.broken(&problems))?;
+    log_to_stderr(context);
+    if let Err(error) = crate::host::posix::serve_long() {
+        tracing::warn!(%error, "limits are as they were");
+    }
+    let run = registry.paths.run.clone();
+    let binary =
+        std::env::current_exe().map_err(|error| CliError::failed("cannot find my own binary").why(error))?;
+    runtime()?.block_on(async {
+        let supervisor = Supervisor::new(Options { registry, host, binary }).map_err(explain)?;
+        let handle = supervisor.handle();
+        let server = Server::bind(&run).map_err(|error| {
+            CliError::failed("cannot open the control socket").why(error).hint("mlxctl doctor")
+        })?;
+        if let Err(error) = paths::announce(&context.config, &run) {
+            tracing::warn!(%error, "clients cannot find this supervisor once the registry is broken");
+        }
+        on_signals(handle.clone(), context.config.clone())
+            .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+        let control = tokio::spawn(server.run(handle, context.config.clone()));
+        let manager = tell_manager();
+        supervisor.run().await;
+        control.abort();
+        manager.abort();
+        Ok(())
+    })
+}
+
+/// One thread: everything here waits far more than it works.
+///
+/// # Errors
+/// The system's, if it has no descriptors left.
+pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed("cannot start the event loop").why(error))
+}
+
+/// Why a supervisor did not come up, for a person.
+pub fn explain(error: StartError) -> CliError {
+    match &error {
+        StartError::Lock(_) => CliError::new(Exit::Refused, error.to_string())
+            .hint("mlxctl status shows what it does; mlxctl agent status whether launchd runs it"),
+        StartError::Io { source, .. } => {
+            CliError::failed(error.to_string()).why(source).hint("mlxctl check names the paths")
+        }
+    }
+}
+
+/// Tells a service manager that asked for it that we are up, and goes on telling it that the loop turns.
+fn tell_manager() -> tokio::task::AbortHandle {
+    let task = async {
+        let notifier = match Notifier::from_env() {
+            Ok(Some(notifier)) => notifier,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(%error, "the service manager cannot be told anything"),
+        };
+        if let Err(error) = notifier.ready("serving") {
+            tracing::warn!(%error, "the service manager was not told that we are up");
+        }
+        while let Some(pause) = notifier.watchdog() {
+            tokio::time::sleep(pause).await;
+            if let Err(error) = notifier.alive() {
+                tracing::debug!(%error, "the service manager was not told that we live");
+            }
+        }
+    };
+    tokio::spawn(task).abort_handle()
+}
+
+fn log_to_stderr(context: &Context) {
+    let level = match context.output.verbose {
+        0 => tracing::Level::INFO,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(context.output.color_err)
+        .with_max_level(level)
+        .with_target(false)
+        // Saying on stderr that stderr cannot be written (a full disk) would end in a panic.
+        .log_internal_errors(false)
+        .init();
+}

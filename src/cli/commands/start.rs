@@ -1,0 +1,45 @@
+//! `mlxctl start <model>`
+
+use std::time::Duration;
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::live::Live;
+use crate::cli::parse::duration;
+use crate::cli::remote::Remote;
+use crate::control::api::StartRequest;
+
+/// Arguments of `start`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Its name or an alias
+    model: String,
+    /// Start it although memory does not allow it
+    #[arg(long)]
+    force: bool,
+    /// Return as soon as the start was granted
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait until it is ready (90s, 5m); it goes on starting after that
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "no_wait")]
+    timeout: Option<Duration>,
+}
+
+/// Starts the model and waits until it has completed a token. One that is ready stays as it is.
+///
+/// # Errors
+/// What kept it from being ready, with the exit codes of the contract.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let remote = Remote::find(context)?;
+    let name = remote.name(&args.model);
+    let request = StartRequest {
+        force: args.force,
+        wait: !args.no_wait,
+        timeout_seconds: args.timeout.map(|timeout| timeout.as_secs_f64()),
+    };
+    let mut live = Live::new(context, &name);
+    let done = remote.client.start(&name, &request, |progress| live.show(progress));
+    drop(live);
+    let done = done.map_err(|error| remote.explain(error, &args.model))?;
+    context.output.data(&done.text)
+}

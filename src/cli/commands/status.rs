@@ -1,0 +1,120 @@
+//! `mlxctl status`
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::machine;
+use crate::cli::remote::Remote;
+use crate::cli::render::{self, Look};
+use crate::control::api::{HealthStatus, Status};
+use crate::control::client::ClientError;
+use crate::control::plan::planned_status;
+
+/// Between two looks of `--watch`.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// As a JSON document (schema 1)
+    #[arg(long)]
+    json: bool,
+    /// Look again each second until Ctrl-C; into a pipe, a document a change
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// Prints the models and the memory budget; without a supervisor, the plan.
+///
+/// # Errors
+/// Exit 3 without a supervisor, after the plan was printed; whatever else keeps it from knowing.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let remote = Remote::find(context)?;
+    if args.watch {
+        return watch(context, &remote, args.json);
+    }
+    let (status, problem) = look(&remote)?;
+    context.output.data(&text(context, &status, args.json, true)?)?;
+    problem.map_or(Ok(()), |problem| Err(problem.into()))
+}
+
+/// What the supervisor says, or what is planned and why it is only a plan.
+fn look(remote: &Remote) -> Result<(Status, Option<ClientError>), CliError> {
+    match (remote.client.status(), &remote.registry) {
+        (Ok(status), _) => Ok((status, None)),
+        (Err(problem @ ClientError::NotRunning { .. }), Some(registry)) => {
+            let host = crate::host::system();
+            let running = machine::running(host.as_ref(), registry);
+            Ok((planned_status(registry, machine::host_status(host.as_ref()), &running), Some(problem)))
+        }
+        (Err(problem), _) => Err(problem.into()),
+    }
+}
+
+fn text(context: &Context, status: &Status, json: bool, pretty: bool) -> Result<String, CliError> {
+    if !json {
+        return Ok(render::status::status(status, &Look::of(&context.output)));
+    }
+    let text = if pretty { serde_json::to_string_pretty(status) } else { serde_json::to_string(status) };
+    text.map_err(|error| CliError::failed("cannot write the status as JSON").why(error))
+}
+
+fn watch(context: &Context, remote: &Remote, json: bool) -> Result<(), CliError> {
+    let terminal = std::io::stdout().is_terminal() && !json;
+    if !terminal {
+        context.output.quit_when_unread();
+    }
+    let mut last = None;
+    loop {
+        let seen = look(remote);
+        if terminal {
+            let page = match seen {
+                Ok((status, _)) => text(context, &status, false, true)?,
+                Err(error) => format!("{}\n{}\n", error.what, error.why.unwrap_or_default()),
+            };
+            redraw(context, &page)?;
+        } else {
+            let (status, _) = seen?;
+            let now = Some(settled(status.clone()));
+            if now != last {
+                last = now;
+                context.output.data(&text(context, &status, json, false)?)?;
+            }
+        }
+        std::thread::sleep(BETWEEN);
+    }
+}
+
+/// Draws over what was there, without a flicker: home, each line and the rest of it blank, the rest of the screen
+/// blank (ECMA-48 CUP, EL, ED). What is below the last row is left out, because it would scroll the rest away.
+fn redraw(context: &Context, page: &str) -> Result<(), CliError> {
+    let rows = terminal_size::terminal_size().map_or(usize::MAX, |(_, height)| usize::from(height.0));
+    let mut frame = b"\x1b[H".to_vec();
+    for line in page.lines().take(rows.saturating_sub(1)) {
+        // Writing to memory does not fail.
+        let _ = write!(frame, "{line}\x1b[K\r\n");
+    }
+    frame.extend_from_slice(b"\x1b[J");
+    context.output.bytes(&frame)
+}
+
+/// The document without what changes by itself: what is left differs when something happened.
+fn settled(mut status: Status) -> Status {
+    if let Some(supervisor) = &mut status.supervisor {
+        supervisor.uptime_seconds = 0.0;
+        supervisor.footprint_bytes = None;
+    }
+    status.host.available_bytes = None;
+    status.host.swap_used_bytes = None;
+    for model in &mut status.models {
+        model.uptime_seconds = None;
+        model.next_start_seconds = None;
+        model.memory.footprint_bytes = None;
+        model.memory.peak_bytes = None;
+        model.health = HealthStatus { last_probe_seconds: None, ..model.health.clone() };
+        model.traffic = Default::default();
+    }
+    status
+}

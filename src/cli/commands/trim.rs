@@ -1,0 +1,40 @@
+//! `mlxctl trim [<model>]`
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::remote::Remote;
+
+/// Arguments of `trim`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Its name or an alias; all that run, if none is named
+    model: Option<String>,
+}
+
+/// Has the backends give back the memory that they only cache.
+///
+/// # Errors
+/// Exit 3 where nothing runs; the first model's refusal, after all were asked.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let remote = Remote::find(context)?;
+    if let Some(typed) = &args.model {
+        let done = remote.client.trim(&remote.name(typed)).map_err(|error| remote.explain(error, typed))?;
+        return context.output.data(&done.text);
+    }
+    let status = remote.client.status()?;
+    let running: Vec<&str> =
+        status.models.iter().filter(|model| model.pid.is_some()).map(|model| model.name.as_str()).collect();
+    if running.is_empty() {
+        return Err(CliError::new(Exit::NotRunning, "no backend is running").hint("mlxctl status"));
+    }
+    let mut first = None;
+    for name in running {
+        match remote.client.trim(name) {
+            Ok(done) => context.output.data(&done.text)?,
+            Err(error) => {
+                first.get_or_insert(remote.explain(error, name));
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}

@@ -1,0 +1,59 @@
+//! What went wrong, for a person and for a script.
+
+/// The exit codes, a promise to scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// It was tried and failed.
+    Failed = 1,
+    /// The command line or the registry is not valid.
+    Usage = 2,
+    /// The supervisor, or the model, is not running.
+    NotRunning = 3,
+    /// No model of that name.
+    UnknownModel = 4,
+    /// Not now: memory, pressure, busy (`EX_TEMPFAIL` of sysexits.h).
+    Refused = 75,
+}
+
+/// A failure: what, why, what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CliError {
+    /// How the process ends.
+    pub exit: Exit,
+    /// What did not work, in one line.
+    pub what: String,
+    /// Why; may have several lines (a table of terms, a list of problems).
+    pub why: Option<String>,
+    /// What to do about it, a command if there is one.
+    pub hint: Option<String>,
+}
+
+impl CliError {
+    /// An error with nothing but its line.
+    #[must_use]
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), why: None, hint: None }
+    }
+
+    /// Exit 1.
+    #[must_use]
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, what)
+    }
+
+    /// Adds why.
+    #[must_use]
+    pub fn why(mut self, why: impl ToString) -> Self {
+        self.why = Some(why.to_string());
+        self
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

@@ -1,0 +1,103 @@
+//! The command line: one verb a file in [`commands`]; stdout is data, stderr is talk.
+
+pub mod args;
+pub mod commands;
+pub mod error;
+mod live;
+mod machine;
+pub mod output;
+mod parse;
+pub mod remote;
+pub mod render;
+mod transfer;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use error::{CliError, Exit};
+use output::Output;
+
+use crate::registry::{Problems, Registry};
+
+/// What every command may use.
+pub struct Context {
+    /// `--config`, or `$MLXCTL_CONFIG`, or the per-user default.
+    pub config: PathBuf,
+    /// Where words go.
+    pub output: Output,
+}
+
+impl Context {
+    /// The registry, read and checked; whether this machine can hold it is what `check` and `serve` ask beside that.
+    ///
+    /// # Errors
+    /// Exit 2, with every problem.
+    pub fn registry(&self) -> Result<Registry, CliError> {
+        Registry::load(&self.config).map_err(|problems| self.broken(&problems))
+    }
+
+    /// The failure that says what is wrong with the registry.
+    #[must_use]
+    pub fn broken(&self, problems: &Problems) -> CliError {
+        let what = match problems.len() {
+            1 => "the registry has a problem".to_owned(),
+            many => format!("the registry has {many} problems"),
+        };
+        CliError::new(Exit::Usage, what).why(problems.render(self.output.color_err))
+    }
+}
+
+/// Reads the arguments, runs the command, says what went wrong, returns the exit code.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // A closed pipe is the reader's choice.
+            let _ = error.print();
+            return exit;
+        }
+    };
+    let context = Context { config: cli.config_file(), output: Output::new(cli.color, cli.verbose) };
+    match dispatch(&context, cli.command) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            context.output.error(&error);
+            error.exit
+        }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Start(args) => commands::start::run(context, &args),
+        Command::Stop(args) => commands::stop::run(context, &args),
+        Command::Restart(args) => commands::restart::run(context, &args),
+        Command::Status(args) => commands::status::run(context, &args),
+        Command::Ps(args) => commands::ps::run(context, &args),
+        Command::Logs(args) => commands::logs::run(context, &args),
+        Command::Events(args) => commands::events::run(context, &args),
+        Command::Reload(args) => commands::reload::run(context, &args),
+        Command::Trim(args) => commands::trim::run(context, &args),
+        Command::Demo(args) => commands::demo::run(context, &args),
+        Command::Setup(args) => commands::setup::run(context, &args),
+        Command::Pull(args) => commands::pull::run(context, &args),
+        Command::Serve(args) => commands::serve::run(context, &args),
+        Command::Man(args) => commands::man::run(context, &args),
+        Command::Plist(args) => commands::plist::run(context, &args),
+        Command::Agent(args) => commands::agent::run(context, &args),
+        Command::Check(args) => commands::check::run(context, &args),
+        Command::Models(args) => commands::models::run(context, &args),
+        Command::Estimate(args) => commands::estimate::run(context, &args),
+        Command::Budget(args) => commands::budget::run(context, &args),
+        Command::Use(args) => commands::use_repo::run(context, &args),
+        Command::Doctor(args) => commands::doctor::run(context, &args),
+        Command::Bench(args) => commands::bench::run(context, &args),
+        Command::Gateway(args) => commands::gateway::run(context, &args),
+        Command::Key(args) => commands::key::run(context, &args),
+        Command::Completions(args) => commands::completions::run(context, &args),
+    }
+}

@@ -1,0 +1,101 @@
+//! Where words go: data to stdout, talk to stderr, colour only for people.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+use super::error::CliError;
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Even into a pipe.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// The two streams and what they may carry.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    /// Whether stdout takes colour.
+    pub color: bool,
+    /// Whether stderr takes colour.
+    pub color_err: bool,
+    /// Whether a person looks at stderr: progress may be drawn.
+    pub interactive: bool,
+    /// How often `-v` was given.
+    pub verbose: u8,
+}
+
+impl Output {
+    /// Looks at the streams and the environment once.
+    #[must_use]
+    pub fn new(color: Color, verbose: u8) -> Self {
+        let wanted = |terminal: bool| match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        };
+        let (out, err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        Self { color: wanted(out), color_err: wanted(err), interactive: err, verbose }
+    }
+
+    /// Data: `text` to stdout, with a line end if it has none.
+    ///
+    /// # Errors
+    /// When stdout cannot be written. A closed pipe ends the process quietly: the reader has what it wanted.
+    pub fn data(&self, text: &str) -> Result<(), CliError> {
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        self.bytes(format!("{text}{end}").as_bytes())
+    }
+
+    /// Data that need not be text, as it is.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut out = io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => Err(CliError::failed("cannot write to stdout").why(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Ends the process quietly as soon as nobody reads stdout any more, which a command that waits for news
+    /// would otherwise not notice before the next of them.
+    pub fn quit_when_unread(&self) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        std::thread::spawn(|| {
+            let out = io::stdout();
+            // No event is asked for: POLLERR and POLLHUP come unasked (poll(2)).
+            let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
+            let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+            if poll(&mut fds, PollTimeout::NONE).is_ok()
+                && fds[0].revents().is_some_and(|events| events.intersects(gone))
+            {
+                std::process::exit(0);
+            }
+        });
+    }
+
+    /// Talk: a line to stderr. If nobody can read it, nobody is told.
+    pub fn say(&self, line: &str) {
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+
+    /// A failure: what, why, what to do.
+    pub fn error(&self, error: &CliError) {
+        let (red, cyan, reset) =
+            if self.color_err { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
+        self.say(&format!("{red}error{reset}: {}", error.what));
+        for line in error.why.iter().flat_map(|why| why.lines()) {
+            self.say(&format!("  {line}"));
+        }
+        for line in error.hint.iter().flat_map(|hint| hint.lines()) {
+            self.say(&format!("{cyan}try{reset}: {line}"));
+        }
+    }
+}

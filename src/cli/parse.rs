@@ -1,0 +1,31 @@
+//! Values of flags.
+
+use std::time::Duration;
+
+/// `90s`, `5m`, `1h 30m`; a bare number is refused, because nobody knows of what.
+///
+/// # Errors
+/// What is wrong with `text`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit()) && text.trim() != "0"
+    {
+        return Err(format!("a duration needs a unit: `{0}s`? `{0}m`?", text.trim()));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 90s, 5m or 1h 30m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert!(duration("90").unwrap_err().contains("`90s`?"));
+        for text in ["", "-5s", "soon", "5 apples"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! How a command reaches the supervisor, and what its refusals mean for the exit code.
+
+use std::path::PathBuf;
+
+use super::Context;
+use super::error::{CliError, Exit};
+use crate::control::api::{ApiError, ErrorCode};
+use crate::control::client::{Client, ClientError};
+use crate::control::paths;
+use crate::registry::{Registry, UnknownModel};
+
+/// The supervisor of one registry.
+pub struct Remote {
+    /// Asks it.
+    pub client: Client,
+    /// What the file on disk says; `None` where it is broken and a supervisor may hold an older copy.
+    pub registry: Option<Registry>,
+}
+
+impl Remote {
+    /// Finds out whom to ask. A registry that is broken now does not keep anyone from the supervisor that took it
+    /// in while it was whole.
+    ///
+    /// # Errors
+    /// The registry's problems, where no supervisor of it is known.
+    pub fn find(context: &Context) -> Result<Self, CliError> {
+        match context.registry() {
+            Ok(registry) => {
+                let run = &registry.paths.run;
+                let client = Client::new(run);
+                // Its `run` folder may have been changed while the supervisor has its socket in the one before.
+                let moved =
+                    if client.socket().exists() { None } else { live_run(context).filter(|old| old != run) };
+                let client = moved.map_or(client, |old| {
+                    context.output.say(&format!(
+                        "the supervisor still uses {}; paths.run takes effect when it is restarted",
+                        old.display()
+                    ));
+                    Client::new(&old)
+                });
+                Ok(Self { client, registry: Some(registry) })
+            }
+            Err(problem) => match live_run(context) {
+                Some(run) => {
+                    context.output.say(&format!(
+                        "{} has problems (mlxctl check); the supervisor goes on with what it read before",
+                        context.config.display()
+                    ));
+                    Ok(Self { client: Client::new(&run), registry: None })
+                }
+                None => Err(problem),
+            },
+        }
+    }
+
+    /// The name that the supervisor is asked for: what was typed, or what it is an alias of.
+    #[must_use]
+    pub fn name(&self, typed: &str) -> String {
+        let found = self.registry.as_ref().and_then(|registry| registry.model(typed).ok());
+        found.map_or_else(|| typed.to_owned(), |model| model.name.clone())
+    }
+
+    /// What went wrong with a request about the model that was `typed`. The file on disk has the last word on
+    /// names: the supervisor may have read it before the model was added, or not run at all.
+    #[must_use]
+    pub fn explain(&self, error: ClientError, typed: &str) -> CliError {
+        let known = self.registry.as_ref().map(|registry| registry.model(typed).is_ok());
+        match (&error, known) {
+            (ClientError::NotRunning { .. }, Some(false)) => self.unknown(typed),
+            (ClientError::Api(ApiError { code: ErrorCode::UnknownModel, .. }), Some(true)) => {
+                CliError::new(Exit::UnknownModel, format!("the supervisor does not know `{typed}` yet"))
+                    .why("the registry was changed after the supervisor read it")
+                    .hint("mlxctl reload")
+            }
+            (ClientError::Api(ApiError { code: ErrorCode::UnknownModel, hint: None, .. }), Some(false)) => {
+                self.unknown(typed)
+            }
+            _ => error.into(),
+        }
+    }
+
+    fn unknown(&self, typed: &str) -> CliError {
+        let found = self.registry.as_ref().map(|registry| (registry, registry.model(typed)));
+        match found {
+            Some((registry, Err(unknown))) => unknown_model(registry, &unknown),
+            _ => CliError::new(Exit::UnknownModel, format!("no model is called `{typed}`")),
+        }
+    }
+}
+
+/// Exit 4, with the names there are and the nearest one.
+#[must_use]
+pub fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
+    let error = CliError::new(Exit::UnknownModel, format!("no model is called `{}`", unknown.asked));
+    let all: Vec<&str> = registry.models.iter().map(|model| model.name.as_str()).collect();
+    let error = match all.as_slice() {
+        [] => error.why(format!("{} names no model", registry.file.display())),
+        all => error.why(format!("the registry has {}", all.join(", "))),
+    };
+    match &unknown.nearest {
+        Some(name) => error.hint(format!("`{name}`, if that was meant")),
+        None => error.hint("mlxctl models"),
+    }
+}
+
+/// The announced folder, if a supervisor answers there.
+fn live_run(context: &Context) -> Option<PathBuf> {
+    let run = paths::announced(&context.config)?;
+    let answer = Client::new(&run).status();
+    (!matches!(answer, Err(ClientError::NotRunning { .. }))).then_some(run)
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        let what = error.to_string();
+        match error {
+            ClientError::NotRunning { socket } => {
+                Self::new(Exit::NotRunning, what).why(format!("nobody listens on {}", socket.display())).hint(
+                    "mlxctl serve              in the foreground\nmlxctl agent install      at every login",
+                )
+            }
+            ClientError::Denied { .. } => Self::failed(what)
+                .why("the supervisor answers only the user who runs it")
+                .hint("run mlxctl as that user"),
+            ClientError::Silent => Self::failed(what)
+                .why("it is there, and stopped or hung")
+                .hint("mlxctl agent restart      if it runs as an agent; the models stay up"),
+            ClientError::Schema { .. } => Self::failed(what)
+                .why("one of them is of another release")
+                .hint("mlxctl agent restart      takes the installed version; the models stay up"),
+            ClientError::Cut => Self::failed(what)
+                .hint("mlxctl status")
+                .why("it was stopped or killed; whether it did the rest is not known"),
+            ClientError::Io(_) => Self::failed(what),
+            ClientError::Api(refusal) => Self {
+                exit: match refusal.code {
+                    ErrorCode::UnknownModel => Exit::UnknownModel,
+                    ErrorCode::Refused => Exit::Refused,
+                    ErrorCode::Failed | ErrorCode::Timeout => Exit::Failed,
+                    ErrorCode::BadRequest => Exit::Usage,
+                    ErrorCode::NotRunning => Exit::NotRunning,
+                },
+                ..paragraphs(&refusal)
+            },
+        }
+    }
+}
+
+/// The first line of the message is what, the rest is why.
+fn paragraphs(refusal: &ApiError) -> CliError {
+    let (what, why) = refusal.message.split_once('\n').unwrap_or((&refusal.message, ""));
+    CliError {
+        exit: Exit::Failed,
+        what: what.to_owned(),
+        why: (!why.is_empty()).then(|| why.to_owned()),
+        hint: refusal.hint.clone(),
+    }
+}

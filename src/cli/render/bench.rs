@@ -1,0 +1,200 @@
+//! A report of the bench → text.
+
+use std::fmt::Write as _;
+
+use super::human::percent;
+use super::table::{Cell, Column, draw};
+use super::{Look, Style};
+use crate::bench::history::{Comparison, Verdict};
+use crate::bench::report::Report;
+use crate::bench::roofline::{Roofline, TargetVerdict};
+use crate::bench::stats::Stats;
+use crate::memory::Bytes;
+use crate::registry::ProcessType;
+
+/// The whole report.
+#[must_use]
+pub fn report(report: &Report, look: &Look) -> String {
+    let mut out = heading(report, look);
+    let tables = [prefill(report), decode(report)];
+    for (columns, rows) in tables.iter().filter(|(_, rows)| !rows.is_empty()) {
+        // What must stay does not fit on a terminal this narrow: then it is broken by the terminal.
+        let wide = Look { width: usize::MAX, ..*look };
+        let table = draw(columns, rows, look).or_else(|| draw(columns, rows, &wide)).unwrap_or_default();
+        let _ = write!(out, "\n{}\n", table.trim_end());
+    }
+    out.push('\n');
+    for (head, text) in facts(report, look) {
+        let _ = writeln!(out, "{}{text}", look.paint(Style::Faint, &format!("{head:<14}")));
+    }
+    out
+}
+
+fn heading(report: &Report, look: &Look) -> String {
+    let dot = look.pick(" · ", " - ");
+    let chip = report.chip.as_deref().unwrap_or("unknown chip");
+    let mut parts = vec![look.paint(Style::Strong, &report.model), report.repo.clone(), chip.to_owned()];
+    parts.extend((!report.settings.is_empty()).then(|| report.settings.clone()));
+    format!("{}\n", parts.join(dot))
+}
+
+type Table = (Vec<Column>, Vec<Vec<Cell>>);
+
+fn prefill(report: &Report) -> Table {
+    let columns = vec![
+        Column::right("PROMPT TOKENS", 0),
+        Column::right("PREFILL TOK/S", 0),
+        Column::right("SPREAD", 2),
+        Column::right("FIRST TOKEN", 1),
+    ];
+    let row = |prefill: &crate::bench::run::Prefill| {
+        vec![
+            prefill.prompt_tokens.to_string().into(),
+            speed(&prefill.tokens_per_second).into(),
+            spread(&prefill.tokens_per_second).into(),
+            millis(prefill.ttft_ms.median).into(),
+        ]
+    };
+    (columns, report.measured.prefill.iter().map(row).collect())
+}
+
+fn decode(report: &Report) -> Table {
+    let columns = vec![
+        Column::right("STREAMS", 0),
+        Column::right("DECODE TOK/S", 0),
+        Column::right("SPREAD", 2),
+        Column::right("EACH", 1),
+        Column::right("FIRST TOKEN", 3),
+    ];
+    let row = |decode: &crate::bench::run::Decode| {
+        vec![
+            decode.streams.to_string().into(),
+            speed(&decode.tokens_per_second).into(),
+            spread(&decode.tokens_per_second).into(),
+            speed(&decode.each).into(),
+            millis(decode.ttft_ms.median).into(),
+        ]
+    };
+    (columns, report.measured.decode.iter().map(row).collect())
+}
+
+fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if let Some(cache) = &report.measured.cache {
+        let text = format!(
+            "{} of {} prompt tokens seen before: first token after {} instead of {}",
+            cache.cached_tokens,
+            cache.prompt_tokens,
+            millis(cache.hit_ms),
+            millis(cache.cold_ms)
+        );
+        facts.push(("prompt cache", text));
+    }
+    if let Some(peak) = report.peak_bytes {
+        facts.push(("memory", format!("{} at most in this run of the backend", Bytes(peak))));
+    }
+    match (&report.roofline, &report.roofline_unknown) {
+        (Some(limit), _) => facts.push(("limit", roofline(limit, report.share))),
+        (None, Some(why)) => facts.push(("limit", format!("unknown: {why}"))),
+        (None, None) => {}
+    }
+    if let (Some(target), Some(verdict)) = (report.target, report.target_verdict) {
+        facts.push(("target", self::target(report, target, verdict, look)));
+    }
+    if let Some(earlier) = &report.earlier {
+        facts.push(("earlier", comparison(earlier, look)));
+    }
+    if let Some((low, high)) = report.measured.answers.filter(|(low, high)| low < high) {
+        facts.push(("answers", format!("{low} to {high} tokens: some ended by themselves")));
+    }
+    if matches!(report.process_type, ProcessType::Background | ProcessType::Adaptive) {
+        let text = format!(
+            "the agent's process_type is {:?}: on a Mac it may cost most of the speed; compare with \"Interactive\" and \"Standard\"",
+            report.process_type
+        );
+        facts.push(("agent", text));
+    }
+    facts
+}
+
+fn roofline(limit: &Roofline, share: Option<f64>) -> String {
+    let or_more = if limit.bandwidth.lower_bound { " or more" } else { "" };
+    let share = share.map(|share| format!("; measured {} of it", percent_open(share))).unwrap_or_default();
+    format!(
+        "{} tok/s{or_more} for one stream: {:.0} GB/s ÷ {} that every token reads ({}){share}",
+        number(limit.tokens_per_second),
+        limit.bandwidth.bytes_per_second / 1e9,
+        Bytes(limit.bytes_per_token),
+        limit.bandwidth.source
+    )
+}
+
+/// A draft model can pass the limit, so more than all of it is possible.
+fn percent_open(share: f64) -> String {
+    if share < 0.01 {
+        "less than 1 %".to_owned()
+    } else if share > 1.0 {
+        format!("{:.0} %", share * 100.0)
+    } else {
+        percent(share)
+    }
+}
+
+fn target(report: &Report, target: f64, verdict: TargetVerdict, look: &Look) -> String {
+    let wanted = number(target);
+    match verdict {
+        TargetVerdict::Met => look.paint(Style::Good, &format!("{wanted} tok/s: met")),
+        TargetVerdict::Missed => look.paint(Style::Bad, &format!("{wanted} tok/s: missed")),
+        TargetVerdict::Impossible => {
+            let limit =
+                report.roofline.as_ref().map(|limit| number(limit.tokens_per_second)).unwrap_or_default();
+            let head =
+                look.paint(Style::Bad, &format!("{wanted} tok/s: missed, and one stream cannot reach it"));
+            let many = report
+                .measured
+                .most()
+                .filter(|most| most.streams > 1 && most.tokens_per_second.median >= target);
+            let reached =
+                many.map(|most| format!("; {} streams at once do", most.streams)).unwrap_or_default();
+            format!(
+                "{head}: the memory bus ends at {limit}; only a draft model or several streams pass it{reached}"
+            )
+        }
+    }
+}
+
+fn comparison(earlier: &Comparison, look: &Look) -> String {
+    let runs = super::human::count(earlier.runs as u64, "run");
+    let before =
+        format!("{} tok/s in {runs} since {}", number(earlier.tokens_per_second.median), earlier.since);
+    let change = format!("{:+.0} %", earlier.change * 100.0);
+    match earlier.verdict {
+        Verdict::Same => format!("{before}: the same ({change})"),
+        Verdict::Faster => format!("{before}: {}", look.paint(Style::Good, &format!("faster ({change})"))),
+        Verdict::Slower => {
+            format!("{before}: {}", look.paint(Style::Bad, &format!("a regression ({change})")))
+        }
+    }
+}
+
+fn speed(stats: &Stats) -> String {
+    number(stats.median)
+}
+
+fn spread(stats: &Stats) -> String {
+    format!("±{:.0} %", stats.spread() * 100.0)
+}
+
+fn number(value: f64) -> String {
+    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+fn millis(ms: f64) -> String {
+    if ms >= 10_000.0 {
+        format!("{:.1} s", ms / 1000.0)
+    } else if ms >= 100.0 {
+        format!("{ms:.0} ms")
+    } else {
+        format!("{ms:.1} ms")
+    }
+}

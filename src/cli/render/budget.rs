@@ -1,0 +1,161 @@
+//! The memory budget as a bar: models, reserves, what is left.
+
+use unicode_width::UnicodeWidthStr;
+
+use super::{Look, Style};
+use crate::control::api::{ModelStatus, StateName, Status};
+use crate::memory::Bytes;
+use crate::registry::Start;
+
+/// The bar is never longer, columns.
+const BAR_MAX: usize = 72;
+
+struct Part {
+    name: String,
+    bytes: u64,
+    style: Style,
+    fill: &'static str,
+}
+
+/// The bar, and below it what its parts are.
+#[must_use]
+pub fn bar(status: &Status, look: &Look) -> String {
+    let budget = &status.budget;
+    let parts = parts(status, look);
+    let cells = look.width.saturating_sub(2).clamp(10, BAR_MAX);
+    let used: u64 = parts.iter().map(|part| part.bytes).sum();
+    let lengths = lengths(&parts, budget.total_bytes.max(used), cells);
+    let free_fill = look.pick("░", ".");
+    let mut line = String::from("[");
+    for (part, length) in parts.iter().zip(&lengths) {
+        line.push_str(&look.paint(part.style, &part.fill.repeat(*length)));
+    }
+    let rest = cells.saturating_sub(lengths.iter().sum());
+    line.push_str(&look.paint(Style::Faint, &free_fill.repeat(rest)));
+    line.push_str("]\n");
+
+    let mut words: Vec<(usize, String)> = parts
+        .iter()
+        .map(|part| {
+            let text = format!("{} {}", part.name, Bytes(part.bytes));
+            (2 + text.width(), format!("{} {text}", look.paint(part.style, part.fill)))
+        })
+        .collect();
+    let free = Bytes(budget.free_bytes.unsigned_abs());
+    words.push(if budget.free_bytes < 0 {
+        let text = format!("{free} too much");
+        (text.width(), look.paint(Style::Bad, &text))
+    } else {
+        let text = format!("free {free} of {}", Bytes(budget.total_bytes));
+        (
+            2 + text.width(),
+            format!("{} {}", look.paint(Style::Faint, free_fill), look.paint(Style::Strong, &text)),
+        )
+    });
+    for reserve in budget.reserves.iter().filter(|reserve| !reserve.active) {
+        let text = format!("({} {} while it runs)", reserve.name, Bytes(reserve.bytes));
+        words.push((text.width(), look.paint(Style::Faint, &text)));
+    }
+    line + &flow(&words, look.width)
+}
+
+fn parts(status: &Status, look: &Look) -> Vec<Part> {
+    let budget = &status.budget;
+    let model_fill = look.pick("█", "#");
+    let planned = status.supervisor.is_none();
+    let counts =
+        |model: &&ModelStatus| if planned { model.start == Start::Always } else { holds_memory(model.state) };
+    let mut left = budget.models_bytes;
+    let mut parts: Vec<Part> = Vec::new();
+    for model in status.models.iter().filter(counts) {
+        let bytes = model.memory.estimate_bytes.unwrap_or(0).min(left);
+        left -= bytes;
+        if bytes > 0 {
+            let style = if model.state == StateName::Ready { Style::Good } else { Style::Busy };
+            parts.push(Part { name: model.name.clone(), bytes, style, fill: model_fill });
+        }
+    }
+    if left > 0 {
+        parts.push(Part {
+            name: "other models".to_owned(),
+            bytes: left,
+            style: Style::Busy,
+            fill: model_fill,
+        });
+    }
+    for reserve in budget.reserves.iter().filter(|reserve| reserve.active) {
+        parts.push(Part {
+            name: reserve.name.clone(),
+            bytes: reserve.bytes,
+            style: Style::Reserve,
+            fill: look.pick("▒", "="),
+        });
+    }
+    parts
+}
+
+fn holds_memory(state: StateName) -> bool {
+    !matches!(state, StateName::Stopped | StateName::Failed | StateName::Backoff)
+}
+
+/// How many of `cells` each part takes: rounded by its end, so that the bar as a whole is right, and at least one.
+fn lengths(parts: &[Part], total: u64, cells: usize) -> Vec<usize> {
+    let mut end = 0_u64;
+    let mut filled = 0;
+    parts
+        .iter()
+        .enumerate()
+        .map(|(index, part)| {
+            end = end.saturating_add(part.bytes);
+            let exact = u128::from(end) * cells as u128 * 2 / u128::from(total.max(1));
+            let rounded = usize::try_from(exact.div_ceil(2)).unwrap_or(cells);
+            let behind = parts.len() - index - 1;
+            let length = rounded.saturating_sub(filled).max(1).min(cells.saturating_sub(filled + behind));
+            filled += length;
+            length
+        })
+        .collect()
+}
+
+/// Words beside each other, three blanks apart, as many as fit into a line.
+fn flow(words: &[(usize, String)], width: usize) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for (length, text) in words {
+        if column > 0 && column + 3 + length > width {
+            out.push('\n');
+            column = 0;
+        }
+        let gap = if column == 0 { 0 } else { 3 };
+        out.push_str(&" ".repeat(gap));
+        out.push_str(text);
+        column += gap + length;
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::sample;
+
+    #[test]
+    fn the_bar_is_as_long_as_it_should_be_whatever_the_numbers() {
+        let part = |bytes| Part { name: String::new(), bytes, style: Style::Plain, fill: "#" };
+        for sizes in [vec![], vec![1, 1, 1], vec![u64::MAX, 1], vec![0, 0], vec![50, 50], vec![1; 40]] {
+            let parts: Vec<_> = sizes.iter().map(|bytes| part(*bytes)).collect();
+            let total = sizes.iter().fold(100_u64, |sum, bytes| sum.saturating_add(*bytes));
+            assert!(lengths(&parts, total, 20).iter().sum::<usize>() <= 20, "{sizes:?}");
+        }
+        assert_eq!(lengths(&[part(50), part(1), part(25)], 100, 20), [10, 1, 4]);
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_says_by_how_much() {
+        let mut status = sample::status();
+        status.budget.free_bytes = -3_200_000_000;
+        let text = bar(&status, &Look { width: 100, color: false, unicode: false });
+        assert!(text.contains("3.20 GB too much"), "{text}");
+    }
+}

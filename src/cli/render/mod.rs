@@ -1,0 +1,147 @@
+//! Documents → text. Pure: width, colour and alphabet are arguments.
+
+pub mod bench;
+pub mod budget;
+pub mod human;
+pub mod progress;
+pub mod status;
+pub mod table;
+
+use std::io::IsTerminal;
+
+use unicode_width::UnicodeWidthStr;
+
+use super::output::Output;
+
+/// What the reader's end can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Columns; `usize::MAX`: nobody counts them.
+    pub width: usize,
+    /// Whether escape sequences are understood.
+    pub color: bool,
+    /// Whether more than ASCII is.
+    pub unicode: bool,
+}
+
+impl Look {
+    /// Of stdout, and of the locale (POSIX: `LC_ALL` before `LC_CTYPE` before `LANG`).
+    #[must_use]
+    pub fn of(output: &Output) -> Self {
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|value| !value.is_empty())
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let width = std::io::stdout().is_terminal().then(terminal_size::terminal_size).flatten();
+        Self {
+            width: width.map_or(usize::MAX, |(width, _)| usize::from(width.0)),
+            color: output.color,
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        }
+    }
+
+    /// `text` in `style`, where colour is wanted.
+    #[must_use]
+    pub fn paint(&self, style: Style, text: &str) -> String {
+        match style.code().filter(|_| self.color && !text.is_empty()) {
+            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
+            None => text.to_owned(),
+        }
+    }
+
+    /// One of two spellings.
+    #[must_use]
+    pub fn pick<'a>(&self, unicode: &'a str, ascii: &'a str) -> &'a str {
+        if self.unicode { unicode } else { ascii }
+    }
+}
+
+/// What a piece of text means; a colour follows from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Style {
+    /// As everything else.
+    #[default]
+    Plain,
+    /// A name, a number that matters.
+    Strong,
+    /// There for completeness.
+    Faint,
+    /// As it should be.
+    Good,
+    /// On its way, or worth a look.
+    Busy,
+    /// Not as it should be.
+    Bad,
+    /// What to do, as a command.
+    Hint,
+    /// A reserve of the budget.
+    Reserve,
+}
+
+impl Style {
+    /// The parameters of `SGR` (ECMA-48, 8.3.117); the eight colours that every theme defines.
+    fn code(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Plain => return None,
+            Self::Strong => "1",
+            Self::Faint => "2",
+            Self::Good => "32",
+            Self::Busy => "33",
+            Self::Bad => "31",
+            Self::Hint => "36",
+            Self::Reserve => "35",
+        })
+    }
+}
+
+/// `text` as lines of at most `width` columns, broken at blanks; a word that is longer stands alone.
+#[must_use]
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in paragraph.split_whitespace() {
+            if !line.is_empty() && line.width() + 1 + word.width() > width {
+                lines.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// `label` and `text` behind it, later lines indented as far as the first.
+#[must_use]
+pub fn hanging(label: &str, label_style: Style, text: &str, style: Style, look: &Look) -> String {
+    let indent = label.width() + 1;
+    let room = look.width.saturating_sub(indent).max(20);
+    let mut out = String::new();
+    for (index, line) in wrap(text, room).iter().enumerate() {
+        let head = if index == 0 { look.paint(label_style, label) } else { " ".repeat(indent - 1) };
+        out.push_str(&format!("{head} {}\n", look.paint(style, line)));
+    }
+    out
+}
+
+#[cfg(test)]
+pub(crate) mod sample;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_break_at_blanks_and_lose_no_word() {
+        let text = "not enough memory: 40.0 GB wanted,\n/a/very/long/path/without/blanks";
+        assert_eq!(
+            wrap(text, 20),
+            ["not enough memory:", "40.0 GB wanted,", "/a/very/long/path/without/blanks"]
+        );
+    }
+}

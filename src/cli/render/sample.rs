@@ -1,0 +1,154 @@
+//! Documents for tests.
+
+use crate::control::api::*;
+use crate::host::Pressure;
+use crate::registry::Start;
+
+fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
+    ModelStatus {
+        name: name.into(),
+        repo: format!("mlx-community/{name}-4bit"),
+        start,
+        state,
+        reason: None,
+        hint: None,
+        pid: None,
+        address: "192.168.132.21:8800".into(),
+        backend_address: None,
+        uptime_seconds: None,
+        restarts: 0,
+        adopted: false,
+        next_start_seconds: None,
+        progress: None,
+        outdated: None,
+        memory: ModelMemoryStatus { estimate_bytes: Some(21_400_000_000), ..Default::default() },
+        health: HealthStatus::default(),
+        traffic: TrafficStatus::default(),
+    }
+}
+
+fn live(mut model: ModelStatus, pid: i32) -> ModelStatus {
+    model.pid = Some(pid);
+    model.backend_address = Some("127.0.0.1:50123".into());
+    model.uptime_seconds = Some(192.0);
+    model.memory.footprint_bytes = Some(18_900_000_000);
+    model.memory.peak_bytes = Some(20_100_000_000);
+    model.health =
+        HealthStatus { alive: true, listening: true, answering: true, last_probe_seconds: Some(2.0) };
+    model
+}
+
+/// The user's deployment, one model ready and one refused.
+pub(crate) fn status() -> Status {
+    let mut small = live(model("32b", Start::Always, StateName::Ready), 4711);
+    small.repo = "mlx-community/DeepSeek-R1-Distill-Qwen-32B-4bit".into();
+    small.traffic = TrafficStatus {
+        in_flight: 2,
+        requests: 140,
+        tokens: 90_000,
+        tokens_per_second: Some(27.13),
+        ttft_ms: Some(412.0),
+        ..Default::default()
+    };
+    let mut large = model("70b", Start::Manual, StateName::Stopped);
+    large.repo = "mlx-community/Qwen2.5-72B-Instruct-4bit".into();
+    large.address = "192.168.132.21:8801".into();
+    large.memory.estimate_bytes = Some(43_000_000_000);
+    large.reason = Some("stopped by hand 3 minutes ago, after memory pressure was critical for 30 s".into());
+    large.hint = Some("mlxctl start 70b".into());
+    Status {
+        schema: SCHEMA,
+        supervisor: Some(SupervisorStatus {
+            pid: 812,
+            version: "0.1.0".into(),
+            uptime_seconds: 187_200.0,
+            config: "/Users/Shared/ganuda/config/models.toml".into(),
+            config_problem: None,
+            footprint_bytes: Some(5_200_000),
+            waiting_for: vec![],
+        }),
+        host: HostStatus {
+            os: "macOS 15.1".into(),
+            chip: Some("Apple M4 Max".into()),
+            memory_bytes: 128_000_000_000,
+            available_bytes: Some(84_300_000_000),
+            pressure: Pressure::Normal,
+            swap_used_bytes: Some(0),
+            gpu_limit_bytes: Some(107_520_000_000),
+        },
+        budget: BudgetStatus {
+            total_bytes: 128_000_000_000,
+            reserved_bytes: 10_000_000_000,
+            models_bytes: 21_400_000_000,
+            free_bytes: 96_600_000_000,
+            reserves: vec![
+                ReserveStatus { name: "macOS + apps".into(), bytes: 10_000_000_000, active: true },
+                ReserveStatus { name: "Civ V".into(), bytes: 10_000_000_000, active: false },
+            ],
+        },
+        models: vec![small, large],
+        answer: None,
+    }
+}
+
+/// The same, while no supervisor runs.
+pub(crate) fn planned() -> Status {
+    let mut status = status();
+    status.supervisor = None;
+    for entry in &mut status.models {
+        let (name, start) = (entry.name.clone(), entry.start);
+        let (repo, address) = (entry.repo.clone(), entry.address.clone());
+        let estimate = entry.memory.estimate_bytes;
+        *entry = model(&name, start, StateName::Stopped);
+        entry.repo = repo;
+        entry.address = address;
+        entry.memory.estimate_bytes = estimate;
+    }
+    status
+}
+
+/// A model in each state, with everything that can be said of it.
+pub(crate) fn every_state() -> Status {
+    let mut status = status();
+    let mut loading = live(model("loading", Start::Manual, StateName::Loading), 2);
+    loading.progress = Some(0.43);
+    let mut backoff = model("backoff", Start::Always, StateName::Backoff);
+    backoff.restarts = 3;
+    backoff.next_start_seconds = Some(12.4);
+    backoff.reason = Some(
+        "the generation thread died: [METAL] Command buffer execution failed: Insufficient Memory".into(),
+    );
+    backoff.hint = Some("lower memory.context or memory.concurrency of backoff in the registry".into());
+    let mut failed = model("failed", Start::Always, StateName::Failed);
+    failed.restarts = 5;
+    failed.reason = Some("crashed 5 times in 10m; the last time: No module named 'mlx_lm'".into());
+    failed.hint = Some("mlxctl setup, then mlxctl start failed".into());
+    let mut ready = live(model("ready", Start::Always, StateName::Ready), 4);
+    ready.adopted = true;
+    ready.outdated = Some("server.max_tokens: 512 → 1024".into());
+    let mut busy = live(model("busy", Start::Always, StateName::Ready), 5);
+    busy.health.answering = false;
+    busy.memory.footprint_bytes = Some(22_000_000_000);
+    status.models = vec![
+        model("stopped", Start::Manual, StateName::Stopped),
+        live(model("spawning", Start::Manual, StateName::Spawning), 1),
+        loading,
+        ready,
+        busy,
+        live(model("draining", Start::Manual, StateName::Draining), 6),
+        live(model("stopping", Start::Manual, StateName::Stopping), 7),
+        backoff,
+        failed,
+    ];
+    status.host.memory_bytes = 256_000_000_000;
+    status.budget.total_bytes = 256_000_000_000;
+    status.budget.models_bytes = 6 * 21_400_000_000;
+    status.budget.free_bytes = 117_600_000_000;
+    status.host.pressure = Pressure::Warning;
+    status.host.swap_used_bytes = Some(1_500_000_000);
+    if let Some(supervisor) = &mut status.supervisor {
+        supervisor.config_problem = Some("line 12: unknown key `prot`".into());
+        supervisor.waiting_for = vec!["192.168.132.21, which no interface has".into()];
+    }
+    status
+}

@@ -1,0 +1,350 @@
+//! `status` and `ps` as text.
+
+use super::table::{Cell, Column, draw};
+use super::{Look, Style, budget, hanging, human};
+use crate::control::api::{HostStatus, ModelStatus, StateName, Status, SupervisorStatus};
+use crate::host::Pressure;
+use crate::memory::Bytes;
+
+/// Below this many columns a model has a block of its own instead of a row.
+const NARROW: usize = 60;
+
+/// The whole document: supervisor, machine, models, what needs saying, budget.
+#[must_use]
+pub fn status(status: &Status, look: &Look) -> String {
+    let mut out = head(status, look);
+    out.push('\n');
+    if status.models.is_empty() {
+        out.push_str(&look.paint(Style::Faint, "the registry names no model"));
+        out.push('\n');
+    } else {
+        out.push_str(&models(&status.models, look));
+    }
+    let notes = notes(status, look);
+    if !notes.is_empty() {
+        out.push('\n');
+        out.push_str(&notes);
+    }
+    out.push('\n');
+    out.push_str(&budget::bar(status, look));
+    out
+}
+
+/// One line a running backend.
+#[must_use]
+pub fn backends(status: &Status, look: &Look) -> String {
+    const COLUMNS: [Column; 7] = [
+        Column::left("MODEL", 0),
+        Column::right("PID", 0),
+        Column::left("STATE", 0),
+        Column::right("FOOTPRINT", 1),
+        Column::right("PEAK", 3),
+        Column::right("UP", 2),
+        Column::left("BACKEND", 4),
+    ];
+    let rows: Vec<Vec<Cell>> = status
+        .models
+        .iter()
+        .filter(|model| model.pid.is_some())
+        .map(|model| {
+            vec![
+                Cell::new(&model.name, Style::Strong),
+                model.pid.map(|pid| pid.to_string()).unwrap_or_default().into(),
+                state_cell(model, look),
+                size(model.memory.footprint_bytes).into(),
+                size(model.memory.peak_bytes).into(),
+                model.uptime_seconds.map(human::span).unwrap_or_default().into(),
+                model.backend_address.clone().unwrap_or_default().into(),
+            ]
+        })
+        .collect();
+    let wide = Look { width: usize::MAX, ..*look };
+    draw(&COLUMNS, &rows, look).or_else(|| draw(&COLUMNS, &rows, &wide)).unwrap_or_default()
+}
+
+/// The state as it is written in the document.
+#[must_use]
+pub fn state_word(state: StateName) -> &'static str {
+    match state {
+        StateName::Stopped => "stopped",
+        StateName::Spawning => "spawning",
+        StateName::Loading => "loading",
+        StateName::Ready => "ready",
+        StateName::Draining => "draining",
+        StateName::Stopping => "stopping",
+        StateName::Backoff => "backoff",
+        StateName::Failed => "failed",
+    }
+}
+
+fn head(status: &Status, look: &Look) -> String {
+    let supervisor = match &status.supervisor {
+        Some(supervisor) => supervisor_words(supervisor),
+        None => vec!["no supervisor is running".to_owned(), "this is the plan".to_owned()],
+    };
+    let style = if status.supervisor.is_some() { Style::Strong } else { Style::Busy };
+    let mut out = facts(&supervisor, style, look);
+    out.push_str(&facts(&host_words(&status.host), Style::Plain, look));
+    out
+}
+
+fn supervisor_words(supervisor: &SupervisorStatus) -> Vec<String> {
+    let mut words = vec![
+        format!("mlxctl {}", supervisor.version),
+        format!("pid {}", supervisor.pid),
+        format!("up {}", human::span(supervisor.uptime_seconds)),
+    ];
+    words.extend(supervisor.footprint_bytes.map(|bytes| Bytes(bytes).to_string()));
+    words
+}
+
+fn host_words(host: &HostStatus) -> Vec<String> {
+    let mut words: Vec<String> = host.chip.iter().cloned().collect();
+    words.push(host.os.clone());
+    words.push(Bytes(host.memory_bytes).to_string());
+    words.extend(host.available_bytes.map(|bytes| format!("{} available", Bytes(bytes))));
+    words.push(match host.pressure {
+        Pressure::Normal => "pressure normal".to_owned(),
+        Pressure::Warning => "pressure WARNING".to_owned(),
+        Pressure::Critical => "pressure CRITICAL".to_owned(),
+    });
+    words.extend(host.swap_used_bytes.filter(|used| *used > 0).map(|used| format!("swap {}", Bytes(used))));
+    words
+}
+
+/// Facts in a line, or in more where they do not fit; the first one in `style`.
+fn facts(words: &[String], style: Style, look: &Look) -> String {
+    let between = look.pick(" · ", ", ");
+    let mut out = String::new();
+    let mut column = 0;
+    for (index, word) in words.iter().enumerate() {
+        let length = word.chars().count();
+        if column > 0 && column + 3 + length > look.width {
+            out.push('\n');
+            column = 0;
+        }
+        if column > 0 {
+            out.push_str(&look.paint(Style::Faint, between));
+            column += 3;
+        }
+        let style = if word.ends_with("WARNING") || word.ends_with("CRITICAL") {
+            Style::Bad
+        } else if index == 0 {
+            style
+        } else {
+            Style::Plain
+        };
+        out.push_str(&look.paint(style, word));
+        column += length;
+    }
+    out.push('\n');
+    out
+}
+
+fn models(models: &[ModelStatus], look: &Look) -> String {
+    const COLUMNS: [Column; 10] = [
+        Column::left("MODEL", 0),
+        Column::left("STATE", 0),
+        Column::left("MEMORY", 1),
+        Column::left("ADDRESS", 2),
+        Column::right("UP", 3),
+        Column::right("RESTARTS", 5),
+        Column::right("IN FLIGHT", 7),
+        Column::right("TOK/S", 4),
+        Column::left("START", 6),
+        Column::left("REPOSITORY", 8),
+    ];
+    if look.width < NARROW {
+        return blocks(models, look);
+    }
+    let rows: Vec<Vec<Cell>> = models
+        .iter()
+        .map(|model| {
+            let restarts = if model.restarts > 0 { Style::Busy } else { Style::Plain };
+            let live = model.pid.is_some();
+            vec![
+                Cell::new(&model.name, Style::Strong),
+                state_cell(model, look),
+                memory_cell(model),
+                model.address.clone().into(),
+                model.uptime_seconds.map(human::span).unwrap_or_default().into(),
+                Cell::new(
+                    if live || model.restarts > 0 { model.restarts.to_string() } else { String::new() },
+                    restarts,
+                ),
+                if live { model.traffic.in_flight.to_string() } else { String::new() }.into(),
+                speed(model).unwrap_or_default().into(),
+                start_word(model).into(),
+                Cell::new(&model.repo, Style::Faint),
+            ]
+        })
+        .collect();
+    draw(&COLUMNS, &rows, look).unwrap_or_else(|| blocks(models, look))
+}
+
+/// A block a model, for a terminal beside a game.
+fn blocks(models: &[ModelStatus], look: &Look) -> String {
+    let mut out = String::new();
+    for model in models {
+        let state = state_cell(model, look);
+        out.push_str(&format!(
+            "{}  {}\n",
+            look.paint(Style::Strong, &model.name),
+            look.paint(state.style, &state.text)
+        ));
+        let memory = memory_cell(model);
+        for text in [memory.text, model.address.clone(), activity(model)] {
+            if !text.is_empty() {
+                out.push_str(&format!("  {text}\n"));
+            }
+        }
+    }
+    out
+}
+
+fn activity(model: &ModelStatus) -> String {
+    let mut words = Vec::new();
+    words.extend(model.uptime_seconds.map(|seconds| format!("up {}", human::span(seconds))));
+    if model.restarts > 0 {
+        words.push(human::count(model.restarts.into(), "restart"));
+    }
+    words.extend(speed(model).map(|speed| format!("{speed} tok/s")));
+    words.join(", ")
+}
+
+fn state_cell(model: &ModelStatus, look: &Look) -> Cell {
+    let (mark, style) = match model.state {
+        StateName::Ready => (look.pick("●", "*"), Style::Good),
+        StateName::Stopped => (look.pick("○", "-"), Style::Faint),
+        StateName::Failed => (look.pick("✗", "x"), Style::Bad),
+        StateName::Backoff => (look.pick("◌", "!"), Style::Bad),
+        StateName::Spawning | StateName::Loading | StateName::Draining | StateName::Stopping => {
+            (look.pick("◐", "~"), Style::Busy)
+        }
+    };
+    let mut text = format!("{mark} {}", state_word(model.state));
+    match model.state {
+        StateName::Loading => text.extend(model.progress.map(|share| format!(" {}", human::percent(share)))),
+        StateName::Backoff => {
+            text.extend(model.next_start_seconds.map(|wait| format!(", next in {}", human::span(wait))));
+        }
+        StateName::Ready if !model.health.answering => text.push_str(", not answering"),
+        StateName::Ready if model.adopted => text.push_str(" (adopted)"),
+        _ => {}
+    }
+    let style = if model.state == StateName::Ready && !model.health.answering { Style::Busy } else { style };
+    Cell::new(text, style)
+}
+
+fn memory_cell(model: &ModelStatus) -> Cell {
+    let memory = &model.memory;
+    match (memory.footprint_bytes, memory.estimate_bytes) {
+        (Some(now), Some(estimate)) => {
+            let style = if now > estimate { Style::Bad } else { Style::Plain };
+            Cell::new(format!("{} of {}", Bytes(now), Bytes(estimate)), style)
+        }
+        (Some(now), None) => Bytes(now).to_string().into(),
+        (None, Some(estimate)) => Cell::new(format!("needs {}", Bytes(estimate)), Style::Faint),
+        (None, None) => Cell::default(),
+    }
+}
+
+fn speed(model: &ModelStatus) -> Option<String> {
+    model.traffic.tokens_per_second.map(|speed| format!("{speed:.1}"))
+}
+
+fn start_word(model: &ModelStatus) -> &'static str {
+    match model.start {
+        crate::registry::Start::Always => "always",
+        crate::registry::Start::Manual => "manual",
+    }
+}
+
+fn size(bytes: Option<u64>) -> String {
+    bytes.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default()
+}
+
+/// What needs saying in sentences: of the supervisor first, then of each model.
+fn notes(status: &Status, look: &Look) -> String {
+    let mut out = String::new();
+    if let Some(supervisor) = &status.supervisor {
+        if let Some(problem) = &supervisor.config_problem {
+            let text = format!("the file on disk is not in force: {problem}");
+            out.push_str(&hanging("registry:", Style::Bad, &text, Style::Plain, look));
+            out.push_str(&hanging("          try:", Style::Hint, "mlxctl check", Style::Hint, look));
+        }
+        for wait in &supervisor.waiting_for {
+            out.push_str(&hanging("waiting for:", Style::Busy, wait, Style::Plain, look));
+        }
+    }
+    for model in &status.models {
+        let style = state_cell(model, look).style;
+        let label = format!("{}:", model.name);
+        let indent = " ".repeat(label.chars().count());
+        let mut first = true;
+        let outdated = model
+            .outdated
+            .as_ref()
+            .map(|how| format!("runs with older settings ({how}); a restart takes the new ones"));
+        for text in model.reason.iter().chain(&outdated) {
+            let label = if first { &label } else { &indent };
+            out.push_str(&hanging(label, style, text, Style::Plain, look));
+            first = false;
+        }
+        if let Some(hint) = &model.hint {
+            let label = if first { format!("{label} try:") } else { format!("{indent} try:") };
+            out.push_str(&hanging(&label, Style::Hint, hint, Style::Hint, look));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+    use unicode_width::UnicodeWidthStr;
+
+    fn look(width: usize) -> Look {
+        Look { width, color: false, unicode: true }
+    }
+
+    #[test]
+    fn every_state_is_drawn() {
+        insta::assert_snapshot!(status(&sample::every_state(), &look(usize::MAX)));
+    }
+
+    #[test]
+    fn the_deployment_is_drawn_at_its_usual_widths() {
+        insta::assert_snapshot!("wide", status(&sample::status(), &look(160)));
+        insta::assert_snapshot!("usual", status(&sample::status(), &look(80)));
+        insta::assert_snapshot!("narrow", status(&sample::status(), &look(40)));
+    }
+
+    #[test]
+    fn no_supervisor_is_drawn_as_a_plan() {
+        insta::assert_snapshot!(status(&sample::planned(), &look(80)));
+    }
+
+    #[test]
+    fn colour_and_ascii_are_drawn() {
+        let text = status(&sample::status(), &Look { width: 80, color: true, unicode: false });
+        insta::assert_snapshot!(text.replace('\x1b', "␛"));
+    }
+
+    #[test]
+    fn nothing_is_wider_than_the_terminal() {
+        for document in [sample::status(), sample::every_state(), sample::planned()] {
+            for width in [36, 40, 59, 60, 61, 80, 100, 132] {
+                for line in status(&document, &look(width)).lines() {
+                    assert!(line.width() <= width, "{width}: {line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn running_backends_have_a_line_each() {
+        insta::assert_snapshot!(backends(&sample::every_state(), &look(usize::MAX)));
+    }
+}

@@ -1,0 +1,149 @@
+//! Aligned columns without borders, that give up the least important ones where room is short.
+
+use unicode_width::UnicodeWidthStr;
+
+use super::{Look, Style};
+
+/// A column's head and how it behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// Its head.
+    pub head: &'static str,
+    /// Whether its cells end at the same place, as numbers should.
+    pub right: bool,
+    /// The highest one is given up first; 0 never is.
+    pub rank: u8,
+}
+
+impl Column {
+    /// A column of words.
+    #[must_use]
+    pub const fn left(head: &'static str, rank: u8) -> Self {
+        Self { head, right: false, rank }
+    }
+
+    /// A column of numbers.
+    #[must_use]
+    pub const fn right(head: &'static str, rank: u8) -> Self {
+        Self { head, right: true, rank }
+    }
+}
+
+/// One field of a row.
+#[derive(Debug, Clone, Default)]
+pub struct Cell {
+    /// Without escape sequences or line ends.
+    pub text: String,
+    /// What it means.
+    pub style: Style,
+}
+
+impl Cell {
+    /// `text`, which means `style`.
+    pub fn new(text: impl Into<String>, style: Style) -> Self {
+        Self { text: text.into(), style }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::new(text, Style::Plain)
+    }
+}
+
+/// Draws heads and rows. A column without a word in it is left out; a column that is given up, wholly.
+/// `None`: what must stay does not fit.
+#[must_use]
+pub fn draw(columns: &[Column], rows: &[Vec<Cell>], look: &Look) -> Option<String> {
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| {
+            let widest = rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.text.width()).max();
+            match widest {
+                Some(0) => 0,
+                other => other.unwrap_or(0).max(column.head.width()),
+            }
+        })
+        .collect();
+    let mut shown: Vec<usize> = (0..columns.len()).filter(|index| widths[*index] > 0).collect();
+    while shown.iter().map(|index| widths[*index] + 2).sum::<usize>() > look.width.saturating_add(2) {
+        let victim = *shown.iter().max_by_key(|index| columns[**index].rank)?;
+        if columns[victim].rank == 0 {
+            return None;
+        }
+        shown.retain(|index| *index != victim);
+    }
+    let heads: Vec<Cell> = columns.iter().map(|column| Cell::new(column.head, Style::Faint)).collect();
+    let mut out = String::new();
+    for row in std::iter::once(&heads).chain(rows) {
+        let mut line = String::new();
+        let mut gap = 0;
+        for index in &shown {
+            let (cell, width) = (row.get(*index).cloned().unwrap_or_default(), widths[*index]);
+            let rest = width - cell.text.width();
+            let before = if columns[*index].right { rest } else { 0 };
+            if !cell.text.is_empty() {
+                line.push_str(&" ".repeat(gap + before));
+                line.push_str(&look.paint(cell.style, &cell.text));
+                gap = rest - before + 2;
+            } else {
+                gap += width + 2;
+            }
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: [Column; 4] = [
+        Column::left("NAME", 0),
+        Column::right("SIZE", 1),
+        Column::left("EMPTY", 0),
+        Column::left("WHERE", 2),
+    ];
+
+    fn rows() -> Vec<Vec<Cell>> {
+        vec![
+            vec!["32b".into(), "9 GB".into(), "".into(), "here".into()],
+            vec![Cell::new("größer", Style::Good), "".into(), "".into(), "over there".into()],
+        ]
+    }
+
+    fn at(width: usize) -> Option<String> {
+        draw(&COLUMNS, &rows(), &Look { width, color: false, unicode: true })
+    }
+
+    #[test]
+    fn cells_line_up_and_lines_have_no_trailing_blanks() {
+        assert_eq!(
+            at(usize::MAX).unwrap(),
+            "NAME    SIZE  WHERE\n32b     9 GB  here\ngrößer        over there\n"
+        );
+    }
+
+    #[test]
+    fn the_least_important_columns_go_first() {
+        assert_eq!(at(24), at(usize::MAX));
+        assert_eq!(at(23).unwrap(), "NAME    SIZE\n32b     9 GB\ngrößer\n");
+        assert_eq!(at(7).unwrap(), "NAME\n32b\ngrößer\n");
+        assert_eq!(at(5), None);
+    }
+
+    #[test]
+    fn colour_moves_nothing() {
+        let plain = at(30).unwrap();
+        let painted = draw(&COLUMNS, &rows(), &Look { width: 30, color: true, unicode: true }).unwrap();
+        assert!(painted.contains("\x1b[32mgrößer\x1b[0m"));
+        let mut stripped = painted;
+        for code in ["\x1b[2m", "\x1b[32m", "\x1b[0m"] {
+            stripped = stripped.replace(code, "");
+        }
+        assert_eq!(stripped, plain);
+    }
+}

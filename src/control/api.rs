@@ -1,0 +1,364 @@
+//! The documents that travel over the control socket, and that `--json` prints. Keys are promises: scripts
+//! stand on them. A value that is not known is null. More may be added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Pressure;
+use crate::registry::Start;
+
+/// The version of the documents here.
+pub const SCHEMA: u32 = 1;
+
+/// `GET /v1/status`, `mlxctl status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// `None`: no supervisor runs, and the rest is the plan.
+    pub supervisor: Option<SupervisorStatus>,
+    /// The machine.
+    pub host: HostStatus,
+    /// The memory budget.
+    pub budget: BudgetStatus,
+    /// In the registry's order.
+    pub models: Vec<ModelStatus>,
+    /// The demo's answer; only in `demo --json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SupervisorStatus {
+    /// Process id.
+    pub pid: i32,
+    /// Its version.
+    pub version: String,
+    /// Since it started, sleep included.
+    pub uptime_seconds: f64,
+    /// The registry in force.
+    pub config: String,
+    /// Why the file on disk is not the registry in force, if it is not.
+    #[serde(default)]
+    pub config_problem: Option<String>,
+    /// What the OS charges it.
+    pub footprint_bytes: Option<u64>,
+    /// Conditions that it waits out: an address that is not there, a full disk.
+    #[serde(default)]
+    pub waiting_for: Vec<String>,
+}
+
+/// The machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// "macOS 15.1".
+    pub os: String,
+    /// "Apple M4 Max".
+    pub chip: Option<String>,
+    /// Installed.
+    pub memory_bytes: u64,
+    /// What a new process could take.
+    pub available_bytes: Option<u64>,
+    /// The system's own word.
+    pub pressure: Pressure,
+    /// Swap in use.
+    pub swap_used_bytes: Option<u64>,
+    /// What the GPU may hold.
+    pub gpu_limit_bytes: Option<u64>,
+}
+
+/// total − reserves − models = free.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// The machine's memory.
+    pub total_bytes: u64,
+    /// The reserves that are in force.
+    pub reserved_bytes: u64,
+    /// Granted to models (without a supervisor: planned for the always-on ones).
+    pub models_bytes: u64,
+    /// What is left, negative when the plan does not fit.
+    pub free_bytes: i64,
+    /// Each reserve.
+    pub reserves: Vec<ReserveStatus>,
+}
+
+/// One reserve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReserveStatus {
+    /// "Civ V".
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether it is in force now.
+    pub active: bool,
+}
+
+/// What a model is doing, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateName {
+    /// Not running, and nothing will start it by itself.
+    Stopped,
+    /// The process is being made.
+    Spawning,
+    /// It reads its weights. Listening is not ready.
+    Loading,
+    /// It has completed a token and owns its port.
+    Ready,
+    /// It finishes what is in flight and takes nothing new.
+    Draining,
+    /// It was told to end.
+    Stopping,
+    /// It is down and comes back at a known time.
+    Backoff,
+    /// It is down and stays down until someone acts.
+    Failed,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// `32b`.
+    pub name: String,
+    /// What it serves.
+    pub repo: String,
+    /// `always` or `manual`.
+    pub start: Start,
+    /// In one word.
+    pub state: StateName,
+    /// Why it is in that state, where that needs saying.
+    pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Of the backend.
+    pub pid: Option<i32>,
+    /// The gate's: `192.168.132.21:8800`.
+    pub address: String,
+    /// The backend's on loopback.
+    pub backend_address: Option<String>,
+    /// Of the backend, since its spawn.
+    pub uptime_seconds: Option<f64>,
+    /// Restarts after a crash, since it was last started by hand or with the supervisor.
+    pub restarts: u32,
+    /// Whether this supervisor found it running.
+    pub adopted: bool,
+    /// Seconds until the next start, in `backoff`.
+    #[serde(default)]
+    pub next_start_seconds: Option<f64>,
+    /// How far loading is, 0 to 1, in `loading`.
+    #[serde(default)]
+    pub progress: Option<f64>,
+    /// How its run differs from the registry in force, if it does.
+    #[serde(default)]
+    pub outdated: Option<String>,
+    /// Its memory.
+    pub memory: ModelMemoryStatus,
+    /// Its health.
+    pub health: HealthStatus,
+    /// Its requests.
+    pub traffic: TrafficStatus,
+}
+
+/// A model's memory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelMemoryStatus {
+    /// What admission reserves for it.
+    pub estimate_bytes: Option<u64>,
+    /// Its weights.
+    pub weights_bytes: Option<u64>,
+    /// Bound of the KV caches between requests.
+    pub kv_limit_bytes: Option<u64>,
+    /// What the OS charges the backend now.
+    pub footprint_bytes: Option<u64>,
+    /// The most it was seen to take in this run.
+    pub peak_bytes: Option<u64>,
+}
+
+/// A model's health: three things that are not the same.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// The process lives.
+    pub alive: bool,
+    /// It, and nobody else, listens on its port.
+    pub listening: bool,
+    /// It completes tokens.
+    pub answering: bool,
+    /// Since the last check that it passed.
+    pub last_probe_seconds: Option<f64>,
+}
+
+/// A model's requests, since the supervisor's start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Now.
+    pub in_flight: u64,
+    /// All that were accepted.
+    pub requests: u64,
+    /// Those of them that did not end well.
+    pub errors: u64,
+    /// Streamed chunks and counted tokens of answers.
+    pub tokens: u64,
+    /// Over the last answers; null before the first.
+    pub tokens_per_second: Option<f64>,
+    /// Time to first token of the last answers, milliseconds.
+    pub ttft_ms: Option<f64>,
+}
+
+/// One line of `mlxctl events --json`, and of the events file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Goes up by one an event, across supervisors.
+    pub seq: u64,
+    /// Wall time, RFC 3339, UTC.
+    pub at: String,
+    /// The model it is about; null: the supervisor.
+    pub model: Option<String>,
+    /// `spawned`, `ready`, `crashed`, `restart`, `refused`, `stopped`, `adopted`, `reloaded`, …
+    pub kind: String,
+    /// In one sentence, with why.
+    pub text: String,
+}
+
+/// Body of `POST /v1/models/{name}/start`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StartRequest {
+    /// Whether to go past a refusal.
+    pub force: bool,
+    /// Whether the answer waits until the model is ready (true) or comes at once.
+    pub wait: bool,
+    /// The longest that the answer may take, seconds.
+    pub timeout_seconds: Option<f64>,
+}
+
+/// Body of `POST /v1/models/{name}/stop` and `/restart`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopRequest {
+    /// Whether to skip the drain.
+    pub now: bool,
+    /// The longest that the drain may take, seconds; the registry's, if not named.
+    pub timeout_seconds: Option<f64>,
+}
+
+/// What came of a command that was understood.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CommandDone {
+    /// The model after it.
+    pub model: ModelStatus,
+    /// Whether there was anything to do.
+    pub changed: bool,
+    /// One sentence: "stopped 32b: group gone, port 8800's backend port free, 18.9 GB back".
+    pub text: String,
+}
+
+/// The header of every answer; its value is the server's [`SCHEMA`].
+pub const SCHEMA_HEADER: &str = "x-mlxctl-schema";
+
+/// How far a command is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Of the model, now.
+    pub state: StateName,
+    /// What happens, in a few words: "reading weights, 12.3 GB of 40.9 GB".
+    pub text: String,
+    /// How far loading is, 0 to 1.
+    pub fraction: Option<f64>,
+    /// Since the command's work began, which may be before this request.
+    pub elapsed_seconds: f64,
+}
+
+/// One line of the answer to `start`, `stop` and `restart`: any number of `progress`, then one of the others.
+/// A blank line is a sign of life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, and none is kept")]
+pub enum Line {
+    /// It goes on.
+    Progress(Progress),
+    /// It is done.
+    Done(CommandDone),
+    /// It was not done.
+    Error(ApiError),
+}
+
+/// `GET /v1/events?after=SEQ&limit=N`: the first `limit` events after `after`; without `after`, the newest ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<EventRecord>,
+    /// What to give as `after` to go on from here.
+    pub next: u64,
+}
+
+/// Body of `POST /v1/reload`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Only say what would change.
+    pub dry_run: bool,
+}
+
+/// What a reload changes, or would.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// A line a model.
+    pub changes: Vec<Change>,
+    /// Whether it is in force now.
+    pub applied: bool,
+}
+
+/// What a reload means for one model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its name.
+    pub model: String,
+    /// In one word.
+    pub change: ChangeKind,
+    /// Which settings, and what happens to the run.
+    pub detail: Option<String>,
+}
+
+/// The kinds of [`Change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It is no longer in the registry.
+    Removed,
+    /// Some setting is another.
+    Changed,
+    /// It is as it was.
+    Unchanged,
+}
+
+/// Why a command was not done, with its exit code for the command line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// `unknown_model`, `refused`, `busy`, `failed`, `timeout`, `bad_request`, `shutting_down`.
+    pub code: ErrorCode,
+    /// What and why.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// The kinds of [`ApiError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Nothing of that name is in the registry.
+    UnknownModel,
+    /// Not now: memory, pressure, the supervisor ends.
+    Refused,
+    /// It was tried and did not succeed.
+    Failed,
+    /// It did not happen in time; it may still.
+    Timeout,
+    /// The request is none.
+    BadRequest,
+    /// The model is not running.
+    NotRunning,
+}

@@ -1,0 +1,355 @@
+//! The client of the supervisor's API: blocking, one request a connection, no runtime.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::api::{
+    ApiError, CommandDone, EventRecord, Events, Line, Progress, ReloadRequest, Reloaded, SCHEMA,
+    SCHEMA_HEADER, StartRequest, Status, StopRequest,
+};
+use super::{http, paths};
+
+/// How long a supervisor that is there may take to answer a question.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A document is never longer, bytes.
+const DOCUMENT_MAX: u64 = 64 << 20;
+/// A line of a stream is never longer, bytes.
+const LINE_MAX: u64 = 1 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens on the socket: never started, ended, or killed and its socket file left behind.
+    #[error("no supervisor is running")]
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The socket is another user's.
+    #[error("{} may not be used by this user", socket.display())]
+    Denied {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// It is there and says nothing.
+    #[error("the supervisor does not answer")]
+    Silent,
+    /// Client and supervisor are of versions that do not understand each other.
+    #[error("the supervisor speaks version {theirs} of the API, this mlxctl version {SCHEMA}")]
+    Schema {
+        /// The supervisor's, `none` where it names none.
+        theirs: String,
+    },
+    /// It understood, and says no.
+    #[error("{}", .0.message)]
+    Api(ApiError),
+    /// It went away before its answer was complete.
+    #[error("the supervisor went away while it answered")]
+    Cut,
+    /// What came is not what the API promises, or the system failed.
+    #[error("talking to the supervisor failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+/// Asks the supervisor whose sockets are in one `run` folder.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    patience: Duration,
+}
+
+impl Client {
+    /// For the supervisor of `run`. Nothing is opened yet.
+    #[must_use]
+    pub fn new(run: &Path) -> Self {
+        Self { socket: paths::socket_path(run), patience: PATIENCE }
+    }
+
+    /// Waits so long, instead of 10 s, for an answer that should come at once.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The socket that is asked.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `GET /v1/status`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn status(&self) -> Result<Status> {
+        self.document("GET", "/v1/status", None::<&()>)
+    }
+
+    /// `GET /v1/events`: the first `limit` events after `after`, or the newest ones.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn events(&self, after: Option<u64>, limit: usize) -> Result<Events> {
+        let after = after.map_or_else(String::new, |seq| format!("after={seq}&"));
+        self.document("GET", &format!("/v1/events?{after}limit={limit}"), None::<&()>)
+    }
+
+    /// `GET /v1/events/follow`: each event after `after`, for as long as the supervisor lives.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; [`ClientError::Cut`] once the supervisor is gone. `each` ends it with its own.
+    pub fn follow<E: From<ClientError>>(
+        &self,
+        after: u64,
+        mut each: impl FnMut(EventRecord) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let body = self.ask("GET", &format!("/v1/events/follow?after={after}"), None::<&()>, None)?;
+        let mut lines = Lines(BufReader::new(body));
+        while let Some(event) = lines.next()? {
+            each(event)?;
+        }
+        Err(ClientError::Cut.into())
+    }
+
+    /// `POST /v1/models/{model}/start`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn start(
+        &self,
+        model: &str,
+        request: &StartRequest,
+        progress: impl FnMut(&Progress),
+    ) -> Result<CommandDone> {
+        // It answers within the time that it was given; without one, the load may take minutes in silence.
+        let given = request.timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let silence = given.map(|given| given.saturating_add(self.patience));
+        self.command(model, "start", request, silence, progress)
+    }
+
+    /// `POST /v1/models/{model}/stop`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn stop(
+        &self,
+        model: &str,
+        request: &StopRequest,
+        progress: impl FnMut(&Progress),
+    ) -> Result<CommandDone> {
+        self.command(model, "stop", request, None, progress)
+    }
+
+    /// `POST /v1/models/{model}/restart`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn restart(
+        &self,
+        model: &str,
+        request: &StopRequest,
+        progress: impl FnMut(&Progress),
+    ) -> Result<CommandDone> {
+        self.command(model, "restart", request, None, progress)
+    }
+
+    /// `POST /v1/models/{model}/trim`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn trim(&self, model: &str) -> Result<CommandDone> {
+        self.document("POST", &model_target(model, "trim"), None::<&()>)
+    }
+
+    /// `POST /v1/reload`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn reload(&self, dry_run: bool) -> Result<Reloaded> {
+        self.document("POST", "/v1/reload", Some(&ReloadRequest { dry_run }))
+    }
+
+    /// `POST /v1/handover`: the supervisor ends and its backends stay, for the next one to adopt.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn handover(&self) -> Result<()> {
+        self.ask("POST", "/v1/handover", None::<&()>, Some(self.patience)).map(drop)
+    }
+
+    /// A command whose answer is a stream; `silence`: the longest wait for its next line, `None` without end.
+    fn command(
+        &self,
+        model: &str,
+        verb: &str,
+        request: &impl Serialize,
+        silence: Option<Duration>,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<CommandDone> {
+        let body = self.ask("POST", &model_target(model, verb), Some(request), silence)?;
+        let mut lines = Lines(BufReader::new(body));
+        while let Some(line) = lines.next()? {
+            match line {
+                Line::Progress(now) => progress(&now),
+                Line::Done(done) => return Ok(done),
+                Line::Error(error) => return Err(ClientError::Api(error)),
+            }
+        }
+        Err(ClientError::Cut)
+    }
+
+    fn document<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let answer = self.ask(method, target, body, Some(self.patience))?;
+        decode(&read_all(answer)?)
+    }
+
+    /// Sends a request and reads the head of its answer; `silence`: the longest wait for its next byte.
+    fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&impl Serialize>,
+        silence: Option<Duration>,
+    ) -> Result<http::Body<UnixStream>> {
+        let mut stream = self.connect()?;
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| ClientError::Io(error.into()))?;
+        stream.set_read_timeout(silence).map_err(ClientError::Io)?;
+        let sent = http::request(&mut stream, method, target, body.as_deref());
+        // A server that refuses a request early may have answered it before all of it was sent.
+        let response = match (http::response(stream, SCHEMA_HEADER), sent) {
+            (Ok(response), _) => response,
+            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(lost(error)),
+        };
+        if response.header.as_deref().and_then(|text| text.parse().ok()) != Some(SCHEMA) {
+            return Err(ClientError::Schema { theirs: response.header.unwrap_or_else(|| "none".to_owned()) });
+        }
+        if (200..300).contains(&response.status) {
+            return Ok(response.body);
+        }
+        let bytes = read_all(response.body)?;
+        Err(ClientError::Api(serde_json::from_slice(&bytes).map_err(|_| {
+            let text = String::from_utf8_lossy(&bytes);
+            ClientError::Io(io::Error::other(format!("HTTP {}: {}", response.status, text.trim())))
+        })?))
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        let connected = (|| {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // unix(7): it bounds connect() too, which waits while the backlog of a hung supervisor is full.
+            socket.set_write_timeout(Some(self.patience))?;
+            socket.connect(&SockAddr::unix(&self.socket)?)?;
+            Ok(UnixStream::from(OwnedFd::from(socket)))
+        })();
+        connected.map_err(|error: io::Error| {
+            let socket = self.socket.clone();
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NotRunning { socket }
+                }
+                io::ErrorKind::PermissionDenied => ClientError::Denied { socket },
+                _ => lost(error),
+            }
+        })
+    }
+}
+
+/// A stream of JSON documents, one a line.
+struct Lines<R>(R);
+
+impl<R: BufRead> Lines<R> {
+    fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = self.0.by_ref().take(LINE_MAX).read_until(b'\n', &mut line).map_err(lost)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            if !line.ends_with(b"\n") {
+                return Err(ClientError::Cut);
+            }
+            // A blank line is a sign of life.
+            if !line.trim_ascii().is_empty() {
+                return decode(&line).map(Some);
+            }
+        }
+    }
+}
+
+fn read_all(body: impl Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    body.take(DOCUMENT_MAX).read_to_end(&mut bytes).map_err(lost)?;
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| ClientError::Io(error.into()))
+}
+
+fn lost(error: io::Error) -> ClientError {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
+    match error.kind() {
+        WouldBlock | TimedOut => ClientError::Silent,
+        UnexpectedEof | ConnectionReset | BrokenPipe => ClientError::Cut,
+        _ => ClientError::Io(error),
+    }
+}
+
+/// `/v1/models/{model}/{verb}`, with what a path cannot hold percent-encoded (RFC 3986, section 2.3).
+fn model_target(model: &str, verb: &str) -> String {
+    let mut name = String::new();
+    for byte in model.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("/v1/models/{name}/{verb}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_name_cannot_leave_its_place_in_the_path() {
+        assert_eq!(model_target("qwen2.5-72b", "stop"), "/v1/models/qwen2.5-72b/stop");
+        assert_eq!(model_target("a/../b?x y\r\n", "stop"), "/v1/models/a%2F..%2Fb%3Fx%20y%0D%0A/stop");
+    }
+
+    #[test]
+    fn a_socket_file_without_a_listener_means_not_running() {
+        let run = tempfile::tempdir().unwrap();
+        let client = Client::new(run.path());
+        assert!(matches!(client.status(), Err(ClientError::NotRunning { .. })));
+        drop(std::os::unix::net::UnixListener::bind(client.socket()).unwrap());
+        assert!(client.socket().exists());
+        assert!(matches!(client.status(), Err(ClientError::NotRunning { .. })));
+    }
+
+    #[test]
+    fn a_supervisor_that_hangs_is_not_waited_for_without_end() {
+        let run = tempfile::tempdir().unwrap();
+        let client = Client::new(run.path()).with_patience(Duration::from_millis(20));
+        let _listener = std::os::unix::net::UnixListener::bind(client.socket()).unwrap();
+        assert!(matches!(client.status(), Err(ClientError::Silent)));
+        let request = StartRequest { timeout_seconds: Some(0.01), ..StartRequest::default() };
+        assert!(matches!(client.start("32b", &request, |_| ()), Err(ClientError::Silent)));
+    }
+}

@@ -1,0 +1,199 @@
+//! As much of HTTP/1.1 as a client needs that asks one thing a connection.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+/// Longest head of an answer, bytes.
+const HEAD_MAX: usize = 16 * 1024;
+/// Longest size line of a chunk, bytes.
+const SIZE_MAX: u64 = 64;
+
+/// Writes one request. `body` is JSON.
+///
+/// # Errors
+/// The stream's own.
+pub fn request(stream: &mut impl Write, method: &str, target: &str, body: Option<&[u8]>) -> io::Result<()> {
+    let mut bytes =
+        format!("{method} {target} HTTP/1.1\r\nhost: mlxctl\r\nconnection: close\r\n").into_bytes();
+    if let Some(body) = body {
+        write!(bytes, "content-type: application/json\r\ncontent-length: {}\r\n", body.len())?;
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body.unwrap_or_default());
+    stream.write_all(&bytes)?;
+    stream.flush()
+}
+
+/// The head of an answer, and its body to be read.
+pub struct Response<R> {
+    /// 200, 404, …
+    pub status: u16,
+    /// Value of the header that was asked for, if it is there.
+    pub header: Option<String>,
+    /// Ends where the framing says, and is an error where the connection ended before.
+    pub body: Body<R>,
+}
+
+/// Reads the head of an answer and keeps one header of it.
+///
+/// # Errors
+/// `InvalidData` where it is no HTTP; the stream's own otherwise.
+pub fn response<R: Read>(stream: R, wanted: &str) -> io::Result<Response<R>> {
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let room = (HEAD_MAX - head.len()) as u64;
+        if reader.by_ref().take(room).read_until(b'\n', &mut head)? == 0 {
+            let kind = if room == 0 { io::ErrorKind::InvalidData } else { io::ErrorKind::UnexpectedEof };
+            return Err(io::Error::new(kind, "the answer's head does not end"));
+        }
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut parsed = httparse::Response::new(&mut headers);
+    parsed.parse(&head).map_err(|error| invalid(format!("no HTTP answer: {error}")))?;
+    let value = |name: &str| {
+        let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok().map(str::trim)
+    };
+    let framing = if value("transfer-encoding").is_some_and(|te| te.eq_ignore_ascii_case("chunked")) {
+        Framing::Chunked { left: 0, started: false, ended: false }
+    } else if let Some(length) = value("content-length") {
+        Framing::Length(length.parse().map_err(|_| invalid(format!("content-length `{length}`")))?)
+    } else {
+        Framing::Close
+    };
+    let status = parsed.code.unwrap_or(0);
+    let header = value(wanted).map(str::to_owned);
+    Ok(Response { status, header, body: Body { reader, framing } })
+}
+
+/// A body, whatever its framing.
+pub struct Body<R> {
+    reader: BufReader<R>,
+    framing: Framing,
+}
+
+enum Framing {
+    Length(u64),
+    Chunked { left: u64, started: bool, ended: bool },
+    Close,
+}
+
+impl<R: Read> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        match &mut self.framing {
+            Framing::Close => self.reader.read(buffer),
+            Framing::Length(left) => part(&mut self.reader, buffer, left),
+            Framing::Chunked { left, started, ended } => {
+                if *left == 0 && !*ended {
+                    *left = chunk_size(&mut self.reader, *started)?;
+                    *started = true;
+                    *ended = *left == 0;
+                }
+                part(&mut self.reader, buffer, left)
+            }
+        }
+    }
+}
+
+/// Reads at most `left`, and counts it down.
+fn part(reader: &mut impl Read, buffer: &mut [u8], left: &mut u64) -> io::Result<usize> {
+    if *left == 0 {
+        return Ok(0);
+    }
+    let room = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+    let read = reader.read(&mut buffer[..room])?;
+    if read == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer was cut off"));
+    }
+    *left -= read as u64;
+    Ok(read)
+}
+
+/// The size line of the next chunk; `after` another one, whose line end comes first.
+fn chunk_size(reader: &mut impl BufRead, after: bool) -> io::Result<u64> {
+    let mut line = Vec::new();
+    if after {
+        reader.take(2).read_until(b'\n', &mut line)?;
+        line.clear();
+    }
+    reader.take(SIZE_MAX).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the answer was cut off"));
+    }
+    let text = String::from_utf8_lossy(&line);
+    let digits = text.split(';').next().unwrap_or_default().trim();
+    u64::from_str_radix(digits, 16).map_err(|_| invalid(format!("chunk size `{digits}`")))
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(answer: &str) -> io::Result<(u16, Option<String>, String)> {
+        let mut found = response(answer.as_bytes(), "X-Schema")?;
+        let mut body = String::new();
+        found.body.read_to_string(&mut body)?;
+        Ok((found.status, found.header, body))
+    }
+
+    #[test]
+    fn every_framing_gives_the_same_body() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nx-schema: 1\r\ncontent-length: 5\r\n\r\nhello and more",
+            "HTTP/1.1 200 OK\r\nX-Schema:1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nx-schema: 1\r\n\r\nhello",
+        ] {
+            assert_eq!(read(answer).unwrap(), (200, Some("1".into()), "hello".into()), "{answer}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_body_does_not_depend_on_its_chunks(
+            chunks in proptest::collection::vec(proptest::collection::vec(0_u8.., 1..300), 0..20),
+        ) {
+            let mut answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+            for chunk in &chunks {
+                answer.extend(format!("{:X}\r\n", chunk.len()).bytes());
+                answer.extend(chunk);
+                answer.extend(b"\r\n");
+            }
+            answer.extend(b"0\r\n\r\n");
+            let mut body = Vec::new();
+            response(answer.as_slice(), "x").unwrap().body.read_to_end(&mut body).unwrap();
+            proptest::prop_assert_eq!(body, chunks.concat());
+        }
+    }
+
+    #[test]
+    fn a_body_that_was_cut_off_is_an_error() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-le",
+            "",
+        ] {
+            assert_eq!(read(answer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_http_is_an_error() {
+        for answer in [
+            "SSH-2.0-OpenSSH\r\n\r\n".to_owned(),
+            "HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n".to_owned(),
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_owned(),
+            format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEAD_MAX)),
+        ] {
+            assert_eq!(read(&answer).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Where the sockets are, and how a client finds them.
+//!
+//! Both ends compute the same path from the registry's `run` folder alone, never from the environment: launchd,
+//! ssh and a terminal do not agree on `TMPDIR`.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// The longest path of a Unix socket, bytes: `sun_path` has 104 on macOS (sys/un.h) and 108 on Linux (unix(7)),
+/// the last one a NUL.
+pub const SOCKET_PATH_MAX: usize = 103;
+
+/// The control API's socket: `<run>/mlxctl.sock`, or a short path where that is too long.
+#[must_use]
+pub fn socket_path(run: &Path) -> PathBuf {
+    fitting(run, "mlxctl.sock")
+}
+
+/// The launcher's socket of `model`: `<run>/<model>.sock`, or a short path where that is too long.
+#[must_use]
+pub fn link_path(run: &Path, model: &str) -> PathBuf {
+    fitting(run, &format!("{model}.sock"))
+}
+
+/// The folder that stands in for `run` where its sockets' paths are too long: `/tmp/mlxctl-UID-HASH`.
+#[must_use]
+pub fn short_folder(run: &Path) -> PathBuf {
+    PathBuf::from(format!("/tmp/mlxctl-{}-{}", nix::unistd::getuid(), hash(run.as_os_str().as_bytes())))
+}
+
+/// Makes the folder that `socket` lies in, for this user alone (0700).
+///
+/// # Errors
+/// `PermissionDenied` where it is there and is a link, another user's, or open to others: everybody may write to
+/// `/tmp`, so that a stranger may have made it first. The system's own otherwise.
+pub fn make_folder(socket: &Path) -> io::Result<()> {
+    let Some(folder) = socket.parent() else { return Ok(()) };
+    match std::fs::DirBuilder::new().mode(0o700).recursive(false).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    let found = std::fs::symlink_metadata(folder)?;
+    if !found.is_dir() || found.uid() != nix::unistd::getuid().as_raw() || found.mode() & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} is not a folder of this user alone (mode 0700)", folder.display()),
+        ));
+    }
+    Ok(())
+}
+
+/// Notes that the supervisor of `config` has its sockets in `run`, for [`announced`].
+///
+/// # Errors
+/// The system's own.
+pub fn announce(config: &Path, run: &Path) -> io::Result<()> {
+    let note = note_path(config);
+    if let Some(folder) = note.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let fresh = note.with_extension("new");
+    std::fs::write(&fresh, run.as_os_str().as_bytes())?;
+    std::fs::rename(fresh, note)
+}
+
+/// The `run` folder that the last supervisor of `config` announced: the way to a running supervisor while the
+/// registry cannot be read.
+#[must_use]
+pub fn announced(config: &Path) -> Option<PathBuf> {
+    let bytes = std::fs::read(note_path(config)).ok()?;
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))).filter(|run| run.is_absolute())
+}
+
+fn note_path(config: &Path) -> PathBuf {
+    let absolute = std::path::absolute(config).unwrap_or_else(|_| config.to_path_buf());
+    crate::folders::cache().join("instances").join(hash(absolute.as_os_str().as_bytes()))
+}
+
+fn fitting(run: &Path, name: &str) -> PathBuf {
+    let wanted = run.join(name);
+    if fits(&wanted) {
+        return wanted;
+    }
+    let short = short_folder(run).join(name);
+    if fits(&short) {
+        return short;
+    }
+    short_folder(run).join(format!("{}.sock", hash(name.as_bytes())))
+}
+
+fn fits(path: &Path) -> bool {
+    path.as_os_str().len() <= SOCKET_PATH_MAX
+}
+
+/// 64 bits of SHA-256, 16 hexadecimal digits.
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_lie_in_run_while_their_paths_fit() {
+        let run = Path::new("/Users/Shared/ganuda/run");
+        assert_eq!(socket_path(run), run.join("mlxctl.sock"));
+        assert_eq!(link_path(run, "32b"), run.join("32b.sock"));
+        let longest = PathBuf::from(format!("/{}", "r".repeat(SOCKET_PATH_MAX - "/mlxctl.sock".len() - 1)));
+        assert_eq!(socket_path(&longest), longest.join("mlxctl.sock"));
+    }
+
+    #[test]
+    fn no_socket_has_a_path_that_is_too_long() {
+        let long = PathBuf::from(format!("/{}", "r".repeat(SOCKET_PATH_MAX)));
+        let other = PathBuf::from(format!("/{}", "s".repeat(SOCKET_PATH_MAX)));
+        for path in [socket_path(&long), link_path(&long, "32b"), link_path(&long, &"m".repeat(200))] {
+            assert!(fits(&path), "{}", path.display());
+            assert!(path.starts_with("/tmp"), "{}", path.display());
+        }
+        assert_ne!(socket_path(&long), socket_path(&other));
+        assert_ne!(link_path(&long, &"m".repeat(200)), link_path(&long, &"m".repeat(201)));
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("run");
+        make_folder(&run.join("x.sock")).unwrap();
+        make_folder(&run.join("x.sock")).unwrap();
+        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(make_folder(&run.join("x.sock")).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        assert_eq!(make_folder(&link.join("x.sock")).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}

@@ -1,0 +1,125 @@
+//! What `status` says while no supervisor runs: the registry's models, stopped, and the planned budget.
+
+use std::net::SocketAddr;
+
+use super::api::{
+    BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, SCHEMA, StateName,
+    Status, TrafficStatus,
+};
+use crate::memory::Bytes;
+use crate::registry::{Model, Registry, Start};
+
+/// The document of `mlxctl status` without a supervisor. The always-on models count as planned, with their
+/// declared sizes; a reserve that is tied to programs counts when one of them is in `running`.
+#[must_use]
+pub fn planned_status(registry: &Registry, host: HostStatus, running: &[String]) -> Status {
+    let runs = |name: &String| running.iter().any(|other| other.eq_ignore_ascii_case(name));
+    let reserves: Vec<_> = registry
+        .reserves
+        .iter()
+        .map(|reserve| ReserveStatus {
+            name: reserve.name.clone(),
+            bytes: reserve.size.0,
+            active: reserve.while_running.is_empty() || reserve.while_running.iter().any(runs),
+        })
+        .collect();
+    let reserved: Bytes =
+        reserves.iter().filter(|reserve| reserve.active).map(|reserve| Bytes(reserve.bytes)).sum();
+    let models: Bytes = registry
+        .models
+        .iter()
+        .filter(|model| model.start == Start::Always)
+        .filter_map(|model| model.size)
+        .sum();
+    let total = host.memory_bytes;
+    Status {
+        schema: SCHEMA,
+        supervisor: None,
+        budget: BudgetStatus {
+            total_bytes: total,
+            reserved_bytes: reserved.0,
+            models_bytes: models.0,
+            free_bytes: signed(total).saturating_sub(signed((reserved + models).0)),
+            reserves,
+        },
+        host,
+        models: registry.models.iter().map(|model| stopped(registry, model)).collect(),
+        answer: None,
+    }
+}
+
+fn stopped(registry: &Registry, model: &Model) -> ModelStatus {
+    ModelStatus {
+        name: model.name.clone(),
+        repo: model.source.to_string(),
+        start: model.start,
+        state: StateName::Stopped,
+        reason: None,
+        hint: None,
+        pid: None,
+        address: SocketAddr::new(registry.network.host, model.port).to_string(),
+        backend_address: None,
+        uptime_seconds: None,
+        restarts: 0,
+        adopted: false,
+        next_start_seconds: None,
+        progress: None,
+        outdated: None,
+        memory: ModelMemoryStatus {
+            estimate_bytes: model.size.map(|size| size.0),
+            kv_limit_bytes: model.memory.kv_limit.map(|limit| limit.0),
+            ..ModelMemoryStatus::default()
+        },
+        health: HealthStatus::default(),
+        traffic: TrafficStatus::default(),
+    }
+}
+
+/// Bytes as a signed number; more than any machine has stays the most.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Pressure;
+
+    fn plan(memory: Bytes, running: &[String]) -> Status {
+        let text = include_str!("../../config/models.toml");
+        let registry = Registry::parse(std::path::Path::new("/etc/mlxctl/models.toml"), text).unwrap();
+        let host = HostStatus {
+            os: "macOS 15.1".into(),
+            chip: None,
+            memory_bytes: memory.0,
+            available_bytes: None,
+            pressure: Pressure::Normal,
+            swap_used_bytes: None,
+            gpu_limit_bytes: None,
+        };
+        planned_status(&registry, host, running)
+    }
+
+    #[test]
+    fn the_plan_counts_always_on_models_and_the_reserves_in_force() {
+        let status = plan(Bytes::gb(128), &[]);
+        let budget = &status.budget;
+        assert_eq!((budget.reserved_bytes, budget.models_bytes), (10_000_000_000, 20_000_000_000));
+        assert_eq!(budget.free_bytes, 98_000_000_000);
+        assert!(status.supervisor.is_none());
+        assert!(status.models.iter().all(|model| model.state == StateName::Stopped));
+        assert_eq!(status.models[1].address, "192.168.132.21:8801");
+    }
+
+    #[test]
+    fn a_reserve_counts_while_its_program_runs() {
+        let status = plan(Bytes::gb(128), &["CIV5XP".to_owned()]);
+        assert_eq!(status.budget.free_bytes, 88_000_000_000);
+        assert!(status.budget.reserves.iter().all(|reserve| reserve.active));
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_is_negative() {
+        assert_eq!(plan(Bytes::gb(16), &[]).budget.free_bytes, -14_000_000_000);
+    }
+}

@@ -1,0 +1,221 @@
+//! What lies on disk: the models, the cache, logs, state, sockets, keys.
+
+use std::path::Path;
+
+use super::Finding;
+use crate::memory::Bytes;
+
+/// What the disk must keep free beside the models: macOS swaps and updates into it.
+const HEADROOM: Bytes = Bytes::gb(5);
+
+/// A log that has grown so far is worth a word.
+const LARGE_LOG: Bytes = Bytes::gb(1);
+
+/// Whether the models that are not downloaded yet fit on the disk. `missing`: name and declared size.
+#[must_use]
+pub fn space(missing: &[(String, Option<Bytes>)], free: Option<Bytes>) -> Finding {
+    let id = "disk";
+    let Some(free) = free else {
+        return Finding::skip(id, "the system does not say how much room the disk has");
+    };
+    if missing.is_empty() {
+        return Finding::ok(id, format!("every model is downloaded; {free} free"));
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+    let names = names.join(", ");
+    let needed: Bytes = missing.iter().filter_map(|(_, size)| *size).sum();
+    if needed + HEADROOM > free {
+        return Finding::fail(
+            id,
+            format!("{names} to download, about {needed}; {free} free"),
+            "make room, or point HF_HOME at a larger disk",
+        );
+    }
+    Finding::warn(
+        id,
+        format!("{names} not downloaded, about {needed}; {free} free"),
+        names.split(", ").map(|name| format!("mlxctl pull {name}")).collect::<Vec<_>>().join("; "),
+    )
+}
+
+/// Whether logs can be written and are not eating the disk. `writable`: the error, if they cannot.
+#[must_use]
+pub fn logs(folder: &Path, writable: Result<(), String>, largest: Option<(String, Bytes)>) -> Finding {
+    let id = "logs";
+    let place = folder.display();
+    match (writable, largest) {
+        (Err(why), _) => Finding::fail(
+            id,
+            format!("{place} cannot be written: {why}"),
+            format!("mkdir -p {place}; it must belong to this user"),
+        ),
+        (Ok(()), Some((name, size))) if size > LARGE_LOG => {
+            Finding::warn(id, format!("{name} in {place} has {size}"), format!(": > {place}/{name}"))
+        }
+        (Ok(()), _) => Finding::ok(id, place.to_string()),
+    }
+}
+
+/// What a supervisor that is gone left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Whether a supervisor answers: then nothing is left over.
+    pub supervisor: bool,
+    /// Backends that run without one.
+    pub orphans: usize,
+    /// Records of backends that are gone.
+    pub records: usize,
+}
+
+/// Whether something of an earlier life is in the way. None of it is: the next supervisor adopts what runs and
+/// clears away what does not, but memory that an orphan holds should be known.
+#[must_use]
+pub fn leftovers(found: Leftovers) -> Finding {
+    let id = "leftovers";
+    match found {
+        Leftovers { supervisor: true, .. } => Finding::ok(id, "none: a supervisor is at work"),
+        Leftovers { orphans: 0, records: 0, .. } => Finding::ok(id, "none"),
+        Leftovers { orphans: 0, records, .. } => Finding::ok(
+            id,
+            format!("{records} records of backends that are gone; the next supervisor clears them"),
+        ),
+        Leftovers { orphans, .. } => Finding::warn(
+            id,
+            format!("{orphans} backends run without a supervisor and hold their memory"),
+            "mlxctl serve (or agent install) adopts them; `stop` ends them then",
+        ),
+    }
+}
+
+/// Whether the sockets' paths fit into the system's 103 bytes.
+#[must_use]
+pub fn socket_path(wanted: &Path, used: &Path, longest: usize) -> Finding {
+    let id = "socket-path";
+    let length = |path: &Path| path.as_os_str().len();
+    if length(used) > longest {
+        return Finding::fail(
+            id,
+            format!("{} has {} bytes, {longest} are possible", used.display(), length(used)),
+            "set `run` in [paths] to a shorter folder",
+        );
+    }
+    if used != wanted {
+        return Finding::warn(
+            id,
+            format!("{} would be too long; {} is used", wanted.display(), used.display()),
+            "set `run` in [paths] to a shorter folder, if you want the sockets there",
+        );
+    }
+    Finding::ok(id, format!("{} of {longest} bytes", length(used)))
+}
+
+/// Whether only the owner reads the keys. `mode`: the file's permission bits; `None`: there is no file.
+#[must_use]
+pub fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
+    let id = "keys";
+    let place = file.display();
+    match mode {
+        None if required => Finding::fail(
+            id,
+            "require_key is set, and there is no key: every request is refused",
+            "mlxctl key add NAME",
+        ),
+        None => Finding::skip(id, "no keys are in use"),
+        Some(mode) if mode & 0o077 != 0 => Finding::fail(
+            id,
+            format!("{place} has mode {:04o}: others can read or change it", mode & 0o7777),
+            format!("chmod 600 {place}"),
+        ),
+        Some(_) => Finding::ok(id, format!("{place} is this user's alone")),
+    }
+}
+
+/// The hub's cache.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HubCache {
+    /// Where it is; `None`: it is not there.
+    pub folder: Option<String>,
+    /// Models of the registry that are there in part.
+    pub partial: Vec<String>,
+}
+
+/// Whether the hub's cache is one that the server can read. Without the folder `/v1/models` of mlx_lm.server is an
+/// empty reply: `scan_cache_dir` raises.
+#[must_use]
+pub fn hub_cache(found: &HubCache) -> Finding {
+    let id = "hub-cache";
+    let Some(folder) = &found.folder else {
+        return Finding::warn(id, "there is no Hugging Face cache yet", "mlxctl pull makes it");
+    };
+    if found.partial.is_empty() {
+        return Finding::ok(id, folder);
+    }
+    Finding::warn(
+        id,
+        format!("{} downloaded in part", found.partial.join(", ")),
+        found.partial.iter().map(|name| format!("mlxctl pull {name}")).collect::<Vec<_>>().join("; "),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    #[test]
+    fn models_to_come_need_room_and_some() {
+        let missing = [("32b".to_owned(), Some(Bytes::gb(20))), ("70b".to_owned(), Some(Bytes::gb(40)))];
+        assert_eq!(space(&[], Some(Bytes::gb(1))).state, State::Ok);
+        assert_eq!(space(&missing, Some(Bytes::gb(64))).state, State::Fail);
+        let room = space(&missing, Some(Bytes::gb(66)));
+        assert_eq!(room.state, State::Warn);
+        assert_eq!(room.fix.as_deref(), Some("mlxctl pull 32b; mlxctl pull 70b"));
+        assert_eq!(space(&missing, None).state, State::Skip);
+    }
+
+    #[test]
+    fn a_log_folder_must_take_logs() {
+        let folder = Path::new("/logs");
+        assert_eq!(logs(folder, Ok(()), Some(("32b.log".into(), Bytes::mb(1)))).state, State::Ok);
+        assert_eq!(logs(folder, Ok(()), Some(("32b.log".into(), Bytes::gb(2)))).state, State::Warn);
+        assert_eq!(logs(folder, Err("no such file".into()), None).state, State::Fail);
+    }
+
+    #[test]
+    fn only_backends_without_a_supervisor_are_worth_a_warning() {
+        let state =
+            |supervisor, orphans, records| leftovers(Leftovers { supervisor, orphans, records }).state;
+        assert_eq!(state(false, 0, 0), State::Ok);
+        assert_eq!(state(false, 0, 2), State::Ok);
+        assert_eq!(state(true, 2, 2), State::Ok);
+        assert_eq!(state(false, 1, 1), State::Warn);
+    }
+
+    #[test]
+    fn socket_paths_fit_or_say_so() {
+        let (short, long) = (Path::new("/run/mlxctl.sock"), Path::new("/a/very/long/mlxctl.sock"));
+        assert_eq!(socket_path(short, short, 20).state, State::Ok);
+        assert_eq!(socket_path(long, short, 20).state, State::Warn);
+        assert_eq!(socket_path(long, long, 20).state, State::Fail);
+    }
+
+    #[test]
+    fn keys_are_the_owners_alone() {
+        let file = Path::new("/keys.json");
+        assert_eq!(keys(file, Some(0o100_600), true).state, State::Ok);
+        assert_eq!(keys(file, Some(0o100_644), true).state, State::Fail);
+        assert_eq!(keys(file, None, true).state, State::Fail);
+        assert_eq!(keys(file, None, false).state, State::Skip);
+    }
+
+    #[test]
+    fn a_cache_that_is_missing_or_half_full_is_named() {
+        let cache = |folder: Option<&str>, partial: &[&str]| HubCache {
+            folder: folder.map(str::to_owned),
+            partial: partial.iter().map(|&name| name.to_owned()).collect(),
+        };
+        assert_eq!(hub_cache(&cache(Some("/hub"), &[])).state, State::Ok);
+        assert_eq!(hub_cache(&cache(None, &[])).state, State::Warn);
+        assert!(hub_cache(&cache(Some("/hub"), &["32b"])).seen.contains("32b"));
+    }
+}

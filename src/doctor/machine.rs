@@ -1,0 +1,219 @@
+//! The machine: system and chip, memory of the GPU, swap, power, clock, open files.
+
+use std::time::{Duration, SystemTime};
+
+use super::Finding;
+use crate::memory::Bytes;
+
+/// The oldest macOS that MLX's wheels run on.
+const OLDEST_MACOS: u32 = 14;
+
+/// Swap that is not worth a word: a Mac that was busy once keeps some for days.
+const SWAP_UNREMARKABLE: Bytes = Bytes::gb(2);
+
+/// Whether MLX can run here. `os` is "macOS 15.1" or "Linux 6.18"; `arch` is this program's.
+#[must_use]
+pub fn system(os: &str, chip: Option<&str>, arch: &str) -> Finding {
+    let id = "system";
+    let seen = chip.map_or_else(|| os.to_owned(), |chip| format!("{os} on {chip}"));
+    let Some(version) = os.strip_prefix("macOS ") else { return Finding::ok(id, seen) };
+    if chip.is_some_and(|chip| chip.starts_with("Intel")) {
+        return Finding::fail(id, seen, "MLX needs Apple Silicon; this Mac has none");
+    }
+    if arch != "aarch64" {
+        return Finding::fail(
+            id,
+            format!("{seen}, but this mlxctl is {arch} under Rosetta"),
+            "install the arm64 mlxctl",
+        );
+    }
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major < OLDEST_MACOS => {
+            Finding::fail(id, seen, format!("MLX needs macOS {OLDEST_MACOS} or newer: softwareupdate --list"))
+        }
+        _ => Finding::ok(id, seen),
+    }
+}
+
+/// Whether the models that are always on fit into what the GPU may hold. `limit` is the system's own number; an
+/// unset one is decided by macOS (67 to 84 % of memory in reports) and only known to a running MLX.
+#[must_use]
+pub fn gpu_limit(limit: Option<Bytes>, always_on: Bytes) -> Finding {
+    let id = "gpu-limit";
+    match limit {
+        None => Finding::skip(id, "the system does not say how much memory the GPU may hold"),
+        Some(limit) if always_on > limit => Finding::fail(
+            id,
+            format!("the always-on models need {always_on}, the GPU may hold {limit}"),
+            "make one of them start = \"manual\", or raise iogpu.wired_limit_mb",
+        ),
+        Some(limit) => {
+            Finding::ok(id, format!("the GPU may hold {limit}; the always-on models need {always_on}"))
+        }
+    }
+}
+
+/// Whether the machine has run out of memory lately.
+#[must_use]
+pub fn swap(used: Option<Bytes>) -> Finding {
+    let id = "swap";
+    match used {
+        None => Finding::skip(id, "the system does not say how much swap is in use"),
+        Some(used) if used > SWAP_UNREMARKABLE => Finding::warn(
+            id,
+            format!("{used} of memory are swapped out: models answer slowly while they compete for memory"),
+            "mlxctl budget shows what is promised to whom; close what is not needed",
+        ),
+        Some(used) => Finding::ok(id, format!("{used} in use")),
+    }
+}
+
+/// Where the power comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Power {
+    /// `Some(true)`: from the battery. `None`: nobody says.
+    pub battery: Option<bool>,
+    /// Whether low power mode is on.
+    pub low_power: Option<bool>,
+}
+
+impl Power {
+    /// Reads `pmset -g batt` (its first line names the source) and `pmset -g` (`lowpowermode 1`, or on machines
+    /// with three modes `powermode`, whose 1 is low).
+    #[must_use]
+    pub fn parse(battery: &str, settings: &str) -> Self {
+        let source = battery.lines().next().unwrap_or_default();
+        let setting = |name: &str| {
+            let mut words = settings.lines().map(str::split_whitespace);
+            words.find_map(|mut line| (line.next()? == name).then(|| line.next())?)
+        };
+        Self {
+            battery: if source.contains("'AC Power'") {
+                Some(false)
+            } else if source.contains("'Battery Power'") {
+                Some(true)
+            } else {
+                None
+            },
+            low_power: setting("lowpowermode").or_else(|| setting("powermode")).map(|mode| mode == "1"),
+        }
+    }
+}
+
+/// Whether power is what slows the models down.
+#[must_use]
+pub fn power(power: Power) -> Finding {
+    let id = "power";
+    match power {
+        Power { low_power: Some(true), .. } => Finding::warn(
+            id,
+            "low power mode is on: the GPU is clocked down",
+            "System Settings > Battery > Low Power Mode: never, or only on battery",
+        ),
+        Power { battery: Some(true), .. } => Finding::warn(
+            id,
+            "on battery: loaded models drain it, and a closed lid stops them",
+            "connect the power adapter while others use the models",
+        ),
+        Power { battery: Some(false), .. } => Finding::ok(id, "power adapter"),
+        Power { battery: None, .. } => {
+            Finding::skip(id, "the system does not say where its power comes from")
+        }
+    }
+}
+
+/// Whether the clock can be right: never earlier than this program was made.
+#[must_use]
+pub fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Finding {
+    let id = "clock";
+    // A day of grace: archives carry the time of another machine.
+    match program_made.and_then(|made| made.duration_since(now).ok()) {
+        Some(behind) if behind > Duration::from_secs(86_400) => Finding::fail(
+            id,
+            format!("the clock is {} days behind this program's own file", behind.as_secs() / 86_400),
+            "set the clock: downloads and keys are refused by it",
+        ),
+        _ => Finding::ok(id, "later than this program"),
+    }
+}
+
+/// Whether every client that the registry admits can be connected. `wanted` is what the models' connections need;
+/// `soft` and `hard` are this process's limits.
+#[must_use]
+pub fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
+    let id = "open-files";
+    if hard < wanted {
+        return Finding::fail(
+            id,
+            format!("at most {hard} open files are allowed, the registry's connections need {wanted}"),
+            "lower `connections` in the registry, or raise the hard limit of the system",
+        );
+    }
+    if soft < wanted {
+        return Finding::warn(
+            id,
+            format!("{soft} open files here; the registry's connections need {wanted}"),
+            format!("the agent raises it by itself; for `mlxctl serve` in this terminal: ulimit -n {wanted}"),
+        );
+    }
+    Finding::ok(id, format!("{soft}, of which {wanted} can be needed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    #[test]
+    fn mlx_needs_apple_silicon_and_a_recent_macos() {
+        let state = |os, chip, arch| system(os, Some(chip), arch).state;
+        assert_eq!(state("macOS 15.1", "Apple M4 Max", "aarch64"), State::Ok);
+        assert_eq!(state("Linux 6.18", "AMD EPYC", "x86_64"), State::Ok);
+        assert_eq!(state("macOS 13.6", "Apple M1", "aarch64"), State::Fail);
+        assert_eq!(state("macOS 15.1", "Intel(R) Core(TM) i9", "x86_64"), State::Fail);
+        assert_eq!(state("macOS 15.1", "Apple M4 Max", "x86_64"), State::Fail);
+    }
+
+    #[test]
+    fn the_gpu_must_be_able_to_hold_what_is_always_on() {
+        assert_eq!(gpu_limit(Some(Bytes::gb(96)), Bytes::gb(20)).state, State::Ok);
+        assert_eq!(gpu_limit(Some(Bytes::gb(16)), Bytes::gb(20)).state, State::Fail);
+        assert_eq!(gpu_limit(None, Bytes::gb(20)).state, State::Skip);
+    }
+
+    #[test]
+    fn a_machine_that_swaps_is_warned_about() {
+        assert_eq!(swap(Some(Bytes::gb(1))).state, State::Ok);
+        assert_eq!(swap(Some(Bytes::gb(3))).state, State::Warn);
+        assert_eq!(swap(None).state, State::Skip);
+    }
+
+    #[test]
+    fn the_power_source_is_read_from_pmset() {
+        let ac = "Now drawing from 'AC Power'\n -InternalBattery-0 (id=1)\t100%; charged\n";
+        let battery = "Now drawing from 'Battery Power'\n";
+        assert_eq!(power(Power::parse(ac, " lowpowermode         0\n")).state, State::Ok);
+        assert_eq!(power(Power::parse(battery, "")).state, State::Warn);
+        assert!(
+            power(Power::parse(ac, "System-wide:\n powermode            1\n")).seen.contains("low power")
+        );
+        assert_eq!(power(Power::parse(ac, " powermode 2\n")).state, State::Ok);
+        assert_eq!(power(Power::parse("", "")).state, State::Skip);
+    }
+
+    #[test]
+    fn a_clock_from_before_this_program_is_wrong() {
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(clock(made + Duration::from_secs(1), Some(made)).state, State::Ok);
+        assert_eq!(clock(made - Duration::from_secs(3_600), Some(made)).state, State::Ok);
+        assert_eq!(clock(SystemTime::UNIX_EPOCH, Some(made)).state, State::Fail);
+    }
+
+    #[test]
+    fn the_file_limit_must_hold_the_connections() {
+        assert_eq!(open_files(8_192, 65_536, 1_024).state, State::Ok);
+        assert_eq!(open_files(256, 65_536, 1_024).state, State::Warn);
+        assert_eq!(open_files(256, 512, 1_024).state, State::Fail);
+    }
+}

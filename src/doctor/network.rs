@@ -1,0 +1,153 @@
+//! The network: the address, the ports, who is let in.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Finding;
+
+/// Whether an interface has the gates' address.
+#[must_use]
+pub fn address(host: IpAddr, present: &[IpAddr]) -> Finding {
+    let id = "address";
+    if host.is_loopback() || host.is_unspecified() || present.contains(&host) {
+        return Finding::ok(id, host.to_string());
+    }
+    let have: Vec<String> = present.iter().filter(|ip| !ip.is_loopback()).map(IpAddr::to_string).collect();
+    let have = if have.is_empty() {
+        "this machine has none but loopback".into()
+    } else {
+        format!("there is {}", have.join(", "))
+    };
+    Finding::warn(
+        id,
+        format!("no interface has {host}; {have}"),
+        "join that network or change `host`; until then the gates serve loopback and wait",
+    )
+}
+
+/// Who has a gate's port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortUse {
+    /// Nobody.
+    Free,
+    /// The supervisor of this registry.
+    Ours,
+    /// Somebody else.
+    Taken,
+    /// This user may not listen on it.
+    Denied,
+}
+
+/// Whether every gate can listen. `ports`: model, port, who has it.
+#[must_use]
+pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
+    let id = "ports";
+    let with = |kind: PortUse| -> Vec<String> {
+        ports
+            .iter()
+            .filter(|entry| entry.2 == kind)
+            .map(|(model, port, _)| format!("{port} ({model})"))
+            .collect()
+    };
+    let (taken, denied) = (with(PortUse::Taken), with(PortUse::Denied));
+    if let Some((_, port, _)) = ports.iter().find(|entry| entry.2 == PortUse::Taken) {
+        return Finding::fail(
+            id,
+            format!("somebody else listens on {}", taken.join(", ")),
+            format!("lsof -nP -iTCP:{port} -sTCP:LISTEN names the program; end it or change `port`"),
+        );
+    }
+    if !denied.is_empty() {
+        return Finding::fail(
+            id,
+            format!("this user may not listen on {}", denied.join(", ")),
+            "ports below 1024 belong to root: choose another `port`",
+        );
+    }
+    let all: Vec<String> = ports.iter().map(|(_, port, _)| port.to_string()).collect();
+    let whose = if ports.iter().all(|entry| entry.2 == PortUse::Ours) { "the supervisor's" } else { "free" };
+    Finding::ok(id, format!("{} {whose}", all.join(", ")))
+}
+
+/// Whether the allow-list lets in those who can reach the address, and only those.
+#[must_use]
+pub fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> Finding {
+    let id = "allow-list";
+    if host.is_loopback() {
+        return Finding::ok(id, "only this machine reaches the gates");
+    }
+    if allowed.is_empty() && !require_key {
+        return Finding::warn(
+            id,
+            format!("whoever reaches {host} is served: no allow-list, no keys"),
+            format!("allow_from = [\"{}\"], or require_key = true", neighbours(host)),
+        );
+    }
+    if let Some(all) = allowed.iter().find(|net| net.prefix_len() == 0) {
+        return Finding::warn(
+            id,
+            format!("{all} lets in everybody"),
+            format!("allow_from = [\"{}\"]", neighbours(host)),
+        );
+    }
+    if !allowed.is_empty() && !host.is_unspecified() && !allowed.iter().any(|net| net.contains(&host)) {
+        let nets: Vec<String> = allowed.iter().map(IpNet::to_string).collect();
+        return Finding::warn(
+            id,
+            format!("{} does not hold {host} itself: neighbours are refused", nets.join(", ")),
+            format!("add \"{}\" to allow_from, if they should be served", neighbours(host)),
+        );
+    }
+    let nets: Vec<String> = allowed.iter().map(IpNet::to_string).collect();
+    Finding::ok(id, if nets.is_empty() { "keys are required".into() } else { nets.join(", ") })
+}
+
+/// The usual size of a network at home.
+fn neighbours(host: IpAddr) -> String {
+    let bits = if host.is_ipv4() { 24 } else { 64 };
+    IpNet::new(host, bits).map_or_else(|_| host.to_string(), |net| net.trunc().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_that_no_interface_has_is_named_with_those_there_are() {
+        let host = ip("192.168.132.21");
+        assert_eq!(address(host, &[ip("127.0.0.1"), host]).state, State::Ok);
+        assert_eq!(address(ip("127.0.0.1"), &[]).state, State::Ok);
+        let away = address(host, &[ip("127.0.0.1"), ip("10.0.0.7")]);
+        assert_eq!(away.state, State::Warn);
+        assert!(away.seen.contains("there is 10.0.0.7"), "{}", away.seen);
+    }
+
+    #[test]
+    fn a_strangers_port_fails_and_our_own_does_not() {
+        let entry = |kind| [("32b".to_owned(), 8800, kind)];
+        assert_eq!(ports(&entry(PortUse::Free)).state, State::Ok);
+        assert_eq!(ports(&entry(PortUse::Ours)).state, State::Ok);
+        assert!(ports(&entry(PortUse::Taken)).fix.unwrap().contains("iTCP:8800"));
+        assert_eq!(ports(&entry(PortUse::Denied)).state, State::Fail);
+    }
+
+    #[test]
+    fn the_allow_list_must_fit_the_address() {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let host = ip("192.168.132.21");
+        assert_eq!(allow_list(host, &nets(&["192.168.132.0/24"]), false).state, State::Ok);
+        assert_eq!(allow_list(host, &[], true).state, State::Ok);
+        assert_eq!(allow_list(ip("127.0.0.1"), &[], false).state, State::Ok);
+        assert_eq!(allow_list(host, &nets(&["0.0.0.0/0"]), false).state, State::Warn);
+        assert_eq!(allow_list(host, &nets(&["10.0.0.0/8"]), false).state, State::Warn);
+        let open = allow_list(host, &[], false);
+        assert_eq!(open.state, State::Warn);
+        assert!(open.fix.unwrap().contains("192.168.132.0/24"));
+    }
+}

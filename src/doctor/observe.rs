@@ -1,0 +1,241 @@
+//! The part that looks: files, sockets, the host, a few programs. Nothing is changed.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use super::disk::{HubCache, Leftovers};
+use super::machine::Power;
+use super::network::PortUse;
+use super::python::Installed;
+use super::{Finding, disk, machine, network, python, service};
+use crate::backend::record;
+use crate::control::api::Status;
+use crate::control::paths;
+use crate::host::Host;
+use crate::memory::Bytes;
+use crate::python::venv::{self, SetupRequest};
+use crate::python::{hub, interpreter};
+use crate::registry::{Problems, Registry, Source, Start};
+use crate::service::agent::Agent;
+
+/// The checks that need no registry.
+#[must_use]
+pub fn machine(host: &dyn Host) -> Vec<Finding> {
+    let (facts, memory) = (host.facts(), host.memory().ok());
+    let made = std::env::current_exe().and_then(fs_err::metadata).and_then(|file| file.modified());
+    vec![
+        machine::system(&facts.os, facts.chip.as_deref(), std::env::consts::ARCH),
+        machine::swap(memory.and_then(|memory| memory.swap_used)),
+        machine::power(Power::parse(&output("pmset", &["-g", "batt"]), &output("pmset", &["-g"]))),
+        machine::clock(SystemTime::now(), made.ok()),
+    ]
+}
+
+/// The check that says why the others are missing.
+#[must_use]
+pub fn broken(problems: &Problems, file: &Path) -> Finding {
+    let problems = problems.iter().map(ToString::to_string).collect();
+    service::registry(&file.to_string_lossy(), Err(problems))
+}
+
+/// The checks of a deployment. `status` is what a supervisor says, if one answers.
+#[must_use]
+pub fn deployment(
+    registry: &Registry,
+    agent: Result<&dyn Agent, String>,
+    status: Option<&Status>,
+    host: &dyn Host,
+) -> Vec<Finding> {
+    let mut findings = vec![service::registry(&registry.file.to_string_lossy(), Ok(registry.models.len()))];
+    findings.extend(environment(registry));
+    findings.extend(on_the_network(registry, status));
+    findings.extend(memory(registry, host));
+    findings.extend(on_disk(registry, status, host));
+    let answer = status.and_then(|status| status.supervisor.as_ref());
+    let told = answer.map(|supervisor| (supervisor.version.as_str(), supervisor.config_problem.as_deref()));
+    findings.push(service::supervisor(told, env!("CARGO_PKG_VERSION")));
+    findings.extend(as_service(agent, answer.map(|supervisor| supervisor.pid)));
+    findings.push(service::process_type(registry.agent.process_type, cfg!(target_os = "macos")));
+    findings
+}
+
+fn environment(registry: &Registry) -> [Finding; 4] {
+    let request = SetupRequest::new(registry, false);
+    let existing = venv::existing(&request);
+    let installed = existing.as_ref().ok().map(|found| Installed {
+        mlx_lm: found.versions.mlx_lm.clone(),
+        mlx: found.versions.mlx.clone(),
+        transformers: found.versions.transformers.clone(),
+    });
+    let found = interpreter::find(request.interpreter.as_deref(), request.uv.as_deref());
+    let found = match &found {
+        Ok(found) => Ok((found.path.as_path(), found.probe.version_text())),
+        Err(none) => Err(none.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")),
+    };
+    let whole = match &existing {
+        Ok(found) => Ok((found.python.as_path(), found.outdated.as_deref())),
+        Err(not) => Err((not.why.as_str(), not.hint.as_str())),
+    };
+    [
+        python::interpreter(found, existing.is_ok()),
+        python::venv(whole),
+        python::versions(installed.as_ref()),
+        python::cve(installed.as_ref()),
+    ]
+}
+
+fn on_the_network(registry: &Registry, status: Option<&Status>) -> [Finding; 3] {
+    let network = &registry.network;
+    let present = addresses();
+    let ports: Vec<(String, u16, PortUse)> = registry
+        .models
+        .iter()
+        .map(|model| {
+            // A supervisor holds the ports of the models that it knows.
+            let ours =
+                status.is_some_and(|status| status.models.iter().any(|known| known.name == model.name));
+            let used = if ours { PortUse::Ours } else { port_use(network.host, model.port) };
+            (model.name.clone(), model.port, used)
+        })
+        .collect();
+    [
+        network::address(network.host, &present),
+        network::ports(&ports),
+        network::allow_list(network.host, &network.allow_from, network.require_key),
+    ]
+}
+
+/// The addresses of this machine's interfaces.
+fn addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+        })
+        .collect()
+}
+
+/// Listens for a moment, where a gate would.
+fn port_use(host: IpAddr, port: u16) -> PortUse {
+    let loopback =
+        if host.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+    let outcome = |address| match TcpListener::bind((address, port)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Some(PortUse::Taken),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(PortUse::Denied),
+        Err(_) => None,
+        Ok(_) => Some(PortUse::Free),
+    };
+    // Without the address the gate serves loopback meanwhile.
+    outcome(host).or_else(|| outcome(loopback)).unwrap_or(PortUse::Free)
+}
+
+fn memory(registry: &Registry, host: &dyn Host) -> [Finding; 2] {
+    let always_on: Bytes = registry
+        .models
+        .iter()
+        .filter(|model| model.start == Start::Always)
+        .filter_map(|model| model.size)
+        .sum();
+    let limit = host.memory().ok().and_then(|memory| memory.gpu_limit);
+    // Each client costs the gate two files: its connection and the backend's. The rest is the supervisor's own.
+    let connections: u64 = registry.models.iter().map(|model| u64::from(model.limits.connections)).sum();
+    let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let (soft, hard) = files.unwrap_or((u64::MAX, u64::MAX));
+    [machine::gpu_limit(limit, always_on), machine::open_files(soft, hard, connections * 2 + 64)]
+}
+
+fn on_disk(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> [Finding; 6] {
+    let cache = hub::cache_folder();
+    let (mut missing, mut partial) = (Vec::new(), Vec::new());
+    for model in &registry.models {
+        let Source::Hub(repo) = &model.source else { continue };
+        match hub::cached(repo) {
+            Some(found) if found.complete => {}
+            Some(found) => {
+                partial.push(model.name.clone());
+                missing.push((model.name.clone(), model.size.map(|size| size.saturating_sub(found.bytes))));
+            }
+            None => missing.push((model.name.clone(), model.size)),
+        }
+    }
+    let folder = cache.as_deref().filter(|folder| folder.is_dir());
+    let run = &registry.paths.run;
+    let keys = registry.paths.state.join("keys.json");
+    let mode =
+        fs_err::metadata(&keys).ok().map(|file| std::os::unix::fs::PermissionsExt::mode(&file.permissions()));
+    [
+        disk::space(&missing, cache.as_deref().and_then(free_space)),
+        disk::hub_cache(&HubCache { folder: folder.map(|folder| folder.display().to_string()), partial }),
+        disk::logs(&registry.paths.logs, can_write(&registry.paths.logs), largest(&registry.paths.logs)),
+        disk::leftovers(leftovers(registry, status.is_some(), host)),
+        disk::socket_path(&run.join("mlxctl.sock"), &paths::socket_path(run), paths::SOCKET_PATH_MAX),
+        disk::keys(&keys, mode, registry.network.require_key),
+    ]
+}
+
+/// What an ordinary user may still write to the disk that `folder` is on, or will be on once it is made.
+fn free_space(folder: &Path) -> Option<Bytes> {
+    let there = folder.ancestors().find(|folder| folder.exists())?;
+    let disk = nix::sys::statvfs::statvfs(there).ok()?;
+    // The widths of these differ between systems; both fit.
+    let blocks = u64::try_from(i128::from(disk.blocks_available())).ok()?;
+    let size = u64::try_from(i128::from(disk.fragment_size())).ok()?;
+    Some(Bytes(blocks.saturating_mul(size)))
+}
+
+fn can_write(folder: &Path) -> Result<(), String> {
+    // A folder that is to come is as good as its first ancestor that is there.
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    tempfile::tempfile_in(there).map(drop).map_err(|error| error.to_string())
+}
+
+fn largest(folder: &Path) -> Option<(String, Bytes)> {
+    let files = fs_err::read_dir(folder).ok()?.filter_map(Result::ok);
+    files
+        .filter_map(|file| {
+            Some((file.file_name().to_string_lossy().into_owned(), Bytes(file.metadata().ok()?.len())))
+        })
+        .max_by_key(|(_, size)| *size)
+}
+
+fn leftovers(registry: &Registry, supervisor: bool, host: &dyn Host) -> Leftovers {
+    let mut found = Leftovers { supervisor, ..Leftovers::default() };
+    for model in &registry.models {
+        let Ok(Some(left)) = record::read_record(&registry.paths.run, &model.name) else { continue };
+        let lives = left.boot_id == host.facts().boot_id
+            && host.identify(left.identity.pid).ok().flatten() == Some(left.identity);
+        if lives { found.orphans += 1 } else { found.records += 1 }
+    }
+    found
+}
+
+fn as_service(agent: Result<&dyn Agent, String>, supervisor: Option<i32>) -> Vec<Finding> {
+    let agent = match agent {
+        Ok(agent) => agent,
+        Err(why) => {
+            return vec![Finding::skip("agent-file", why.as_str()), Finding::skip("agent-state", why)];
+        }
+    };
+    let found = fs_err::read(agent.file()).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let differences = found.map(|found| match found == agent.wanted() {
+        true => Vec::new(),
+        false => agent.differs(&found),
+    });
+    let seen = agent.seen();
+    let seen = seen.as_ref().map_err(|error| error.what.as_str());
+    vec![
+        service::agent_file(&agent.file().display().to_string(), differences.as_deref()),
+        service::agent_state(agent.manager(), seen, supervisor),
+    ]
+}
+
+/// What a program prints; nothing where it is missing or fails.
+fn output(program: &str, arguments: &[&str]) -> String {
+    let ended = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    ended.map(|ended| String::from_utf8_lossy(&ended.stdout).into_owned()).unwrap_or_default()
+}

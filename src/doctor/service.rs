@@ -1,0 +1,158 @@
+//! The registry, the supervisor, and the agent that runs it.
+
+use super::Finding;
+use crate::registry::ProcessType;
+use crate::service::agent::Seen;
+
+/// Whether the registry is valid. `problems`: one a line.
+#[must_use]
+pub fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
+    let id = "registry";
+    match problems {
+        Ok(models) => Finding::ok(id, format!("{file}, {models} models")),
+        Err(problems) => {
+            let more = match problems.len() {
+                0 | 1 => String::new(),
+                count => format!(" (and {} more)", count - 1),
+            };
+            let first = problems.first().map_or("it is broken", String::as_str);
+            Finding::fail(id, format!("{first}{more}"), "mlxctl check")
+        }
+    }
+}
+
+/// Whether a supervisor answers, and with the registry on disk. `answer`: why the file is not in force, if so.
+#[must_use]
+pub fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
+    let id = "supervisor";
+    match answer {
+        None => Finding::warn(id, "none runs", "mlxctl agent install, or mlxctl serve in a terminal"),
+        Some((_, Some(problem))) => Finding::fail(
+            id,
+            format!("the registry on disk is not in force: {problem}"),
+            "mlxctl check, then mlxctl reload",
+        ),
+        Some((version, None)) if version != ours => Finding::warn(
+            id,
+            format!("version {version} runs, {ours} is installed"),
+            "mlxctl agent restart; the models stay up",
+        ),
+        Some((version, None)) => Finding::ok(id, format!("version {version} answers")),
+    }
+}
+
+/// Whether the agent's file is what the registry asks for. `differences`: `None`: there is no file.
+#[must_use]
+pub fn agent_file(file: &str, differences: Option<&[String]>) -> Finding {
+    let id = "agent-file";
+    match differences {
+        None => {
+            Finding::warn(id, format!("{file} is not there: nothing starts at login"), "mlxctl agent install")
+        }
+        Some([]) => Finding::ok(id, format!("{file} is as the registry has it")),
+        Some(differences) => {
+            Finding::warn(id, format!("{file} differs: {}", differences.join("; ")), "mlxctl agent install")
+        }
+    }
+}
+
+/// Whether the service manager runs the agent. `seen`: why it does not say, if it does not.
+#[must_use]
+pub fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Option<i32>) -> Finding {
+    let id = "agent-state";
+    let seen = match seen {
+        Err(why) => return Finding::skip(id, why),
+        Ok(seen) if !seen.loaded => {
+            return Finding::warn(id, format!("{manager} does not know the agent"), "mlxctl agent install");
+        }
+        Ok(seen) => seen,
+    };
+    let end = seen.last_end.as_ref().map(|end| format!(", last end: {end}")).unwrap_or_default();
+    match (seen.pid, supervisor_pid) {
+        (None, _) => Finding::fail(
+            id,
+            format!("loaded, but without a process ({}{end})", seen.state),
+            "look into the agent's log; log in at the screen if this is an SSH session",
+        ),
+        (Some(job), Some(answers)) if job != answers => Finding::warn(
+            id,
+            format!("{manager} runs pid {job}, but pid {answers} answers"),
+            format!("end the one that was started by hand: kill {answers}"),
+        ),
+        (Some(job), _) => Finding::ok(id, format!("{}, pid {job}{end}", seen.state)),
+    }
+}
+
+/// What the process type costs. Reports disagree (11 against 87 tokens a second on an M4 Max; "no difference"; a
+/// stall under Interactive), so it is the owner's choice, and the bench's to measure.
+#[must_use]
+pub fn process_type(chosen: ProcessType, macos: bool) -> Finding {
+    let id = "process-type";
+    if !macos {
+        return Finding::skip(id, "only launchd knows process types");
+    }
+    match chosen {
+        ProcessType::Background => Finding::warn(
+            id,
+            "Background: macOS keeps the backends on efficiency cores and slow disk access; decoding may be several \
+             times slower",
+            "mlxctl bench under both, then process_type = \"Standard\" or \"Interactive\" if it matters",
+        ),
+        ProcessType::Adaptive => Finding::warn(
+            id,
+            "Adaptive: the same as Background for a server that no application talks to over XPC",
+            "process_type = \"Standard\" or \"Interactive\"",
+        ),
+        ProcessType::Standard | ProcessType::Interactive => Finding::ok(id, format!("{chosen:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    fn seen(loaded: bool, pid: Option<i32>) -> Seen {
+        Seen { loaded, pid, state: "running".into(), ..Seen::default() }
+    }
+
+    #[test]
+    fn a_broken_registry_fails_with_its_first_problem() {
+        assert_eq!(registry("models.toml", Ok(2)).state, State::Ok);
+        let broken = registry("models.toml", Err(vec!["line 3: port 0".into(), "line 9: x".into()]));
+        assert_eq!(broken.state, State::Fail);
+        assert_eq!(broken.seen, "line 3: port 0 (and 1 more)");
+    }
+
+    #[test]
+    fn a_supervisor_of_another_version_or_registry_is_noticed() {
+        assert_eq!(supervisor(Some(("0.1.0", None)), "0.1.0").state, State::Ok);
+        assert_eq!(supervisor(Some(("0.0.9", None)), "0.1.0").state, State::Warn);
+        assert_eq!(supervisor(Some(("0.1.0", Some("line 3"))), "0.1.0").state, State::Fail);
+        assert_eq!(supervisor(None, "0.1.0").state, State::Warn);
+    }
+
+    #[test]
+    fn the_agents_file_is_compared_with_the_registry() {
+        assert_eq!(agent_file("x.plist", Some(&[])).state, State::Ok);
+        assert_eq!(agent_file("x.plist", None).state, State::Warn);
+        assert!(agent_file("x.plist", Some(&["Nice: other".into()])).seen.contains("Nice"));
+    }
+
+    #[test]
+    fn an_agent_without_a_process_fails() {
+        assert_eq!(agent_state("launchd", Ok(&seen(true, Some(7))), Some(7)).state, State::Ok);
+        assert_eq!(agent_state("launchd", Ok(&seen(true, Some(7))), Some(8)).state, State::Warn);
+        assert_eq!(agent_state("launchd", Ok(&seen(true, None)), None).state, State::Fail);
+        assert_eq!(agent_state("launchd", Ok(&seen(false, None)), None).state, State::Warn);
+        assert_eq!(agent_state("launchd", Err("no launchctl"), None).state, State::Skip);
+    }
+
+    #[test]
+    fn a_process_type_that_slows_the_models_is_said() {
+        assert_eq!(process_type(ProcessType::Background, true).state, State::Warn);
+        assert_eq!(process_type(ProcessType::Adaptive, true).state, State::Warn);
+        assert_eq!(process_type(ProcessType::Standard, true).state, State::Ok);
+        assert_eq!(process_type(ProcessType::Background, false).state, State::Skip);
+    }
+}

@@ -1,0 +1,86 @@
+//! Files that outlive a power cut: replaced as a whole or not at all.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use fs_err as fs;
+
+/// What files begin with that are not in their place yet.
+const PREFIX: &str = ".mlxctl-";
+
+/// Older ones were left by a writer that was killed.
+const OLD: Duration = Duration::from_secs(3600);
+
+/// Removes what writers left that were killed. Best effort: it is only untidy.
+pub fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let age = entry.metadata().and_then(|found| found.modified()).map(|written| written.elapsed());
+        if ours && matches!(age, Ok(Ok(age)) if age > OLD) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Puts `bytes` in the place of whatever `file` holds: a file beside it, synced, renamed, and then the folder synced,
+/// so that the rename itself is on disk. 0600.
+///
+/// # Errors
+/// The system's own; then the old content is still there.
+pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut fresh = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
+    fresh.write_all(bytes)?;
+    fresh.as_file().sync_all()?;
+    fresh.persist(file)?;
+    sync_folder(folder)
+}
+
+/// Brings what was renamed in a folder to disk.
+///
+/// # Errors
+/// The system's own.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match fs::File::open(folder)?.sync_all() {
+        // Some file systems cannot sync a folder and need not (fsync(2): EINVAL).
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_old_leftovers_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str, age: Duration| {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        };
+        make(".mlxctl-old", OLD * 2);
+        make(".mlxctl-new", Duration::ZERO);
+        make("keys.json", OLD * 2);
+        sweep(folder.path());
+        let mut left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".mlxctl-new", "keys.json"]);
+    }
+
+    #[test]
+    fn a_replaced_file_is_whole_and_a_failed_replacement_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f");
+        replace(&file, b"one").unwrap();
+        replace(&file, b"two").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        let into_a_folder = folder.path().join("d");
+        std::fs::create_dir(&into_a_folder).unwrap();
+        replace(&into_a_folder, b"x").unwrap_err();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nor after a failure");
+    }
+}

@@ -1,0 +1,36 @@
+//! The per-user folders of this program: Apple's places on a Mac, the XDG base directories elsewhere
+//! (specifications.freedesktop.org/basedir-spec; a variable that is no absolute path is ignored, as it says).
+
+use std::path::PathBuf;
+
+/// The registry's: `~/Library/Application Support/mlxctl`, else `$XDG_CONFIG_HOME/mlxctl` or `~/.config/mlxctl`.
+#[must_use]
+pub fn config() -> PathBuf {
+    place("Library/Application Support", "XDG_CONFIG_HOME", ".config")
+}
+
+/// Environments, logs, state: `~/Library/Application Support/mlxctl`, else `$XDG_DATA_HOME/mlxctl` or
+/// `~/.local/share/mlxctl`.
+#[must_use]
+pub fn data() -> PathBuf {
+    place("Library/Application Support", "XDG_DATA_HOME", ".local/share")
+}
+
+/// What can be made again: `~/Library/Caches/mlxctl`, else `$XDG_CACHE_HOME/mlxctl` or `~/.cache/mlxctl`.
+#[must_use]
+pub fn cache() -> PathBuf {
+    place("Library/Caches", "XDG_CACHE_HOME", ".cache")
+}
+
+fn place(apple: &str, variable: &str, fallback: &str) -> PathBuf {
+    let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let folder = if cfg!(target_os = "macos") {
+        home.join(apple)
+    } else {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .unwrap_or_else(|| home.join(fallback))
+    };
+    folder.join("mlxctl")
+}

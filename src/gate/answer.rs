@@ -1,0 +1,203 @@
+//! What the gate answers by itself: `/health`, `/v1/models`, and why a model is not to be had. Pure.
+
+use std::time::Duration;
+
+use percent::decode;
+use serde_json::json;
+
+use super::error::Refusal;
+use super::http::Method;
+use super::reply::Reply;
+use super::validate::Endpoint;
+use super::{Availability, GateConfig};
+use crate::registry::Start;
+
+/// What a path means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// `/health`
+    Health,
+    /// `/v1/models`
+    Models,
+    /// `/v1/models/{id}`
+    Model(String),
+    /// A path that generates.
+    Generate(Endpoint),
+    /// Nothing here.
+    Unknown,
+}
+
+/// Reads a path.
+#[must_use]
+pub fn route(path: &str) -> Route {
+    match path {
+        "/health" => Route::Health,
+        "/v1/models" | "/v1/models/" => Route::Models,
+        "/v1/chat/completions" | "/chat/completions" => Route::Generate(Endpoint::Chat),
+        "/v1/completions" => Route::Generate(Endpoint::Completions),
+        _ => match path.strip_prefix("/v1/models/") {
+            Some(id) => Route::Model(decode(id)),
+            None => Route::Unknown,
+        },
+    }
+}
+
+/// Whether the route knows the method.
+///
+/// # Errors
+/// 405 with `Allow`, 404 for a path that is nothing here.
+pub fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Refusal> {
+    let allow = match route {
+        Route::Unknown => {
+            let shown: String = path.chars().take(128).collect();
+            let message = format!(
+                "nothing here at '{shown}'; there are /v1/chat/completions, /v1/completions, /v1/models and /health"
+            );
+            return Err(Refusal::new(404, "unknown_url", message));
+        }
+        Route::Generate(_) => "POST",
+        _ => "GET",
+    };
+    let fits = match method {
+        Method::Post => allow == "POST",
+        Method::Get | Method::Head => allow == "GET",
+        Method::Options | Method::Other => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("this path takes {allow} only");
+    Err(Refusal { allow: Some(allow), ..Refusal::new(405, "method_not_allowed", message) })
+}
+
+/// The answer of a route that only informs.
+#[must_use]
+pub fn inform(route: &Route, config: &GateConfig, availability: &Availability, created: u64) -> Reply {
+    if let Route::Model(id) = route
+        && !knows(config, id)
+    {
+        return Refusal::unknown_model(id, &config.accepted).reply();
+    }
+    let entry = |id: &str| json!({ "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": config.name });
+    match (route, unavailable(config, availability)) {
+        (Route::Health, Some(refusal)) => {
+            let mut document = refusal.body();
+            document["status"] = "unavailable".into();
+            document["state"] = refusal.state.into();
+            document["model"] = config.name.clone().into();
+            let mut reply = refusal.reply();
+            reply.replace_body(&document);
+            reply
+        }
+        (_, Some(refusal)) => refusal.reply(),
+        (Route::Health, None) => {
+            Reply::json(200, &json!({ "status": "ok", "state": "ready", "model": config.name }))
+        }
+        (Route::Model(id), None) => Reply::json(200, &entry(id)),
+        (_, None) => {
+            let data: Vec<_> = config.accepted.iter().map(|id| entry(id)).collect();
+            Reply::json(200, &json!({ "object": "list", "data": data }))
+        }
+    }
+}
+
+fn knows(config: &GateConfig, id: &str) -> bool {
+    config.served == id || config.accepted.iter().any(|accepted| accepted == id)
+}
+
+/// Why the model is not to be had now; `None`: it is ready.
+#[must_use]
+pub fn unavailable(config: &GateConfig, availability: &Availability) -> Option<Refusal> {
+    let name = &config.name;
+    let refusal = |state: &'static str, message: String, wait: Duration| {
+        Some(Refusal { state: Some(state), ..Refusal::unavailable(state_code(state), message, wait) })
+    };
+    match availability {
+        Availability::Ready(_) => None,
+        Availability::Offline => match config.start {
+            Start::Manual => refusal(
+                "offline",
+                format!("model '{name}' is not running; start it with `mlxctl start {name}`"),
+                PERSON,
+            ),
+            Start::Always => refusal(
+                "offline",
+                format!("model '{name}' was stopped; start it with `mlxctl start {name}`"),
+                PERSON,
+            ),
+        },
+        Availability::Loading { remaining, .. } => {
+            let wait = remaining.unwrap_or(UNKNOWN_LOAD);
+            let text = match remaining {
+                Some(left) => format!("model '{name}' is loading, about {} s left", left.as_secs().max(1)),
+                None => format!("model '{name}' is loading"),
+            };
+            refusal("loading", text, wait)
+        }
+        Availability::Draining => {
+            refusal("draining", format!("model '{name}' is being stopped and takes nothing new"), DRAINING)
+        }
+        Availability::Refused { why } => {
+            refusal("refused", format!("model '{name}' may not start now: {why}"), REFUSED)
+        }
+        Availability::Failed { why } => refusal("failed", format!("model '{name}' failed: {why}"), PERSON),
+    }
+}
+
+/// Why a request is turned away now; `None`: the model is ready, or worth waiting for.
+#[must_use]
+pub fn turned_away(config: &GateConfig, availability: &Availability) -> Option<Refusal> {
+    match availability {
+        Availability::Loading { hold: true, .. } => None,
+        _ => unavailable(config, availability),
+    }
+}
+
+/// Someone has to act; a library that waits for that is told not to (see [`Refusal::reply`]).
+const PERSON: Duration = Duration::from_secs(60);
+/// A load of which nothing is known yet.
+const UNKNOWN_LOAD: Duration = Duration::from_secs(10);
+/// A drain ends in a stop or a restart.
+const DRAINING: Duration = Duration::from_secs(10);
+/// Memory comes back when somebody gives it back.
+const REFUSED: Duration = Duration::from_secs(30);
+
+fn state_code(state: &'static str) -> &'static str {
+    match state {
+        "offline" => "model_offline",
+        "loading" => "model_loading",
+        "draining" => "model_draining",
+        "refused" => "model_refused",
+        _ => "model_failed",
+    }
+}
+
+/// The answer to a browser that asks before it asks.
+#[must_use]
+pub fn preflight(wanted_headers: Option<&str>) -> Reply {
+    let mut reply = Reply::empty();
+    reply.header("access-control-allow-methods", "GET, POST");
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b',' | b' ');
+    let wanted = wanted_headers.filter(|names| names.len() < 1024 && names.bytes().all(token));
+    reply.header("access-control-allow-headers", wanted.unwrap_or("authorization, content-type"));
+    reply.header("access-control-max-age", "600");
+    reply
+}
+
+mod percent {
+    /// `%2F` → `/`; what is no escape stays.
+    pub fn decode(text: &str) -> String {
+        let bytes = text.as_bytes();
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            let escape = bytes.get(at + 1..at + 3).filter(|_| byte == b'%');
+            let value = escape
+                .and_then(|hex| std::str::from_utf8(hex).ok())
+                .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            out.push(value.unwrap_or(byte));
+            at += if value.is_some() { 3 } else { 1 };
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}

@@ -1,0 +1,162 @@
+//! One connection to a backend: HTTP/1.0, one request, the answer ends with the connection.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::task::{Context, Poll, ready};
+
+use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Upstream;
+use super::validate::Endpoint;
+use crate::host;
+
+/// The head of a request to the backend. Nothing in it comes from the client.
+#[must_use]
+pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> String {
+    let path = match endpoint {
+        Endpoint::Chat => "/v1/chat/completions",
+        Endpoint::Completions => "/v1/completions",
+    };
+    format!(
+        "POST {path} HTTP/1.0\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{}: {}\r\n\r\n",
+        upstream.address,
+        super::SECRET_HEADER,
+        upstream.secret
+    )
+}
+
+/// The connection. It is registered for what it will be asked for only: every readiness that nobody waits for
+/// wakes the event loop once for nothing, which a tokio `TcpStream` does for each request.
+#[derive(Debug)]
+pub struct Link(AsyncFd<TcpStream>);
+
+impl Link {
+    /// Reads once; 0 is the end.
+    pub fn poll_read(&self, cx: &mut Context<'_>, place: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            match guard.try_io(|stream| stream.get_ref().read(place)) {
+                Ok(Ok(count)) => {
+                    // Fewer bytes than asked for: it is drained, and what comes next is told anew.
+                    if count > 0 && count < place.len() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Writes once.
+    pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            match guard.try_io(|stream| {
+                // The outcome of connecting comes this way.
+                stream.get_ref().take_error()?.map_or(Ok(()), Err)?;
+                stream.get_ref().write_vectored(parts)
+            }) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(result) => return Poll::Ready(result),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// A connection that may have been sent something already.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection, perhaps not established yet.
+    pub link: Link,
+    /// Bytes that are out.
+    pub sent: usize,
+}
+
+/// Connects and sends without waiting: on loopback the connection is there at once, so that the first write
+/// nearly always succeeds before the event loop was asked even once.
+///
+/// # Errors
+/// The system's own; `ConnectionRefused` when nobody listens.
+pub fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
+    let socket = nonblocking(Domain::for_address(address))?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let parts = [io::IoSlice::new(head), io::IoSlice::new(body)];
+    let sent = match socket.send_vectored(&parts) {
+        Ok(sent) => sent,
+        Err(error) if not_yet(&error) => 0,
+        Err(error) => return Err(error),
+    };
+    let whole = sent == head.len() + body.len();
+    let interest = if whole { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+    Ok(Opened { link: Link(host::socket::register(socket.into(), interest)?), sent })
+}
+
+/// Still connecting, or its buffer is full. Linux says `EAGAIN` for both, macOS `ENOTCONN` for the first.
+fn not_yet(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected | io::ErrorKind::Interrupted
+    )
+}
+
+fn nonblocking(domain: Domain) -> io::Result<Socket> {
+    #[cfg(target_os = "linux")]
+    return Socket::new(domain, Type::STREAM.nonblocking(), None);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+}
+
+/// The head of the backend's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerHead {
+    /// Bytes that it takes.
+    pub bytes: usize,
+    /// HTTP status.
+    pub status: u16,
+    /// Of the body, where it is told.
+    pub length: Option<u64>,
+    /// Whether the body is a stream of events.
+    pub events: bool,
+}
+
+/// Bytes of the backend's head, at most.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Reads the head from the front of `bytes`; `None`: it is not all there yet.
+///
+/// # Errors
+/// When it is none.
+pub fn answer_head(bytes: &[u8]) -> Result<Option<AnswerHead>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut answer = httparse::Response::new(&mut headers);
+    match answer.parse(bytes) {
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => Ok(None),
+        Ok(httparse::Status::Complete(length)) => {
+            let value = |name: &str| {
+                let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+                header.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default().trim()
+            };
+            Ok(Some(AnswerHead {
+                bytes: length,
+                status: answer.code.unwrap_or(502),
+                length: value("content-length").parse().ok(),
+                events: value("content-type").starts_with("text/event-stream"),
+            }))
+        }
+        Ok(httparse::Status::Partial) => Err("its head has no end".to_owned()),
+        Err(error) => Err(format!("it does not speak HTTP: {error}")),
+    }
+}

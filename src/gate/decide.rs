@@ -1,0 +1,92 @@
+//! What becomes of a request, by its head alone. Pure.
+
+use std::net::IpAddr;
+
+use super::access::{self, Caller};
+use super::answer::{self, Route};
+use super::error::Refusal;
+use super::http::Method;
+use super::reply::Reply;
+use super::validate::Endpoint;
+use super::{Availability, GateConfig};
+
+/// A head, and who sent it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// What to do.
+    pub method: Method,
+    /// To what.
+    pub path: &'a str,
+    /// `Host`
+    pub host: Option<&'a str>,
+    /// `Origin`
+    pub origin: Option<&'a str>,
+    /// `Access-Control-Request-Headers`
+    pub wanted_headers: Option<&'a str>,
+    /// By its key.
+    pub caller: &'a Caller,
+    /// By its address.
+    pub client: IpAddr,
+    /// The address that it reached.
+    pub local: IpAddr,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The gate answers.
+    Answer(Box<Reply>),
+    /// The gate refuses.
+    Refuse(Box<Refusal>),
+    /// The body is read, and then it depends on that.
+    Generate(Endpoint),
+}
+
+/// Returns the verdict, and the origin that may read the answer.
+#[must_use]
+pub fn decide<'a>(
+    asked: &Asked<'a>,
+    config: &GateConfig,
+    availability: &Availability,
+    created: u64,
+) -> (Verdict, Option<&'a str>) {
+    let refuse = |refusal| (Verdict::Refuse(Box::new(refusal)), None);
+    if !GateConfig::admits(&config.network.allow_from, asked.client) {
+        return refuse(access::stranger(asked.client));
+    }
+    if let Err(refusal) = access::check_host(asked.host, asked.local, &config.network) {
+        return refuse(refusal);
+    }
+    let origin = match access::check_origin(asked.origin, &config.network) {
+        Ok(origin) => origin,
+        Err(refusal) => return refuse(refusal),
+    };
+    let verdict = inside(asked, origin.is_some(), config, availability, created);
+    (verdict, origin)
+}
+
+fn inside(
+    asked: &Asked<'_>,
+    browser: bool,
+    config: &GateConfig,
+    availability: &Availability,
+    created: u64,
+) -> Verdict {
+    let route = answer::route(asked.path);
+    if browser && asked.method == Method::Options && route != Route::Unknown {
+        return Verdict::Answer(Box::new(answer::preflight(asked.wanted_headers)));
+    }
+    if let Err(refusal) = answer::check_method(&route, asked.method, asked.path) {
+        return Verdict::Refuse(Box::new(refusal));
+    }
+    // Whoever may connect may know whether the model is up; a balancer's check has no key.
+    if route != Route::Health
+        && let Err(refusal) = access::check_caller(asked.caller)
+    {
+        return Verdict::Refuse(Box::new(refusal));
+    }
+    match route {
+        Route::Generate(endpoint) => Verdict::Generate(endpoint),
+        _ => Verdict::Answer(Box::new(answer::inform(&route, config, availability, created))),
+    }
+}

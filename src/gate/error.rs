@@ -1,0 +1,174 @@
+//! What a client is told when it does not get what it asked for: OpenAI's error object, and a status that its
+//! libraries know.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::reply::Reply;
+
+/// A request that is not served. `Display` is not for it: clients read JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// `error.code`.
+    pub code: &'static str,
+    /// `error.param`: the field, where one is at fault.
+    pub param: Option<String>,
+    /// `error.message`: what, why, what to do.
+    pub message: String,
+    /// `Retry-After`; `None`: the same request will not do better.
+    pub retry_after: Option<Duration>,
+    /// What the model is doing, where that is the reason: `offline`, `loading`, …
+    pub state: Option<&'static str>,
+    /// The method that the path wants, for `Allow`.
+    pub allow: Option<&'static str>,
+}
+
+impl Refusal {
+    /// Any status, no retry.
+    #[must_use]
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, code, param: None, message, retry_after: None, state: None, allow: None }
+    }
+
+    /// 400, with the field at fault.
+    #[must_use]
+    pub fn invalid(param: Option<&str>, message: String) -> Self {
+        Self { param: param.map(str::to_owned), ..Self::new(400, "invalid_request", message) }
+    }
+
+    /// 404 for a model that is not served here.
+    #[must_use]
+    pub fn unknown_model(asked: &str, accepted: &[String]) -> Self {
+        let asked: String = asked.chars().take(128).collect();
+        let message = format!("no model '{asked}' here; this address serves {}", accepted.join(", "));
+        Self { param: Some("model".to_owned()), ..Self::new(404, "model_not_found", message) }
+    }
+
+    /// 503, worth trying again.
+    #[must_use]
+    pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(503, code, message) }
+    }
+
+    /// OpenAI's word for the class of the error.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+
+    /// `{"error": {…}}`
+    #[must_use]
+    pub fn body(&self) -> serde_json::Value {
+        let mut error = json!({
+            "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
+        });
+        if let Some(state) = self.state {
+            error["state"] = state.into();
+        }
+        if let Some(after) = self.retry_after {
+            error["retry_after_seconds"] = seconds(after).into();
+        }
+        json!({ "error": error })
+    }
+
+    /// As an answer.
+    #[must_use]
+    pub fn reply(&self) -> Reply {
+        let mut reply = Reply::json(self.status, &self.body());
+        if let Some(after) = self.retry_after {
+            reply.header("retry-after", &seconds(after).to_string());
+        }
+        if matches!(self.state, Some("offline" | "failed"))
+            || (self.status >= 500 && self.retry_after.is_none())
+        {
+            // The OpenAI libraries would wait and try again, and their user with them.
+            reply.header("x-should-retry", "false");
+        }
+        if let Some(allow) = self.allow {
+            reply.header("allow", allow);
+        }
+        if self.status == 401 {
+            reply.header("www-authenticate", "Bearer");
+        }
+        reply
+    }
+
+    /// As the last event of a stream that had begun.
+    #[must_use]
+    pub fn event(&self) -> Vec<u8> {
+        format!("data: {}\n\n", self.body()).into_bytes()
+    }
+}
+
+/// Whole seconds, rounded up, at least one: the unit of `Retry-After`.
+fn seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+/// What the server's own error means. It answers 404 to whatever goes wrong in generation, with a plain string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerError {
+    /// The generation thread is dead: as good as no answer.
+    Dead(String),
+    /// To be passed on.
+    Refused(Refusal),
+}
+
+/// Reads the server's error answer.
+#[must_use]
+pub fn from_server(status: u16, body: &[u8]) -> ServerError {
+    let text = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let message = text
+        .as_ref()
+        .and_then(|value| value.get("error"))
+        .and_then(serde_json::Value::as_str)
+        .map_or_else(|| String::from_utf8_lossy(body).trim().chars().take(500).collect(), str::to_owned);
+    if message.contains("generation thread died") {
+        return ServerError::Dead(message);
+    }
+    let lower = message.to_lowercase();
+    let server_fault = status >= 500
+        || matches!(status, 403 | 411)
+        || ["memory", "metal", "[load]", "malloc", "no model"].iter().any(|word| lower.contains(word));
+    if server_fault {
+        let message = format!("the model server failed: {message}");
+        return ServerError::Refused(Refusal::new(502, "model_server_error", message));
+    }
+    ServerError::Refused(Refusal::invalid(None, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plain_string_of_the_server_becomes_an_error_object_with_the_right_status() {
+        let status = |status, body: &[u8]| match from_server(status, body) {
+            ServerError::Dead(_) => 0,
+            ServerError::Refused(refusal) => refusal.status,
+        };
+        assert_eq!(status(404, br#"{"error": "generation thread died"}"#), 0);
+        assert_eq!(status(404, br#"{"error": "Only 'text' content type is supported."}"#), 400);
+        assert_eq!(status(400, br#"{"error": "stream must be of type bool"}"#), 400);
+        assert_eq!(status(404, br#"{"error": "[metal::malloc] Resource limit (499000) exceeded."}"#), 502);
+        assert_eq!(status(404, b"Not Found"), 400);
+        assert_eq!(status(500, b""), 502);
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_so_that_nobody_comes_too_early() {
+        assert_eq!(seconds(Duration::ZERO), 1);
+        assert_eq!(seconds(Duration::from_millis(1001)), 2);
+        assert_eq!(seconds(Duration::from_secs(3)), 3);
+    }
+}

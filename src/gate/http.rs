@@ -1,0 +1,322 @@
+//! Reading the head of a request. Strict: whatever two readers could take for two different things is refused,
+//! because that is what request smuggling is made of. Nothing of a client's head goes to the backend.
+
+use std::ops::Range;
+
+use super::error::Refusal;
+
+/// Bytes of a head, at most.
+pub const HEAD_BYTES: usize = 16 * 1024;
+/// Header lines, at most.
+pub const HEADERS: usize = 64;
+
+/// How the body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// A method that something here answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// POST
+    Post,
+    /// OPTIONS
+    Options,
+    /// Anything else.
+    Other,
+}
+
+/// A head that was understood; ranges are into the bytes that it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes that it takes, its empty line included.
+    pub length: usize,
+    /// What to do.
+    pub method: Method,
+    /// To what, without a query.
+    pub path: Range<usize>,
+    /// Whether the connection may go on after it.
+    pub keep_alive: bool,
+    /// HTTP/1.1, which knows chunks.
+    pub chunks: bool,
+    /// Of the body.
+    pub framing: Framing,
+    /// Whether it waits for `100 Continue`.
+    pub expects: bool,
+    /// `Host`
+    pub host: Option<Range<usize>>,
+    /// `Origin`
+    pub origin: Option<Range<usize>>,
+    /// `Authorization`
+    pub authorization: Option<Range<usize>>,
+    /// `Access-Control-Request-Headers`
+    pub wanted_headers: Option<Range<usize>>,
+}
+
+/// Reads a head from the front of `bytes`; `None`: it is not all there yet.
+///
+/// # Errors
+/// 400, 417, 431, 501 or 505; the connection must end with the answer, since nobody knows where the next request begins.
+pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
+    line_ends(bytes)?;
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES => length,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => return Ok(None),
+        Ok(_) => return Err(too_large()),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_large()),
+        Err(httparse::Error::Version) => {
+            return Err(Refusal::new(505, "http_version", "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+        }
+        Err(error) => return Err(bad(format!("the request's head is not valid HTTP: {error}"))),
+    };
+    let http11 = request.version == Some(1);
+    let target = request.path.unwrap_or_default();
+    if !target.starts_with('/') || target.starts_with("//") {
+        return Err(bad("the request's target must be a path"));
+    }
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let method = match request.method.unwrap_or_default() {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" => Method::Post,
+        "OPTIONS" => Method::Options,
+        _ => Method::Other,
+    };
+    let mut head = Head {
+        length,
+        method,
+        path: within(bytes, path.as_bytes()),
+        keep_alive: http11,
+        chunks: http11,
+        framing: Framing::None,
+        expects: false,
+        host: None,
+        origin: None,
+        authorization: None,
+        wanted_headers: None,
+    };
+    for header in request.headers.iter() {
+        head.header(bytes, header, http11)?;
+    }
+    if http11 && head.host.is_none() {
+        return Err(bad("the header 'Host' is missing"));
+    }
+    Ok(Some(head))
+}
+
+impl Head {
+    fn header(&mut self, bytes: &[u8], header: &httparse::Header<'_>, http11: bool) -> Result<(), Refusal> {
+        let value = header.value.trim_ascii();
+        if value.iter().any(|byte| *byte < b' ' && *byte != b'\t' || *byte == 0x7f) {
+            return Err(bad(format!("the header '{}' holds a control character", header.name)));
+        }
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        // The length decides first: most headers are none of these.
+        match header.name.len() {
+            4 if is("host") => once(&mut self.host, bytes, value, "Host"),
+            6 if is("origin") => once(&mut self.origin, bytes, value, "Origin"),
+            6 if is("expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::new(
+                        417,
+                        "expectation",
+                        "only 'Expect: 100-continue' is understood",
+                    ));
+                }
+                self.expects = http11;
+                Ok(())
+            }
+            7 if is("upgrade") => Ok(()),
+            10 if is("connection") => {
+                let mut tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                if tokens.any(|token| token.eq_ignore_ascii_case(b"close")) {
+                    self.keep_alive = false;
+                }
+                Ok(())
+            }
+            13 if is("authorization") => once(&mut self.authorization, bytes, value, "Authorization"),
+            14 if is("content-length") => self.content_length(value),
+            16 if is("content-encoding") => {
+                if value.eq_ignore_ascii_case(b"identity") {
+                    return Ok(());
+                }
+                Err(Refusal::new(415, "content_encoding", "bodies must come without a content encoding"))
+            }
+            17 if is("transfer-encoding") => self.transfer_encoding(value, http11),
+            30 if is("access-control-request-headers") => {
+                once(&mut self.wanted_headers, bytes, value, "Access-Control-Request-Headers")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if self.framing != Framing::None {
+            return Err(bad("the length of the body is given twice"));
+        }
+        let digits = std::str::from_utf8(value).unwrap_or_default();
+        if digits.is_empty() || digits.len() > 18 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(bad("'Content-Length' is no number"));
+        }
+        self.framing = Framing::Length(digits.parse().unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8], http11: bool) -> Result<(), Refusal> {
+        if self.framing != Framing::None {
+            return Err(bad("the length of the body is given twice"));
+        }
+        if !http11 {
+            return Err(bad("HTTP/1.0 knows no 'Transfer-Encoding'"));
+        }
+        if !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Refusal::new(
+                501,
+                "transfer_encoding",
+                "the only transfer encoding here is 'chunked'",
+            ));
+        }
+        self.framing = Framing::Chunked;
+        Ok(())
+    }
+}
+
+/// A head's lines end in CR LF; a bare one of them is where readers begin to differ.
+fn line_ends(bytes: &[u8]) -> Result<(), Refusal> {
+    let mut before = 0;
+    for at in memchr::memchr2_iter(b'\r', b'\n', bytes) {
+        match bytes.get(at) {
+            Some(b'\r') => match bytes.get(at + 1) {
+                Some(b'\n') | None => {}
+                Some(_) => return Err(bad("a bare CR in the request's head")),
+            },
+            _ if at == 0 || bytes.get(at - 1) != Some(&b'\r') => {
+                return Err(bad("a bare LF in the request's head"));
+            }
+            _ => {
+                if at == before + 1 {
+                    // The empty line: what follows is body.
+                    return if at == 1 { Err(bad("the request begins with an empty line")) } else { Ok(()) };
+                }
+                before = at + 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn once(place: &mut Option<Range<usize>>, bytes: &[u8], value: &[u8], name: &str) -> Result<(), Refusal> {
+    if place.is_some() {
+        return Err(bad(format!("the header '{name}' is given twice")));
+    }
+    *place = Some(within(bytes, value));
+    Ok(())
+}
+
+/// Where `part`, a slice of `whole`, lies in it.
+fn within(whole: &[u8], part: &[u8]) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+    start..start + part.len()
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(400, "bad_http", message)
+}
+
+fn too_large() -> Refusal {
+    let message = format!("the request's head is over {} KiB or {HEADERS} headers", HEAD_BYTES / 1024);
+    Refusal::new(431, "head_too_large", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Head>, Refusal> {
+        parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_plain_request_is_understood() {
+        let text = "POST /v1/chat/completions?x=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nAuthorization:  Bearer k \r\n\r\n{}";
+        let head = read(text).unwrap().unwrap();
+        assert_eq!(&text[head.path.clone()], "/v1/chat/completions");
+        assert_eq!(&text[head.authorization.clone().unwrap()], "Bearer k");
+        assert_eq!((head.method, head.framing, head.keep_alive), (Method::Post, Framing::Length(2), true));
+        assert_eq!(head.length, text.len() - 2);
+    }
+
+    #[test]
+    fn a_part_of_a_head_is_waited_for_at_every_byte() {
+        let text = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(read(&text[..end]), Ok(None), "{end}");
+        }
+        assert!(read(text).unwrap().is_some());
+    }
+
+    #[test]
+    fn shapes_of_smuggling_are_refused() {
+        let cases = [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "Content-Length: 5\r\nContent-Length: 5",
+            "Content-Length: 5, 5",
+            "Content-Length: +5",
+            "Content-Length: 0x5",
+            "Content-Length: -1",
+            "Content-Length: 99999999999999999999",
+            "Content-Length:",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding : chunked",
+            " Transfer-Encoding: chunked",
+            "X: a\r\n Transfer-Encoding: chunked",
+            "X: a\nTransfer-Encoding: chunked",
+            "X: a\rTransfer-Encoding: chunked",
+            "X: a\u{0}b",
+            "Host: b",
+            "Origin: a\r\nOrigin: b",
+            "Authorization: a\r\nAuthorization: b",
+            "Content-Encoding: gzip",
+        ];
+        for case in cases {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{case}\r\n\r\n");
+            assert!(read(&text).is_err(), "{case:?}");
+        }
+        for text in [
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET //a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /\r\n\r\n",
+        ] {
+            assert!(read(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_is_refused_before_it_is_large() {
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "a".repeat(HEAD_BYTES));
+        assert_eq!(read(&text).unwrap_err().status, 431);
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: a\r\n".repeat(HEADERS));
+        assert_eq!(read(&many).unwrap_err().status, 431);
+    }
+}

@@ -1,0 +1,142 @@
+//! The gate: the HTTP front door of one model, the only thing that listens on the LAN.
+//!
+//! It listens whether or not the model runs, answers `/health` and `/v1/models` itself, lets through only what
+//! is safe for `mlx_lm.server`, and never parses a response body beyond counting. What it may do with a
+//! request at any moment follows from [`Availability`], which the supervisor publishes.
+
+mod access;
+mod access_log;
+mod answer;
+mod backend;
+mod body;
+mod connection;
+mod decide;
+mod error;
+mod events;
+mod exchange;
+mod fields;
+mod handle;
+mod histogram;
+mod http;
+mod json;
+pub mod keys;
+mod lease;
+mod listen;
+mod messages;
+mod queue;
+mod relay;
+mod reply;
+mod rewrite;
+mod shared;
+mod stream;
+mod traffic;
+mod validate;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::registry::{Limits, Network, Start};
+
+pub use handle::Gate;
+pub use histogram::Counted;
+pub use traffic::{Traffic, TrafficDetail};
+
+/// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GateConfig {
+    /// The model's name.
+    pub name: String,
+    /// What clients may call it: name, aliases, repository.
+    pub accepted: Vec<String>,
+    /// What the backend calls it: rewritten into every request.
+    pub served: String,
+    /// `always` or `manual`: decides what the `offline` answer advises.
+    pub start: Start,
+    /// The gate's port on [`Network::host`].
+    pub port: u16,
+    /// Address, allow-list, origins, keys.
+    pub network: Network,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// Longest prompt plus answer, tokens.
+    pub context: Option<u32>,
+    /// Tokens that the model knows: `vocab_size` of its config.json. `None`: requests that depend on it
+    /// (`logit_bias`, a large `top_k`) are refused, because one too large ends the generation thread.
+    pub vocabulary: Option<u32>,
+    /// File of hashed keys; checked when [`Network::require_key`] is set.
+    pub keys: std::path::PathBuf,
+    /// The access log.
+    pub access_log: std::path::PathBuf,
+}
+
+impl GateConfig {
+    /// Whether a client from `networks` is let in; an empty list lets in everyone.
+    #[must_use]
+    pub fn admits(networks: &[IpNet], client: std::net::IpAddr) -> bool {
+        networks.is_empty() || client.is_loopback() || networks.iter().any(|net| net.contains(&client))
+    }
+}
+
+/// Where a ready backend is reached. Requests carry the secret in [`SECRET_HEADER`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// On loopback.
+    pub address: SocketAddr,
+    /// The launcher answers 403 without it.
+    pub secret: Arc<str>,
+    /// The run's generation.
+    pub generation: u64,
+}
+
+/// The launcher's header.
+pub const SECRET_HEADER: &str = "x-mlxctl-secret";
+
+/// What the supervisor says of a model, as far as a client is concerned. Only `Ready` answers 200.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    /// Stopped, and nothing will start it by itself.
+    Offline,
+    /// On its way: first load, or back after a crash.
+    Loading {
+        /// Seconds left, as learned from earlier loads.
+        remaining: Option<Duration>,
+        /// Whether requests wait for it (always-on) or are told to come back.
+        hold: bool,
+    },
+    /// It has completed a token.
+    Ready(Upstream),
+    /// It finishes what is in flight and takes nothing new.
+    Draining,
+    /// It may not start now (memory, pressure).
+    Refused {
+        /// In one sentence.
+        why: String,
+    },
+    /// It is down and stays down until someone acts.
+    Failed {
+        /// In one sentence.
+        why: String,
+    },
+}
+
+/// What a gate tells the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// The listeners changed: `problem` names the address that is not there, or who has the port.
+    Listening {
+        /// Where it listens now.
+        addresses: Vec<SocketAddr>,
+        /// What it waits for.
+        problem: Option<String>,
+    },
+    /// The backend refused or cut a connection: worth a look at once.
+    Suspect {
+        /// Of the run that did.
+        generation: u64,
+        /// In one sentence.
+        why: String,
+    },
+}

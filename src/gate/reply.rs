@@ -1,0 +1,109 @@
+//! Answers that the gate writes itself, and the head of those that it passes on.
+
+use std::fmt::Write as _;
+
+/// An answer of the gate's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+/// What every answer to one request carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'a> {
+    /// `x-request-id`.
+    pub id: &'a str,
+    /// The origin that may read it, where a browser asked.
+    pub origin: Option<&'a str>,
+    /// Whether the connection ends with it.
+    pub close: bool,
+    /// Whether only the head was asked for.
+    pub head_only: bool,
+}
+
+impl Reply {
+    /// A JSON document.
+    #[must_use]
+    pub fn json(status: u16, document: &serde_json::Value) -> Self {
+        let mut body = document.to_string().into_bytes();
+        body.push(b'\n');
+        Self { status, headers: "content-type: application/json\r\n".to_owned(), body }
+    }
+
+    /// 204.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { status: 204, headers: String::new(), body: Vec::new() }
+    }
+
+    /// Puts another document in place of the body.
+    pub fn replace_body(&mut self, document: &serde_json::Value) {
+        self.body = Self::json(self.status, document).body;
+    }
+
+    /// Adds a header; `value` must have no line ends.
+    pub fn header(&mut self, name: &str, value: &str) {
+        let _ = write!(self.headers, "{name}: {value}\r\n");
+    }
+
+    /// The bytes to send.
+    #[must_use]
+    pub fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
+        let mut head = head(self.status, envelope);
+        head.push_str(&self.headers);
+        if self.status != 204 {
+            let _ = write!(head, "content-length: {}\r\n", self.body.len());
+        }
+        head.push_str("\r\n");
+        let mut out = head.into_bytes();
+        if !envelope.head_only {
+            out.extend_from_slice(&self.body);
+        }
+        out
+    }
+}
+
+/// The status line and what every answer carries, without the empty line at the end.
+#[must_use]
+pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
+    let mut head = String::with_capacity(256);
+    let _ = write!(head, "HTTP/1.1 {status} {}\r\nx-request-id: {}\r\n", reason(status), envelope.id);
+    if let Some(origin) = envelope.origin {
+        let _ = write!(
+            head,
+            "access-control-allow-origin: {origin}\r\naccess-control-expose-headers: x-request-id, retry-after\r\nvary: origin\r\n"
+        );
+    }
+    if envelope.close {
+        head.push_str("connection: close\r\n");
+    }
+    head
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Status",
+    }
+}

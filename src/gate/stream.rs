@@ -1,0 +1,100 @@
+//! Reading and writing without a buffer a connection: bytes are read into one scratch buffer of the thread, and
+//! kept only where they must be. A thousand idle streams hold no buffers at all.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::backend::Link;
+
+/// Room before what is read, for a head and a chunk's size line.
+pub const BEFORE: usize = 1024;
+/// Read at once, at most.
+pub const MIDDLE: usize = 64 * 1024;
+/// Room behind it, for the ends of a chunk and of the stream.
+pub const BEHIND: usize = 16;
+
+/// A client that takes nothing for so long is given up: it would hold a place at the backend for ever.
+pub const STALL: Duration = Duration::from_secs(60);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BEFORE + MIDDLE + BEHIND]);
+}
+
+/// Lends the scratch buffer; never across an await.
+pub fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| with(scratch))
+}
+
+/// Reads once and appends; 0 is the end.
+pub fn poll_append(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    out: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
+    with_scratch(|scratch| {
+        let place = scratch.get_mut(..MIDDLE).unwrap_or_default();
+        let mut buffer = ReadBuf::new(place);
+        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        out.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    })
+}
+
+/// As [`poll_append`], from the backend.
+pub fn poll_append_link(link: &Link, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    with_scratch(|scratch| {
+        let place = scratch.get_mut(..MIDDLE).unwrap_or_default();
+        let count = ready!(link.poll_read(cx, place))?;
+        out.extend_from_slice(place.get(..count).unwrap_or_default());
+        Poll::Ready(Ok(count))
+    })
+}
+
+/// Resolves when the client has closed. Bytes of a next request are left alone; behind them an end is not seen.
+pub fn poll_gone(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    let mut byte = [0];
+    match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+        Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+        Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+    }
+}
+
+/// As [`poll_gone`].
+pub async fn gone(stream: &TcpStream) {
+    poll_fn(|cx| poll_gone(stream, cx)).await;
+}
+
+/// Polls once before it sets a timer: most of what is waited for is there.
+pub async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    if let Poll::Ready(value) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
+        return Some(value);
+    }
+    tokio::time::timeout_at(deadline, poll_fn(poll)).await.ok()
+}
+
+/// Writes everything, or gives up on a reader that takes nothing.
+///
+/// # Errors
+/// The system's own, or `TimedOut`.
+pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let writable = by(Instant::now() + STALL, |cx| stream.poll_write_ready(cx)).await;
+                writable.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

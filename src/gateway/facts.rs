@@ -1,0 +1,100 @@
+//! What every format says.
+
+use serde::Serialize;
+
+use crate::registry::{Model, Registry, Start};
+
+/// What a gateway has to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// In the registry's order.
+    pub backends: Vec<Backend>,
+    /// The model that reasons: the one that is called so, else the first that is always on.
+    pub reasoning: Option<String>,
+    /// The large model: the one that is called so, else the first other one that is started by hand.
+    pub large: Option<String>,
+    /// Whether the gates ask for a bearer key.
+    pub needs_key: bool,
+}
+
+/// One model as its clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Backend {
+    /// The model's name.
+    pub name: String,
+    /// `http://192.168.132.21:8800`
+    pub url: String,
+    /// What clients may call it: name, aliases, repository.
+    pub names: Vec<String>,
+    /// Whether it is down unless somebody started it.
+    pub on_demand: bool,
+    /// Longest prompt plus answer, tokens; null: the model's own limit.
+    pub context: Option<u32>,
+    /// Longest answer that may be asked for, tokens; null: no limit.
+    pub max_tokens: Option<u32>,
+}
+
+/// The gates listen everywhere, which is no address to reach them at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("network.host is {host}, which is no address that another machine can use")]
+pub struct NoAddress {
+    /// As the registry has it.
+    pub host: String,
+}
+
+impl Facts {
+    /// Of a registry; `host`: what clients call this machine, instead of `network.host`.
+    ///
+    /// # Errors
+    /// [`NoAddress`] without a `host`, where `network.host` is `0.0.0.0` or `::`.
+    pub fn new(registry: &Registry, host: Option<&str>) -> Result<Self, NoAddress> {
+        let network = &registry.network;
+        let host = match host {
+            Some(host) if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+            Some(host) => host.to_owned(),
+            None if network.host.is_unspecified() => {
+                return Err(NoAddress { host: network.host.to_string() });
+            }
+            None if network.host.is_ipv6() => format!("[{}]", network.host),
+            None => network.host.to_string(),
+        };
+        let models = &registry.models;
+        let reasoning = role(models, "reasoning", |model| model.start == Start::Always);
+        let large = role(models, "large", |model| {
+            model.start == Start::Manual && Some(&model.name) != reasoning.as_ref()
+        });
+        let backends = models.iter().map(|model| backend(model, &host)).collect();
+        Ok(Self { backends, reasoning, large, needs_key: network.require_key })
+    }
+
+    /// Whom to ask instead of `name`: the model of the other role.
+    #[must_use]
+    pub fn stand_ins(&self, name: &str) -> Vec<&str> {
+        [&self.reasoning, &self.large]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .filter(|other| *other != name)
+            .collect()
+    }
+}
+
+fn backend(model: &Model, host: &str) -> Backend {
+    let mut names = vec![model.name.clone()];
+    names.extend(model.aliases.iter().cloned());
+    names.push(model.source.to_string());
+    Backend {
+        name: model.name.clone(),
+        url: format!("http://{host}:{}", model.port),
+        names,
+        on_demand: model.start == Start::Manual,
+        context: model.memory.context,
+        max_tokens: model.limits.max_tokens,
+    }
+}
+
+fn role(models: &[Model], name: &str, otherwise: impl Fn(&Model) -> bool) -> Option<String> {
+    let called = |model: &&Model| model.name == name || model.aliases.iter().any(|alias| alias == name);
+    let found = models.iter().find(called).or_else(|| models.iter().find(|model| otherwise(model)));
+    found.map(|model| model.name.clone())
+}

@@ -1,0 +1,43 @@
+//! What an LLM gateway needs to reach the models; a file a format.
+//!
+//! All formats say the same, [`Facts`], each in its own words. Pure: text in, text out.
+
+mod env;
+mod facts;
+mod json;
+mod litellm;
+mod python;
+
+pub use facts::{Backend, Facts, NoAddress};
+
+/// The formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A module for a gateway in Python with httpx: health, routing, fallback
+    Python,
+    /// A configuration of the LiteLLM proxy: models, fallbacks, cooldown
+    Litellm,
+    /// Variables for a shell, or an EnvironmentFile
+    Env,
+    /// For everything else
+    Json,
+}
+
+/// The whole text, with a line end.
+#[must_use]
+pub fn render(format: Format, facts: &Facts) -> String {
+    match format {
+        Format::Python => python::render(facts),
+        Format::Litellm => litellm::render(facts),
+        Format::Env => env::render(facts),
+        Format::Json => json::render(facts),
+    }
+}
+
+/// A string literal of JSON, which is one of YAML and of Python too.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! What does not change while the machine is up, as far as all systems say it alike.
+
+use super::Facts;
+use crate::memory::Bytes;
+
+/// Asks the system once; takes some milliseconds, so it is done when the first caller asks.
+pub fn collect(os: String, memory: Bytes, boot_id: String) -> Facts {
+    let cpu = sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing());
+    let system = sysinfo::System::new_with_specifics(cpu);
+    let brand = system.ok().and_then(|system| Some(system.cpus().first()?.brand().trim().to_owned()));
+    let chip = brand.filter(|brand| !brand.is_empty());
+    let cores = sysinfo::System::physical_core_count()
+        .ok()
+        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+        .and_then(|cores| u32::try_from(cores).ok())
+        .unwrap_or(1);
+    Facts { os, chip, memory, cores, boot_id }
+}

@@ -1,0 +1,358 @@
+//! A machine made of paper for tests: it does what it is told, and its clock is tokio's, which a test can stop.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{
+    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority,
+    Signal, SleepHold, posix,
+};
+use crate::memory::Bytes;
+
+/// A machine of which a test decides everything. Time starts one hour after boot.
+///
+/// A process that was [`spawned`](Self::spawn) obeys both signals until told otherwise, and its end is an event as a
+/// real one's is. Nothing happens by itself.
+#[derive(Debug)]
+pub struct Fake {
+    facts: Facts,
+    booted: tokio::time::Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    memory: MemoryReading,
+    memory_fails: bool,
+    processes: HashMap<i32, Process>,
+    spawned: u64,
+    slept: Duration,
+    ports: HashMap<u16, i32>,
+    running: Vec<String>,
+    signals: Vec<(Identity, Signal)>,
+    priorities: Vec<(Identity, Priority)>,
+    power: Power,
+    holds: u32,
+    held: Arc<()>,
+}
+
+#[derive(Debug)]
+struct Process {
+    identity: Identity,
+    arguments: String,
+    footprint: Footprint,
+    cpu_time: Duration,
+    bytes_read: Option<Bytes>,
+    ignores_term: bool,
+    ended: watch::Sender<Option<Exit>>,
+    /// Members of its group that outlive it.
+    survivors: bool,
+}
+
+impl Process {
+    fn alive(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+}
+
+impl Fake {
+    /// A machine with this much memory, all of it available.
+    #[must_use]
+    pub fn new(memory: Bytes) -> Arc<Self> {
+        let facts = Facts {
+            os: "Fake 1.0".to_owned(),
+            chip: Some("Apple M4 Max".to_owned()),
+            memory,
+            cores: 16,
+            boot_id: "fake-boot".to_owned(),
+        };
+        let reading =
+            MemoryReading { available: Some(memory), swap_used: Some(Bytes::ZERO), ..Default::default() };
+        let state = State { memory: reading, ..State::default() };
+        Arc::new(Self { facts, booted: tokio::time::Instant::now(), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, who: Identity, act: impl FnOnce(&mut Process) -> T) -> io::Result<T> {
+        let mut state = self.state();
+        let process = state.processes.get_mut(&who.pid).filter(|p| p.identity == who && p.alive());
+        process.map(act).ok_or_else(|| posix::gone(who.pid))
+    }
+
+    /// From now on [`Host::memory`] answers this.
+    pub fn set_memory(&self, reading: MemoryReading) {
+        let mut state = self.state();
+        state.memory = reading;
+        state.memory_fails = false;
+    }
+
+    /// The machine sleeps: its clock goes on, nothing else does.
+    pub fn sleep(&self, length: Duration) {
+        self.state().slept += length;
+    }
+
+    /// From now on [`Host::memory`] fails.
+    pub fn fail_memory(&self) {
+        self.state().memory_fails = true;
+    }
+
+    /// A process that leads its group. A pid that was used before gets another start time, as it would.
+    pub fn spawn(&self, pid: i32, arguments: &str) -> Identity {
+        let mut state = self.state();
+        state.spawned += 1;
+        let identity = Identity { pid, started: state.spawned };
+        let process = Process {
+            identity,
+            arguments: arguments.to_owned(),
+            footprint: Footprint::default(),
+            cpu_time: Duration::ZERO,
+            bytes_read: None,
+            ignores_term: false,
+            ended: watch::Sender::new(None),
+            survivors: false,
+        };
+        state.processes.insert(pid, process);
+        identity
+    }
+
+    /// Ends a process; whoever watches it is told.
+    pub fn exit(&self, who: Identity, exit: Exit) {
+        // Ending twice changes nothing, as with real ones.
+        let _ = self.with(who, |process| process.ended.send_replace(Some(exit)));
+    }
+
+    /// From now on SIGTERM is heard and ignored.
+    pub fn ignore_term(&self, who: Identity) {
+        let _ = self.with(who, |process| process.ignores_term = true);
+    }
+
+    /// Members of its group will outlive it, until they are killed.
+    pub fn leave_survivors(&self, who: Identity) {
+        let _ = self.with(who, |process| process.survivors = true);
+    }
+
+    /// What [`Host::footprint`] answers.
+    pub fn set_footprint(&self, who: Identity, footprint: Footprint) {
+        let _ = self.with(who, |process| process.footprint = footprint);
+    }
+
+    /// What [`Host::cpu_time`] answers.
+    pub fn set_cpu_time(&self, who: Identity, time: Duration) {
+        let _ = self.with(who, |process| process.cpu_time = time);
+    }
+
+    /// What [`Host::bytes_read`] answers.
+    pub fn set_bytes_read(&self, who: Identity, bytes: Option<Bytes>) {
+        let _ = self.with(who, |process| process.bytes_read = bytes);
+    }
+
+    /// This pid, one of the machine's or not, listens on the port; `None`: nobody does.
+    pub fn set_listener(&self, port: u16, pid: Option<i32>) {
+        let mut state = self.state();
+        match pid {
+            Some(pid) => state.ports.insert(port, pid),
+            None => state.ports.remove(&port),
+        };
+    }
+
+    /// The programs that run.
+    pub fn set_running(&self, names: &[&str]) {
+        self.state().running = names.iter().map(|&name| name.to_owned()).collect();
+    }
+
+    /// From now on [`Host::power`] answers this.
+    pub fn set_power(&self, power: Power) {
+        self.state().power = power;
+    }
+
+    /// Whether idle sleep is held off now, and how often that was begun so far.
+    #[must_use]
+    pub fn sleep_held(&self) -> (bool, u32) {
+        let state = self.state();
+        (Arc::strong_count(&state.held) > 1, state.holds)
+    }
+
+    /// Every signal that was sent so far, in order.
+    #[must_use]
+    pub fn signals(&self) -> Vec<(Identity, Signal)> {
+        self.state().signals.clone()
+    }
+
+    /// Every change of priority so far, in order.
+    #[must_use]
+    pub fn priorities(&self) -> Vec<(Identity, Priority)> {
+        self.state().priorities.clone()
+    }
+}
+
+impl Host for Fake {
+    fn now(&self) -> Moment {
+        self.awake().after(self.state().slept)
+    }
+
+    fn awake(&self) -> Moment {
+        Moment(Duration::from_secs(3600) + self.booted.elapsed())
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn memory(&self) -> io::Result<MemoryReading> {
+        let state = self.state();
+        if state.memory_fails { Err(io::Error::other("the fake was told to fail")) } else { Ok(state.memory) }
+    }
+
+    fn identify(&self, pid: i32) -> io::Result<Option<Identity>> {
+        Ok(self.state().processes.get(&pid).filter(|process| process.alive()).map(|process| process.identity))
+    }
+
+    fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
+        let state = self.state();
+        let Some(process) = state.processes.get(&who.pid).filter(|process| process.identity == who) else {
+            return Ok(Box::pin(std::future::ready(Exit::Unknown)));
+        };
+        let mut ended = process.ended.subscribe();
+        Ok(Box::pin(async move {
+            // An error means that the pid was given to another, so this one must have ended.
+            ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Unknown)
+        }))
+    }
+
+    fn footprint(&self, who: Identity) -> io::Result<Footprint> {
+        self.with(who, |process| process.footprint)
+    }
+
+    fn cpu_time(&self, who: Identity) -> io::Result<Duration> {
+        self.with(who, |process| process.cpu_time)
+    }
+
+    fn bytes_read(&self, who: Identity) -> Option<Bytes> {
+        self.with(who, |process| process.bytes_read).ok().flatten()
+    }
+
+    fn signal(&self, who: Identity, signal: Signal) -> io::Result<()> {
+        let mut state = self.state();
+        let Some(process) = state.processes.get_mut(&who.pid) else { return Ok(()) };
+        if process.identity != who {
+            return Err(posix::stranger(who.pid));
+        }
+        if signal == Signal::Kill {
+            process.survivors = false;
+        }
+        if process.alive() && !(signal == Signal::Term && process.ignores_term) {
+            process.ended.send_replace(Some(Exit::Signal(signal.native() as i32)));
+        }
+        state.signals.push((who, signal));
+        Ok(())
+    }
+
+    fn group_alive(&self, who: Identity) -> bool {
+        let state = self.state();
+        let process = state.processes.get(&who.pid).filter(|process| process.identity == who);
+        process.is_some_and(|process| process.alive() || process.survivors)
+    }
+
+    fn owns_port(&self, who: Identity, port: u16) -> Option<bool> {
+        let state = self.state();
+        let owner = state.ports.get(&port)?;
+        let same =
+            state.processes.get(owner).is_some_and(|process| process.identity == who && process.alive());
+        Some(same)
+    }
+
+    fn set_priority(&self, who: Identity, priority: Priority) -> io::Result<()> {
+        self.with(who, |_| ())?;
+        self.state().priorities.push((who, priority));
+        Ok(())
+    }
+
+    fn power(&self) -> io::Result<Power> {
+        Ok(self.state().power)
+    }
+
+    fn hold_sleep(&self) -> io::Result<SleepHold> {
+        let mut state = self.state();
+        state.holds += 1;
+        Ok(Box::new(state.held.clone()))
+    }
+
+    fn running(&self, names: &[String]) -> Vec<String> {
+        let state = self.state();
+        let runs = |name: &&String| state.running.iter().any(|running| running.eq_ignore_ascii_case(name));
+        names.iter().filter(runs).cloned().collect()
+    }
+
+    fn find_by_argument(&self, marker: &str) -> Vec<Marked> {
+        let state = self.state();
+        let found = state.processes.values().filter(|p| p.alive() && p.arguments.contains(marker));
+        let mut found: Vec<Marked> = found
+            .map(|process| Marked {
+                who: process.identity,
+                arguments: process.arguments.split(' ').map(str::to_owned).collect(),
+            })
+            .collect();
+        found.sort_by_key(|marked| marked.who.pid);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_is_the_tests() {
+        let host = Fake::new(Bytes::gb(128));
+        let before = host.now();
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert_eq!(host.now().since(before), Duration::from_secs(90));
+        let awake = host.awake();
+        host.sleep(Duration::from_secs(7));
+        assert_eq!((host.now().since(before), host.awake()), (Duration::from_secs(97), awake));
+    }
+
+    #[tokio::test]
+    async fn an_exit_is_seen_by_those_who_watch_and_by_those_who_come_late() {
+        let host = Fake::new(Bytes::gb(128));
+        let who = host.spawn(7, "python /run/32b.json");
+        let watch = host.watch(who).unwrap();
+        host.exit(who, Exit::Code(3));
+        assert_eq!(watch.await, Exit::Code(3));
+        assert_eq!(host.watch(who).unwrap().await, Exit::Code(3));
+        assert_eq!(host.footprint(who).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_reused_pid_is_a_stranger() {
+        let host = Fake::new(Bytes::gb(128));
+        let first = host.spawn(7, "python");
+        let watch = host.watch(first).unwrap();
+        host.exit(first, Exit::Code(0));
+        let second = host.spawn(7, "vim");
+        assert_ne!(first, second);
+        assert_eq!(watch.await, Exit::Code(0));
+        assert_eq!(host.signal(first, Signal::Kill).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert!(host.group_alive(second));
+        assert_eq!(host.signals(), []);
+    }
+
+    #[tokio::test]
+    async fn what_ignores_term_needs_kill() {
+        let host = Fake::new(Bytes::gb(128));
+        let who = host.spawn(7, "python");
+        host.ignore_term(who);
+        host.signal(who, Signal::Term).unwrap();
+        assert!(host.group_alive(who));
+        host.signal(who, Signal::Kill).unwrap();
+        assert_eq!(host.watch(who).unwrap().await, Exit::Signal(9));
+        assert_eq!(host.signals(), [(who, Signal::Term), (who, Signal::Kill)]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Linux.
+
+mod diag;
+mod memory;
+mod nvml;
+mod pidfd;
+mod ports;
+mod power;
+mod priority;
+mod process;
+
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority, Signal,
+    SleepHold, facts, posix,
+};
+use crate::memory::Bytes;
+
+/// The clock ticks of `/proc/PID/stat` in a second: `USER_HZ`, 100 on every architecture that Rust has a standard
+/// library for (include/asm-generic/param.h).
+const TICKS_PER_SECOND: u64 = 100;
+
+/// This machine.
+#[derive(Debug)]
+pub struct System {
+    facts: OnceLock<Facts>,
+    cgroups: memory::Cgroups,
+    gpu: OnceLock<Option<nvml::Nvml>>,
+}
+
+/// This machine. Cheap: what takes time is asked when it is first needed.
+pub fn system() -> System {
+    System { facts: OnceLock::new(), cgroups: memory::Cgroups::own(), gpu: OnceLock::new() }
+}
+
+/// See [`super::boot_id`].
+pub fn boot_id() -> io::Result<String> {
+    Ok(process::read("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+}
+
+/// See [`super::now`].
+pub fn now() -> Moment {
+    read(ClockId::CLOCK_BOOTTIME)
+}
+
+/// These clocks are always there and the pointer is valid: no other error is documented.
+fn read(clock: ClockId) -> Moment {
+    clock_gettime(clock).map_or(Moment::default(), |time| Moment(time.into()))
+}
+
+/// See [`Host::identify`].
+pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
+    let stat = process::stat(pid)?.filter(super::procfs::Stat::alive);
+    Ok(stat.map(|stat| Identity { pid, started: stat.started }))
+}
+
+/// See [`super::identify_child`].
+pub fn identify_child(pid: i32) -> io::Result<Identity> {
+    let stat = process::stat(pid)?.ok_or_else(|| posix::gone(pid))?;
+    Ok(Identity { pid, started: stat.started })
+}
+
+impl System {
+    fn gpu(&self) -> Option<&nvml::Nvml> {
+        self.gpu.get_or_init(nvml::Nvml::open).as_ref()
+    }
+}
+
+impl Host for System {
+    fn now(&self) -> Moment {
+        now()
+    }
+
+    fn awake(&self) -> Moment {
+        read(ClockId::CLOCK_MONOTONIC)
+    }
+
+    fn facts(&self) -> &Facts {
+        self.facts.get_or_init(|| {
+            let version = sysinfo::System::kernel_version().unwrap_or_default();
+            let short: Vec<&str> = version.splitn(3, '.').take(2).collect();
+            let os = format!("Linux {}", short.join("."));
+            facts::collect(os, memory::total(&self.cgroups), boot_id().unwrap_or_default())
+        })
+    }
+
+    fn memory(&self) -> io::Result<MemoryReading> {
+        let card = self.gpu().and_then(nvml::Nvml::memory);
+        let reading = memory::reading(&self.cgroups)?;
+        Ok(MemoryReading {
+            gpu_limit: card.map(|card| card.total),
+            gpu_free: card.map(|card| card.free),
+            ..reading
+        })
+    }
+
+    fn identify(&self, pid: i32) -> io::Result<Option<Identity>> {
+        identify(pid)
+    }
+
+    fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
+        pidfd::watch(who)
+    }
+
+    fn footprint(&self, who: Identity) -> io::Result<Footprint> {
+        let gpu = self.gpu().and_then(|gpu| gpu.used_by(&process::family(who.pid)));
+        Ok(Footprint { gpu, ..process::footprint(who)? })
+    }
+
+    fn cpu_time(&self, who: Identity) -> io::Result<Duration> {
+        let ticks = process::stat_of(who)?.cpu_ticks;
+        Ok(Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND)))
+    }
+
+    fn bytes_read(&self, who: Identity) -> Option<Bytes> {
+        process::bytes_read(who)
+    }
+
+    fn signal(&self, who: Identity, signal: Signal) -> io::Result<()> {
+        pidfd::signal(who, signal)
+    }
+
+    fn group_alive(&self, who: Identity) -> bool {
+        process::stat_of(who).is_ok() || (posix::group_exists(who.pid) && process::survivors(who))
+    }
+
+    fn owns_port(&self, who: Identity, port: u16) -> Option<bool> {
+        ports::owns(who, port)
+    }
+
+    fn set_priority(&self, who: Identity, priority: Priority) -> io::Result<()> {
+        priority::set(who, priority)
+    }
+
+    fn power(&self) -> io::Result<Power> {
+        Ok(power::reading(
+            Path::new("/sys/class/power_supply"),
+            Path::new("/sys/firmware/acpi/platform_profile"),
+        ))
+    }
+
+    fn hold_sleep(&self) -> io::Result<SleepHold> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn running(&self, names: &[String]) -> Vec<String> {
+        process::running(names)
+    }
+
+    fn find_by_argument(&self, marker: &str) -> Vec<Marked> {
+        process::find_by_argument(marker)
+    }
+}

@@ -1,0 +1,65 @@
+//! Who listens on a loopback port.
+
+use std::collections::HashSet;
+
+use nix::sys::socket::AddressFamily;
+
+use super::super::Identity;
+use super::super::procfs::{self, Listener};
+use super::diag;
+use super::process::{self, read};
+
+/// See [`super::super::Host::owns_port`].
+pub fn owns(who: Identity, port: u16) -> Option<bool> {
+    let listeners = listeners(port);
+    if listeners.is_empty() {
+        return None;
+    }
+    if process::stat_of(who).is_err() {
+        return Some(false);
+    }
+    let mut held = HashSet::new();
+    // All of them: with SO_REUSEPORT a stranger could share the port and get some of the connections.
+    let owned = |held: &HashSet<u64>| listeners.iter().all(|listener| held.contains(&listener.inode));
+    // Nearly always it is the leader's own; to look for its descendants, each of its threads must be asked.
+    for pid in std::iter::once(who.pid)
+        .chain(std::iter::once_with(|| process::family(who.pid).into_iter().skip(1)).flatten())
+    {
+        match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(descriptors) => held.extend(descriptors.filter_map(|fd| socket(&fd.ok()?.path()))),
+            // One of its own that has just ended holds nothing; any other refusal leaves the question open.
+            Err(error) if process::is_gone(&error) => {}
+            Err(_) => return None,
+        }
+        if owned(&held) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// Those that get the connections to 127.0.0.1: a socket on that address itself takes them from one that is bound to
+/// every address.
+fn listeners(port: u16) -> Vec<Listener> {
+    let mut listeners = table(AddressFamily::Inet, port);
+    if !listeners.iter().any(|listener| listener.exact) {
+        listeners.extend(table(AddressFamily::Inet6, port));
+    }
+    if listeners.iter().any(|listener| listener.exact) {
+        listeners.retain(|listener| listener.exact);
+    }
+    listeners
+}
+
+/// Of one kind of sockets: asked of the kernel or, where a sandbox forbids that, read from its table in text.
+fn table(family: AddressFamily, port: u16) -> Vec<Listener> {
+    diag::listeners(family, port).unwrap_or_else(|_| {
+        let file = if family == AddressFamily::Inet { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+        read(file).map(|table| procfs::listeners(&table, port)).unwrap_or_default()
+    })
+}
+
+fn socket(descriptor: &std::path::Path) -> Option<u64> {
+    let target = std::fs::read_link(descriptor).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}

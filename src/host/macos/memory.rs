@@ -1,0 +1,69 @@
+//! The machine's memory.
+
+use std::io;
+
+use super::super::MemoryReading;
+use super::super::darwin::{self, Pages};
+use super::sysctl;
+use crate::memory::Bytes;
+
+/// What stays the same from one reading to the next.
+#[derive(Debug)]
+pub struct Memory {
+    /// The port of this host. Each `mach_host_self` adds a reference to it, so it is asked for once.
+    port: libc::mach_port_t,
+    pub total: Bytes,
+    page_size: u64,
+}
+
+impl Memory {
+    pub fn new() -> io::Result<Self> {
+        #[expect(
+            unsafe_code,
+            deprecated,
+            reason = "one function is not worth the crate that libc recommends"
+        )]
+        // SAFETY: takes nothing; the port stays valid for as long as the process lives.
+        let port = unsafe { libc::mach_host_self() };
+        let total = Bytes(sysctl::integer(c"hw.memsize")?);
+        Ok(Self { port, total, page_size: sysctl::integer(c"hw.pagesize")? })
+    }
+
+    pub fn reading(&self) -> io::Result<MemoryReading> {
+        let available = Some(self.pages()?.available(self.total, self.page_size));
+        let swap_used = sysctl::bytes(c"vm.swapusage", &mut [0; 64]).ok().and_then(darwin::swap_used);
+        let pressure = sysctl::integer(c"kern.memorystatus_vm_pressure_level").unwrap_or(1);
+        // Not there on a machine without Apple's GPU.
+        let gpu_limit = sysctl::integer(c"iogpu.wired_limit_mb").ok().and_then(darwin::gpu_limit);
+        Ok(MemoryReading {
+            available,
+            swap_used,
+            pressure: darwin::pressure(pressure),
+            gpu_limit,
+            gpu_free: None,
+        })
+    }
+
+    #[expect(unsafe_code, reason = "Mach calls have no safe wrapper")]
+    fn pages(&self) -> io::Result<Pages> {
+        // SAFETY: a struct of numbers, for which zeroes are valid.
+        let mut vm: libc::vm_statistics64 = unsafe { std::mem::zeroed() };
+        let mut count = libc::HOST_VM_INFO64_COUNT;
+        // SAFETY: the struct holds `count` words; an older system fills fewer, and the ones used here are the oldest.
+        let status = unsafe {
+            libc::host_statistics64(self.port, libc::HOST_VM_INFO64, (&raw mut vm).cast(), &raw mut count)
+        };
+        if status != libc::KERN_SUCCESS {
+            return Err(io::Error::other(format!("host_statistics64 answered {status}")));
+        }
+        Ok(Pages {
+            active: vm.active_count.into(),
+            inactive: vm.inactive_count.into(),
+            speculative: vm.speculative_count.into(),
+            wired: vm.wire_count.into(),
+            compressor: vm.compressor_page_count.into(),
+            purgeable: vm.purgeable_count.into(),
+            external: vm.external_page_count.into(),
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! macOS. Compiled and linked in CI, never run there; what that leaves open is listed in docs/architecture.md.
+
+mod memory;
+mod ports;
+mod process;
+mod sysctl;
+mod watch;
+
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority, Signal,
+    SleepHold, facts, posix, power,
+};
+use crate::memory::Bytes;
+
+/// This machine.
+#[derive(Debug)]
+pub struct System {
+    facts: OnceLock<Facts>,
+    memory: io::Result<memory::Memory>,
+}
+
+/// This machine. Cheap: what takes time is asked when it is first needed.
+pub fn system() -> System {
+    System { facts: OnceLock::new(), memory: memory::Memory::new() }
+}
+
+/// See [`super::boot_id`].
+pub fn boot_id() -> io::Result<String> {
+    sysctl::text(c"kern.bootsessionuuid")
+}
+
+/// See [`super::now`].
+pub fn now() -> Moment {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// These clocks are always there and the pointer is valid: no other error is documented.
+fn read(clock: ClockId) -> Moment {
+    clock_gettime(clock).map_or(Moment::default(), |time| Moment(time.into()))
+}
+
+/// See [`Host::identify`].
+pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
+    let info = process::info(pid)?.filter(process::Info::alive);
+    Ok(info.map(|info| Identity { pid, started: info.started }))
+}
+
+/// See [`super::identify_child`].
+pub fn identify_child(pid: i32) -> io::Result<Identity> {
+    let info = process::info(pid)?.ok_or_else(|| posix::gone(pid))?;
+    Ok(Identity { pid, started: info.started })
+}
+
+impl System {
+    fn machine(&self) -> io::Result<&memory::Memory> {
+        self.memory.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
+    }
+}
+
+impl Host for System {
+    fn now(&self) -> Moment {
+        now()
+    }
+
+    fn awake(&self) -> Moment {
+        read(ClockId::from_raw(libc::CLOCK_UPTIME_RAW))
+    }
+
+    fn facts(&self) -> &Facts {
+        self.facts.get_or_init(|| {
+            let os = format!("macOS {}", sysctl::text(c"kern.osproductversion").unwrap_or_default());
+            let total = self.machine().map_or(Bytes::ZERO, |memory| memory.total);
+            facts::collect(os.trim_end().to_owned(), total, boot_id().unwrap_or_default())
+        })
+    }
+
+    fn memory(&self) -> io::Result<MemoryReading> {
+        self.machine()?.reading()
+    }
+
+    fn identify(&self, pid: i32) -> io::Result<Option<Identity>> {
+        identify(pid)
+    }
+
+    fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
+        watch::watch(who)
+    }
+
+    fn footprint(&self, who: Identity) -> io::Result<Footprint> {
+        process::footprint(who)
+    }
+
+    fn cpu_time(&self, who: Identity) -> io::Result<Duration> {
+        process::cpu_time(who)
+    }
+
+    fn bytes_read(&self, who: Identity) -> Option<Bytes> {
+        process::bytes_read(who)
+    }
+
+    fn signal(&self, who: Identity, signal: Signal) -> io::Result<()> {
+        match process::info(who.pid)? {
+            Some(info) if info.started != who.started => Err(posix::stranger(who.pid)),
+            Some(info) if info.alive() => self.send(who, info.group == who.pid, signal),
+            _ if process::survivors(who) => self.send(who, true, signal),
+            _ => Ok(()),
+        }
+    }
+
+    fn group_alive(&self, who: Identity) -> bool {
+        process::info_of(who).is_ok() || (posix::group_exists(who.pid) && process::survivors(who))
+    }
+
+    fn owns_port(&self, who: Identity, port: u16) -> Option<bool> {
+        ports::owns(who, port)
+    }
+
+    fn set_priority(&self, who: Identity, priority: Priority) -> io::Result<()> {
+        process::set_priority(who, priority)
+    }
+
+    fn power(&self) -> io::Result<Power> {
+        power::ask(Path::new("/usr/bin/pmset"))
+    }
+
+    fn hold_sleep(&self) -> io::Result<SleepHold> {
+        power::hold(Path::new("/usr/bin/caffeinate"))
+    }
+
+    fn running(&self, names: &[String]) -> Vec<String> {
+        process::running(names)
+    }
+
+    fn find_by_argument(&self, marker: &str) -> Vec<Marked> {
+        process::find_by_argument(marker)
+    }
+}
+
+impl System {
+    /// A group of nothing but zombies answers EPERM where Linux says that all went well.
+    fn send(&self, who: Identity, leads_group: bool, signal: Signal) -> io::Result<()> {
+        match posix::send(who.pid, leads_group, signal) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !self.group_alive(who) => Ok(()),
+            sent => sent,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Who listens on a loopback port.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use socket2::{Domain, Socket, Type};
+
+use super::super::Identity;
+use super::super::darwin::{self, SOCKET_FDINFO};
+use super::process;
+
+/// See [`super::super::Host::owns_port`]. Other users' sockets cannot be listed, so whether somebody else listens
+/// is found out by an attempt to bind. A socket that shares the port by SO_REUSEPORT is not noticed.
+pub fn owns(who: Identity, port: u16) -> Option<bool> {
+    if process::info_of(who).is_ok() && process::family(who.pid).into_iter().any(|pid| listens(pid, port)) {
+        return Some(true);
+    }
+    let taken = bind(port).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    taken.then_some(false)
+}
+
+/// Bound and dropped without listening, so that no client ever reaches it. Connections that are still closing do not
+/// count (SO_REUSEADDR).
+fn bind(port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into())
+}
+
+#[expect(unsafe_code, reason = "libproc has no safe wrapper")]
+fn listens(pid: i32, port: u16) -> bool {
+    /// sys/proc_info.h; libc has no name for it.
+    const PROC_PIDFDSOCKETINFO: libc::c_int = 3;
+    let one = size_of::<libc::proc_fdinfo>();
+    // SAFETY: without a buffer it answers how large one should be, with room to spare.
+    let size = unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, std::ptr::null_mut(), 0) };
+    let room = usize::try_from(size).unwrap_or(0) / one;
+    let mut descriptors = vec![libc::proc_fdinfo { proc_fd: 0, proc_fdtype: 0 }; room];
+    let size = libc::c_int::try_from(room * one).unwrap_or(0);
+    // SAFETY: the buffer has the size that is given.
+    let got =
+        unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, descriptors.as_mut_ptr().cast(), size) };
+    descriptors.truncate(usize::try_from(got).unwrap_or(0) / one);
+    let sockets = descriptors.iter().filter(|fd| fd.proc_fdtype.cast_signed() == libc::PROX_FDTYPE_SOCKET);
+    sockets.into_iter().any(|descriptor| {
+        let mut info = [0u8; SOCKET_FDINFO];
+        let size = libc::c_int::try_from(SOCKET_FDINFO).unwrap_or(0);
+        // SAFETY: the buffer has the size that is given.
+        let got = unsafe {
+            libc::proc_pidfdinfo(
+                pid,
+                descriptor.proc_fd,
+                PROC_PIDFDSOCKETINFO,
+                info.as_mut_ptr().cast(),
+                size,
+            )
+        };
+        // Another size would be another layout.
+        got == size && darwin::listens(&info, port)
+    })
+}

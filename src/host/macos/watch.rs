@@ -1,0 +1,77 @@
+//! kqueue's `EVFILT_PROC` (kqueue(2)): the end of any process of this user as an event.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::super::{Exit, ExitWatch, Identity};
+use super::process;
+
+/// The event comes when a process begins to exit; until it can be waited for, its memory is torn down.
+const TEARDOWN_POLL: Duration = Duration::from_millis(5);
+
+/// A kqueue for tokio, which wants a raw descriptor.
+struct Queue(Kqueue);
+
+impl AsRawFd for Queue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// See [`super::super::Host::watch`].
+pub fn watch(who: Identity) -> io::Result<ExitWatch> {
+    let queue = Kqueue::new()?;
+    let registered = register(&queue, who.pid);
+    // Asked once it is registered: from now on the event stands for whoever has the pid at this moment.
+    let same = process::info(who.pid)?.is_some_and(|info| info.started == who.started);
+    match registered {
+        // A stranger, or nobody.
+        _ if !same => return Ok(Box::pin(std::future::ready(Exit::Unknown))),
+        // Gone, and if it was a child, not waited for yet.
+        Err(Errno::ESRCH) => return Ok(Box::pin(reap(who.pid))),
+        Err(error) => return Err(error.into()),
+        Ok(()) => {}
+    }
+    tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "the promise that the descriptor stays open is ours")]
+    // SAFETY: the queue owns its descriptor, which has the same number and is open until it is dropped with the rest.
+    let queue = unsafe { AsyncFd::register_with_interest(Queue(queue), Interest::READABLE) }?;
+    Ok(Box::pin(async move {
+        // There is one event in the queue's life, so it need not be taken out.
+        if queue.readable().await.is_err() {
+            // The runtime is being torn down: nothing is known, and nobody will ask.
+            return std::future::pending().await;
+        }
+        drop(queue);
+        reap(who.pid).await
+    }))
+}
+
+fn register(queue: &Kqueue, pid: i32) -> nix::Result<()> {
+    let ident = usize::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    let flags = EvFlags::EV_ADD | EvFlags::EV_ENABLE | EvFlags::EV_ONESHOT;
+    let event = KEvent::new(ident, EventFilter::EVFILT_PROC, flags, FilterFlag::NOTE_EXIT, 0, 0);
+    // Without room for events nothing is waited for, and an error of the change is the call's own.
+    queue.kevent(&[event], &mut [], None).map(|_| ())
+}
+
+/// How a process ended that has begun to.
+async fn reap(pid: i32) -> Exit {
+    loop {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => return Exit::Code(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Signal(signal as i32),
+            // Not a child of ours, so that the event's word is all there is.
+            Err(Errno::ECHILD) => return Exit::Unknown,
+            _ => tokio::time::sleep(TEARDOWN_POLL).await,
+        }
+    }
+}

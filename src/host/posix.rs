@@ -1,0 +1,127 @@
+//! What Linux and macOS do alike: signals to a group, and what a process does to itself before it becomes another.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, kill, killpg, sigprocmask};
+use nix::unistd::Pid;
+
+use super::Signal;
+
+impl Signal {
+    /// The system's number of it.
+    pub(super) fn native(self) -> nix::sys::signal::Signal {
+        match self {
+            Self::Term => nix::sys::signal::Signal::SIGTERM,
+            Self::Kill => nix::sys::signal::Signal::SIGKILL,
+        }
+    }
+}
+
+/// Signals a group, or one process that does not lead one. Nobody left is success.
+pub(super) fn send(pid: i32, leads_group: bool, signal: Signal) -> io::Result<()> {
+    let pid = Pid::from_raw(pid);
+    let sent = if leads_group { killpg(pid, signal.native()) } else { kill(pid, signal.native()) };
+    match sent {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a group of this number has members, zombies among them.
+pub(super) fn group_exists(group: i32) -> bool {
+    killpg(Pid::from_raw(group), None) != Err(Errno::ESRCH)
+}
+
+/// What to answer when a recorded pid belongs to someone else now.
+pub(super) fn stranger(pid: i32) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("pid {pid} belongs to another process now"))
+}
+
+/// What to answer when a process is gone.
+pub(super) fn gone(pid: i32) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("process {pid} is gone"))
+}
+
+/// Every signal does what it does by default again, and none is blocked. Rust's own runtime ignores SIGPIPE, and
+/// what is ignored or blocked is inherited through exec.
+///
+/// # Errors
+/// The system's own.
+#[expect(unsafe_code, reason = "sigaction has no safe wrapper, for a handler could be anything")]
+pub fn reset_signals() -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, sigaction};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            continue;
+        }
+        // SAFETY: the default action runs no code of this process, so nothing it could do is unsafe.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Descriptors for connections, pidfds and files; launchd starts jobs with a soft limit of 256, and macOS allows no
+/// more than `OPEN_MAX` (10240).
+const OPEN_FILES: u64 = 8192;
+
+/// What a process does that shall live for weeks: a limit on the size of files is an error of a write, as a full disk
+/// is, and no reason to die; and descriptors are not short before they have to be.
+///
+/// # Errors
+/// The system's own.
+#[expect(unsafe_code, reason = "sigaction has no safe wrapper, for a handler could be anything")]
+pub fn serve_long() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, sigaction};
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: to ignore a signal runs no code of this process.
+    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = OPEN_FILES.min(hard);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    }
+    Ok(())
+}
+
+/// Closes every file descriptor above stderr. Only for a process that is about to become another one.
+#[expect(unsafe_code, reason = "descriptors are closed behind the backs of whoever owns them")]
+pub fn close_inherited() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a plain system call. What it closes is not used again: the caller only execs.
+        if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } == 0 {
+            return;
+        }
+    }
+    // Linux before 5.9, and macOS: there the highest number is bound by the soft limit.
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let end = limit.map_or(256, |(soft, _)| i32::try_from(soft.min(65_536)).unwrap_or(256));
+    for fd in 3..end {
+        // SAFETY: as above; a number that is not open is answered with EBADF.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Adds to the niceness of the calling process; below what it has needs privileges.
+///
+/// # Errors
+/// `PermissionDenied` for that; the system's own otherwise.
+#[expect(unsafe_code, reason = "nix has no setpriority")]
+pub fn add_nice(add: i8) -> io::Result<()> {
+    if add == 0 {
+        return Ok(());
+    }
+    Errno::clear();
+    // SAFETY: no pointers; 0 is the calling process. −1 is a valid answer, which is why errno was cleared.
+    let now = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    if now == -1 && Errno::last_raw() != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: no pointers; the system bounds the value itself.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, now + i32::from(add)) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,89 @@
+//! What shall be done. Only the driver does it.
+
+use super::state::{Failure, Generation, Name, Run, StopReason};
+use super::waiters::WaiterId;
+use crate::host::Signal;
+use crate::memory::Bytes;
+
+/// What shall be done.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub enum Effect {
+    /// Make a process. Answered by `Spawned` or `SpawnFailed`.
+    Spawn {
+        /// Of which model.
+        model: Name,
+        /// Of which run.
+        generation: Generation,
+        /// What was granted.
+        reserved: Bytes,
+    },
+    /// Take nothing new; say `Drained` when nothing is in flight.
+    Drain {
+        /// Of which model.
+        model: Name,
+        /// Of which run.
+        generation: Generation,
+    },
+    /// End what is in flight, telling the clients why.
+    Abort {
+        /// Of which model.
+        model: Name,
+        /// Of which run.
+        generation: Generation,
+        /// In one sentence.
+        why: String,
+    },
+    /// Tell the run's process group.
+    Signal {
+        /// Of which model.
+        model: Name,
+        /// Which run.
+        run: Run,
+        /// What.
+        signal: Signal,
+    },
+    /// Answer a waiter.
+    Reply {
+        /// Whom.
+        waiter: WaiterId,
+        /// What.
+        outcome: Outcome,
+    },
+    /// Write into the history.
+    Note {
+        /// About which model; `None`: the supervisor.
+        model: Option<Name>,
+        /// One word.
+        kind: &'static str,
+        /// One sentence.
+        text: String,
+    },
+    /// Every run is gone and no new one will come.
+    Finished,
+}
+
+/// The answer to a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It is ready.
+    Ready {
+        /// Whether the command did anything.
+        changed: bool,
+    },
+    /// The start was granted; the rest was not waited for.
+    Granted,
+    /// It is down.
+    Down {
+        /// Whether the command did anything.
+        changed: bool,
+    },
+    /// It was refused, or tried and failed.
+    Failed(Failure),
+    /// Another command, or the supervisor's end, went over it.
+    Superseded(StopReason),
+    /// Not in time; it goes on.
+    TimedOut,
+    /// No such model.
+    Unknown,
+}

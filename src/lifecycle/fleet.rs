@@ -1,0 +1,183 @@
+//! All models together: what one loop owns.
+
+use std::time::Duration;
+
+use super::restart::Failures;
+use super::state::{Failure, Generation, Name, State, StopReason};
+use super::waiters::Waiters;
+use crate::host::Moment;
+use crate::memory::Bytes;
+use crate::registry::{Model, Restart, Start, Stop};
+
+/// What the registry says about a model's life.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Always-on or manual.
+    pub start: Start,
+    /// After a crash.
+    pub restart: Restart,
+    /// How to stop it.
+    pub stop: Stop,
+    /// From spawn to the first token.
+    pub load_timeout: Duration,
+}
+
+impl From<&Model> for Policy {
+    fn from(model: &Model) -> Self {
+        Self {
+            start: model.start,
+            restart: model.restart.clone(),
+            stop: model.stop.clone(),
+            load_timeout: model.health.load_timeout,
+        }
+    }
+}
+
+/// Whether a model may start now. Asked inside the loop, so that what is read is what is acted on.
+pub trait Admission {
+    /// Judges a start. `live` is what is reserved now, a pair a live run.
+    ///
+    /// # Errors
+    /// A [`Failure`] of kind `Refused`, or `NotPrepared` when something that a start needs is not there.
+    /// `force` goes past a refusal, and the verdict says so, but not past what is not prepared.
+    fn judge(&mut self, model: &Name, live: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure>;
+}
+
+/// A granted start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is reserved for it.
+    pub reserved: Bytes,
+    /// The refusal that `--force` went past.
+    pub overridden: Option<String>,
+}
+
+/// One model with its life.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Managed {
+    /// Its name.
+    pub name: Name,
+    /// What the registry says.
+    pub policy: Policy,
+    /// What it is doing.
+    pub state: State,
+    /// The last run's number.
+    pub generation: Generation,
+    /// Restarts after a failure, since it was last started by a person or with the supervisor.
+    pub restarts: u32,
+    /// Its failures, as far as they still matter.
+    pub(super) failures: Failures,
+    /// How long the last run was ready.
+    pub(super) ready_for: Duration,
+    /// Whether it is still in the registry.
+    pub(super) listed: bool,
+}
+
+/// All models, and all that wait for them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fleet {
+    pub(super) models: Vec<Managed>,
+    pub(super) waiters: Waiters,
+    pub(super) closing: bool,
+    pub(super) finished: bool,
+    /// State of the pseudo-random sequence that spreads restarts; no secret.
+    pub(super) dice: u64,
+}
+
+impl Fleet {
+    /// A fleet at rest. `last` is each model's last generation, as far as records tell; `seed` spreads restarts.
+    #[must_use]
+    pub fn new(models: impl IntoIterator<Item = (Name, Policy, Generation)>, seed: u64) -> Self {
+        let models =
+            models.into_iter().map(|(name, policy, last)| Managed::new(name, policy, last)).collect();
+        Self { models, waiters: Waiters::default(), closing: false, finished: false, dice: seed }
+    }
+
+    /// In the registry's order.
+    #[must_use]
+    pub fn models(&self) -> &[Managed] {
+        &self.models
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Managed> {
+        self.models.iter().find(|model| &*model.name == name)
+    }
+
+    /// Whether it is shutting down.
+    #[must_use]
+    pub fn closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Bytes reserved by live runs, a pair a run. Derived, so that it cannot drift.
+    #[must_use]
+    pub fn reserved(&self) -> Vec<(Name, Bytes)> {
+        self.models
+            .iter()
+            .filter(|model| model.state.generation().is_some())
+            .map(|model| (model.name.clone(), model.state.reserved()))
+            .collect()
+    }
+
+    /// When a [`super::Event::Tick`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        self.models.iter().filter_map(|model| model.state.deadline()).chain(self.waiters.deadline()).min()
+    }
+
+    /// The next number of the sequence (SplitMix64, public domain, Steele et al. 2014).
+    pub(super) fn roll(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.dice;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Managed {
+    pub(super) fn new(name: Name, policy: Policy, last: Generation) -> Self {
+        Self {
+            name,
+            policy,
+            state: State::Stopped { why: StopReason::NeverStarted },
+            generation: last,
+            restarts: 0,
+            failures: Failures::default(),
+            ready_for: Duration::ZERO,
+            listed: true,
+        }
+    }
+
+    /// Why it is in its state, where that needs saying.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match &self.state {
+            State::Stopped { why } => Some(why.text().to_owned()),
+            State::Backoff { last, .. } | State::Failed { last } => Some(last.text.clone()),
+            State::Draining { next, .. } | State::Stopping { next, .. } => Some(match next {
+                super::Next::Stop(why) => why.text().to_owned(),
+                super::Next::Restart { .. } => "restarting".to_owned(),
+                super::Next::Recover(failure) => failure.text.clone(),
+            }),
+            State::Spawning { .. } | State::Loading { .. } | State::Ready { .. } => None,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match &self.state {
+            State::Backoff { last, .. } | State::Failed { last } => {
+                last.hint.clone().or_else(|| match self.state {
+                    State::Failed { .. } => Some(format!("mlxctl start {}", self.name)),
+                    _ => None,
+                })
+            }
+            State::Stopped { .. } => Some(format!("mlxctl start {}", self.name)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The states of a model and every way between them. Pure: no clock, no IO, no tokio; `now` is an argument.
+//!
+//! ```text
+//!            start                spawned            answered
+//!  Stopped ────────▶ Spawning ──────────▶ Loading ────────────▶ Ready
+//!     ▲                 │ failed             │ unhealthy, timeout  │ stop        │ unhealthy
+//!     │                 ▼                    ▼                     ▼             │
+//!     │              Backoff ◀── crash ── Stopping ◀────────── Draining          │
+//!     │              / Failed                │ ▲                                 │
+//!     └──────────────────────── gone ────────┘ └─────────────────────────────────┘
+//! ```
+//!
+//! | promise | where it holds |
+//! |---|---|
+//! | at most one live run a model | [`State`] has room for one |
+//! | a stale generation changes nothing | `Fleet::step`, the one place that compares them |
+//! | every waiter is answered exactly once | `waiters` |
+//! | a manual model starts by command only | `Fleet::boot` and `Fleet::fall` |
+//! | an always-on model that is down has a reason and a next time | `Fleet::fall` |
+//! | reserved bytes = the sum over live runs | [`Fleet::reserved`] derives them, nobody stores them |
+
+mod commands;
+mod effect;
+mod event;
+mod fleet;
+mod restart;
+mod runs;
+mod state;
+mod step;
+mod waiters;
+
+#[cfg(test)]
+mod properties;
+
+pub use effect::{Effect, Outcome};
+pub use event::{Event, Signed};
+pub use fleet::{Admission, Fleet, Managed, Policy, Verdict};
+pub use state::{Failure, FailureKind, Generation, Grant, Name, Next, Run, Rung, State, StopReason};
+pub use waiters::WaiterId;

@@ -1,0 +1,193 @@
+//! `step`: one event in, effects out. The only code that changes a [`State`].
+
+use std::time::Duration;
+
+use super::effect::{Effect, Outcome};
+use super::event::Event;
+use super::fleet::{Admission, Fleet};
+use super::state::{Failure, FailureKind, Generation, Name, Rung, State, StopReason};
+use super::waiters::{WaiterId, Wants};
+use crate::host::{Moment, Signal};
+use crate::registry::Start;
+
+/// Between two SIGKILLs to a process that does not go: it hangs in the kernel, and saying so again is all one can do.
+const KILL_AGAIN: Duration = Duration::from_secs(10);
+
+impl Fleet {
+    /// Takes one event in and says what shall be done, in order.
+    pub fn step(&mut self, now: Moment, event: Event, admission: &mut dyn Admission) -> Vec<Effect> {
+        let mut turn = Turn { now, admission, effects: Vec::new() };
+        match event {
+            Event::Boot => self.boot(&mut turn),
+            Event::Start { model, waiter, force, wait, timeout } => {
+                let wants = if wait { Wants::Ready(Generation(0)) } else { Wants::Granted };
+                self.start(&mut turn, &model, waiter, force, wants, timeout);
+            }
+            Event::Stop { model, waiter, why, now, drain } => {
+                self.stop(&mut turn, &model, waiter, why, now, drain);
+            }
+            Event::Restart { model, waiter, now, drain } => {
+                self.restart(&mut turn, &model, waiter, now, drain);
+            }
+            Event::Retry(model) => {
+                if let Some(index) = self.index(&model)
+                    && let State::Backoff { last, .. } = &self.models[index].state
+                    && last.waits_for_others()
+                {
+                    self.come_back(&mut turn, index);
+                }
+            }
+            Event::Return(model) => {
+                if let Some(index) = self.index(&model)
+                    && matches!(self.models[index].state, State::Stopped { why: StopReason::Pressure })
+                    && !self.closing
+                    && let Err(failure) = self.launch(&mut turn, index, false)
+                {
+                    self.fall(&mut turn, index, failure);
+                }
+            }
+            Event::Of { model, generation, signed } => {
+                // The one place where stale generations die.
+                if let Some(index) = self.index(&model)
+                    && self.models[index].state.generation() == Some(generation)
+                {
+                    self.signed(&mut turn, index, signed);
+                }
+            }
+            Event::Recall { model, restarts, by_hand } => {
+                if let Some(index) = self.index(&model) {
+                    let model = &mut self.models[index];
+                    model.restarts = restarts;
+                    if by_hand && matches!(model.state, State::Stopped { why: StopReason::NeverStarted }) {
+                        model.state = State::Stopped { why: StopReason::ByHand };
+                    }
+                }
+            }
+            Event::Adopt { model, run } => self.adopt(&mut turn, &model, run),
+            Event::Tick => self.tick(&mut turn),
+            Event::Slept(length) => self.slept(length),
+            Event::Reload(models) => self.reload(&mut turn, models),
+            Event::Shutdown { now } => self.shutdown(&mut turn, now),
+        }
+        for index in 0..self.models.len() {
+            let model = &self.models[index];
+            self.waiters.settle(&model.name, &model.state, &mut turn.effects);
+        }
+        self.models.retain(|model| model.listed || model.state.generation().is_some());
+        if self.closing
+            && !self.finished
+            && self.models.iter().all(|model| model.state.generation().is_none())
+        {
+            self.finished = true;
+            turn.effects.push(Effect::Finished);
+        }
+        turn.effects
+    }
+
+    pub(super) fn index(&self, name: &str) -> Option<usize> {
+        self.models.iter().position(|model| &*model.name == name)
+    }
+
+    /// Always-on models come up, but for those that were adopted.
+    fn boot(&mut self, turn: &mut Turn) {
+        for index in 0..self.models.len() {
+            let model = &self.models[index];
+            if model.policy.start == Start::Always
+                && matches!(model.state, State::Stopped { why: StopReason::NeverStarted })
+                && let Err(failure) = self.launch(turn, index, false)
+            {
+                self.fall(turn, index, failure);
+            }
+        }
+    }
+
+    fn tick(&mut self, turn: &mut Turn) {
+        self.waiters.expire(turn.now, &mut turn.effects);
+        for index in 0..self.models.len() {
+            if self.models[index].state.deadline().is_none_or(|deadline| deadline > turn.now) {
+                continue;
+            }
+            let model = &mut self.models[index];
+            match &mut model.state {
+                State::Loading { run, .. } => {
+                    let text = format!("no token within {}", human(model.policy.load_timeout));
+                    let kind =
+                        if run.port.is_some() { FailureKind::LoadTimeout } else { FailureKind::PortLost };
+                    self.unhealthy(turn, index, Failure::new(kind, text));
+                }
+                State::Draining { next, .. } => {
+                    let next = next.clone();
+                    turn.note(
+                        &model.name,
+                        "drain_cut",
+                        "requests were still in flight at the end of the drain",
+                    );
+                    self.terminate(turn, index, next);
+                }
+                State::Stopping { run, rung, deadline, .. } => {
+                    let text = match rung {
+                        Rung::Term => {
+                            format!(
+                                "process {} did not end within {}",
+                                run.identity.pid,
+                                human(model.policy.stop.term)
+                            )
+                        }
+                        Rung::Kill => format!("process {} does not end even when killed", run.identity.pid),
+                    };
+                    *rung = Rung::Kill;
+                    *deadline = turn.now.after(KILL_AGAIN);
+                    let run = run.clone();
+                    turn.note(&model.name, "killed", text);
+                    turn.effects.push(Effect::Signal {
+                        model: model.name.clone(),
+                        run,
+                        signal: Signal::Kill,
+                    });
+                }
+                State::Backoff { .. } => self.come_back(turn, index),
+                State::Stopped { .. }
+                | State::Spawning { .. }
+                | State::Ready { .. }
+                | State::Failed { .. } => {}
+            }
+        }
+    }
+
+    /// Work that the sleeping machine could not do gets its time back; waits for wall time do not.
+    fn slept(&mut self, length: Duration) {
+        for model in &mut self.models {
+            if let State::Loading { deadline, .. }
+            | State::Draining { deadline, .. }
+            | State::Stopping { deadline, .. } = &mut model.state
+            {
+                *deadline = deadline.after(length);
+            }
+        }
+    }
+}
+
+/// What one step works with.
+pub(super) struct Turn<'a> {
+    pub now: Moment,
+    pub admission: &'a mut dyn Admission,
+    pub effects: Vec<Effect>,
+}
+
+impl Turn<'_> {
+    pub fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
+        self.effects.push(Effect::Reply { waiter, outcome });
+    }
+
+    pub fn note(&mut self, model: &Name, kind: &'static str, text: impl Into<String>) {
+        self.effects.push(Effect::Note { model: Some(model.clone()), kind, text: text.into() });
+    }
+}
+
+/// A duration for people, to the second above ten of them.
+pub(super) fn human(duration: Duration) -> String {
+    if duration < Duration::from_secs(10) {
+        return format!("{:.1} s", duration.as_secs_f64());
+    }
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+}

@@ -1,0 +1,109 @@
+//! Who waits for what. A waiter is in here from its command to its answer, and is taken out with the answer:
+//! so it is answered exactly once.
+
+use super::effect::{Effect, Outcome};
+use super::state::{Generation, Name, Next, State, StopReason};
+use crate::host::Moment;
+
+/// One command that awaits its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub u64);
+
+/// What a waiter waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// A run later than this one is ready.
+    Ready(Generation),
+    /// A start is granted, or cannot be.
+    Granted,
+    /// This run is gone.
+    Gone(Generation),
+}
+
+/// A waiter in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Waiter {
+    id: WaiterId,
+    model: Name,
+    wants: Wants,
+    deadline: Option<Moment>,
+}
+
+/// All that wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Waiters(Vec<Waiter>);
+
+impl Waiters {
+    /// Lets `id` wait.
+    pub fn add(&mut self, id: WaiterId, model: &Name, wants: Wants, deadline: Option<Moment>) {
+        self.0.push(Waiter { id, model: model.clone(), wants, deadline });
+    }
+
+    /// The earliest deadline.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.0.iter().filter_map(|waiter| waiter.deadline).min()
+    }
+
+    /// Answers those whose time is up.
+    pub fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.take(effects, |waiter| {
+            waiter.deadline.filter(|deadline| *deadline <= now).map(|_| Outcome::TimedOut)
+        });
+    }
+
+    /// Answers those of `model` for whom `state` is an answer.
+    pub fn settle(&mut self, model: &Name, state: &State, effects: &mut Vec<Effect>) {
+        self.take(effects, |waiter| if waiter.model == *model { answer(waiter.wants, state) } else { None });
+    }
+
+    /// Answers everyone who waits for `model`, which is going away.
+    pub fn dismiss(&mut self, model: &Name, why: StopReason, effects: &mut Vec<Effect>) {
+        self.take(effects, |waiter| (waiter.model == *model).then_some(Outcome::Superseded(why)));
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn take(&mut self, effects: &mut Vec<Effect>, mut outcome: impl FnMut(&Waiter) -> Option<Outcome>) {
+        self.0.retain(|waiter| match outcome(waiter) {
+            Some(outcome) => {
+                effects.push(Effect::Reply { waiter: waiter.id, outcome });
+                false
+            }
+            None => true,
+        });
+    }
+}
+
+/// Whether `state` answers one that wants `wants`, and how.
+fn answer(wants: Wants, state: &State) -> Option<Outcome> {
+    match wants {
+        Wants::Gone(generation) => match state.generation() {
+            Some(live) if live <= generation => None,
+            _ => Some(Outcome::Down { changed: true }),
+        },
+        Wants::Granted | Wants::Ready(_) => match state {
+            State::Spawning { instead: Some(next), .. } => superseded(next),
+            State::Spawning { instead: None, .. } | State::Loading { .. } => {
+                (wants == Wants::Granted).then_some(Outcome::Granted)
+            }
+            State::Ready { run, .. } => match wants {
+                Wants::Ready(after) if run.generation <= after => None,
+                _ => Some(Outcome::Ready { changed: true }),
+            },
+            State::Draining { next, .. } | State::Stopping { next, .. } => superseded(next),
+            State::Backoff { last, .. } | State::Failed { last } => Some(Outcome::Failed(last.clone())),
+            State::Stopped { why } => Some(Outcome::Superseded(*why)),
+        },
+    }
+}
+
+fn superseded(next: &Next) -> Option<Outcome> {
+    match next {
+        Next::Stop(why) => Some(Outcome::Superseded(*why)),
+        Next::Restart { .. } | Next::Recover(_) => None,
+    }
+}

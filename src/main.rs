@@ -1,0 +1,13 @@
+//! Exit codes only; everything else is the library's.
+
+use std::process::ExitCode;
+
+use mlxctl::backend::exec;
+
+fn main() -> ExitCode {
+    // Before anything is initialised: every start of a backend passes here.
+    if let Some(spec_file) = exec::requested(std::env::args_os()) {
+        return ExitCode::from(exec::run(&spec_file));
+    }
+    ExitCode::from(mlxctl::cli::main() as u8)
+}

@@ -1,0 +1,215 @@
+//! From the `memory` keys of a model to the server's flags and the launcher's limits, so that the promised ceiling
+//! holds.
+
+use sha2::{Digest, Sha256};
+
+use super::Bytes;
+use super::estimate::{Estimate, ModelFiles, estimate};
+use super::platform::Platform;
+use super::problem::Problem;
+use super::shape::Precision;
+use crate::registry::Model;
+
+/// Longest prompt plus answer where the registry names none, tokens (no longer than the model's own limit). A 32B
+/// and a 72B model, 4-bit, fit beside macOS and a game into 128 GB with it.
+pub const CONTEXT: u32 = 32_768;
+/// Requests in the backend at once where the registry names none: each further one is promised a whole context of KV
+/// (8.59 GB for a 32B model). The rest queues at the gate.
+pub const CONCURRENCY: u32 = 1;
+/// Bytes of caches kept between requests where the registry names none: half of one 32k conversation of a 32B model.
+pub const KV_LIMIT: Bytes = Bytes::gb(4);
+/// MLX's buffer cache where the registry names no limit. Without one it keeps whatever was ever in use.
+pub const CACHE_LIMIT: Bytes = Bytes::gb(1);
+/// Prompt tokens a step where the registry names none; the server's own default of 2048 takes four times the
+/// temporaries.
+pub const PREFILL_STEP: u32 = 512;
+/// The server's own default number of kept sequences.
+pub const PROMPT_CACHES: u32 = 10;
+/// Below this a prefill gets slow and saves nothing that counts.
+const SMALLEST_STEP: u32 = 128;
+/// No model is of use with less context; contexts that are derived are multiples of it.
+const SMALLEST_CONTEXT: u32 = 1024;
+
+/// What one backend is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Bounds {
+    /// Longest prompt plus answer, tokens: what the gate lets through.
+    pub context: u32,
+    /// Sequences decoded at once (`--decode-concurrency`, and the gate's in-flight limit).
+    pub concurrency: u32,
+    /// Prompts processed at once (`--prompt-concurrency`).
+    pub prompt_concurrency: u32,
+    /// Whether requests are batched at all: not with a draft model or quantised caches.
+    pub batched: bool,
+    /// Prompt tokens a step (`--prefill-step-size`).
+    pub prefill_step: u32,
+    /// Bytes of caches kept between requests (`--prompt-cache-bytes`, and the launcher's bound that holds).
+    pub kv_limit: Bytes,
+    /// Sequences kept between requests (`--prompt-cache-size`).
+    pub prompt_caches: u32,
+    /// MLX's buffer cache (the launcher's limit).
+    pub cache_limit: Bytes,
+    /// Quantised caches: bits, group size, first quantised position.
+    pub kv_quantized: Option<(u64, u64, u64)>,
+    /// The registry's `memory.ceiling`.
+    pub ceiling: Option<Bytes>,
+}
+
+impl Bounds {
+    /// The flags of `mlx_lm.server` that follow. Not among them: quantised caches and the draft model, which are
+    /// the model's own options.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        [
+            ("--decode-concurrency", u64::from(self.concurrency)),
+            ("--prompt-concurrency", u64::from(self.prompt_concurrency)),
+            ("--prefill-step-size", u64::from(self.prefill_step)),
+            ("--prompt-cache-size", u64::from(self.prompt_caches)),
+            ("--prompt-cache-bytes", self.kv_limit.0),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value.to_string()])
+        .collect()
+    }
+
+    /// Tells runs apart whose footprints are not comparable: a hash of everything here.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn precision(&self, activation: u64) -> Precision {
+        Precision { activation, quantized: self.kv_quantized }
+    }
+}
+
+/// What `model` is held to on `platform`.
+///
+/// What the registry leaves open is chosen; under a ceiling it is chosen smaller until the peak fits: first the kept
+/// caches, then the buffer cache, the prefill step, at last the context.
+///
+/// # Errors
+/// A ceiling below the idle figure, a ceiling that cannot hold one request of the context that the registry names, or
+/// quantised caches for a family whose caches mlx_lm cannot quantise.
+pub fn bounds(
+    model: &Model,
+    files: &ModelFiles,
+    draft: Option<&ModelFiles>,
+    platform: Platform,
+) -> Result<Bounds, Problem> {
+    let start = unbounded(model, files)?;
+    let Some(ceiling) = model.memory.ceiling else { return Ok(start) };
+    let sum = |bounds: &Bounds| estimate(files, draft, bounds, platform, None);
+    let Some(full) = sum(&start) else { return Ok(start) };
+    if full.idle > ceiling {
+        return Err(Problem::CeilingBelowIdle { name: model.name.clone(), ceiling, idle: full.idle });
+    }
+    let fits = |bounds: &Bounds| sum(bounds).is_some_and(|estimate: Estimate| estimate.peak <= ceiling);
+    let mut chosen = start;
+    if fits(&chosen) {
+        return Ok(chosen);
+    }
+    let free_kv = model.memory.kv_limit.is_none();
+    if free_kv {
+        let over = full.peak.saturating_sub(ceiling);
+        chosen.kv_limit = chosen.kv_limit.min(kept(&full)).saturating_sub(over);
+        if fits(&chosen) {
+            return Ok(chosen);
+        }
+    }
+    // One sequence stays in memory anyway; to keep less of it only costs the next turn its prefix.
+    let one_sequence = |bounds: &Bounds| match files {
+        ModelFiles::Read(files) if free_kv => {
+            let sequence = files.shape.kv(u64::from(bounds.context), bounds.precision(files.activation()));
+            Bounds { kv_limit: KV_LIMIT.min(sequence), ..*bounds }
+        }
+        _ => *bounds,
+    };
+    chosen = one_sequence(&chosen);
+    if model.memory.cache_limit.is_none() {
+        chosen.cache_limit = Bytes(256 << 20).min(chosen.cache_limit);
+    }
+    if model.server.prefill_step_size.is_none() {
+        while !fits(&chosen) && chosen.prefill_step > SMALLEST_STEP {
+            chosen.prefill_step /= 2;
+        }
+    }
+    if fits(&chosen) {
+        return Ok(chosen);
+    }
+    let longest = longest_context(chosen, |bounds| fits(&one_sequence(bounds)));
+    if let (None, Some(context)) = (model.memory.context, longest) {
+        return Ok(one_sequence(&Bounds { context, ..chosen }));
+    }
+    Err(Problem::CeilingBelowPeak {
+        name: model.name.clone(),
+        ceiling,
+        context: chosen.context,
+        peak: sum(&chosen).map_or(full.peak, |estimate| estimate.peak),
+        fits: longest.unwrap_or(0),
+    })
+}
+
+/// The bounds as the registry and the defaults say, whatever they take.
+fn unbounded(model: &Model, files: &ModelFiles) -> Result<Bounds, Problem> {
+    let (memory, server) = (&model.memory, &model.server);
+    let shape = match files {
+        ModelFiles::Read(files) => Some(&files.shape),
+        ModelFiles::Declared(_) | ModelFiles::Unknown => None,
+    };
+    if let (Some(_), Some(shape)) = (server.kv_bits, shape)
+        && let Some(cache) = shape.unquantizable()
+    {
+        return Err(Problem::KvBits { family: shape.family.clone(), cache });
+    }
+    let own = shape.and_then(|shape| shape.context).unwrap_or(u32::MAX);
+    let concurrency = memory.concurrency.max(1);
+    let batched = server.draft_model.is_none() && server.kv_bits.is_none();
+    // What is not batched is served one request after the other.
+    let concurrency = if batched { concurrency } else { 1 };
+    let decode = server.decode_concurrency.unwrap_or(concurrency).clamp(1, concurrency);
+    Ok(Bounds {
+        context: memory.context.unwrap_or(CONTEXT.min(own)),
+        concurrency: decode,
+        prompt_concurrency: server.prompt_concurrency.unwrap_or(decode).clamp(1, decode),
+        batched,
+        prefill_step: server.prefill_step_size.unwrap_or(PREFILL_STEP).max(1),
+        kv_limit: memory.kv_limit.unwrap_or(KV_LIMIT),
+        prompt_caches: server.prompt_cache.unwrap_or(PROMPT_CACHES),
+        cache_limit: memory.cache_limit.unwrap_or(CACHE_LIMIT),
+        kv_quantized: server.kv_bits.map(|bits| {
+            let group = u64::from(server.kv_group_size.unwrap_or(64));
+            // 5000 is DEFAULT_QUANTIZED_KV_START of mlx_lm/generate.py.
+            (u64::from(bits), group, u64::from(server.quantized_kv_start.unwrap_or(5000)))
+        }),
+        ceiling: memory.ceiling,
+    })
+}
+
+fn kept(estimate: &Estimate) -> Bytes {
+    estimate
+        .terms
+        .iter()
+        .find(|term| term.name == super::estimate::PROMPT_CACHE)
+        .map_or(Bytes::ZERO, |term| term.bytes)
+}
+
+/// The longest context, a multiple of [`SMALLEST_CONTEXT`], with which `fits` says yes.
+fn longest_context(bounds: Bounds, fits: impl Fn(&Bounds) -> bool) -> Option<u32> {
+    let at = |steps: u32| Bounds { context: steps.saturating_mul(SMALLEST_CONTEXT), ..bounds };
+    let (mut low, mut high) = (0, bounds.context / SMALLEST_CONTEXT + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(&at(middle)) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    (low > 0).then(|| low * SMALLEST_CONTEXT)
+}
+
+#[cfg(test)]
+#[path = "bounds_tests.rs"]
+mod tests;

@@ -1,0 +1,315 @@
+//! What a model will take, as three figures that are never mixed up: idle (loaded, nothing cached), resident
+//! (between requests, caches at their bounds) and peak (inside a prefill at the context limit).
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Bytes;
+use super::bounds::Bounds;
+use super::learn::Learned;
+use super::platform::Platform;
+use super::shape::{Precision, Shape};
+use super::weights::Header;
+use super::working::{self, Step};
+
+/// What is known of a model's files.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelFiles {
+    /// They are there.
+    Read(Box<Files>),
+    /// They are not there; the registry says so much.
+    Declared(Bytes),
+    /// Neither.
+    Unknown,
+}
+
+/// A model folder, as far as memory is concerned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Files {
+    /// From `config.json`.
+    pub shape: Shape,
+    /// From the safetensors headers, all files together.
+    pub weights: Header,
+    /// Number of safetensors files.
+    pub shards: usize,
+}
+
+impl Files {
+    /// The type of activations and caches: that of the weights, which is what MLX computes in.
+    #[must_use]
+    pub fn activation(&self) -> u64 {
+        match self.weights.float_bytes {
+            [0, 0] => self.shape.declared_activation.unwrap_or(2),
+            _ => self.weights.activation_size(),
+        }
+    }
+}
+
+/// Where a number comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Read from the weights' files.
+    File,
+    /// Follows from `config.json`.
+    Config,
+    /// A bound that is set for the backend (a flag or the launcher's limit).
+    Flag,
+    /// A formula fitted to measurements, not to this model.
+    Fitted,
+    /// Measured on this machine with this model.
+    Learned,
+    /// The registry's `size`.
+    Declared,
+}
+
+impl Origin {
+    /// As `mlxctl estimate` prints it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Config => "config",
+            Self::Flag => "flag",
+            Self::Fitted => "fitted",
+            Self::Learned => "learned",
+            Self::Declared => "declared",
+        }
+    }
+}
+
+/// The three figures; also the first one that a term counts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Figure {
+    /// Loaded, nothing cached.
+    Idle,
+    /// Between requests.
+    Resident,
+    /// Inside a prefill.
+    Peak,
+}
+
+/// One summand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Term {
+    /// For people.
+    pub name: String,
+    /// How much.
+    pub bytes: Bytes,
+    /// The figures that it counts in, in order.
+    pub figures: Vec<Figure>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What it is made of: "1607 tensors in 4 files".
+    pub detail: String,
+    /// What it was before it was corrected by a measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Bytes>,
+}
+
+/// The sum of terms, a figure each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// All terms.
+    pub terms: Vec<Term>,
+    /// Loaded, nothing cached.
+    pub idle: Bytes,
+    /// Between requests, caches at their bounds.
+    pub resident: Bytes,
+    /// Inside a prefill at the context limit.
+    pub peak: Bytes,
+    /// The registry's `memory.ceiling`.
+    pub ceiling: Option<Bytes>,
+    /// Whether it stands on the registry's `size` alone.
+    pub declared: bool,
+}
+
+impl Estimate {
+    /// What admission reserves: the peak, or the ceiling that the backend is held to.
+    #[must_use]
+    pub fn reserve(&self) -> Bytes {
+        self.ceiling.map_or(self.peak, |ceiling| self.peak.min(ceiling))
+    }
+
+    /// One figure.
+    #[must_use]
+    pub fn figure(&self, figure: Figure) -> Bytes {
+        match figure {
+            Figure::Idle => self.idle,
+            Figure::Resident => self.resident,
+            Figure::Peak => self.peak,
+        }
+    }
+
+    /// Adds up.
+    #[must_use]
+    pub fn of(terms: Vec<Term>, ceiling: Option<Bytes>) -> Self {
+        let sum =
+            |figure| terms.iter().filter(|term| term.figures.contains(&figure)).map(|term| term.bytes).sum();
+        let declared = terms.iter().any(|term| term.origin == Origin::Declared);
+        Self {
+            idle: sum(Figure::Idle),
+            resident: sum(Figure::Resident),
+            peak: sum(Figure::Peak),
+            terms,
+            ceiling,
+            declared,
+        }
+    }
+}
+
+const ALWAYS: &[Figure] = &[Figure::Idle, Figure::Resident, Figure::Peak];
+const IDLE: &[Figure] = &[Figure::Idle];
+const WORKED: &[Figure] = &[Figure::Resident, Figure::Peak];
+const RESIDENT: &[Figure] = &[Figure::Resident];
+const PEAK: &[Figure] = &[Figure::Peak];
+
+/// The names of the terms that a measurement may correct, one a figure.
+pub(super) const PROMPT_CACHE: &str = "prompt cache";
+pub(super) const RUNTIME: &str = "runtime";
+pub(super) const SLACK: &str = "allocator slack";
+pub(super) const WORKING: &str = "prefill working set";
+
+fn term(name: &str, bytes: Bytes, figures: &[Figure], origin: Origin, detail: impl fmt::Display) -> Term {
+    Term {
+        name: name.to_owned(),
+        bytes,
+        figures: figures.to_vec(),
+        origin,
+        detail: detail.to_string(),
+        before: None,
+    }
+}
+
+/// Adds up what a model takes under `bounds`. `None`: nothing is known, not even a declared size, and a start is
+/// refused unless forced.
+#[must_use]
+pub fn estimate(
+    files: &ModelFiles,
+    draft: Option<&ModelFiles>,
+    bounds: &Bounds,
+    platform: Platform,
+    learned: Option<&Learned>,
+) -> Option<Estimate> {
+    let files = match files {
+        ModelFiles::Read(files) => files,
+        ModelFiles::Declared(size) => {
+            let whole = term(
+                "declared size",
+                *size,
+                ALWAYS,
+                Origin::Declared,
+                "`size` in the registry; not downloaded",
+            );
+            return Some(Estimate::of(vec![whole], bounds.ceiling));
+        }
+        ModelFiles::Unknown => return None,
+    };
+    let mut terms = vec![term(
+        "weights",
+        files.weights.bytes,
+        ALWAYS,
+        Origin::File,
+        format!("{} tensors in {} files", files.weights.tensors, files.shards),
+    )];
+    let draft = match draft {
+        Some(ModelFiles::Read(draft)) => {
+            terms.push(term(
+                "draft weights",
+                draft.weights.bytes,
+                ALWAYS,
+                Origin::File,
+                format!("{} tensors in {} files", draft.weights.tensors, draft.shards),
+            ));
+            Some(draft)
+        }
+        Some(ModelFiles::Declared(size)) => {
+            terms.push(term("draft weights", *size, ALWAYS, Origin::Declared, "not downloaded"));
+            None
+        }
+        Some(ModelFiles::Unknown) => return None,
+        None => None,
+    };
+    terms.push(term(
+        RUNTIME,
+        platform.runtime(),
+        ALWAYS,
+        Origin::Fitted,
+        format!("Python and MLX on {}", platform.name()),
+    ));
+
+    let precision = bounds.precision(files.activation());
+    let context = u64::from(bounds.context);
+    let sequence = files.shape.kv(context, precision)
+        + draft.map_or(Bytes::ZERO, |draft| {
+            draft
+                .shape
+                .kv(context, Precision { activation: draft.activation(), quantized: precision.quantized })
+        });
+    // Ready means that it has completed a token, whose caches are one step long, kept and in the last batch.
+    let smallest = files.shape.kv(1, precision);
+    let first = if bounds.batched { smallest + smallest } else { smallest };
+    terms.push(term("caches of the first token", first, IDLE, Origin::Config, "a step of 256 tokens"));
+    let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
+    // More sequences than the count allows are never kept, however small they are.
+    let kept = bounds.kv_limit.min(Bytes(sequence.0.saturating_mul(u64::from(bounds.prompt_caches))));
+    terms.push(term(
+        PROMPT_CACHE,
+        kept,
+        WORKED,
+        Origin::Flag,
+        format!("at most {} sequences and {}", bounds.prompt_caches, bounds.kv_limit),
+    ));
+    // Measured: the newest sequence stays in memory even where it alone is over the bound, until the next request.
+    let above = sequence.saturating_sub(kept);
+    if above > Bytes::ZERO {
+        terms.push(term(
+            "newest sequence, above the bound",
+            above,
+            RESIDENT,
+            Origin::Config,
+            format!("a sequence of {context} tokens is {sequence}"),
+        ));
+    }
+    let batch = if bounds.batched { WORKED } else { PEAK };
+    terms.push(term(
+        "sequences in flight, or of the last batch",
+        in_flight,
+        batch,
+        Origin::Config,
+        format!("{} × {context} tokens, {} a token", bounds.concurrency, files.shape.per_token(precision).0),
+    ));
+
+    let sequences = u64::from(bounds.prompt_concurrency);
+    let at_once = u64::from(bounds.prefill_step).min(context);
+    let step = Step { tokens: at_once.saturating_mul(sequences), context, sequences };
+    let prefill = working::prefill(&files.shape, files.weights.bytes, step, precision, platform);
+    // mlx_lm clears it after every prefill step, so between requests it holds what was freed since: caches that were
+    // pushed out, and the last batch's. On a CPU (measured, 0.3 to 1.4 MB) those count above already; on a card the
+    // allocator was seen to keep as much again. In a prefill what it holds is counted as the working set.
+    if platform != Platform::Cpu {
+        let cached = bounds.cache_limit.min(in_flight + in_flight);
+        let detail = format!("limited to {}", bounds.cache_limit);
+        terms.push(term("MLX buffer cache", cached, WORKED, Origin::Flag, detail));
+    }
+    terms.push(term(SLACK, platform.slack(), WORKED, Origin::Fitted, "kept by the allocator below MLX"));
+    // The newest sequence above the bound is gone once the next prefill is on its way: the larger of both counts.
+    terms.push(term(
+        WORKING,
+        prefill.max(above),
+        PEAK,
+        Origin::Fitted,
+        format!("{} tokens at once, at the end of {context}", step.tokens),
+    ));
+    let estimate = Estimate::of(terms, bounds.ceiling);
+    Some(match learned {
+        Some(learned) => learned.correct(estimate, bounds.context),
+        None => estimate,
+    })
+}
+
+#[cfg(test)]
+#[path = "estimate_tests.rs"]
+mod tests;

@@ -1,0 +1,87 @@
+use super::*;
+use crate::memory::bounds::bounds;
+use crate::memory::fixtures::{files_32b, files_72b, model};
+
+fn at(files: &ModelFiles, context: u32, platform: Platform) -> Estimate {
+    let model = model(&format!("context = {context}"), "");
+    let bounds = bounds(&model, files, None, platform).unwrap();
+    estimate(files, None, &bounds, platform, None).unwrap()
+}
+
+fn mib(bytes: Bytes) -> f64 {
+    bytes.0 as f64 / f64::from(1 << 20)
+}
+
+/// Measured on one H100 with the launcher, 4 GB of kept caches, 1 GB of buffer cache and steps of 512 tokens.
+#[test]
+fn the_estimate_is_near_what_an_h100_measured() {
+    // Bytes that MLX had in use, so without what the driver and the allocator below it keep.
+    let inside = |estimate: &Estimate, figure: Figure| {
+        let outside = [RUNTIME, SLACK, "MLX buffer cache"];
+        let inside = estimate.terms.iter().filter(|term| !outside.contains(&term.name.as_str()));
+        mib(inside.filter(|term| term.figures.contains(&figure)).map(|term| term.bytes).sum())
+    };
+    let within = |estimated: f64, measured: f64, share: f64| {
+        assert!(
+            (estimated / measured - 1.0).abs() < share,
+            "{estimated:.0} MiB estimated, {measured:.0} measured"
+        );
+    };
+    let long = at(&files_32b(), 30_013 + 128, Platform::Cuda);
+    within(mib(long.idle), 18_657.0, 0.05);
+    within(inside(&long, Figure::Resident), 32_683.0, 0.05);
+    within(mib(long.resident), 35_927.0, 0.05);
+    // The kept caches were empty then: a sequence of 30,000 tokens is above their bound.
+    within(inside(&long, Figure::Peak) - 4e9 / f64::from(1 << 20), 53_929.0, 0.15);
+    let large = at(&files_72b(), 8_012 + 128, Platform::Cuda);
+    within(mib(large.idle), 39_166.0 + 950.0, 0.05);
+    within(inside(&large, Figure::Peak) - 4e9 / f64::from(1 << 20), 56_321.0, 0.15);
+}
+
+#[test]
+fn both_models_of_the_deployment_fit_beside_macos_and_a_game_with_default_values() {
+    let [small, large] =
+        [files_32b(), files_72b()].map(|files| at(&files, 32_768, Platform::Metal).reserve());
+    let taken = small + large + Bytes::gb(10) + Bytes::gb(10);
+    assert!(taken <= Bytes::gb(128), "{small} + {large}");
+}
+
+#[test]
+fn figures_rise_and_their_terms_add_up() {
+    for platform in [Platform::Metal, Platform::Cuda, Platform::Cpu] {
+        for context in [1024, 8192, 32_768, 131_072] {
+            let estimate = at(&files_32b(), context, platform);
+            assert!(estimate.idle <= estimate.resident && estimate.resident <= estimate.peak, "{estimate:?}");
+            for figure in [Figure::Idle, Figure::Resident, Figure::Peak] {
+                let sum: u64 =
+                    estimate.terms.iter().filter(|t| t.figures.contains(&figure)).map(|t| t.bytes.0).sum();
+                assert_eq!(sum, estimate.figure(figure).0);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_downloaded_counts_as_declared_and_what_is_not_known_as_nothing() {
+    let model = model("", "");
+    let declared = ModelFiles::Declared(Bytes::gb(20));
+    let bounds = bounds(&model, &declared, None, Platform::Metal).unwrap();
+    let estimated = estimate(&declared, None, &bounds, Platform::Metal, None).unwrap();
+    assert_eq!((estimated.reserve(), estimated.declared), (Bytes::gb(20), true));
+    assert_eq!(estimate(&ModelFiles::Unknown, None, &bounds, Platform::Metal, None), None);
+    let draft = Some(ModelFiles::Unknown);
+    assert_eq!(estimate(&files_32b(), draft.as_ref(), &bounds, Platform::Metal, None), None);
+}
+
+#[test]
+fn a_draft_model_adds_its_weights_and_caches() {
+    let model = model("context = 8192", "draft_model = \"org/draft\"");
+    let draft = files_72b();
+    let with = |draft: Option<&ModelFiles>| {
+        let bounds = bounds(&model, &files_32b(), draft, Platform::Metal).unwrap();
+        estimate(&files_32b(), draft, &bounds, Platform::Metal, None).unwrap()
+    };
+    let more = with(Some(&draft)).idle.0 - with(None).idle.0;
+    assert_eq!(more, 40_900_313_088);
+    assert!(with(Some(&draft)).peak.0 > with(None).peak.0 + more);
+}

@@ -1,0 +1,100 @@
+//! Reads what decides about memory from a model's folder: `config.json`, safetensors headers and the index. A few
+//! hundred kilobytes, whatever the model weighs.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::estimate::Files;
+use super::learn::Store;
+use super::problem::Problem;
+use super::shape::Shape;
+use super::weights::{self, Header};
+
+/// No config.json or index is larger; a larger one is none.
+const SMALL_FILE: u64 = 64 << 20;
+
+/// Reads a folder as mlx_lm loads it: all of `model*.safetensors`.
+///
+/// # Errors
+/// The [`Problem`] that keeps it from being a model.
+pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
+    let shape = Shape::parse(&read_small(&folder.join("config.json"))?)?;
+    let (shards, indexes) = list(folder)?;
+    for index in indexes {
+        let named = weights::parse_index(read_small(&index)?.as_bytes())
+            .map_err(|why| Problem::Index { file: show(&index), why })?;
+        let missing: Vec<&String> = named.iter().filter(|name| !folder.join(name).is_file()).collect();
+        if let Some(first) = missing.first() {
+            return Err(Problem::MissingShards {
+                folder: show(folder),
+                count: missing.len(),
+                first: (*first).clone(),
+            });
+        }
+    }
+    if shards.is_empty() {
+        return Err(Problem::NoWeights { folder: show(folder) });
+    }
+    let mut sum = Header::default();
+    for shard in &shards {
+        sum = sum.plus(read_header(shard)?);
+    }
+    Ok(Files { shape, weights: sum, shards: shards.len() })
+}
+
+/// The learned footprints that `file` keeps; none if it is not there or cannot be understood: everything in it can be
+/// learned again.
+#[must_use]
+pub fn read_learned(file: &Path) -> Store {
+    read_small(file).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem> {
+    let unreadable =
+        |error: std::io::Error| Problem::Unreadable { file: show(folder), why: error.to_string() };
+    let (mut shards, mut indexes) = (BTreeSet::new(), BTreeSet::new());
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            shards.insert(path);
+        } else if name.ends_with(".safetensors.index.json") {
+            indexes.insert(path);
+        }
+    }
+    Ok((shards, indexes))
+}
+
+fn read_header(file: &Path) -> Result<Header, Problem> {
+    let unreadable = |error: std::io::Error| Problem::Unreadable { file: show(file), why: error.to_string() };
+    let bad = |why: String| Problem::Header { file: show(file), why };
+    let mut open = std::fs::File::open(file).map_err(unreadable)?;
+    let length = open.metadata().map_err(unreadable)?.len();
+    let mut first = [0; 8];
+    open.read_exact(&mut first).map_err(|_| bad(format!("it is cut off: {length} bytes")))?;
+    let header = weights::header_length(first, length).map_err(bad)?;
+    let mut json = Vec::new();
+    open.take(header).read_to_end(&mut json).map_err(unreadable)?;
+    weights::parse_header(&json, length.saturating_sub(header).saturating_sub(8)).map_err(bad)
+}
+
+fn read_small(file: &Path) -> Result<String, Problem> {
+    let unreadable = |why: String| Problem::Unreadable { file: show(file), why };
+    let open = std::fs::File::open(file).map_err(|error| unreadable(error.to_string()))?;
+    let mut text = String::new();
+    let read =
+        open.take(SMALL_FILE).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
+    if read as u64 == SMALL_FILE {
+        return Err(unreadable("it is far too large".to_owned()));
+    }
+    Ok(text)
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -1,0 +1,41 @@
+//! Models for tests.
+
+use std::path::Path;
+
+use super::estimate::{Files, ModelFiles};
+use super::weights::Header;
+use super::{Bytes, Shape};
+use crate::registry::{Model, Registry};
+
+/// DeepSeek-R1-Distill-Qwen-32B-4bit.
+pub(super) fn files_32b() -> ModelFiles {
+    qwen2(64, 5120, 40, 27_648, 18_431_289_344)
+}
+
+/// Qwen2.5-72B-Instruct-4bit.
+pub(super) fn files_72b() -> ModelFiles {
+    qwen2(80, 8192, 64, 29_568, 40_900_313_088)
+}
+
+fn qwen2(layers: u32, hidden: u32, heads: u32, intermediate: u32, bytes: u64) -> ModelFiles {
+    let config = serde_json::json!({
+        "model_type": "qwen2", "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
+        "num_key_value_heads": 8, "intermediate_size": intermediate, "vocab_size": 152_064,
+        "max_position_embeddings": 131_072, "torch_dtype": "bfloat16",
+    });
+    let shape = Shape::parse(&config.to_string()).unwrap();
+    let weights = Header { tensors: 1, bytes: Bytes(bytes), float_bytes: [1, 0] };
+    ModelFiles::Read(Box::new(Files { shape, weights, shards: 4 }))
+}
+
+/// The model `m` with these lines under `[model.memory]`, and these under `[model.server]`.
+pub(super) fn model(memory: &str, server: &str) -> Model {
+    let text = format!(
+        "[[model]]\nname = \"m\"\nrepo = \"org/m\"\nport = 8800\nstart = \"manual\"\n\
+         [model.memory]\n{memory}\n[model.server]\n{server}\n"
+    );
+    Registry::parse(Path::new("/m.toml"), &text)
+        .unwrap_or_else(|p| panic!("{}", p.render(false)))
+        .models
+        .remove(0)
+}

@@ -1,0 +1,34 @@
+//! Memory: what a model takes, what a machine has, whether the one fits into the other. Pure, but for [`files`],
+//! which reads the headers of a model's folder.
+
+pub mod admission;
+pub mod bounds;
+pub mod budget;
+mod bytes;
+pub mod estimate;
+mod family;
+pub mod files;
+#[cfg(test)]
+mod fixtures;
+pub mod learn;
+pub mod platform;
+pub mod pressure;
+pub mod problem;
+mod recurrent;
+pub mod refusal;
+pub mod remedy;
+pub mod shape;
+pub mod upkeep;
+pub mod weights;
+mod working;
+
+pub use admission::{Grant, Ledger, Live, judge};
+pub use bounds::{Bounds, bounds};
+pub use budget::{Budget, budget};
+pub use bytes::{Bytes, ParseBytesError};
+pub use estimate::{Estimate, ModelFiles, estimate};
+pub use learn::Learned;
+pub use platform::Platform;
+pub use problem::Problem;
+pub use refusal::Refusal;
+pub use shape::Shape;

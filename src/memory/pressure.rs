@@ -1,0 +1,277 @@
+//! What happens when memory gets short, and while a program runs that the models yield to. Pure: the supervisor
+//! steps it with a clock and does what it says.
+//!
+//! Rising is believed at once, falling only once it has lasted: a level that flickers makes one episode, not many.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Bytes;
+use crate::host::{Moment, Pressure, Priority};
+use crate::registry::Start;
+
+/// The registry's say in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Pressure has to be critical for so long before a model is stopped, and again before the next one is.
+    pub critical_hold: Duration,
+    /// Pressure has to be normal for so long before an episode is over.
+    pub calm_hold: Duration,
+    /// Programs that the models yield to while they run.
+    pub yield_to: Vec<String>,
+    /// How.
+    pub yield_actions: BTreeSet<YieldAction>,
+    /// Such a program has to be gone for so long before it counts as ended: launchers start games anew.
+    pub yield_hold: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            critical_hold: Duration::from_secs(30),
+            calm_hold: Duration::from_secs(120),
+            yield_to: Vec::new(),
+            yield_actions: [YieldAction::Trim, YieldAction::LowerPriority].into(),
+            yield_hold: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What is done for a program in [`Settings::yield_to`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum YieldAction {
+    /// Cached memory is given back.
+    Trim,
+    /// Backends run behind everything else.
+    LowerPriority,
+    /// Manual models are not started without `--force`.
+    RefuseManual,
+    /// Manual models are drained and stopped. They do not come back by themselves.
+    StopManual,
+}
+
+/// A running model, as far as this matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its name.
+    pub name: String,
+    /// `always` or `manual`.
+    pub start: Start,
+    /// What the OS charges it.
+    pub footprint: Bytes,
+    /// Whether the registry lets pressure stop it although it is always-on.
+    pub yields: bool,
+}
+
+/// What to do, each once. Every one is an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Give back the cached memory of all models.
+    TrimAll {
+        /// In a few words.
+        why: &'static str,
+    },
+    /// Drain and stop this model.
+    Stop {
+        /// Which.
+        model: String,
+        /// In a few words.
+        why: &'static str,
+    },
+    /// Start this always-on model again, which was stopped for pressure.
+    Return {
+        /// Which.
+        model: String,
+    },
+    /// Put all backends on this rung.
+    Prioritise(Priority),
+    /// Starts are refused from now on (or not any more); see [`Policy::refuses`].
+    Changed {
+        /// In a few words.
+        what: &'static str,
+    },
+}
+
+/// The state machine.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    settings: Settings,
+    /// The level that holds: the highest since pressure was last calm.
+    level: Pressure,
+    /// Since when pressure is critical, or since when the last model was stopped for it.
+    critical_since: Option<Moment>,
+    /// Since when pressure is normal, in an episode.
+    calm_since: Option<Moment>,
+    /// Stopped in this episode; they may still be on their way down.
+    stopped: BTreeSet<String>,
+    /// Always-on models that come back after the episode.
+    owed: BTreeSet<String>,
+    yielding: bool,
+    /// Since when no program to yield to runs, while yielding.
+    alone_since: Option<Moment>,
+}
+
+impl Policy {
+    /// A policy at rest.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            level: Pressure::Normal,
+            critical_since: None,
+            calm_since: None,
+            stopped: BTreeSet::new(),
+            owed: BTreeSet::new(),
+            yielding: false,
+            alone_since: None,
+        }
+    }
+
+    /// Takes in changed settings; what holds goes on holding.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Why a start is refused now, if it is.
+    #[must_use]
+    pub fn refuses(&self, start: Start) -> Option<&'static str> {
+        if self.level > Pressure::Normal {
+            return Some("memory pressure is not normal yet");
+        }
+        let refuse = self.settings.yield_actions.contains(&YieldAction::RefuseManual);
+        (start == Start::Manual && self.yielding && refuse)
+            .then_some("a program runs that the models yield to")
+    }
+
+    /// Whether the models yield to a program.
+    #[must_use]
+    pub fn yielding(&self) -> bool {
+        self.yielding
+    }
+
+    /// When to step again even if nothing changes; `None`: not before something does.
+    #[must_use]
+    pub fn next(&self) -> Option<Moment> {
+        [
+            self.critical_since.map(|since| since.after(self.settings.critical_hold)),
+            self.calm_since.map(|since| since.after(self.settings.calm_hold)),
+            self.alone_since.map(|since| since.after(self.settings.yield_hold)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The next step: `programs` are those of [`Settings::yield_to`] that run.
+    pub fn step(
+        &mut self,
+        now: Moment,
+        pressure: Pressure,
+        models: &[Running],
+        programs: &[String],
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.rise(pressure, &mut actions);
+        self.critical(now, pressure, models, &mut actions);
+        self.calm(now, pressure, &mut actions);
+        self.give_way(now, models, !programs.is_empty(), &mut actions);
+        actions
+    }
+
+    fn rise(&mut self, pressure: Pressure, actions: &mut Vec<Action>) {
+        if pressure <= self.level {
+            return;
+        }
+        if self.level == Pressure::Normal {
+            actions.push(Action::Changed {
+                what: "memory pressure rises: no model is started until it is over",
+            });
+        }
+        self.level = pressure;
+        actions.push(Action::TrimAll {
+            why: if pressure == Pressure::Critical { "critical memory pressure" } else { "memory pressure" },
+        });
+    }
+
+    fn critical(&mut self, now: Moment, pressure: Pressure, models: &[Running], actions: &mut Vec<Action>) {
+        if pressure != Pressure::Critical {
+            self.critical_since = None;
+            return;
+        }
+        let since = *self.critical_since.get_or_insert(now);
+        if now.since(since) < self.settings.critical_hold {
+            return;
+        }
+        let able = |model: &&Running| !self.stopped.contains(&model.name);
+        let largest = |start| {
+            let may =
+                move |model: &&Running| model.start == start && (start == Start::Manual || model.yields);
+            models.iter().filter(able).filter(may).max_by_key(|model| model.footprint)
+        };
+        // The next one, if there is one by then, gets the time to show that this one was enough.
+        self.critical_since = Some(now);
+        let Some(model) = largest(Start::Manual).or_else(|| largest(Start::Always)) else { return };
+        if model.start == Start::Always {
+            self.owed.insert(model.name.clone());
+        }
+        self.stopped.insert(model.name.clone());
+        actions.push(Action::Stop { model: model.name.clone(), why: "memory pressure stayed critical" });
+    }
+
+    fn calm(&mut self, now: Moment, pressure: Pressure, actions: &mut Vec<Action>) {
+        if pressure != Pressure::Normal || self.level == Pressure::Normal {
+            self.calm_since = None;
+            return;
+        }
+        let since = *self.calm_since.get_or_insert(now);
+        if now.since(since) < self.settings.calm_hold {
+            return;
+        }
+        self.level = Pressure::Normal;
+        self.calm_since = None;
+        self.stopped.clear();
+        actions.push(Action::Changed { what: "memory pressure is over" });
+        actions.extend(std::mem::take(&mut self.owed).into_iter().map(|model| Action::Return { model }));
+    }
+
+    fn give_way(&mut self, now: Moment, models: &[Running], runs: bool, actions: &mut Vec<Action>) {
+        let does = |action| self.settings.yield_actions.contains(&action);
+        if runs && !self.yielding {
+            actions.push(Action::Changed { what: "a program runs that the models yield to" });
+            if does(YieldAction::Trim) {
+                actions.push(Action::TrimAll { why: "yielding to a program" });
+            }
+            if does(YieldAction::LowerPriority) {
+                actions.push(Action::Prioritise(Priority::Background));
+            }
+            if does(YieldAction::StopManual) {
+                let manual = models.iter().filter(|model| model.start == Start::Manual);
+                let stop = |model: &Running| Action::Stop {
+                    model: model.name.clone(),
+                    why: "a program runs that the models yield to",
+                };
+                let stops: Vec<Action> = manual.map(stop).filter(|stop| !actions.contains(stop)).collect();
+                actions.extend(stops);
+            }
+            self.yielding = true;
+        }
+        if runs || !self.yielding {
+            self.alone_since = None;
+            return;
+        }
+        let since = *self.alone_since.get_or_insert(now);
+        if now.since(since) < self.settings.yield_hold {
+            return;
+        }
+        self.yielding = false;
+        self.alone_since = None;
+        actions.push(Action::Changed { what: "no program runs any more that the models yield to" });
+        // Whatever the settings say now: a rung that was lowered before is raised again.
+        actions.push(Action::Prioritise(Priority::Normal));
+    }
+}
+
+#[cfg(test)]
+#[path = "pressure_tests.rs"]
+mod tests;

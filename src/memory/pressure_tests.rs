@@ -1,0 +1,138 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(seconds: u64) -> Moment {
+    Moment(Duration::from_secs(seconds))
+}
+
+fn model(name: &str, start: Start, gb: u64, yields: bool) -> Running {
+    Running { name: name.into(), start, footprint: Bytes::gb(gb), yields }
+}
+
+fn models(yields: bool) -> Vec<Running> {
+    vec![
+        model("32b", Start::Always, 20, yields),
+        model("7b", Start::Manual, 5, false),
+        model("70b", Start::Manual, 45, false),
+    ]
+}
+
+fn stops(actions: &[Action]) -> Vec<&str> {
+    actions
+        .iter()
+        .filter_map(|a| if let Action::Stop { model, .. } = a { Some(model.as_str()) } else { None })
+        .collect()
+}
+
+fn trims(actions: &[Action]) -> usize {
+    actions.iter().filter(|a| matches!(a, Action::TrimAll { .. })).count()
+}
+
+#[test]
+fn rising_pressure_trims_and_refuses_starts_until_it_has_been_calm_for_the_set_time() {
+    let mut policy = Policy::new(Settings::default());
+    assert_eq!(policy.refuses(Start::Always), None);
+    assert_eq!(trims(&policy.step(at(0), Pressure::Warning, &models(false), &[])), 1);
+    assert!(policy.refuses(Start::Always).is_some());
+    assert_eq!(policy.step(at(10), Pressure::Normal, &models(false), &[]), []);
+    assert!(policy.refuses(Start::Manual).is_some());
+    assert_eq!(policy.next(), Some(at(130)));
+    assert_eq!(policy.step(at(129), Pressure::Normal, &models(false), &[]), []);
+    assert_eq!(policy.step(at(130), Pressure::Normal, &models(false), &[]).len(), 1);
+    assert_eq!(policy.refuses(Start::Manual), None);
+}
+
+#[test]
+fn critical_pressure_stops_manual_models_largest_first_and_one_at_a_time() {
+    let mut policy = Policy::new(Settings::default());
+    assert_eq!(stops(&policy.step(at(0), Pressure::Critical, &models(false), &[])), [""; 0]);
+    assert_eq!(stops(&policy.step(at(29), Pressure::Critical, &models(false), &[])), [""; 0]);
+    assert_eq!(stops(&policy.step(at(30), Pressure::Critical, &models(false), &[])), ["70b"]);
+    assert_eq!(
+        stops(&policy.step(at(59), Pressure::Critical, &models(false), &[])),
+        [""; 0],
+        "one needs time to go"
+    );
+    assert_eq!(stops(&policy.step(at(60), Pressure::Critical, &models(false), &[])), ["7b"]);
+    assert_eq!(stops(&policy.step(at(900), Pressure::Critical, &models(false), &[])), [""; 0], "32b may not");
+}
+
+#[test]
+fn an_always_on_model_yields_only_if_allowed_and_comes_back_when_pressure_is_over() {
+    let mut policy = Policy::new(Settings::default());
+    let only = [model("32b", Start::Always, 20, true)];
+    let _ = policy.step(at(0), Pressure::Critical, &only, &[]);
+    assert_eq!(stops(&policy.step(at(30), Pressure::Critical, &only, &[])), ["32b"]);
+    let _ = policy.step(at(40), Pressure::Normal, &[], &[]);
+    let back = policy.step(at(160), Pressure::Normal, &[], &[]);
+    assert!(back.contains(&Action::Return { model: "32b".into() }), "{back:?}");
+    assert_eq!(policy.step(at(300), Pressure::Normal, &only, &[]), [], "and once");
+}
+
+#[test]
+fn critical_pressure_that_lets_up_starts_its_time_anew() {
+    let mut policy = Policy::new(Settings::default());
+    let _ = policy.step(at(0), Pressure::Critical, &models(false), &[]);
+    let _ = policy.step(at(20), Pressure::Warning, &models(false), &[]);
+    let _ = policy.step(at(21), Pressure::Critical, &models(false), &[]);
+    assert_eq!(stops(&policy.step(at(31), Pressure::Critical, &models(false), &[])), [""; 0]);
+    assert_eq!(stops(&policy.step(at(51), Pressure::Critical, &models(false), &[])), ["70b"]);
+}
+
+#[test]
+fn models_yield_while_the_game_runs_and_for_no_longer() {
+    let all =
+        [YieldAction::Trim, YieldAction::LowerPriority, YieldAction::RefuseManual, YieldAction::StopManual];
+    let mut policy = Policy::new(Settings { yield_actions: all.into(), ..Settings::default() });
+    let game = ["Civilization V".to_owned()];
+    let on = policy.step(at(0), Pressure::Normal, &models(false), &game);
+    assert_eq!((trims(&on), stops(&on)), (1, vec!["7b", "70b"]));
+    assert!(on.contains(&Action::Prioritise(Priority::Background)));
+    assert!(policy.refuses(Start::Manual).is_some() && policy.refuses(Start::Always).is_none());
+    assert_eq!(policy.step(at(1), Pressure::Normal, &models(false), &game), [], "once");
+    assert_eq!(
+        policy.step(at(100), Pressure::Normal, &models(false), &[]),
+        [],
+        "its launcher may start it anew"
+    );
+    assert_eq!(policy.step(at(110), Pressure::Normal, &models(false), &game), []);
+    assert_eq!(policy.step(at(200), Pressure::Normal, &models(false), &[]), []);
+    let off = policy.step(at(215), Pressure::Normal, &models(false), &[]);
+    assert!(off.contains(&Action::Prioritise(Priority::Normal)), "{off:?}");
+    assert_eq!(policy.refuses(Start::Manual), None);
+}
+
+fn pressures() -> impl Strategy<Value = Vec<(u64, Pressure, bool)>> {
+    let level = prop_oneof![Just(Pressure::Normal), Just(Pressure::Warning), Just(Pressure::Critical)];
+    prop::collection::vec((1_u64..60, level, any::<bool>()), 1..80)
+}
+
+proptest! {
+    /// However pressure and the game come and go: an episode trims at most twice, and lasts at least `calm_hold`.
+    #[test]
+    fn nothing_flaps(steps in pressures()) {
+        let settings = Settings::default();
+        let mut policy = Policy::new(settings.clone());
+        let game = ["game".to_owned()];
+        let (mut now, mut trims, mut switches, mut stopped) = (0, 0, 0, Vec::new());
+        for (wait, pressure, runs) in steps {
+            now += wait;
+            let actions = policy.step(at(now), pressure, &models(true), if runs { &game } else { &[] });
+            trims += actions.iter()
+                .filter(|a| matches!(a, Action::TrimAll { why } if why.contains("pressure"))).count();
+            switches += actions.iter().filter(|a| matches!(a, Action::Prioritise(_))).count();
+            stopped.extend(stops(&actions).into_iter().map(str::to_owned));
+            for action in &actions {
+                if let Action::Return { model } = action {
+                    prop_assert!(stopped.contains(model), "only what was stopped returns");
+                }
+            }
+            prop_assert!(policy.next().is_none_or(|next| next > at(now)), "no step is due that was not taken");
+        }
+        let longest = usize::try_from(now).unwrap();
+        prop_assert!(trims <= 2 * (1 + longest / 120));
+        prop_assert!(switches <= 2 * (1 + longest / 15));
+        prop_assert!(stopped.len() <= 1 + longest / 30);
+    }
+}

@@ -1,0 +1,113 @@
+//! What is wrong with a model's files, or with the bounds that were set for it.
+
+use super::Bytes;
+
+/// A named problem: the display says what and why, [`Problem::hint`] what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// A file or folder cannot be read.
+    #[error("cannot read {file}: {why}")]
+    Unreadable {
+        /// Its path.
+        file: String,
+        /// The system's words.
+        why: String,
+    },
+    /// A folder without what mlx_lm loads.
+    #[error("{folder} holds no model*.safetensors")]
+    NoWeights {
+        /// Its path.
+        folder: String,
+    },
+    /// A safetensors file that is none, is cut off, or lies about what it holds.
+    #[error("{file} is no valid safetensors file: {why}")]
+    Header {
+        /// Its path.
+        file: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// An index that cannot be understood.
+    #[error("{file} is no valid safetensors index: {why}")]
+    Index {
+        /// Its path.
+        file: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// The index names files that are not there.
+    #[error("{count} of the files that the index names are missing in {folder}, the first: {first}")]
+    MissingShards {
+        /// The model's folder.
+        folder: String,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// A `config.json` that describes no model.
+    #[error("config.json: {key}: {why}")]
+    Config {
+        /// The key, with its parents.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A ceiling that not even the weights fit under.
+    #[error("the ceiling of {ceiling} is below what {name} takes just loaded ({idle})")]
+    CeilingBelowIdle {
+        /// The model.
+        name: String,
+        /// `memory.ceiling`.
+        ceiling: Bytes,
+        /// The estimate's idle figure.
+        idle: Bytes,
+    },
+    /// A ceiling under which no request of the wanted length can be served.
+    #[error(
+        "under the ceiling of {ceiling}, {name} cannot serve one request of {context} tokens: that takes {peak}"
+    )]
+    CeilingBelowPeak {
+        /// The model.
+        name: String,
+        /// `memory.ceiling`.
+        ceiling: Bytes,
+        /// The context that was asked for, tokens.
+        context: u32,
+        /// What one such request takes at least.
+        peak: Bytes,
+        /// The longest context that fits, tokens; 0: none does.
+        fits: u32,
+    },
+    /// mlx_lm cannot quantise the caches of this architecture.
+    #[error("kv_bits is set, but mlx_lm cannot quantise the {cache} caches of a {family} model")]
+    KvBits {
+        /// `model_type`.
+        family: String,
+        /// "sliding-window", "latent (MLA)".
+        cache: &'static str,
+    },
+}
+
+impl Problem {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreadable { .. } => return None,
+            Self::NoWeights { .. }
+            | Self::Header { .. }
+            | Self::Index { .. }
+            | Self::MissingShards { .. } => "download the model again: mlxctl pull NAME".to_owned(),
+            Self::Config { .. } => "compare config.json with the one in the model's repository".to_owned(),
+            Self::CeilingBelowIdle { idle, .. } => {
+                format!("raise memory.ceiling above {idle}, or serve a smaller model")
+            }
+            Self::CeilingBelowPeak { fits: 0, peak, .. } => format!("raise memory.ceiling to {peak}"),
+            Self::CeilingBelowPeak { fits, peak, .. } => {
+                format!("set memory.context = {fits}, or raise memory.ceiling to {peak}")
+            }
+            Self::KvBits { .. } => "remove kv_bits".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! Why a start is refused, with every term.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Bytes;
+use super::remedy::Remedy;
+
+/// A start that may not happen now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// The model.
+    pub model: String,
+    /// In one word.
+    pub why: Why,
+    /// All checks, also those that passed.
+    pub checks: Vec<Check>,
+    /// What would make room.
+    pub remedies: Vec<Remedy>,
+}
+
+/// The kinds of refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Its start was granted before.
+    AlreadyGranted,
+    /// Nobody knows what it takes.
+    Unknown,
+    /// There is not enough.
+    NoRoom {
+        /// What it needs.
+        need: Bytes,
+        /// Whether that is only declared.
+        declared: bool,
+    },
+}
+
+/// One of the things that must leave room. Σ of the lines = `free`; `missing` = `need` − `free`, if that is positive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// "plan", "available now", "GPU limit", "free on the GPU".
+    pub name: String,
+    /// What is counted.
+    pub lines: Vec<Line>,
+    /// The sum of the lines.
+    pub free: i128,
+    /// What the start needs.
+    pub need: Bytes,
+    /// How much is not there.
+    pub missing: Bytes,
+}
+
+/// A summand; 0 for a note.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// For people.
+    pub name: String,
+    /// Bytes, negative where they are taken away. A sum of a few 64-bit numbers always fits.
+    pub bytes: i128,
+}
+
+impl Line {
+    pub(super) fn plus(name: impl Into<String>, bytes: Bytes) -> Self {
+        Self { name: name.into(), bytes: i128::from(bytes.0) }
+    }
+
+    pub(super) fn minus(name: impl Into<String>, bytes: Bytes) -> Self {
+        Self { name: name.into(), bytes: -i128::from(bytes.0) }
+    }
+
+    pub(super) fn note(name: impl Into<String>) -> Self {
+        Self { name: name.into(), bytes: 0 }
+    }
+}
+
+impl Check {
+    pub(super) fn of(name: &str, lines: Vec<Line>, need: Bytes) -> Self {
+        let free: i128 = lines.iter().map(|line| line.bytes).sum();
+        let missing = Bytes(u64::try_from(i128::from(need.0) - free).unwrap_or(0));
+        Self { name: name.to_owned(), lines, free, need, missing }
+    }
+}
+
+impl Refusal {
+    /// The largest shortage of all checks.
+    #[must_use]
+    pub fn missing(&self) -> Bytes {
+        self.checks.iter().map(|check| check.missing).max().unwrap_or(Bytes::ZERO)
+    }
+
+    /// In one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let model = &self.model;
+        match &self.why {
+            Why::AlreadyGranted => format!("{model} is starting or running already"),
+            Why::Unknown => format!("nobody knows how much memory {model} takes"),
+            Why::NoRoom { need, declared } => format!(
+                "{model} needs {need}{}, {} more than there is",
+                if *declared { " (as declared)" } else { "" },
+                self.missing()
+            ),
+        }
+    }
+
+    /// What to do, a line each.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        let force = format!("mlxctl start {} --force", self.model);
+        match &self.why {
+            Why::AlreadyGranted => format!("mlxctl status {}", self.model),
+            Why::Unknown => {
+                format!("name its size in the registry, download it (mlxctl pull {}), or {force}", self.model)
+            }
+            Why::NoRoom { .. } => {
+                let mut lines: Vec<String> = self
+                    .remedies
+                    .iter()
+                    .map(|remedy| {
+                        let act = remedy.command.as_ref().unwrap_or(&remedy.act);
+                        let enough = if remedy.enough { "" } else { ", which alone is not enough" };
+                        format!("{act}  (frees {}{enough})", remedy.frees)
+                    })
+                    .collect();
+                lines.push(format!("{force}  (at the risk of swapping)"));
+                lines.join("\n")
+            }
+        }
+    }
+}
+
+/// The failed checks as aligned tables, one below the other.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, check) in self.checks.iter().filter(|check| check.missing > Bytes::ZERO).enumerate() {
+            if number > 0 {
+                writeln!(f)?;
+            }
+            let need = format!("{} needs", self.model);
+            let rows: Vec<(&str, String)> = check
+                .lines
+                .iter()
+                .map(|line| {
+                    (line.name.as_str(), if line.bytes == 0 { String::new() } else { signed(line.bytes) })
+                })
+                .chain([
+                    ("= left", signed(check.free)),
+                    (need.as_str(), signed(-i128::from(check.need.0))),
+                    ("= missing", check.missing.to_string()),
+                ])
+                .collect();
+            let name = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+            let bytes = rows.iter().map(|(_, bytes)| bytes.chars().count()).max().unwrap_or(0);
+            writeln!(f, "{}:", check.name)?;
+            for (row, text) in rows {
+                writeln!(f, "{}", format!("  {row:<name$}  {text:>bytes$}").trim_end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// "18.4 GB", "−2.10 GB".
+#[must_use]
+pub fn signed(bytes: i128) -> String {
+    let size = Bytes(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX));
+    if bytes < 0 { format!("−{size}") } else { size.to_string() }
+}

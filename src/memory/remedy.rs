@@ -1,0 +1,104 @@
+//! What would make room for a refused start.
+
+use serde::Serialize;
+
+use super::Bytes;
+use super::admission::{Ledger, Live, checks};
+use super::budget::in_force;
+use super::refusal::Check;
+
+/// One thing that a person could do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remedy {
+    /// "stop 32b", "quit Civ V", "trim 32b".
+    pub act: String,
+    /// The command for it, if mlxctl has one.
+    pub command: Option<String>,
+    /// By how much the scarcest of the failed checks gets better.
+    pub frees: Bytes,
+    /// Whether that alone is enough.
+    pub enough: bool,
+}
+
+/// Every single act that helps, the most helpful one first. How much each frees is found by judging again as if it
+/// were done.
+pub(super) fn remedies(ledger: &Ledger, live: Live<'_>, failed: &[Check]) -> Vec<Remedy> {
+    let mut remedies = Vec::new();
+    for (name, grant) in ledger.granted() {
+        let used = live.footprints.get(name).copied().unwrap_or_default();
+        // A model that takes more than it was granted gives the difference back when its caches go.
+        let over = used.bytes.saturating_sub(grant.bytes);
+        if over > Bytes::ZERO {
+            let mut footprints = live.footprints.clone();
+            if let Some(footprint) = footprints.get_mut(name) {
+                footprint.bytes = grant.bytes;
+            }
+            let mut reading = *live.reading;
+            reading.available = reading.available.map(|available| available + over);
+            let after = Live { reading: &reading, footprints: &footprints, ..live };
+            remedies.push(remedy(
+                format!("trim {name}"),
+                Some(format!("mlxctl trim {name}")),
+                failed,
+                ledger,
+                after,
+            ));
+        }
+        let mut without = ledger.clone();
+        let _ = without.release(name);
+        let mut footprints = live.footprints.clone();
+        footprints.remove(name);
+        let mut reading = *live.reading;
+        reading.available = reading.available.map(|available| available + used.bytes);
+        reading.gpu_free = reading.gpu_free.map(|free| free + used.gpu.unwrap_or(Bytes::ZERO));
+        let after = Live { reading: &reading, footprints: &footprints, ..live };
+        remedies.push(remedy(
+            format!("stop {name}"),
+            Some(format!("mlxctl stop {name}")),
+            failed,
+            &without,
+            after,
+        ));
+    }
+    for reserve in ledger.reserves.iter().filter(|reserve| !reserve.while_running.is_empty()) {
+        if !in_force(reserve, live.programs) {
+            continue;
+        }
+        let mut without = ledger.clone();
+        without.reserves.retain(|other| other != reserve);
+        // What the program itself holds is not known; the reserve is what it was promised.
+        let mut reading = *live.reading;
+        let models: Bytes = live.footprints.values().map(|footprint| footprint.bytes).sum();
+        reading.available = reading.available.map(|available| {
+            let others = ledger.total.saturating_sub(available + models);
+            available + reserve.size.min(others)
+        });
+        let after = Live { reading: &reading, ..live };
+        remedies.push(remedy(format!("quit {}", reserve.name), None, failed, &without, after));
+    }
+    remedies.retain(|remedy| remedy.frees > Bytes::ZERO);
+    remedies.sort_by(|a, b| b.frees.cmp(&a.frees).then_with(|| a.act.cmp(&b.act)));
+    remedies
+}
+
+fn remedy(
+    act: String,
+    command: Option<String>,
+    failed: &[Check],
+    ledger: &Ledger,
+    after: Live<'_>,
+) -> Remedy {
+    let checks: Vec<Check> = checks(ledger, after)
+        .into_iter()
+        .zip(failed)
+        .map(|((name, lines), before)| Check::of(name, lines, before.need))
+        .collect();
+    let frees = checks
+        .iter()
+        .zip(failed)
+        .filter(|(_, before)| before.missing > Bytes::ZERO)
+        .map(|(after, before)| Bytes(u64::try_from(after.free - before.free).unwrap_or(0)))
+        .min()
+        .unwrap_or(Bytes::ZERO);
+    Remedy { act, command, frees, enough: checks.iter().all(|check| check.missing == Bytes::ZERO) }
+}

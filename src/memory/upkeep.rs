@@ -1,0 +1,127 @@
+//! Holding one backend to its ceiling, and giving back what an idle one has cached. Pure.
+
+use std::time::Duration;
+
+use super::Bytes;
+use crate::host::Moment;
+
+/// After a trim the footprint is looked at again so much later: memory goes back to the system with a delay.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What to do with a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Give back its cached memory.
+    Trim(Why),
+    /// Restart it: it is over its ceiling, trimming did not help, and nothing is in flight.
+    Recycle,
+}
+
+/// The reasons for a trim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It was idle for `trim_after`.
+    Idle,
+    /// It is over its ceiling.
+    Ceiling,
+}
+
+/// A backend at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// What the OS charges it.
+    pub footprint: Bytes,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// When the last request ended (or it became ready).
+    pub last_request: Moment,
+}
+
+/// What one backend is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What it was granted.
+    pub ceiling: Bytes,
+    /// The registry's `trim_after`.
+    pub trim_after: Duration,
+}
+
+/// The state, a run of a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// The last request before the last idle trim: a new one makes a new trim worth while.
+    trimmed_for: Option<Moment>,
+    /// When it was trimmed for its ceiling.
+    over_since: Option<Moment>,
+    recycled: bool,
+}
+
+impl Upkeep {
+    /// The next step; at most one action.
+    pub fn step(&mut self, now: Moment, backend: Now, limits: Limits) -> Option<Action> {
+        if backend.footprint > limits.ceiling {
+            return self.over(now, backend);
+        }
+        self.over_since = None;
+        let idle = backend.in_flight == 0 && now.since(backend.last_request) >= limits.trim_after;
+        if idle && self.trimmed_for != Some(backend.last_request) {
+            self.trimmed_for = Some(backend.last_request);
+            return Some(Action::Trim(Why::Idle));
+        }
+        None
+    }
+
+    fn over(&mut self, now: Moment, backend: Now) -> Option<Action> {
+        let Some(since) = self.over_since else {
+            self.over_since = Some(now);
+            return Some(Action::Trim(Why::Ceiling));
+        };
+        if self.recycled || backend.in_flight > 0 || now.since(since) < SETTLE {
+            return None;
+        }
+        self.recycled = true;
+        Some(Action::Recycle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { ceiling: Bytes::gb(40), trim_after: Duration::from_secs(60) };
+
+    fn at(seconds: u64) -> Moment {
+        Moment(Duration::from_secs(seconds))
+    }
+
+    fn now(gb: u64, in_flight: u64, last_request: u64) -> Now {
+        Now { footprint: Bytes::gb(gb), in_flight, last_request: at(last_request) }
+    }
+
+    #[test]
+    fn an_idle_backend_is_trimmed_once_after_each_request() {
+        let mut upkeep = Upkeep::default();
+        assert_eq!(upkeep.step(at(59), now(30, 0, 0), LIMITS), None);
+        assert_eq!(upkeep.step(at(60), now(30, 0, 0), LIMITS), Some(Action::Trim(Why::Idle)));
+        assert_eq!(upkeep.step(at(600), now(30, 0, 0), LIMITS), None);
+        assert_eq!(upkeep.step(at(700), now(30, 1, 650), LIMITS), None, "not while a request runs");
+        assert_eq!(upkeep.step(at(800), now(30, 0, 710), LIMITS), Some(Action::Trim(Why::Idle)));
+    }
+
+    #[test]
+    fn a_backend_over_its_ceiling_is_trimmed_then_recycled_when_idle() {
+        let mut upkeep = Upkeep::default();
+        assert_eq!(upkeep.step(at(0), now(41, 1, 0), LIMITS), Some(Action::Trim(Why::Ceiling)));
+        assert_eq!(upkeep.step(at(10), now(41, 1, 0), LIMITS), None, "not under a request");
+        assert_eq!(upkeep.step(at(11), now(41, 0, 11), LIMITS), Some(Action::Recycle));
+        assert_eq!(upkeep.step(at(12), now(41, 0, 11), LIMITS), None, "once a run");
+    }
+
+    #[test]
+    fn a_trim_that_helped_is_enough() {
+        let mut upkeep = Upkeep::default();
+        assert_eq!(upkeep.step(at(0), now(41, 0, 0), LIMITS), Some(Action::Trim(Why::Ceiling)));
+        assert_eq!(upkeep.step(at(1), now(41, 0, 0), LIMITS), None, "memory goes back with a delay");
+        assert_eq!(upkeep.step(at(6), now(39, 0, 0), LIMITS), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! What a prefill takes for a moment, beside weights and caches.
+//!
+//! MLX evaluates lazily and asynchronously: temporaries of a layer live until the command buffer that uses them has
+//! run, and it lets at most 11 of those run ahead (`MAX_ACTIVE_TASKS` + 1 in mlx/transforms.cpp). So the peak is
+//! the temporaries of one layer times the layers in flight.
+
+use super::Bytes;
+use super::platform::Platform;
+use super::shape::{Precision, Shape};
+
+/// Command buffers that may be in flight.
+const BUFFERS: u64 = 11;
+/// Operations of a decoder layer, about.
+const OPERATIONS_A_LAYER: u64 = 22;
+
+/// One prefill step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Prompt tokens processed at once, all sequences together.
+    pub tokens: u64,
+    /// Length of a sequence at its end.
+    pub context: u64,
+    /// Sequences.
+    pub sequences: u64,
+}
+
+/// Temporaries of the last step of a prefill. `weights` are the model's weight bytes.
+///
+/// Formula: (a + 2·s·c + k·v) · f, where
+/// a = step tokens · activation size · (3 · MLP width + 10 · hidden): gate, up and their product, and about ten
+/// arrays as wide as the residual stream;
+/// s = step tokens · heads · attended tokens · activation size: attention scores, only where attention is not fused
+/// (or the states of a recurrent layer, one a token, if they are larger and there is no kernel for them);
+/// v = KV bytes of one layer, held k times by a GPU: what the cache was before it grew, and copies for the kernel;
+/// f = layers in flight. Fitted: CUDA to an H100 (32B and 72B shapes, 2,000 to 30,000 tokens, step 512; residuals
+/// of the whole peak −8 % to +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not
+/// measured.
+#[must_use]
+pub fn prefill(shape: &Shape, weights: Bytes, step: Step, precision: Precision, platform: Platform) -> Bytes {
+    let activation = precision.activation;
+    let width = shape.intermediate.saturating_mul(3).saturating_add(shape.hidden.saturating_mul(10));
+    let activations = Bytes(step.tokens.saturating_mul(activation).saturating_mul(width));
+    let scores = if fused(shape, precision, platform) {
+        0
+    } else {
+        let attended = shape.attended(step.context, step.tokens);
+        step.tokens.saturating_mul(shape.heads).saturating_mul(attended).saturating_mul(activation)
+    };
+    let kv = Bytes(shape.kv(step.context, precision).0.saturating_mul(step.sequences) / shape.layers);
+    // Without Metal's kernel a recurrent layer runs token by token, and every token's float32 state is held.
+    let states =
+        if platform == Platform::Metal { 0 } else { step.tokens.saturating_mul(shape.largest_state()) };
+    let scores = scores.max(states);
+    let logits = Bytes(step.sequences.saturating_mul(shape.vocab).saturating_mul(4));
+    let times = |bytes: Bytes, n: u64| Bytes(bytes.0.saturating_mul(n));
+    if platform == Platform::Cpu {
+        // Operations run one after the other and give their memory back at once: measured, one layer's scores and
+        // twice its activations.
+        return times(activations, 2) + Bytes(scores) + logits;
+    }
+    let in_flight = layers_in_flight(shape, weights, platform);
+    let copies = if platform == Platform::Cuda { 4 } else { 2 };
+    // Scores are large enough to end a command buffer by themselves, three times a layer.
+    let scores = times(Bytes(scores), in_flight.min(BUFFERS / 3 + 1));
+    times(activations + times(kv, copies), in_flight) + scores + logits
+}
+
+/// Whether attention runs in one kernel that never writes its scores.
+///
+/// Metal: heads of 64 to 128 (mlx/backend/metal/scaled_dot_product_attention.cpp); CUDA: cuDNN up to 128 in 16 bits;
+/// CPU: never; quantised caches: never (`quantized_scaled_dot_product_attention` of mlx_lm); MLA: its scores are
+/// partly computed beforehand.
+fn fused(shape: &Shape, precision: Precision, platform: Platform) -> bool {
+    let Some(width) = shape.query_width() else { return shape.attended(1, 1) == 0 };
+    precision.quantized.is_none()
+        && match platform {
+            Platform::Cpu => false,
+            Platform::Metal => [64, 72, 80, 96, 128].contains(&width),
+            Platform::Cuda => {
+                width > 0 && width <= 128 && width.is_multiple_of(8) && precision.activation == 2
+            }
+        }
+}
+
+/// A command buffer ends after 100 operations on a large card (mlx/backend/cuda/device.cpp), after 50 operations or
+/// 50 MiB of inputs on an M-series Max (mlx/backend/metal/device.cpp), where one input may be larger.
+fn layers_in_flight(shape: &Shape, weights: Bytes, platform: Platform) -> u64 {
+    let by_operations = |operations: u64| BUFFERS * operations / OPERATIONS_A_LAYER;
+    let most = match platform {
+        Platform::Cpu => 1,
+        Platform::Cuda => by_operations(100),
+        Platform::Metal => {
+            let layer = (weights.0 / shape.layers).max(1);
+            // Large matrices overshoot the limit: about two limits' worth a buffer.
+            (BUFFERS * 2 * (50 << 20) / layer).clamp(2, by_operations(50))
+        }
+    };
+    most.min(shape.layers)
+}

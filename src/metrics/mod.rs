@@ -1,0 +1,31 @@
+//! Everything that is counted, as Prometheus reads it (prometheus.io/docs/instrumenting/exposition_formats).
+//!
+//! Counters count since the supervisor's start: a restart sets them back to 0, which Prometheus expects.
+
+mod listen;
+mod text;
+
+use std::collections::BTreeMap;
+
+pub use listen::Listener;
+pub use text::render;
+
+use crate::control::api::Status;
+use crate::gate::TrafficDetail;
+
+/// The format's name.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How often each kind of event was noted, by model; without one: the supervisor's own.
+pub type Noted = BTreeMap<(Option<String>, String), u64>;
+
+/// The supervisor at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// As `status` shows it.
+    pub status: Status,
+    /// By model.
+    pub traffic: BTreeMap<String, TrafficDetail>,
+    /// See [`Noted`].
+    pub noted: Noted,
+}

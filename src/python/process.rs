@@ -1,0 +1,121 @@
+//! Runs a program to its end: with its lines as they come, or with a time limit.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Lines of output that are kept to explain a failure.
+const KEPT_LINES: usize = 400;
+
+/// A command that is not disturbed by somebody's Python settings, and asks nothing.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    // The last one is set by framework Pythons on macOS and leads the children of one venv into another.
+    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"] {
+        command.env_remove(name);
+    }
+    command.env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8").stdin(Stdio::null());
+    command
+}
+
+/// How a program ended, and the last lines that it wrote to either stream.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub lines: Vec<String>,
+}
+
+/// Runs `command` to its end and shows each line of its stdout and stderr to `line`.
+pub fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<Ended> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (sender, receiver) = mpsc::channel();
+    let readers: Vec<_> = [
+        child.stdout.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
+        child.stderr.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|stream| {
+        let sender = sender.clone();
+        thread::spawn(move || {
+            for bytes in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                let _ = sender.send(String::from_utf8_lossy(&bytes).trim_end().to_owned());
+            }
+        })
+    })
+    .collect();
+    drop(sender);
+    let mut lines = Vec::new();
+    for text in receiver {
+        line(&text);
+        if lines.len() == KEPT_LINES {
+            lines.remove(0);
+        }
+        lines.push(text);
+    }
+    for reader in readers {
+        let _ = reader.join();
+    }
+    Ok(Ended { status: child.wait()?, lines })
+}
+
+/// Runs `command` for at most `limit` and returns its stdout; otherwise why there is none, in one sentence.
+pub fn output(mut command: Command, limit: Duration) -> Result<String, String> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("it does not start: {error}"))?;
+    let until = Instant::now() + limit;
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if Instant::now() > until {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("it did not answer within {} s", limit.as_secs()));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let done = child.wait_with_output().map_err(|error| error.to_string())?;
+    if done.status.success() {
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+    }
+    let words = String::from_utf8_lossy(&done.stderr);
+    let last = words.lines().rev().find(|text| !text.trim().is_empty()).unwrap_or("it says nothing");
+    Err(format!("it fails ({}): {}", done.status, last.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = command("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn lines_of_both_streams_are_shown_and_kept() {
+        let mut seen = Vec::new();
+        let ended = stream(shell("echo one; echo two >&2; exit 3"), &mut |line| seen.push(line.to_owned()));
+        let ended = ended.unwrap();
+        seen.sort();
+        assert_eq!((seen, ended.status.code()), (vec!["one".into(), "two".into()], Some(3)));
+        assert_eq!(ended.lines.len(), 2);
+    }
+
+    #[test]
+    fn a_program_that_does_not_answer_is_given_up() {
+        let why = output(shell("exec sleep 60"), Duration::from_millis(50)).unwrap_err();
+        assert!(why.contains("did not answer"), "{why}");
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_last_line() {
+        let why = output(shell("echo first >&2; echo 'no such thing' >&2; exit 4"), Duration::from_secs(60));
+        assert!(why.unwrap_err().ends_with("no such thing"));
+    }
+}

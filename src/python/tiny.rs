@@ -1,0 +1,112 @@
+//! The built-in tiny model: made by the environment's own mlx_lm, once a user and version of the script.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::process;
+use super::venv::Environment;
+
+/// Makes the model: `python -c SCRIPT <folder> [--hidden N] [--layers N] [--untrained] …`.
+pub const SCRIPT: &str = include_str!("tiny_model.py");
+
+/// Without these, or with one of them empty, a folder holds no model.
+const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+
+/// There is no tiny model, and it could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the built-in tiny model cannot be made in {folder}: {why}")]
+pub struct TinyError {
+    /// Where it should be.
+    pub folder: PathBuf,
+    /// The telling line.
+    pub why: String,
+}
+
+/// Where the model lies below `cache` (see [`crate::folders::cache`]), made or not: a folder a version of the script.
+#[must_use]
+pub fn location(cache: &Path) -> PathBuf {
+    let digest = Sha256::digest(SCRIPT);
+    let hash: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    cache.join(format!("tiny-v1-{hash}"))
+}
+
+/// The model's folder, if it is there and whole. Looks at a few files only.
+#[must_use]
+pub fn existing(cache: &Path) -> Option<PathBuf> {
+    let folder = location(cache);
+    is_whole(&folder).then_some(folder)
+}
+
+fn is_whole(folder: &Path) -> bool {
+    FILES.iter().all(|file| folder.join(file).metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0))
+}
+
+/// The model's folder; makes the model if it is not there, about ten seconds. `progress` is shown what is done.
+///
+/// # Errors
+/// [`TinyError`] with the telling line: no space, no permission, an environment that does not work.
+pub fn ensure(
+    environment: &Environment,
+    cache: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<PathBuf, TinyError> {
+    let folder = location(cache);
+    make(&environment.python, &folder, &[], progress)?;
+    Ok(folder)
+}
+
+/// Makes a tiny model in `folder` unless one is there; `arguments` shape it (see [`SCRIPT`]).
+///
+/// # Errors
+/// See [`ensure`].
+pub fn make(
+    python: &Path,
+    folder: &Path,
+    arguments: &[&str],
+    progress: &mut dyn FnMut(&str),
+) -> Result<(), TinyError> {
+    if is_whole(folder) {
+        return Ok(());
+    }
+    let failed = |why: String| TinyError { folder: folder.to_owned(), why };
+    if folder.is_dir() {
+        // Somebody took files out of it: what is left is a cache and can be made again.
+        fs_err::remove_dir_all(folder).map_err(|error| failed(error.to_string()))?;
+    }
+    let mut command = process::command(python);
+    command.args(["-c", SCRIPT]).arg(folder).args(arguments);
+    let ended = process::stream(command, &mut |line| progress(line.trim_start_matches("tiny model: ")))
+        .map_err(|error| failed(error.to_string()))?;
+    if ended.status.success() && is_whole(folder) {
+        return Ok(());
+    }
+    let last = ended.lines.iter().rev().find(|line| !line.trim().is_empty());
+    Err(failed(last.map_or_else(|| ended.status.to_string(), |line| line.trim().to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_missing_or_empty_file_is_no_model() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_whole(folder.path()));
+        for file in FILES {
+            fs_err::write(folder.path().join(file), "x").unwrap();
+        }
+        assert!(is_whole(folder.path()));
+        fs_err::write(folder.path().join("model.safetensors"), "").unwrap();
+        assert!(!is_whole(folder.path()));
+    }
+
+    #[test]
+    fn a_python_that_fails_is_told_with_its_last_line() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join("tiny");
+        let error = make(Path::new("/bin/false"), &folder, &[], &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("exit status: 1"), "{error}");
+        assert!(!folder.exists());
+    }
+}

@@ -1,0 +1,304 @@
+//! Makes, fills and verifies an environment; the lock is held.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::super::diagnose::{self, Diagnosis};
+use super::super::interpreter;
+use super::super::process::{self, Ended};
+use super::super::requirement;
+use super::marker::{Marker, Verified};
+use super::{Environment, SetupError, SetupRequest, Step, generations, lock, python};
+
+const VERIFY: &str = include_str!("../verify_venv.py");
+
+/// Free space below which nothing is begun, bytes. Measured on Linux: 0.35 GB for the CPU build, which is what is
+/// also unpacked on a Mac; half as much again while wheels are unpacked.
+const NEEDED: u64 = 600_000_000;
+/// The same with CUDA's libraries.
+const NEEDED_CUDA: u64 = 8_000_000_000;
+
+/// What lies at the environment's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Usable {
+        ours: bool,
+    },
+    /// Cannot be used; `ours` may be thrown away, anything else is moved aside.
+    Rubble {
+        why: String,
+        ours: bool,
+    },
+    Foreign(String),
+}
+
+fn find(venv: &Path, interpreter: Option<&Path>) -> Found {
+    let begun = lock::beside(venv, "mlxctl-building").exists();
+    let Ok(entries) = fs_err::read_dir(venv) else {
+        return match venv.symlink_metadata() {
+            Ok(_) => Found::Foreign("it is no folder, or may not be read".to_owned()),
+            Err(_) => Found::Nothing,
+        };
+    };
+    if entries.count() == 0 {
+        return Found::Nothing;
+    }
+    if begun {
+        return Found::Rubble { why: "an earlier setup did not finish".to_owned(), ours: true };
+    }
+    if !venv.join("pyvenv.cfg").is_file() {
+        return Found::Foreign("it holds files and is no virtual environment".to_owned());
+    }
+    let marker = Marker::read(venv);
+    let ours = marker.is_some();
+    if !python(venv).exists() {
+        return Found::Rubble { why: "its interpreter is gone".to_owned(), ours };
+    }
+    if let (Some(marker), Some(path)) = (marker, interpreter)
+        && interpreter::probe(path).probe.is_ok_and(|probe| probe.prefix != marker.base)
+    {
+        return Found::Rubble { why: format!("it is to stand on {} now", path.display()), ours };
+    }
+    // Environments need no venv module of their own, hence `uv: true`.
+    let platform = interpreter::Platform { macos: cfg!(target_os = "macos"), uv: true };
+    match interpreter::choose(&[interpreter::probe(&python(venv))], platform) {
+        Ok(_) => Found::Usable { ours },
+        Err(none) => {
+            let why = none.refused.into_iter().map(|(_, why)| why).next().unwrap_or_default();
+            if ours {
+                Found::Rubble { why, ours }
+            } else {
+                Found::Foreign(format!("its interpreter does not fit: {why}"))
+            }
+        }
+    }
+}
+
+/// `good`: the marker is right and only the verification is asked for.
+pub fn run(
+    request: &SetupRequest,
+    good: bool,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Environment, SetupError> {
+    let venv = &request.venv;
+    let building = lock::beside(venv, "mlxctl-building");
+    if good && let Ok(environment) = finish(request, progress) {
+        return Ok(environment);
+    }
+    let ours = match find(venv, request.interpreter.as_deref()) {
+        Found::Foreign(why) => return Err(SetupError::NotOurs { venv: venv.clone(), why }),
+        Found::Nothing => {
+            create(request, &building, progress)?;
+            true
+        }
+        Found::Rubble { why, ours } => {
+            progress(Step::Discarding(why));
+            if !ours {
+                set_aside(venv)?;
+            }
+            create(request, &building, progress)?;
+            true
+        }
+        Found::Usable { ours } => {
+            if ours {
+                // What works is not given up for a requirement that cannot be met.
+                install(request, &["--dry-run"], progress)?;
+                touch(&building)?;
+            } else {
+                progress(Step::Adopting);
+            }
+            Marker::remove(venv).map_err(SetupError::io("cannot change the virtual environment"))?;
+            ours
+        }
+    };
+    let mut done = install(request, &[], progress).and_then(|()| finish(request, progress));
+    if !ours && matches!(done, Err(SetupError::Verify { .. })) {
+        // Somebody else's folder is never thrown away, so what is broken in it is installed anew.
+        done = install(request, &["--force-reinstall"], progress).and_then(|()| finish(request, progress));
+    }
+    if done.is_ok() {
+        // Left behind, it would make the next setup throw away a good environment: that is an error.
+        fs_err::remove_file(&building)
+            .or_else(|error| if building.exists() { Err(error) } else { Ok(()) })
+            .map_err(SetupError::io("cannot finish the virtual environment"))?;
+    }
+    done
+}
+
+/// Renames a folder that somebody else made to the first free `<name>.old-N` beside it.
+fn set_aside(venv: &Path) -> Result<(), SetupError> {
+    let name = venv.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1..=u32::MAX)
+        .map(|n| venv.with_file_name(format!("{name}.old-{n}")))
+        .find(|path| path.symlink_metadata().is_err());
+    free.map_or(Ok(()), |path| fs_err::rename(venv, path))
+        .map_err(SetupError::io("cannot move the broken virtual environment aside"))
+}
+
+fn touch(building: &Path) -> Result<(), SetupError> {
+    fs_err::write(building, "a virtual environment that mlxctl setup has not finished\n")
+        .map_err(SetupError::io("cannot begin the virtual environment"))
+}
+
+fn create(request: &SetupRequest, building: &Path, progress: &mut dyn FnMut(Step)) -> Result<(), SetupError> {
+    let venv = &request.venv;
+    let cuda = request.requirements().iter().any(|text| text.contains("cuda"));
+    check_space(venv, if cuda { NEEDED_CUDA } else { NEEDED })?;
+    let found = interpreter::find(request.interpreter.as_deref(), request.uv.as_deref())
+        .map_err(SetupError::NoInterpreter)?;
+    touch(building)?;
+    if venv.symlink_metadata().is_ok() {
+        fs_err::remove_dir_all(venv)
+            .map_err(SetupError::io("cannot remove what is left of the environment"))?;
+    }
+    progress(Step::Creating(found.clone()));
+    let mut command;
+    if let Some(uv) = &request.uv {
+        command = process::command(uv);
+        command.args(["venv", "--no-project", "--python"]).arg(&found.path);
+    } else {
+        command = process::command(&found.path);
+        command.args(["-m", "venv"]);
+    }
+    // What a shell shows that has activated it: the place's name, whichever environment is there.
+    command.arg("--prompt").arg(generations::name(venv)).arg(venv);
+    installer(command, progress)
+}
+
+/// Fails early where the packages cannot fit.
+fn check_space(venv: &Path, needed: u64) -> Result<(), SetupError> {
+    let Some(free) = venv.ancestors().find_map(|folder| nix::sys::statvfs::statvfs(folder).ok()) else {
+        return Ok(());
+    };
+    #[allow(clippy::unnecessary_cast, reason = "the first is narrower on macOS")]
+    let free = (free.blocks_available() as u64).saturating_mul(free.fragment_size() as u64);
+    if free >= needed {
+        return Ok(());
+    }
+    let (free, needed) = (crate::memory::Bytes(free), crate::memory::Bytes(needed));
+    Err(SetupError::Io {
+        what: format!("there is too little disk space for {}", venv.display()),
+        why: format!("the packages need about {needed}, and {free} is free"),
+    })
+}
+
+fn install(
+    request: &SetupRequest,
+    options: &[&str],
+    progress: &mut dyn FnMut(Step),
+) -> Result<(), SetupError> {
+    let requirements = request.requirements();
+    progress(Step::Installing(requirements.clone()));
+    let python = python(&request.venv);
+    let mut command;
+    if let Some(uv) = &request.uv {
+        command = process::command(uv);
+        command.args(["pip", "install", "--python"]).arg(&python);
+    } else {
+        provide_pip(&python)?;
+        command = process::command(&python);
+        command.args([
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--progress-bar",
+            "off",
+        ]);
+    }
+    command.args(options).args(&requirements);
+    installer(command, progress)
+}
+
+/// An environment that uv made has no pip, and uv may be gone by now.
+fn provide_pip(python: &Path) -> Result<(), SetupError> {
+    let module = |arguments: &[&str]| {
+        let mut command = process::command(python);
+        command.args(arguments);
+        process::output(command, std::time::Duration::from_secs(120))
+    };
+    if module(&["-m", "pip", "--version"]).is_ok() {
+        return Ok(());
+    }
+    module(&["-m", "ensurepip", "--upgrade"]).map(drop).map_err(|why| {
+        let hint = "install uv, or move the virtual environment away and run `mlxctl setup` again".to_owned();
+        SetupError::Install(Diagnosis { why: format!("there is no pip in it, and {why}"), hint })
+    })
+}
+
+fn installer(command: Command, progress: &mut dyn FnMut(Step)) -> Result<(), SetupError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let Ended { status, lines } =
+        process::stream(command, &mut |line| progress(Step::Output(line.to_owned())))
+            .map_err(SetupError::io(format!("cannot run {program}")))?;
+    if status.success() { Ok(()) } else { Err(SetupError::Install(diagnose::installer(&lines))) }
+}
+
+/// Imports everything, refuses what is too old, and writes the marker.
+fn finish(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Environment, SetupError> {
+    let verified = verify(&python(&request.venv), progress)?;
+    let marker = Marker::new(request.requirements(), request.hash(), verified);
+    marker.write(&request.venv).map_err(SetupError::io("cannot mark the virtual environment as whole"))?;
+    generations::give_alias(&request.venv)
+        .map_err(SetupError::io("cannot make the second name of the virtual environment"))?;
+    let Marker { versions, resolved, .. } = marker;
+    Ok(Environment { python: generations::python(&request.venv), versions, resolved, outdated: None })
+}
+
+/// Imports everything and refuses what is too old.
+pub fn verify(python: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified, SetupError> {
+    progress(Step::Verifying);
+    let mut command = process::command(python);
+    command.env("HF_HUB_OFFLINE", "1").args(["-c", VERIFY]);
+    let ended = process::stream(command, &mut |_| {})
+        .map_err(SetupError::io(format!("cannot run {}", python.display())))?;
+    let last = |lines: &[String]| lines.iter().rev().find(|line| !line.trim().is_empty()).cloned();
+    let broken =
+        |why: Option<String>| SetupError::Verify { why: why.unwrap_or_else(|| ended.status.to_string()) };
+    if !ended.status.success() {
+        return Err(broken(last(&ended.lines)));
+    }
+    // Warnings on stderr may come after the answer.
+    let verified: Verified = ended
+        .lines
+        .iter()
+        .rev()
+        .find_map(|line| serde_json::from_str(line).ok())
+        .ok_or_else(|| broken(last(&ended.lines)))?;
+    match requirement::refused_mlx_lm(&verified.versions.mlx_lm) {
+        Some(why) => Err(SetupError::RefusedVersion(why)),
+        None => Ok(verified),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    #[test]
+    fn what_lies_at_the_place_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let venv = root.path().join("venv");
+        let find = |venv: &Path| super::find(venv, None);
+        assert_eq!(find(&venv), Found::Nothing);
+        fs::create_dir(&venv).unwrap();
+        assert_eq!(find(&venv), Found::Nothing);
+        fs::write(venv.join("thesis.tex"), "years of work").unwrap();
+        assert!(matches!(find(&venv), Found::Foreign(_)));
+        fs::write(venv.join("pyvenv.cfg"), "home = /gone").unwrap();
+        assert!(matches!(find(&venv), Found::Rubble { why, ours: false } if why.contains("interpreter")));
+        touch(&lock::beside(&venv, "mlxctl-building")).unwrap();
+        assert!(matches!(find(&venv), Found::Rubble { why, ours: true } if why.contains("did not finish")));
+    }
+
+    #[test]
+    fn a_file_at_the_place_is_not_touched() {
+        let root = tempfile::tempdir().unwrap();
+        let venv = root.path().join("venv");
+        fs::write(&venv, "a file").unwrap();
+        assert!(matches!(find(&venv, None), Found::Foreign(_)));
+    }
+}

@@ -1,0 +1,290 @@
+//! The virtual environment of the backends: made, filled, verified, remembered.
+//!
+//! A marker inside it says that it is whole; it is written last and taken away first. A file beside it
+//! (`.<name>.mlxctl-building`) says that the folder was begun by us and may be thrown away. So whatever a killed
+//! setup leaves behind, the next one knows what it is.
+//!
+//! An upgrade makes a whole new one beside it, and the environment's place becomes a link that is switched.
+
+mod generations;
+mod install;
+mod lock;
+mod marker;
+mod upgrade;
+
+use std::path::{Path, PathBuf};
+
+pub use marker::{Marker, Versions};
+pub use upgrade::{Trial, Upgraded, rollback, upgrade};
+
+use super::interpreter::{self, Interpreter, NoInterpreter};
+use super::requirement::{self, DriverVersion};
+
+/// What an environment is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetupRequest {
+    /// Where it lies.
+    pub venv: PathBuf,
+    /// The registry's requirements.
+    pub packages: Vec<String>,
+    /// The interpreter that the registry names.
+    pub interpreter: Option<PathBuf>,
+    /// The driver of an NVIDIA GPU, if there is one.
+    pub nvidia: Option<DriverVersion>,
+    /// `uv`, which is faster than pip.
+    pub uv: Option<PathBuf>,
+    /// Import everything although the marker says that it is whole.
+    pub verify: bool,
+}
+
+impl SetupRequest {
+    /// For this registry on this machine.
+    #[must_use]
+    pub fn new(registry: &crate::registry::Registry, verify: bool) -> Self {
+        Self { uv: interpreter::program("uv"), verify, ..Self::to_look(registry) }
+    }
+
+    /// As [`new`](Self::new), to ask [`existing`] with and not to set up: `uv`, which only an installation needs, is
+    /// not looked for all over `PATH`.
+    #[must_use]
+    pub fn to_look(registry: &crate::registry::Registry) -> Self {
+        Self {
+            venv: registry.paths.venv.clone(),
+            packages: registry.python.packages.clone(),
+            interpreter: registry.python.interpreter.clone(),
+            nvidia: nvidia_driver(),
+            uv: None,
+            verify: false,
+        }
+    }
+
+    fn requirements(&self) -> Vec<String> {
+        requirement::requirements(&self.packages, std::env::consts::OS, self.nvidia)
+    }
+
+    fn hash(&self) -> String {
+        let interpreter = self.interpreter.iter().map(|path| format!("on {}", path.display()));
+        requirement::hash(&self.requirements().into_iter().chain(interpreter).collect::<Vec<_>>())
+    }
+}
+
+/// An environment that was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// Its interpreter.
+    pub python: PathBuf,
+    /// What is in it.
+    pub versions: Versions,
+    /// Every package with its version.
+    pub resolved: Vec<String>,
+    /// Why `mlxctl setup` would change it: the registry asks for something else by now. It still works.
+    pub outdated: Option<String>,
+}
+
+/// What setup does at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Another setup is at work, or what a killed one left running.
+    Waiting,
+    /// The environment is made with this interpreter.
+    Creating(Interpreter),
+    /// An environment that somebody else made is taken over.
+    Adopting,
+    /// A half-made or broken environment is thrown away, and why.
+    Discarding(String),
+    /// Packages are installed.
+    Installing(Vec<String>),
+    /// A line of the installer.
+    Output(String),
+    /// Everything is imported.
+    Verifying,
+    /// The new environment serves the tiny model.
+    Trying,
+}
+
+/// No environment to serve with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReady {
+    /// In one sentence.
+    pub why: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// Why there is no environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// No Python fits.
+    #[error("no Python here can run MLX")]
+    NoInterpreter(NoInterpreter),
+    /// A version of mlx-lm that is not served with.
+    #[error("{0}")]
+    RefusedVersion(String),
+    /// The place is taken by something that is not ours.
+    #[error("{} cannot be used as the virtual environment", .venv.display())]
+    NotOurs {
+        /// The place.
+        venv: PathBuf,
+        /// What is there.
+        why: String,
+    },
+    /// The installer failed.
+    #[error("the packages could not be installed")]
+    Install(super::diagnose::Diagnosis),
+    /// Everything is installed, and an import fails.
+    #[error("the installed packages do not work")]
+    Verify {
+        /// The telling line.
+        why: String,
+    },
+    /// The new environment cannot serve; the one before is untouched.
+    #[error("the new environment cannot serve, so the one before stays")]
+    Trial {
+        /// The telling line.
+        why: String,
+    },
+    /// There is nothing to go back to.
+    #[error("there is no environment before this one")]
+    NoPrevious,
+    /// Something runs from the place that would be switched.
+    #[error("{} is in use under its own name", .venv.display())]
+    InUse {
+        /// The place.
+        venv: PathBuf,
+        /// The processes.
+        pids: Vec<i32>,
+    },
+    /// A file could not be made, read or removed.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's own words.
+        why: String,
+    },
+}
+
+impl SetupError {
+    /// Why, beyond what the error says itself.
+    #[must_use]
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Self::NoInterpreter(none) => Some(none.to_string()),
+            Self::RefusedVersion(_) => None,
+            Self::NoPrevious => Some("nothing was upgraded yet, or it was thrown away by hand".to_owned()),
+            Self::InUse { pids, .. } => {
+                let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+                Some(format!(
+                    "process {} runs from it and would go on importing from the new one",
+                    pids.join(", ")
+                ))
+            }
+            Self::NotOurs { why, .. } | Self::Verify { why } | Self::Trial { why } | Self::Io { why, .. } => {
+                Some(why.clone())
+            }
+            Self::Install(diagnosis) => Some(diagnosis.why.clone()),
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoInterpreter(none) => none.hint.clone(),
+            Self::RefusedVersion(_) => {
+                "set packages = [\"mlx-lm==0.32.2\"] in [python] of the registry".to_owned()
+            }
+            Self::NotOurs { venv, .. } => {
+                format!("move {} away, or set another `venv` in [paths]; nothing was changed", venv.display())
+            }
+            Self::Install(diagnosis) => diagnosis.hint.clone(),
+            Self::Verify { .. } => {
+                "check `packages` in [python] of the registry, then `mlxctl setup --verify`".to_owned()
+            }
+            Self::Trial { .. } => {
+                "`mlxctl -v setup --upgrade` shows more; pin what broke it in `packages` of [python]"
+                    .to_owned()
+            }
+            Self::NoPrevious => "`mlxctl setup --upgrade` keeps the one before".to_owned(),
+            Self::InUse { .. } => {
+                "stop it, run this again, and start it; from then on that is not needed".to_owned()
+            }
+            Self::Io { .. } => {
+                "check owner, mode and free space of the folder, then run `mlxctl setup` again".to_owned()
+            }
+        }
+    }
+
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |error| {
+            let why = match error.kind() {
+                std::io::ErrorKind::StorageFull => format!("no disk space is left ({error})"),
+                _ => error.to_string(),
+            };
+            Self::Io { what, why }
+        }
+    }
+}
+
+/// The interpreter of an environment.
+#[must_use]
+pub fn python(venv: &Path) -> PathBuf {
+    venv.join("bin/python")
+}
+
+/// The environment as it is, after a few `stat`s: what the supervisor looks at before a spawn.
+///
+/// # Errors
+/// Why it cannot be used, and what to do.
+pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
+    let venv = &request.venv;
+    let not = |why: String| Err(NotReady { why, hint: "mlxctl setup".to_owned() });
+    let place = venv.display();
+    if !venv.is_dir() {
+        return not(format!("there is no virtual environment at {place}"));
+    }
+    let Some(marker) = Marker::read(venv) else {
+        return not(format!("the virtual environment at {place} was never verified, or not completely made"));
+    };
+    // By a name of its own, which stays when another environment takes the place: Python imports while it runs.
+    let python = generations::python(venv);
+    if !python.exists() {
+        return not(format!("the interpreter of {place} is gone: {} was removed", marker.base.display()));
+    }
+    if let Some(gone) = marker.evidence.iter().find(|path| !path.exists()) {
+        return not(format!("the packages in {place} were changed by hand: {} is gone", gone.display()));
+    }
+    let outdated = (marker.requirements != request.hash()).then(|| {
+        let (made, asked) = (marker.requested.join(" "), request.requirements().join(" "));
+        format!("it was made for {made}, and the registry asks for {asked}")
+    });
+    let Marker { versions, resolved, .. } = marker;
+    Ok(Environment { python, versions, resolved, outdated })
+}
+
+/// Makes the environment what the request asks for. Runs no program when it is that already (unless `verify`).
+///
+/// # Errors
+/// [`SetupError`]; whatever was half-made is known as that to the next setup.
+pub fn setup(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Environment, SetupError> {
+    if let Some(why) = requirement::refused_pin(&request.packages) {
+        return Err(SetupError::RefusedVersion(why));
+    }
+    let good = || existing(request).ok().filter(|found| found.outdated.is_none());
+    if let Some(found) = good().filter(|_| !request.verify) {
+        return Ok(found);
+    }
+    let _lock = lock::take(&request.venv, &mut || progress(Step::Waiting))?;
+    // Another setup may have done it while this one waited.
+    match good() {
+        Some(found) if !request.verify => Ok(found),
+        found => install::run(request, found.is_some(), progress),
+    }
+}
+
+/// The NVIDIA driver that is loaded (Linux), without running a program.
+#[must_use]
+pub fn nvidia_driver() -> Option<DriverVersion> {
+    DriverVersion::parse(&fs_err::read_to_string("/proc/driver/nvidia/version").ok()?)
+}

@@ -1,0 +1,295 @@
+//! Whether a model's folder is whole: index against shards, sizes, headers. Reads some kilobytes a shard, no weights.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::memory::Bytes;
+
+/// The longest header that a safetensors file may have, bytes (the format's own limit).
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// More than any configuration or index has.
+const LONGEST_TEXT: u64 = 64 << 20;
+
+/// One of these makes a tokenizer.
+const TOKENIZERS: [&str; 4] = ["tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json"];
+
+/// A folder that holds everything that a start needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Files of weights.
+    pub shards: usize,
+    /// Tensors in them.
+    pub tensors: usize,
+    /// Bytes of them.
+    pub weights: Bytes,
+}
+
+/// Why a folder cannot be served from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// The configuration names code of the model's own.
+    #[error(
+        "config.json names a `model_file` ({0}): code of the model's author, which mlx-lm before 0.32 runs (CVE-2026-5843)"
+    )]
+    Code(String),
+    /// Something is missing or damaged.
+    #[error("{file}: {why}")]
+    Damaged {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Flaw {
+    fn damaged(file: &str, why: impl ToString) -> Self {
+        Self::Damaged { file: file.to_owned(), why: why.to_string() }
+    }
+}
+
+/// What a safetensors file says of itself: names of tensors, each with its bytes from the header's end.
+#[derive(Debug, Deserialize)]
+struct Tensor {
+    data_offsets: (u64, u64),
+}
+
+/// Looks at all of it.
+///
+/// # Errors
+/// The first [`Flaw`].
+pub fn check(folder: &Path) -> Result<Whole, Flaw> {
+    check_texts(folder)?;
+    let index = index(folder)?;
+    let names = match &index {
+        Some(index) => index.values().cloned().collect::<BTreeSet<_>>(),
+        None => loose(folder),
+    };
+    if names.is_empty() {
+        return Err(Flaw::damaged("model.safetensors", "there are no weights that mlx-lm looks for"));
+    }
+    let mut whole =
+        Whole { folder: folder.to_owned(), shards: names.len(), tensors: 0, weights: Bytes::ZERO };
+    let mut held: BTreeMap<String, String> = BTreeMap::new();
+    for name in names {
+        let (tensors, bytes) = header(&folder.join(&name)).map_err(|why| Flaw::damaged(&name, why))?;
+        whole.weights += Bytes(bytes);
+        held.extend(tensors.into_iter().map(|tensor| (tensor, name.clone())));
+    }
+    for (tensor, shard) in index.iter().flatten() {
+        if held.get(tensor) != Some(shard) {
+            return Err(Flaw::damaged(
+                shard,
+                format!("the index says that `{tensor}` is in it, and it is not"),
+            ));
+        }
+    }
+    whole.tensors = held.len();
+    Ok(whole)
+}
+
+/// What can be told before the weights are there: the configuration, the tokenizer, and that the index names only
+/// files of the repository.
+///
+/// # Errors
+/// The first [`Flaw`].
+pub fn check_description(folder: &Path, files: &[String]) -> Result<(), Flaw> {
+    check_texts(folder)?;
+    let shards = index(folder)?.into_iter().flat_map(HashMap::into_values);
+    for shard in shards.collect::<BTreeSet<_>>() {
+        if !files.contains(&shard) {
+            return Err(Flaw::damaged(&shard, "the index names it, and the repository has no such file"));
+        }
+    }
+    Ok(())
+}
+
+fn check_texts(folder: &Path) -> Result<(), Flaw> {
+    let config: Value = json(folder, "config.json")?
+        .ok_or_else(|| Flaw::damaged("config.json", "it is missing: this is no model for mlx-lm"))?;
+    if let Some(code) = config.get("model_file").filter(|code| !code.is_null()) {
+        return Err(Flaw::Code(code.as_str().map_or_else(|| code.to_string(), str::to_owned)));
+    }
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        json::<serde::de::IgnoredAny>(folder, name)?;
+    }
+    let found = TOKENIZERS.iter().any(|name| folder.join(name).metadata().is_ok_and(|found| found.len() > 0));
+    let why = "it is missing, and so is every other kind of tokenizer";
+    if found { Ok(()) } else { Err(Flaw::damaged(TOKENIZERS[0], why)) }
+}
+
+/// Tensors and their shards; `None`: there is no index, so there is one shard or none.
+fn index(folder: &Path) -> Result<Option<HashMap<String, String>>, Flaw> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let name = "model.safetensors.index.json";
+    let Some(index) = json::<Index>(folder, name)? else { return Ok(None) };
+    match index.weight_map.values().find(|shard| shard.contains('/') || shard.starts_with('.')) {
+        Some(shard) => Err(Flaw::damaged(name, format!("it names `{shard}`, which is no file beside it"))),
+        None => Ok(Some(index.weight_map)),
+    }
+}
+
+/// The shards of a model without an index: what mlx-lm's `model*.safetensors` finds.
+fn loose(folder: &Path) -> BTreeSet<String> {
+    let entries = fs_err::read_dir(folder).ok().into_iter().flatten().filter_map(Result::ok);
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("model") && name.ends_with(".safetensors"))
+        .collect()
+}
+
+/// A file of JSON; `None`: it is not there.
+fn json<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, Flaw> {
+    let file = match File::open(folder.join(name)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Flaw::damaged(name, error)),
+    };
+    let mut text = Vec::new();
+    file.take(LONGEST_TEXT).read_to_end(&mut text).map_err(|error| Flaw::damaged(name, error))?;
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| Flaw::damaged(name, format!("it cannot be read: {error}")))
+}
+
+/// Names of the tensors, and the file's size. The format: 8 bytes with the header's length, little-endian; the
+/// header, a JSON object; the tensors, without gaps (github.com/huggingface/safetensors, "Format").
+fn header(path: &Path) -> Result<(Vec<String>, u64), String> {
+    let mut file = File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "it is missing".to_owned(),
+        _ => error.to_string(),
+    })?;
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| "it is no safetensors file: it is too short".to_owned())?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER || length > size.saturating_sub(8) {
+        return Err("it is no safetensors file: its header is longer than the file".to_owned());
+    }
+    let mut text = Vec::new();
+    file.take(length).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    let mut header: BTreeMap<String, Value> =
+        serde_json::from_slice(&text).map_err(|error| format!("its header cannot be read: {error}"))?;
+    header.remove("__metadata__");
+    let mut end = 0;
+    for (name, tensor) in &header {
+        let tensor =
+            Tensor::deserialize(tensor).map_err(|error| format!("`{name}` in its header: {error}"))?;
+        end = end.max(tensor.data_offsets.1);
+    }
+    let expected = end.saturating_add(8).saturating_add(length);
+    if expected != size {
+        return Err(format!("it has {size} bytes, and its header tells of {expected}"));
+    }
+    Ok((header.into_keys().collect(), size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One tensor of `bytes` bytes.
+    fn shard(name: &str, bytes: usize) -> Vec<u8> {
+        let header = format!(
+            r#"{{"__metadata__":{{"format":"mlx"}},"{name}":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#
+        );
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend(vec![7; bytes]);
+        file
+    }
+
+    /// Two shards and an index.
+    fn model() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| fs_err::write(folder.path().join(name), bytes).unwrap();
+        write("config.json", br#"{"model_type":"llama"}"#);
+        write("tokenizer.json", b"{}");
+        write("model-1.safetensors", &shard("a", 10));
+        write("model-2.safetensors", &shard("b", 20));
+        let index = r#"{"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
+        write("model.safetensors.index.json", index.as_bytes());
+        folder
+    }
+
+    fn why(folder: &Path) -> String {
+        check(folder).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_whole_model_is_counted() {
+        let model = model();
+        let whole = check(model.path()).unwrap();
+        assert_eq!((whole.shards, whole.tensors), (2, 2));
+        assert!(whole.weights > Bytes(30));
+    }
+
+    #[test]
+    fn without_an_index_the_files_that_mlx_lm_looks_for_count() {
+        let model = model();
+        fs_err::remove_file(model.path().join("model.safetensors.index.json")).unwrap();
+        fs_err::write(model.path().join("consolidated.safetensors"), "not looked for").unwrap();
+        assert_eq!(check(model.path()).unwrap().tensors, 2);
+    }
+
+    #[test]
+    fn code_of_the_models_own_is_refused() {
+        let model = model();
+        fs_err::write(model.path().join("config.json"), r#"{"model_file":"evil.py"}"#).unwrap();
+        assert!(why(model.path()).contains("CVE-2026-5843"));
+        let flaw = check_description(model.path(), &[]).unwrap_err();
+        assert_eq!(flaw, Flaw::Code("evil.py".to_owned()));
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_named_with_its_file() {
+        type Harm = (&'static str, fn(&Path), &'static str);
+        let harms: [Harm; 7] = [
+            ("model-2.safetensors", |file| fs_err::remove_file(file).unwrap(), "missing"),
+            ("model-2.safetensors", |file| fs_err::write(file, b"12345").unwrap(), "too short"),
+            ("model-2.safetensors", |file| fs_err::write(file, [255; 64]).unwrap(), "longer than the file"),
+            (
+                "model-2.safetensors",
+                |file| fs_err::write(file, [shard("b", 20), vec![0]].concat()).unwrap(),
+                "tells of",
+            ),
+            ("model-2.safetensors", |file| fs_err::write(file, shard("c", 20)).unwrap(), "`b` is in it"),
+            ("config.json", |file| fs_err::write(file, "{").unwrap(), "cannot be read"),
+            ("tokenizer.json", |file| fs_err::remove_file(file).unwrap(), "tokenizer"),
+        ];
+        for (name, harm, expected) in harms {
+            let model = model();
+            harm(&model.path().join(name));
+            let why = why(model.path());
+            assert!(why.starts_with(name) && why.contains(expected), "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_names_files_elsewhere_is_damaged() {
+        let model = model();
+        let index = r#"{"weight_map":{"a":"../../secret.safetensors"}}"#;
+        fs_err::write(model.path().join("model.safetensors.index.json"), index).unwrap();
+        assert!(why(model.path()).contains("no file beside it"));
+    }
+
+    #[test]
+    fn before_the_weights_are_there_the_index_is_held_against_the_repository() {
+        let model = model();
+        let files = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        check_description(model.path(), &files(&["model-1.safetensors", "model-2.safetensors"])).unwrap();
+        let flaw = check_description(model.path(), &files(&["model-1.safetensors"])).unwrap_err();
+        assert!(flaw.to_string().starts_with("model-2.safetensors"), "{flaw}");
+    }
+}

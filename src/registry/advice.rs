@@ -1,0 +1,70 @@
+//! What is allowed and still worth a word.
+
+use super::Registry;
+
+/// Remarks on a valid registry, one line each; none is a reason to refuse it.
+#[must_use]
+pub fn advice(registry: &Registry) -> Vec<String> {
+    let mut notes = Vec::new();
+    let network = &registry.network;
+    let host = network.host;
+    if !network.allow_from.is_empty()
+        && !host.is_loopback()
+        && !host.is_unspecified()
+        && !network.allow_from.iter().any(|net| net.contains(&host))
+    {
+        notes.push(format!("network.allow_from does not hold {host} itself: its neighbours are kept out"));
+    }
+    if network.allow_from.is_empty() && !network.require_key && !host.is_loopback() {
+        notes.push(format!(
+            "whoever reaches {host} may use the models: set network.allow_from or require_key"
+        ));
+    }
+    for model in &registry.models {
+        let (name, server) = (&model.name, &model.server);
+        if server.num_draft_tokens.is_some() && server.draft_model.is_none() {
+            notes.push(format!("{name}: num_draft_tokens does nothing without draft_model"));
+        }
+        if server.kv_bits.is_none() && (server.kv_group_size.is_some() || server.quantized_kv_start.is_some())
+        {
+            notes.push(format!("{name}: kv_group_size and quantized_kv_start do nothing without kv_bits"));
+        }
+        let single = [("kv_bits", server.kv_bits.is_some()), ("draft_model", server.draft_model.is_some())];
+        for (key, _) in single.iter().filter(|(_, set)| *set && model.memory.concurrency > 1) {
+            notes.push(format!("{name}: {key} stops batching, requests are served one at a time"));
+        }
+        if server.extra_args.iter().any(|arg| arg == "--trust-remote-code") {
+            notes.push(format!("{name}: --trust-remote-code lets the model's files run code here"));
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::load::seed;
+
+    #[test]
+    fn the_deployment_needs_no_remark() {
+        assert_eq!(advice(&seed()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_allow_list_that_leaves_out_its_own_network_is_a_remark_and_no_problem() {
+        let mut registry = seed();
+        registry.network.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(advice(&registry).len(), 1);
+        registry.network.allow_from.clear();
+        assert!(advice(&registry)[0].contains("whoever reaches 192.168.132.21"));
+    }
+
+    #[test]
+    fn what_stops_batching_is_said() {
+        let mut registry = seed();
+        registry.models[0].memory.concurrency = 4;
+        registry.models[0].server.kv_bits = Some(8);
+        registry.models[0].memory.concurrency = 2;
+        assert_eq!(advice(&registry), ["32b: kv_bits stops batching, requests are served one at a time"]);
+    }
+}

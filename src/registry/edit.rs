@@ -1,0 +1,201 @@
+//! Switching a model to one of its alternatives, in the file, with its comments and its layout.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
+
+use super::{Problems, Registry, UnknownModel};
+
+/// What [`use_repo`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The model's name.
+    pub model: String,
+    /// What it served.
+    pub from: String,
+    /// What it serves from its next start on; the same as `from` when nothing had to change.
+    pub to: String,
+    /// Whether a size is declared, which was that of `from`.
+    pub size_declared: bool,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// The registry is not valid as it is.
+    #[error("the registry is not valid")]
+    Invalid(#[source] Problems),
+    /// No such model.
+    #[error(transparent)]
+    Unknown(#[from] UnknownModel),
+    /// The registry does not offer that repository for the model.
+    #[error("`{repo}` is not among the alternatives of `{model}`")]
+    NotOffered {
+        /// The model's name.
+        model: String,
+        /// What was asked for.
+        repo: String,
+        /// What could have been asked for.
+        offered: Vec<String>,
+    },
+    /// The file has a shape that this edit does not know.
+    #[error("`{0}` is not where it is expected in the registry")]
+    Shape(String),
+    /// The file could not be written; it is as it was.
+    #[error("the registry could not be written")]
+    Write(#[source] io::Error),
+}
+
+/// Makes the model that goes by `model` serve `repo`, which has to be one of its alternatives, and puts the old
+/// repository in its place among them, so that there is a way back. The file is replaced at once or not at all.
+///
+/// # Errors
+/// When the registry, the model or the repository is not right, or the file cannot be written. Then nothing changed.
+pub fn use_repo(file: &Path, model: &str, repo: &str) -> Result<Change, EditError> {
+    // A link stays a link: what it points to is replaced.
+    let target = fs_err::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let registry = Registry::load(&target).map_err(EditError::Invalid)?;
+    let found = registry.model(model)?;
+    let from = found.source.to_string();
+    let size_declared = found.size.is_some();
+    let name = found.name.clone();
+    let change = |to: String| Change { model: name.clone(), from: from.clone(), to, size_declared };
+    if from.eq_ignore_ascii_case(repo) {
+        return Ok(change(from.clone()));
+    }
+    let Some(to) = found.alternatives.iter().find(|offered| offered.eq_ignore_ascii_case(repo)) else {
+        let offered = found.alternatives.clone();
+        return Err(EditError::NotOffered { model: name.clone(), repo: repo.to_owned(), offered });
+    };
+    let index = registry.models.iter().position(|other| other.name == name).unwrap_or_default();
+    let text = swapped(&registry.written.text, index, to)?;
+    Registry::parse(&target, &text).map_err(EditError::Invalid)?;
+    replace(&target, &text).map_err(EditError::Write)?;
+    Ok(change(to.clone()))
+}
+
+/// The text with the model's `repo` and `to`, one of its alternatives, exchanged.
+fn swapped(text: &str, index: usize, to: &str) -> Result<String, EditError> {
+    let shape = |key: &str| EditError::Shape(key.to_owned());
+    let mut document: DocumentMut = text.parse().map_err(|_| shape("the document"))?;
+    let models = document.get_mut("model").ok_or_else(|| shape("model"))?;
+    let model: &mut dyn TableLike = match models {
+        Item::ArrayOfTables(tables) => tables.get_mut(index).map(|table| table as &mut dyn TableLike),
+        Item::Value(Value::Array(array)) => {
+            array.get_mut(index).and_then(Value::as_inline_table_mut).map(|table| table as &mut dyn TableLike)
+        }
+        _ => None,
+    }
+    .ok_or_else(|| shape("model"))?;
+    let repo = model.get_mut("repo").and_then(Item::as_value_mut).ok_or_else(|| shape("repo"))?;
+    let from = repo.as_str().ok_or_else(|| shape("repo"))?.to_owned();
+    set(repo, to);
+    let list: &mut Array =
+        model.get_mut("alternatives").and_then(Item::as_array_mut).ok_or_else(|| shape("alternatives"))?;
+    let place =
+        list.iter().position(|item| item.as_str() == Some(to)).ok_or_else(|| shape("alternatives"))?;
+    if list.iter().any(|item| item.as_str() == Some(from.as_str())) {
+        list.remove(place);
+    } else if let Some(item) = list.get_mut(place) {
+        set(item, &from);
+    }
+    Ok(document.to_string())
+}
+
+/// Changes a value and leaves the blanks and comments around it.
+fn set(value: &mut Value, text: &str) {
+    let decor = value.decor().clone();
+    *value = Value::from(text);
+    *value.decor_mut() = decor;
+}
+
+/// Writes beside the file and renames over it: a reader, or a power cut, sees the old text or the new one. Mode kept.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    let folder: PathBuf =
+        file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).into();
+    let mut new = tempfile::Builder::new().prefix(".models.").suffix(".toml").tempfile_in(&folder)?;
+    new.write_all(text.as_bytes())?;
+    new.as_file().set_permissions(fs_err::metadata(file)?.permissions())?;
+    new.as_file().sync_all()?;
+    new.persist(file).map_err(|error| error.error)?;
+    // The rename itself is durable only once the folder is.
+    fs_err::File::open(&folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const SEED: &str = include_str!("../../config/models.toml");
+    const OLD: &str = "mlx-community/DeepSeek-R1-Distill-Qwen-32B-4bit";
+    const NEW: &str = "mlx-community/Qwen3-32B-4bit";
+
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("models.toml");
+        fs_err::write(&file, text).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn two_lines_change_and_nothing_else() {
+        let (_folder, file) = written(SEED);
+        let change = use_repo(&file, "reasoning", "MLX-community/qwen3-32b-4BIT").unwrap();
+        assert_eq!((change.model.as_str(), change.from.as_str(), change.to.as_str()), ("32b", OLD, NEW));
+        let after = fs_err::read_to_string(&file).unwrap();
+        let swap = SEED.replace(OLD, "OLD").replace(NEW, OLD).replace("OLD", NEW);
+        assert_eq!(after, swap);
+    }
+
+    #[test]
+    fn there_is_a_way_back_to_the_very_same_text() {
+        let (_folder, file) = written(SEED);
+        use_repo(&file, "32b", NEW).unwrap();
+        use_repo(&file, "32b", OLD).unwrap();
+        assert_eq!(fs_err::read_to_string(&file).unwrap(), SEED);
+    }
+
+    #[test]
+    fn the_mode_is_kept_a_link_stays_a_link_and_nothing_is_left_beside() {
+        let (folder, file) = written(SEED);
+        fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let link = folder.path().join("link.toml");
+        fs_err::os::unix::fs::symlink(&file, &link).unwrap();
+        use_repo(&link, "32b", NEW).unwrap();
+        assert!(fs_err::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs_err::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(fs_err::read_to_string(&file).unwrap().contains(&format!("repo = \"{NEW}\"")));
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_not_offered_changes_nothing() {
+        let (_folder, file) = written(SEED);
+        let error = use_repo(&file, "32b", "someone/else").unwrap_err();
+        assert!(matches!(&error, EditError::NotOffered { offered, .. } if offered.len() == 2), "{error:?}");
+        assert!(matches!(use_repo(&file, "nobody", NEW), Err(EditError::Unknown(_))));
+        assert_eq!(fs_err::read_to_string(&file).unwrap(), SEED);
+        let (_folder, broken) = written("[[model]]\nname = 3\n");
+        assert!(matches!(use_repo(&broken, "32b", NEW), Err(EditError::Invalid(_))));
+    }
+
+    #[test]
+    fn models_in_one_line_are_edited_too() {
+        let text = "model = [{ name = \"a\", repo = \"x/y\", port = 1, alternatives = [\"x/z\"] }] # kept\n";
+        let (_folder, file) = written(text);
+        use_repo(&file, "a", "x/z").unwrap();
+        let after = fs_err::read_to_string(&file).unwrap();
+        assert_eq!(after, text.replace("x/y", "w").replace("x/z", "x/y").replace('w', "x/z"));
+    }
+
+    #[test]
+    fn serving_it_already_is_no_change() {
+        let (_folder, file) = written(SEED);
+        let change = use_repo(&file, "32b", OLD).unwrap();
+        assert_eq!(change.from, change.to);
+        assert_eq!(fs_err::read_to_string(&file).unwrap(), SEED);
+    }
+}

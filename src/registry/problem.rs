@@ -1,0 +1,217 @@
+//! What is wrong with a registry, where, and what to do about it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+
+/// Where in the file a problem is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// 1 for the first line.
+    pub line: usize,
+    /// 1 for the first character of the line; counts characters, not bytes.
+    pub column: usize,
+    /// Bytes of the file, on character boundaries.
+    pub span: Range<usize>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The registry's file.
+    pub file: PathBuf,
+    /// Where in it; `None`: the file as a whole.
+    pub place: Option<Place>,
+    /// What is wrong, one line.
+    pub message: String,
+    /// What to do about it, one line.
+    pub hint: Option<String>,
+}
+
+/// `file:line:column: message (hint)`
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(place) = &self.place {
+            write!(f, ":{}:{}", place.line, place.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
+    }
+}
+
+/// Everything that is wrong with one registry, in the file's order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.plain())]
+pub struct Problems {
+    list: Vec<Problem>,
+    text: Arc<str>,
+}
+
+impl Problems {
+    /// A problem of the file as a whole.
+    #[must_use]
+    pub fn of_file(file: &Path, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        let problem =
+            Problem { file: file.to_owned(), place: None, message: message.into(), hint: Some(hint.into()) };
+        Self { list: vec![problem], text: Arc::default() }
+    }
+
+    pub(super) fn new(file: &Path, text: Arc<str>, findings: Vec<Finding>) -> Self {
+        let mut list: Vec<Problem> = Vec::with_capacity(findings.len());
+        for finding in findings {
+            let place = finding.span.map(|span| place(&text, span));
+            let Finding { message, hint, .. } = finding;
+            let problem = Problem { file: file.to_owned(), place, message, hint };
+            // What stands in [defaults] is looked at once for every model.
+            if !list.contains(&problem) {
+                list.push(problem);
+            }
+        }
+        list.sort_by_key(in_file);
+        Self { list, text }
+    }
+
+    /// These and those, in the file's order. Both are about the same file.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        if self.list.is_empty() {
+            return other;
+        }
+        self.list.extend(other.list);
+        self.list.sort_by_key(in_file);
+        self
+    }
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many things are wrong.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// One after the other, in the file's order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.list.iter()
+    }
+
+    /// A line a problem: `file:line:column: message (hint)`.
+    #[must_use]
+    pub fn plain(&self) -> String {
+        self.list.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    /// For people: each problem with its line of the file underlined, as compilers do it.
+    #[must_use]
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        self.list.iter().map(|problem| self.render_one(problem, &renderer)).collect::<Vec<_>>().join("\n\n")
+    }
+
+    fn render_one(&self, problem: &Problem, renderer: &Renderer) -> String {
+        let file = problem.file.display().to_string();
+        let group = Level::ERROR.primary_title(problem.message.as_str());
+        let mut report = match &problem.place {
+            // Only the line in question is handed over: a file of a thousand problems is not laid out a thousand times.
+            Some(place) => {
+                let start = self.text[..place.span.start].rfind('\n').map_or(0, |at| at + 1);
+                let end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
+                let clipped = place.span.start - start..place.span.end.min(end).max(place.span.start) - start;
+                group.element(
+                    Snippet::source(&self.text[start..end])
+                        .path(file)
+                        .line_start(place.line)
+                        .annotation(AnnotationKind::Primary.span(clipped)),
+                )
+            }
+            None => group.element(Origin::path(file)),
+        };
+        if let Some(hint) = &problem.hint {
+            report = report.element(Level::HELP.message(hint.as_str()));
+        }
+        renderer.render(&[report])
+    }
+}
+
+impl<'a> IntoIterator for &'a Problems {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// A problem before it has a file around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub span: Option<Range<usize>>,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// Where each value stands in the text it was read from, so that what is found later still has a line.
+///
+/// Equal to every other: two registries are the same when their values are, wherever those stand.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub(super) text: Arc<str>,
+    /// `paths.logs`, `model[0].size`.
+    pub(super) spans: BTreeMap<String, Range<usize>>,
+}
+
+impl PartialEq for Written {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Written {
+    /// Where `key` stands, or the nearest table around it that was written.
+    pub(super) fn find(&self, key: &str) -> Option<Range<usize>> {
+        let mut key = key;
+        loop {
+            if let Some(span) = self.spans.get(key) {
+                return Some(span.clone());
+            }
+            key = &key[..key.rfind('.')?];
+        }
+    }
+}
+
+/// Text of a user within a message: no line ends, no escape sequences, no novels.
+pub(super) fn quote(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    // Only what a terminal could take amiss needs the backslash.
+    shown.replace("\\\"", "\"").replace("\\'", "'").replace("\\\\", "\\")
+}
+
+fn in_file(problem: &Problem) -> Option<(usize, usize)> {
+    problem.place.as_ref().map(|place| (place.span.start, place.span.end))
+}
+
+fn place(text: &str, span: Range<usize>) -> Place {
+    let start = boundary(text, span.start);
+    let end = boundary(text, span.end.max(start));
+    let line = text[..start].matches('\n').count() + 1;
+    let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let column = text[line_start..start].chars().count() + 1;
+    Place { line, column, span: start..end }
+}
+
+/// The nearest character boundary at or before `at`, inside the text.
+fn boundary(text: &str, at: usize) -> usize {
+    text.floor_char_boundary(at)
+}

@@ -1,0 +1,358 @@
+//! Typed access to a TOML table that notes what is wrong and goes on.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::notes::{Notes, nearest, without_index};
+use super::problem::quote;
+use crate::memory::{Bytes, ParseBytesError};
+
+/// A value and where it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct At<T> {
+    pub value: T,
+    pub span: Range<usize>,
+}
+
+/// The longest time that can be meant; beyond it clocks overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// One table, or the place where it could have been.
+pub(super) struct Section<'a> {
+    notes: &'a Notes,
+    table: Option<&'a DeTable<'a>>,
+    path: String,
+    /// The table's own place, for what is missing from it.
+    pub span: Option<Range<usize>>,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    /// Reads the outermost table.
+    pub fn read<T>(notes: &'a Notes, table: &'a DeTable<'a>, read: impl FnOnce(&Self) -> T) -> T {
+        Self::scope(notes, Some(table), String::new(), None, read)
+    }
+
+    /// Leaving the scope is what finds unknown keys, so no reader can forget to look for them.
+    fn scope<T>(
+        notes: &'a Notes,
+        table: Option<&'a DeTable<'a>>,
+        path: String,
+        span: Option<Range<usize>>,
+        read: impl FnOnce(&Self) -> T,
+    ) -> T {
+        let section = Self { notes, table, path, span, asked: RefCell::default() };
+        let value = read(&section);
+        let asked = section.asked.take();
+        for (key, _) in section.table.into_iter().flatten() {
+            if !asked.iter().any(|known| *known == key.get_ref()) {
+                notes.unknown(&section.path, key.get_ref(), key.span());
+            }
+        }
+        value
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.asked.borrow_mut().push(key);
+        let path = self.path(key);
+        self.notes.asked(&path);
+        let value = self.table?.get(key)?;
+        self.notes.stands(path, value.span());
+        Some(value)
+    }
+
+    fn mismatch(&self, key: &str, wanted: &str, value: &Spanned<DeValue<'_>>, example: impl Display) {
+        let message = format!("`{key}` takes {wanted}, not {}", kind(value.get_ref()));
+        self.notes.add(Some(value.span()), message, format!("for example: {key} = {example}"));
+    }
+
+    /// Whether `key` was written, be it wrongly.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Whether `key` is a list with nothing in it.
+    pub fn has_empty_list(&self, key: &str) -> bool {
+        let value = self.table.and_then(|table| table.get(key)).map(Spanned::get_ref);
+        matches!(value, Some(DeValue::Array(array)) if array.is_empty())
+    }
+
+    pub fn text(&self, key: &'static str, example: &str) -> Option<At<String>> {
+        let value = self.get(key)?;
+        let DeValue::String(text) = value.get_ref() else {
+            self.mismatch(key, "text", value, format_args!("\"{example}\""));
+            return None;
+        };
+        Some(At { value: text.to_string(), span: value.span() })
+    }
+
+    pub fn flag(&self, key: &'static str) -> Option<At<bool>> {
+        let value = self.get(key)?;
+        let DeValue::Boolean(flag) = value.get_ref() else {
+            self.mismatch(key, "true or false", value, true);
+            return None;
+        };
+        Some(At { value: *flag, span: value.span() })
+    }
+
+    /// A whole number within `range`, which has to fit into `T`.
+    pub fn whole<T: TryFrom<i64>>(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<At<T>> {
+        let value = self.get(key)?;
+        let span = value.span();
+        let DeValue::Integer(integer) = value.get_ref() else {
+            // 8800 in quotes is the slip that happens; otherwise any number within shows the shape.
+            let meant = value.get_ref().as_str().and_then(|text| text.parse().ok());
+            let example =
+                meant.filter(|n| range.contains(n)).unwrap_or_else(|| 8.clamp(*range.start(), *range.end()));
+            self.mismatch(key, "a whole number", value, example);
+            return None;
+        };
+        let digits = integer.as_str().replace('_', "");
+        let number = i64::from_str_radix(&digits, integer.radix()).ok().filter(|n| range.contains(n));
+        if let Some(value) = number.and_then(|n| T::try_from(n).ok()) {
+            return Some(At { value, span });
+        }
+        let (low, high) = (range.start(), range.end());
+        self.notes.add(
+            Some(span),
+            format!("`{key}` = {} is out of range", quote(integer.as_str())),
+            format!("{low} to {high}"),
+        );
+        None
+    }
+
+    /// A number within `range`, with or without a fraction.
+    pub fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<At<f64>> {
+        let value = self.get(key)?;
+        let span = value.span();
+        let text = match value.get_ref() {
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+            DeValue::Float(float) => float.as_str(),
+            _ => {
+                self.mismatch(key, "a number", value, range.start());
+                return None;
+            }
+        };
+        match text.replace('_', "").parse::<f64>() {
+            Ok(value) if range.contains(&value) => Some(At { value, span }),
+            _ => {
+                self.notes.add(
+                    Some(span),
+                    format!("`{key}` = {} is out of range", quote(text)),
+                    format!("{} to {}", range.start(), range.end()),
+                );
+                None
+            }
+        }
+    }
+
+    /// A size above zero, with its unit.
+    pub fn size(&self, key: &'static str) -> Option<At<Bytes>> {
+        let value = self.get(key)?;
+        let span = value.span();
+        let written = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().replace('_', ""),
+            DeValue::Float(float) => float.as_str().to_owned(),
+            _ => {
+                self.mismatch(key, "a size", value, "\"20GB\"");
+                return None;
+            }
+        };
+        let example = "for example \"20GB\" or \"16 GiB\"";
+        match written.parse::<Bytes>() {
+            Ok(Bytes(0)) => {
+                self.notes.add(
+                    Some(span),
+                    format!("`{key}` is zero"),
+                    format!("write a size above zero, {example}"),
+                );
+                None
+            }
+            Ok(bytes) => Some(At { value: bytes, span }),
+            Err(ParseBytesError::NoUnit(number)) => {
+                self.notes.add(
+                    Some(span),
+                    format!("`{key}` has no unit: {} of what?", quote(&number)),
+                    format!("write \"{number}GB\" or \"{number}GiB\""),
+                );
+                None
+            }
+            Err(ParseBytesError::Number(_)) if written.trim_start().starts_with('-') => {
+                self.notes.add(
+                    Some(span),
+                    format!("`{key}` is negative"),
+                    format!("write a size above zero, {example}"),
+                );
+                None
+            }
+            Err(ParseBytesError::Number(_)) => {
+                self.notes.add(
+                    Some(span),
+                    format!("`{}` is no size", quote(&written)),
+                    format!("a number and a unit, {example}"),
+                );
+                None
+            }
+            Err(ParseBytesError::Unit(unit)) => {
+                self.notes.add(
+                    Some(span),
+                    format!("`{}` is no unit of size", quote(&unit)),
+                    "the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
+                );
+                None
+            }
+            Err(ParseBytesError::TooLarge(_)) => {
+                self.notes.add(Some(span), format!("`{key}` is more than any machine has"), example);
+                None
+            }
+        }
+    }
+
+    /// A time above zero and below a year, with its unit.
+    pub fn duration(&self, key: &'static str) -> Option<At<Duration>> {
+        const EXAMPLE: &str = "for example \"30s\", \"2m\" or \"1h 30m\"";
+        let value = self.get(key)?;
+        let span = value.span();
+        let text = match value.get_ref() {
+            DeValue::String(text) => text,
+            DeValue::Integer(integer) => {
+                let number = integer.to_string();
+                let seconds = number.trim_start_matches('-');
+                let message = format!("`{key}` has no unit: {} of what?", quote(&number));
+                self.notes.add(
+                    Some(span),
+                    message,
+                    format!("write \"{}s\" for seconds, \"{0}m\" for minutes", quote(seconds)),
+                );
+                return None;
+            }
+            _ => {
+                self.mismatch(key, "a time", value, "\"30s\"");
+                return None;
+            }
+        };
+        let problem = match humantime::parse_duration(text) {
+            _ if text.trim_start().starts_with('-') => format!("`{key}` is negative"),
+            Ok(Duration::ZERO) => format!("`{key}` is zero"),
+            Ok(time) if time > LONGEST => format!("`{key}` is longer than a year"),
+            Ok(value) => return Some(At { value, span }),
+            Err(_) if !text.is_empty() && text.trim().bytes().all(|b| b.is_ascii_digit()) => {
+                format!("`{key}` has no unit: {} of what?", quote(text))
+            }
+            Err(_) => format!("`{}` is no time", quote(text)),
+        };
+        self.notes.add(Some(span), problem, EXAMPLE);
+        None
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<At<T>> {
+        let text = self.text(key, words.first().map_or("", |(word, _)| word))?;
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
+            return Some(At { value: *value, span: text.span });
+        }
+        let allowed = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+        let near = nearest(&text.value, words.iter().map(|(word, _)| *word));
+        let hint = near.map_or_else(String::new, |word| format!("did you mean \"{word}\"? "));
+        let message = format!("`{key}` cannot be `{}`", quote(&text.value));
+        self.notes.wrong(&text, message, format!("{hint}allowed: {allowed}"));
+        None
+    }
+
+    /// A list of texts.
+    pub fn texts(&self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
+        let value = self.get(key)?;
+        let DeValue::Array(array) = value.get_ref() else {
+            self.mismatch(key, "a list of texts", value, format_args!("[\"{example}\"]"));
+            return None;
+        };
+        let mut list = Vec::with_capacity(array.len());
+        for item in array.iter() {
+            match item.get_ref() {
+                DeValue::String(text) => list.push(At { value: text.to_string(), span: item.span() }),
+                other => self.notes.add(
+                    Some(item.span()),
+                    format!("`{key}` is a list of texts, this is {}", kind(other)),
+                    format!("for example: {key} = [\"{example}\"]"),
+                ),
+            }
+        }
+        Some(At { value: list, span: value.span() })
+    }
+
+    /// A table below this one; read even if it is not there, for the sake of the defaults.
+    pub fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
+        let value = self.get(key);
+        let table = value.and_then(|value| match value.get_ref() {
+            DeValue::Table(table) => Some(table),
+            DeValue::Array(_) => {
+                self.notes.add(
+                    Some(value.span()),
+                    format!("`{key}` is one table, not a list"),
+                    format!("write [{}]", without_index(&self.path(key))),
+                );
+                None
+            }
+            _ => {
+                self.mismatch(key, "a table", value, "{ … }");
+                None
+            }
+        });
+        Section::scope(self.notes, table, self.path(key), value.map(Spanned::span), read)
+    }
+
+    /// A list of tables.
+    pub fn sections<T>(&self, key: &'static str, read: impl Fn(&Section<'a>) -> T) -> Vec<T> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            let written = self.path(key);
+            self.notes.add(
+                Some(value.span()),
+                format!("`{key}` is a list of tables, not {}", kind(value.get_ref())),
+                if self.path.is_empty() {
+                    format!("write [[{written}]] for each")
+                } else {
+                    format!("write {key} = [{{ … }}]")
+                },
+            );
+            return Vec::new();
+        };
+        let mut list = Vec::with_capacity(array.len());
+        for (index, item) in array.iter().enumerate() {
+            let path = format!("{}[{index}]", self.path(key));
+            let DeValue::Table(table) = item.get_ref() else {
+                self.notes.add(
+                    Some(item.span()),
+                    format!("`{key}` is a list of tables, this is {}", kind(item.get_ref())),
+                    format!("write {key} = [{{ … }}]"),
+                );
+                continue;
+            };
+            self.notes.stands(path.clone(), item.span());
+            list.push(Section::scope(self.notes, Some(table), path, Some(item.span()), &read));
+        }
+        list
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,327 @@
+//! What was written → what is meant. Every value ends up valid or noted; where one is not, a stand-in takes its
+//! place, so that the rest is checked all the same. A registry with notes is never handed out.
+
+mod metrics;
+mod model;
+mod network;
+mod options;
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::notes::Notes;
+use super::pin::{check_pin, is_mlx_lm};
+use super::places::Surroundings;
+use super::problem::quote;
+use super::raw::{RawAgent, RawPaths, RawPressure, RawRegistry};
+use super::reader::At;
+use super::{Agent, Model, Paths, Power, PowerChoice, ProcessType, Python, Registry, Reserve, Written};
+use crate::memory::Bytes;
+use crate::memory::pressure::{Settings, YieldAction};
+
+/// How the built-in model is written.
+pub(super) const TINY: &str = "builtin:tiny";
+
+/// What a venv gets unless the registry says otherwise.
+const PACKAGES: &str = "mlx-lm==0.32.2";
+
+/// How much longer than the slowest stop of a model launchd waits, before it kills everything.
+const STOP_SLACK: Duration = Duration::from_secs(30);
+
+/// launchd's own default, spelled out: also how long a broken installation waits between two lines in its log.
+const THROTTLE: Duration = Duration::from_secs(10);
+
+/// launchd's soft limit of open files is 256, and every client of a gate takes two.
+const OPEN_FILES: u64 = 8192;
+
+/// What every step of the resolution looks at.
+pub(super) struct Scope<'a> {
+    pub notes: &'a Notes,
+    pub around: &'a Surroundings,
+}
+
+impl Scope<'_> {
+    /// The path that was written, below `base`; `fallback` where none was, or none that can be.
+    fn path(&self, key: &str, written: Option<&At<String>>, base: &Path, fallback: PathBuf) -> PathBuf {
+        let Some(written) = written else { return fallback };
+        match self.around.expand(&written.value, base) {
+            Ok(path) => path,
+            Err((problem, hint)) => {
+                self.notes.wrong(written, format!("`{key}`: {problem}"), hint);
+                fallback
+            }
+        }
+    }
+
+    /// The texts of a list, each of which passes `judge` (problem, hint) and stands there once.
+    fn texts(
+        &self,
+        key: &str,
+        list: Option<&At<Vec<At<String>>>>,
+        judge: impl Fn(&str) -> Result<(), (String, String)>,
+    ) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        for text in list.iter().flat_map(|list| &list.value) {
+            if let Err((problem, hint)) = judge(&text.value) {
+                self.notes.wrong(text, format!("`{}` in `{key}`: {problem}", quote(&text.value)), hint);
+            } else if seen.contains(&text.value) {
+                self.notes.wrong(
+                    text,
+                    format!("`{}` stands twice in `{key}`", quote(&text.value)),
+                    "leave one",
+                );
+            } else {
+                seen.push(text.value.clone());
+            }
+        }
+        seen
+    }
+}
+
+/// Checks everything, notes what is wrong, returns what is left.
+pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, notes: &Notes) -> Registry {
+    let scope = Scope { notes, around };
+    let paths = paths(&scope, &raw.paths);
+    let models = model::models(&scope, raw);
+    let network = network::network(&scope, &raw.network);
+    Registry {
+        metrics: metrics::metrics(&scope, raw, &network, &models),
+        file: file.to_owned(),
+        python: python(&scope, raw),
+        network,
+        reserves: reserves(&scope, raw),
+        power: Power {
+            on_battery: raw.power.on_battery.as_ref().map_or(PowerChoice::Serve, |written| written.value),
+            low_power: raw.power.low_power.as_ref().map_or(PowerChoice::Serve, |written| written.value),
+        },
+        agent: agent(&scope, &raw.agent, &paths, &models),
+        paths,
+        models,
+        pressure: pressure(&scope, &raw.pressure),
+        written: Written::default(),
+    }
+}
+
+fn paths(scope: &Scope<'_>, raw: &RawPaths) -> Paths {
+    let root = scope.path("root", raw.root.as_ref(), &scope.around.folder, scope.around.data.clone());
+    let below =
+        |key, written: &Option<At<String>>, name| scope.path(key, written.as_ref(), &root, root.join(name));
+    Paths {
+        venv: below("venv", &raw.venv, "mlx_venv"),
+        logs: below("logs", &raw.logs, "logs"),
+        run: below("run", &raw.run, "run"),
+        state: below("state", &raw.state, "state"),
+        root,
+    }
+}
+
+fn python(scope: &Scope<'_>, raw: &RawRegistry) -> Python {
+    let interpreter = raw.interpreter.as_ref().map(|written| {
+        scope.path("interpreter", Some(written), &scope.around.folder, PathBuf::from("python3"))
+    });
+    let Some(list) = &raw.packages else {
+        return Python { interpreter, packages: vec![PACKAGES.to_owned()] };
+    };
+    let packages = scope.texts("packages", Some(list), check_pin);
+    // One that was refused above is there, if wrongly.
+    match list.value.iter().filter(|package| is_mlx_lm(&package.value)).count() {
+        1 => {}
+        0 => scope.notes.wrong(
+            list,
+            "`packages` holds no mlx-lm, which is what serves",
+            format!("add \"{PACKAGES}\""),
+        ),
+        _ => scope.notes.wrong(list, "`packages` holds mlx-lm more than once", "leave one"),
+    }
+    Python { interpreter, packages }
+}
+
+const YIELD_ACTIONS: [(&str, YieldAction); 4] = [
+    ("trim", YieldAction::Trim),
+    ("lower_priority", YieldAction::LowerPriority),
+    ("refuse_manual", YieldAction::RefuseManual),
+    ("stop_manual", YieldAction::StopManual),
+];
+
+fn pressure(scope: &Scope<'_>, raw: &RawPressure) -> Settings {
+    let standard = Settings::default();
+    let named = |word: &str| YIELD_ACTIONS.iter().find(|(name, _)| *name == word).map(|(_, action)| *action);
+    let known = || YIELD_ACTIONS.map(|(name, _)| format!("`{name}`")).join(", ");
+    let actions = scope.texts("yield_actions", raw.yield_actions.as_ref(), |word| match named(word) {
+        Some(_) => Ok(()),
+        None => {
+            Err((format!("`{}` is nothing to do for a program", quote(word)), format!("one of {}", known())))
+        }
+    });
+    Settings {
+        yield_to: scope.texts("yield", raw.yield_to.as_ref(), |name| match name.trim() {
+            "" => Err(("a program needs a name".into(), "as Activity Monitor shows it".into())),
+            _ => Ok(()),
+        }),
+        yield_actions: match &raw.yield_actions {
+            Some(_) => actions.iter().filter_map(|word| named(word)).collect(),
+            None => standard.yield_actions,
+        },
+        yield_hold: raw.yield_hold.as_ref().map_or(standard.yield_hold, |at| at.value),
+        critical_hold: raw.critical_hold.as_ref().map_or(standard.critical_hold, |at| at.value),
+        calm_hold: raw.calm_hold.as_ref().map_or(standard.calm_hold, |at| at.value),
+    }
+}
+
+fn reserves(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Reserve> {
+    let mut reserves: Vec<Reserve> = Vec::with_capacity(raw.reserves.len());
+    for reserve in &raw.reserves {
+        let example = "{ name = \"macOS + apps\", size = \"10GB\" }";
+        match &reserve.name {
+            Some(name) if name.value.trim().is_empty() || name.value.chars().any(char::is_control) => {
+                scope.notes.wrong(
+                    name,
+                    "a reserve needs a name to be shown by",
+                    format!("for example {example}"),
+                );
+            }
+            Some(name) if reserves.iter().any(|other| other.name == name.value) => {
+                scope.notes.wrong(
+                    name,
+                    format!("two reserves are called `{}`", quote(&name.value)),
+                    "rename one",
+                );
+            }
+            Some(_) => {}
+            None => scope.notes.add(
+                Some(reserve.span.clone()),
+                "a reserve needs `name`",
+                format!("for example {example}"),
+            ),
+        }
+        if reserve.size.is_none() && !reserve.has_size {
+            scope.notes.add(
+                Some(reserve.span.clone()),
+                "a reserve needs `size`",
+                format!("for example {example}"),
+            );
+        }
+        let while_running = scope.texts("while_running", reserve.while_running.as_ref(), |name| {
+            if name.trim().is_empty() {
+                return Err(("a program has a name".into(), "as Activity Monitor shows it".into()));
+            }
+            Ok(())
+        });
+        reserves.push(Reserve {
+            name: reserve.name.as_ref().map_or_else(String::new, |name| name.value.clone()),
+            size: reserve.size.as_ref().map_or(Bytes::ZERO, |size| size.value),
+            while_running,
+        });
+    }
+    reserves
+}
+
+fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> Agent {
+    let label = raw.label.as_ref().map_or_else(|| "mlxctl".to_owned(), |label| label.value.clone());
+    if let (Some(written), Err(problem)) = (&raw.label, plain_word(&label, 128)) {
+        scope.notes.wrong(
+            written,
+            format!("`label` {problem}"),
+            "it names the agent's file: \"org.example.mlxctl\"",
+        );
+    }
+    let path = match &raw.path {
+        Some(path) if path.value.is_empty() || path.value.chars().any(char::is_control) => {
+            scope.notes.wrong(path, "`path` is no list of folders", "folders with `:` between them");
+            String::new()
+        }
+        Some(path) => path.value.clone(),
+        None => format!("{}/bin:/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin", paths.venv.display()),
+    };
+    // Models are stopped side by side, so the slowest one counts.
+    let slowest = models.iter().map(|model| model.stop.drain + model.stop.term).max().unwrap_or_default();
+    let exit_timeout = raw.exit_timeout.as_ref().map_or(slowest + STOP_SLACK, |written| written.value);
+    if let Some(written) = raw.exit_timeout.as_ref().filter(|_| exit_timeout <= slowest) {
+        scope.notes.wrong(
+            written,
+            format!(
+                "`exit_timeout` is no longer than the slowest stop of a model, {}: launchd would kill in the middle of it",
+                humantime::format_duration(slowest)
+            ),
+            format!("at least \"{}\", or leave it out", humantime::format_duration(slowest + STOP_SLACK)),
+        );
+    }
+    Agent {
+        label,
+        process_type: raw.process_type.as_ref().map_or(ProcessType::Standard, |written| written.value),
+        nice: raw.nice.as_ref().map_or(0, |written| written.value),
+        low_priority_io: raw.low_priority_io.as_ref().is_some_and(|written| written.value),
+        path,
+        working_directory: scope.path(
+            "working_directory",
+            raw.working_directory.as_ref(),
+            &paths.root,
+            paths.root.clone(),
+        ),
+        log: scope.path("log", raw.log.as_ref(), &paths.root, paths.logs.join("mlxctl.log")),
+        exit_timeout,
+        throttle_interval: throttle(scope, raw),
+        open_files: raw.open_files.as_ref().map_or(OPEN_FILES, |written| written.value),
+        environment: environment(scope, raw),
+    }
+}
+
+fn throttle(scope: &Scope<'_>, raw: &RawAgent) -> Duration {
+    let Some(written) = &raw.throttle_interval else { return THROTTLE };
+    if written.value < Duration::from_secs(1) || written.value.subsec_nanos() > 0 {
+        scope.notes.wrong(written, "`throttle_interval` is counted in whole seconds, 1 or more", "\"10s\"");
+    }
+    written.value
+}
+
+/// `NAME=value` each; the names unique, and none of those that have a key of their own.
+fn environment(scope: &Scope<'_>, raw: &RawAgent) -> Vec<(String, String)> {
+    let variable = |text: &str| {
+        let problem = match text.split_once('=') {
+            Some(("PATH", _)) => "PATH has a key of its own, `path`",
+            Some((name, value)) if is_variable(name) && !value.chars().any(char::is_control) => return Ok(()),
+            _ => "no NAME=value",
+        };
+        Err((problem.to_owned(), "for example \"HF_HOME=/Volumes/Models/huggingface\"".to_owned()))
+    };
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for text in scope.texts("environment", raw.environment.as_ref(), variable) {
+        let Some((name, value)) = text.split_once('=') else { continue };
+        if pairs.iter().any(|(other, _)| other == name) {
+            if let Some(list) = &raw.environment {
+                scope.notes.wrong(list, format!("`environment` sets {name} twice"), "leave one");
+            }
+        } else {
+            pairs.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    pairs
+}
+
+/// A name that a shell would take too (POSIX, Base Definitions 8.1).
+fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Whether `text` can be a part of a file's name anywhere, without quoting.
+fn plain_word(text: &str, longest: usize) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    if let Some(c) = text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')) {
+        return Err(format!(
+            "holds `{}`, and only letters, digits, `.`, `_` and `-` may be in it",
+            quote(&c.to_string())
+        ));
+    }
+    if text.starts_with(['.', '-']) {
+        return Err("starts with `.` or `-`".into());
+    }
+    if text.len() > longest {
+        return Err(format!("has more than {longest} characters"));
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! `server = { … }`: the options of `mlx_lm.server`.
+
+use super::model::source;
+use super::options::{chosen, pick};
+use super::{Scope, TINY};
+use crate::registry::problem::quote;
+use crate::registry::raw::RawServer;
+use crate::registry::reader::At;
+use crate::registry::{ServerOptions, Source};
+
+/// Widths and group sizes that MLX quantises to (`mx.quantize`).
+const KV_BITS: [u8; 6] = [2, 3, 4, 5, 6, 8];
+const KV_GROUPS: [u32; 3] = [32, 64, 128];
+
+/// Flags of `mlx_lm.server` 0.32 that are not the user's to pass, and what is.
+const OWNED: [(&str, &str); 21] = [
+    ("--model", "`repo` names the model"),
+    ("--host", "the gate listens for the model: network.host"),
+    ("--port", "the gate listens for the model: `port`"),
+    ("--allowed-origins", "the gate answers browsers: network.allow_origins"),
+    ("--prompt-cache-bytes", "use memory.kv_limit, which holds"),
+    ("--draft-model", "use server.draft_model"),
+    ("--num-draft-tokens", "use server.num_draft_tokens"),
+    ("--adapter-path", "use server.adapter_path"),
+    ("--kv-bits", "use server.kv_bits"),
+    ("--kv-group-size", "use server.kv_group_size"),
+    ("--quantized-kv-start", "use server.quantized_kv_start"),
+    ("--max-tokens", "use server.max_tokens"),
+    ("--temp", "use server.temperature"),
+    ("--top-p", "use server.top_p"),
+    ("--top-k", "use server.top_k"),
+    ("--min-p", "use server.min_p"),
+    ("--decode-concurrency", "use server.decode_concurrency"),
+    ("--prompt-concurrency", "use server.prompt_concurrency"),
+    ("--prefill-step-size", "use server.prefill_step_size"),
+    ("--prompt-cache-size", "use server.prompt_cache"),
+    ("--log-level", "use server.log_level"),
+];
+
+pub(super) fn server(scope: &Scope<'_>, own: &RawServer, shared: &RawServer) -> ServerOptions {
+    let extra_args = chosen(&own.extra_args, &shared.extra_args);
+    check_kv(scope, own, shared);
+    check_extra(scope, extra_args);
+    check_template_args(scope, chosen(&own.chat_template_args, &shared.chat_template_args));
+    if let Some(written) = chosen(&own.top_p, &shared.top_p).filter(|at| at.value == 0.0) {
+        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
+    }
+    let draft_model = chosen(&own.draft_model, &shared.draft_model).map(|written| draft(scope, written));
+    let adapter = chosen(&own.adapter_path, &shared.adapter_path);
+    let folder = &scope.around.folder;
+    ServerOptions {
+        draft_model,
+        num_draft_tokens: pick(&own.num_draft_tokens, &shared.num_draft_tokens),
+        adapter_path: adapter.map(|path| scope.path("adapter_path", Some(path), folder, folder.clone())),
+        kv_bits: pick(&own.kv_bits, &shared.kv_bits),
+        kv_group_size: pick(&own.kv_group_size, &shared.kv_group_size),
+        quantized_kv_start: pick(&own.quantized_kv_start, &shared.quantized_kv_start),
+        max_tokens: pick(&own.max_tokens, &shared.max_tokens),
+        temperature: pick(&own.temperature, &shared.temperature),
+        top_p: pick(&own.top_p, &shared.top_p),
+        top_k: pick(&own.top_k, &shared.top_k),
+        min_p: pick(&own.min_p, &shared.min_p),
+        decode_concurrency: pick(&own.decode_concurrency, &shared.decode_concurrency),
+        prompt_concurrency: pick(&own.prompt_concurrency, &shared.prompt_concurrency),
+        prefill_step_size: pick(&own.prefill_step_size, &shared.prefill_step_size),
+        prompt_cache: pick(&own.prompt_cache, &shared.prompt_cache),
+        chat_template: pick(&own.chat_template, &shared.chat_template),
+        chat_template_args: pick(&own.chat_template_args, &shared.chat_template_args),
+        log_level: pick(&own.log_level, &shared.log_level).map(str::to_owned),
+        extra_args: extra_args
+            .into_iter()
+            .flat_map(|list| &list.value)
+            .map(|arg| arg.value.clone())
+            .collect(),
+    }
+}
+
+fn draft(scope: &Scope<'_>, written: &At<String>) -> String {
+    match source(scope, written) {
+        Source::Tiny if written.value == TINY => {
+            let hint = "a smaller model of the same family";
+            scope.notes.wrong(written, "the built-in tiny model drafts for no other model", hint);
+            String::new()
+        }
+        source => source.to_string(),
+    }
+}
+
+fn check_kv(scope: &Scope<'_>, own: &RawServer, shared: &RawServer) {
+    let bits = chosen(&own.kv_bits, &shared.kv_bits);
+    if let Some(written) = bits.filter(|at| !KV_BITS.contains(&at.value)) {
+        scope.notes.wrong(written, format!("`kv_bits` cannot be {}", written.value), "2, 3, 4, 5, 6 or 8");
+    }
+    let group = chosen(&own.kv_group_size, &shared.kv_group_size);
+    if let Some(written) = group.filter(|at| !KV_GROUPS.contains(&at.value)) {
+        scope.notes.wrong(written, format!("`kv_group_size` cannot be {}", written.value), "32, 64 or 128");
+    }
+    if let (Some(written), Some(_)) = (bits, chosen(&own.draft_model, &shared.draft_model)) {
+        let message =
+            "`kv_bits` and `draft_model` together are not supported: no memory can be promised for the pair";
+        scope.notes.wrong(written, message, "leave one of them out; each of them stops batching already");
+    }
+}
+
+/// argparse takes a flag by any of its beginnings, so those are refused as well.
+fn check_extra(scope: &Scope<'_>, list: Option<&At<Vec<At<String>>>>) {
+    for arg in list.into_iter().flat_map(|list| &list.value) {
+        if arg.value.contains('\0') {
+            scope.notes.wrong(arg, "an argument cannot hold a NUL", "leave it out");
+        }
+        let flag = arg.value.split('=').next().unwrap_or_default();
+        let owned = OWNED.iter().find(|(owned, _)| *owned == flag).or_else(|| {
+            OWNED
+                .iter()
+                .find(|(owned, _)| flag.len() > 3 && flag.starts_with("--") && owned.starts_with(flag))
+        });
+        if let Some((owned, instead)) = owned {
+            let message = format!("`extra_args` sets {}, which is mlxctl's", quote(owned));
+            scope.notes.wrong(arg, message, *instead);
+        }
+    }
+}
+
+fn check_template_args(scope: &Scope<'_>, written: Option<&At<String>>) {
+    let Some(written) = written else { return };
+    let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&written.value);
+    if let Err(error) = object {
+        let message = format!("`chat_template_args` is no JSON object: {error}");
+        scope.notes.wrong(written, message, "for example '{\"enable_thinking\": false}'");
+    }
+}

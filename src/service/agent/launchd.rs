@@ -1,0 +1,180 @@
+//! The agent as a launchd job in the user's GUI session.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Agent, AgentError, Install, Seen, discard};
+use crate::registry;
+use crate::service::difference::differences;
+use crate::service::launchctl::procedure::{Goal, Step, nominal};
+use crate::service::launchctl::{Error, Launchctl};
+use crate::service::launchd::Job;
+
+/// launchd's job of one user.
+#[derive(Debug)]
+pub struct LaunchdAgent {
+    hand: Launchctl,
+    job: Job,
+    program: PathBuf,
+    text: String,
+}
+
+impl LaunchdAgent {
+    /// `agent` of the user `uid` whose home folder is `home`.
+    ///
+    /// # Errors
+    /// The property list cannot be written.
+    pub fn new(
+        agent: &registry::Agent,
+        program: &Path,
+        config: &Path,
+        home: &Path,
+        uid: u32,
+    ) -> Result<Self, AgentError> {
+        let job = Job::new(agent, program, config);
+        let text = job.to_xml().map_err(|error| AgentError {
+            what: format!("the property list cannot be written: {error}"),
+            hint: "mlxctl check".into(),
+        })?;
+        let plist = home.join("Library/LaunchAgents").join(format!("{}.plist", agent.label));
+        let hand = Launchctl::new(uid, &agent.label, &plist, agent.exit_timeout);
+        Ok(Self { hand, job, program: program.to_owned(), text })
+    }
+
+    /// Calls `launchctl` instead of `/bin/launchctl`, and waits `patience` instead of 15 s for a start.
+    #[must_use]
+    pub fn with_launchctl(mut self, launchctl: PathBuf, patience: Duration) -> Self {
+        self.hand.program = launchctl;
+        self.hand.patience.start = patience;
+        self.hand.pause = patience / 100;
+        self
+    }
+
+    fn drive(&self, goal: Goal, first: Step, say: &mut dyn FnMut(&str)) -> Result<Option<i32>, AgentError> {
+        let mut progress = |step: Step| say(words(step));
+        self.hand.drive(goal, first, &mut progress).map_err(|error| self.explain(&error))
+    }
+
+    fn explain(&self, error: &Error) -> AgentError {
+        let hint = match error {
+            Error::Call { .. } => "launchd is macOS's; elsewhere the agent is a systemd user unit".to_owned(),
+            Error::Refused(failure) => failure.hint(self.hand.session().as_deref()),
+        };
+        AgentError { what: error.to_string(), hint }
+    }
+
+    fn shown(&self, goal: Goal, first: Step) -> Vec<String> {
+        let call = |step| format!("launchctl {}", self.hand.arguments(step).join(" "));
+        nominal(goal, first).into_iter().map(call).collect()
+    }
+}
+
+const RUNNING: Goal = Goal::Running { not: None };
+
+fn first(install: Install) -> Option<Step> {
+    match install {
+        Install::Nothing => None,
+        Install::Start => Some(Step::Kickstart),
+        Install::Load => Some(Step::Enable),
+        Install::Replace => Some(Step::Bootout),
+    }
+}
+
+fn words(step: Step) -> &'static str {
+    match step {
+        Step::Enable => "allowing the job to start",
+        Step::Bootstrap => "loading the job",
+        Step::Kickstart => "starting the job",
+        Step::Restart => "ending the supervisor and starting another",
+        Step::Confirm => "waiting for its process",
+        Step::Bootout => "asking the job to end",
+        Step::AwaitGone => "waiting until it is gone",
+    }
+}
+
+impl Agent for LaunchdAgent {
+    fn manager(&self) -> &'static str {
+        "launchd"
+    }
+
+    fn name(&self) -> &str {
+        &self.hand.label
+    }
+
+    fn file(&self) -> &Path {
+        &self.hand.plist
+    }
+
+    fn wanted(&self) -> &str {
+        &self.text
+    }
+
+    fn differs(&self, found: &str) -> Vec<String> {
+        let (Ok(wanted), Ok(found)) = (self.job.to_dictionary(), plist::from_bytes(found.as_bytes())) else {
+            return vec!["it is no property list".into()];
+        };
+        differences(&wanted, &found)
+            .into_iter()
+            .map(|difference| format!("{}: {}", difference.key, difference.why))
+            .collect()
+    }
+
+    fn program_of(&self, found: &str) -> Option<PathBuf> {
+        let job: Job = plist::from_bytes(found.as_bytes()).ok()?;
+        let [program, verb, ..] = &job.program_arguments[..] else { return None };
+        (verb == "serve").then(|| PathBuf::from(program))
+    }
+
+    fn program(&self) -> &Path {
+        &self.program
+    }
+
+    fn seen(&self) -> Result<Seen, AgentError> {
+        let printed = self.hand.print().map_err(|error| self.explain(&error))?;
+        Ok(printed.map_or_else(
+            || Seen { state: "not loaded".into(), ..Seen::default() },
+            |printed| Seen {
+                loaded: true,
+                pid: printed.pid,
+                state: printed.state.as_str().to_owned(),
+                last_end: printed.last_end(),
+                runs: printed.runs,
+                program: printed.program,
+            },
+        ))
+    }
+
+    fn calls(&self, install: Install) -> Vec<String> {
+        first(install).map_or_else(Vec::new, |step| self.shown(RUNNING, step))
+    }
+
+    fn calls_to_remove(&self) -> Vec<String> {
+        self.shown(Goal::Gone, Step::Bootout)
+    }
+
+    fn install(&self, install: Install, say: &mut dyn FnMut(&str)) -> Result<i32, AgentError> {
+        let pid = self.drive(RUNNING, first(install).unwrap_or(Step::Confirm), say)?;
+        pid.ok_or_else(no_process)
+    }
+
+    fn remove(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
+        self.drive(Goal::Gone, Step::Bootout, say)?;
+        discard(&self.hand.plist)
+    }
+
+    fn restart(
+        &self,
+        before: Option<i32>,
+        handed: bool,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<i32, AgentError> {
+        // One that handed over is ending by itself; to start it is to skip the throttle. One that hangs is killed,
+        // and its backends live on in groups of their own.
+        let first = if handed { Step::Kickstart } else { Step::Restart };
+        self.drive(Goal::Running { not: before }, first, say)?.ok_or_else(no_process)
+    }
+}
+
+fn no_process() -> AgentError {
+    AgentError { what: "launchd names no process".into(), hint: "mlxctl agent status".into() }
+}

@@ -1,0 +1,142 @@
+//! launchctl: what it says ([`mod@print`]), what to do about it ([`procedure`]), and the hand that calls it.
+
+pub mod print;
+pub mod procedure;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use print::Printed;
+use procedure::{Action, Failure, Goal, Patience, Reply, Step, next};
+
+/// The job as launchctl names it, and how to call launchctl.
+#[derive(Debug, Clone)]
+pub struct Launchctl {
+    /// The program: `/bin/launchctl`, or a stand-in that behaves as documented.
+    pub program: PathBuf,
+    /// Whose GUI session the job belongs to.
+    pub uid: u32,
+    /// The job's label.
+    pub label: String,
+    /// Its property list.
+    pub plist: PathBuf,
+    /// How long to go on.
+    pub patience: Patience,
+    /// Between two calls of the same kind.
+    pub pause: Duration,
+}
+
+/// Why launchctl could not be brought to do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be called at all.
+    #[error("cannot run {}: {source}", .program.display())]
+    Call {
+        /// What was to be run.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It was called, and said no.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+}
+
+impl Launchctl {
+    /// The real one, for `label` of the user `uid`.
+    #[must_use]
+    pub fn new(uid: u32, label: &str, plist: &Path, exit_timeout: Duration) -> Self {
+        Self {
+            program: PathBuf::from("/bin/launchctl"),
+            uid,
+            label: label.to_owned(),
+            plist: plist.to_owned(),
+            patience: Patience::new(exit_timeout),
+            pause: Duration::from_millis(500),
+        }
+    }
+
+    /// The arguments of one step.
+    #[must_use]
+    pub fn arguments(&self, step: Step) -> Vec<String> {
+        let domain = format!("gui/{}", self.uid);
+        let service = format!("{domain}/{}", self.label);
+        let verb = step.verb().to_owned();
+        match step {
+            Step::Bootstrap => vec![verb, domain, self.plist.to_string_lossy().into_owned()],
+            Step::Restart => vec![verb, "-k".into(), service],
+            _ => vec![verb, service],
+        }
+    }
+
+    /// Goes from `first` to `goal`, telling `progress` of every step that is entered; the job's process.
+    ///
+    /// # Errors
+    /// Launchctl is missing, or one of the documented refusals lasted longer than the patience.
+    pub fn drive(
+        &self,
+        goal: Goal,
+        first: Step,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Option<i32>, Error> {
+        // Counted from the first call of each step, so that a circle (119, enable, 119) ends too.
+        let mut since: HashMap<Step, Instant> = HashMap::new();
+        let (mut step, mut entered) = (first, None);
+        loop {
+            if entered != Some(step) {
+                progress(step);
+                entered = Some(step);
+            }
+            let started = *since.entry(step).or_insert_with(Instant::now);
+            let reply = self.call(&self.arguments(step))?;
+            match next(goal, step, &reply, started.elapsed(), self.patience) {
+                Action::Run(following) => step = following,
+                Action::Wait(following) => {
+                    std::thread::sleep(self.pause);
+                    step = following;
+                }
+                Action::Done(pid) => return Ok(pid),
+                Action::Fail(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// The job as launchd has it; `None`: it has none of this name.
+    ///
+    /// # Errors
+    /// Launchctl is missing or answers what is in no document.
+    pub fn print(&self) -> Result<Option<Printed>, Error> {
+        let reply = self.call(&self.arguments(Step::Confirm))?;
+        match reply.code {
+            0 => Ok(Some(Printed::parse(&reply.output))),
+            3 | 112 | 113 => Ok(None),
+            code => {
+                Err(Failure::Unknown { verb: "print", code, error: reply.error.trim().to_owned() }.into())
+            }
+        }
+    }
+
+    /// The kind of session this process is in; `Aqua` is a GUI session. `None`: launchctl does not say.
+    #[must_use]
+    pub fn session(&self) -> Option<String> {
+        let reply = self.call(&["managername".into()]).ok()?;
+        Some(reply.output.trim().to_owned()).filter(|name| reply.code == 0 && !name.is_empty())
+    }
+
+    fn call(&self, arguments: &[String]) -> Result<Reply, Error> {
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| Error::Call { program: self.program.clone(), source })?;
+        Ok(Reply {
+            // Ended by a signal: no code of launchctl's.
+            code: output.status.code().unwrap_or(-1),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            error: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}

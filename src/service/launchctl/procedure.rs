@@ -1,0 +1,257 @@
+//! The way to a job that runs, and to one that is gone, through every answer that launchctl is known to give.
+//! Pure: the clock and the command are somebody else's.
+//!
+//! launchctl exits with an errno of its own. The ones that mean something here: 3 not loaded, 5 anything from
+//! "loaded already" to "no GUI session", 36 a bootout is still in progress, 37 loaded already, 112 no such
+//! domain, 113 no such service, 119 disabled, 125 wrong domain.
+
+use std::time::Duration;
+
+use super::print::Printed;
+
+/// What shall be true in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// The job has a process, other than the one named (that of before a restart).
+    Running {
+        /// The process that does not count.
+        not: Option<i32>,
+    },
+    /// The job is not loaded.
+    Gone,
+}
+
+/// One call of launchctl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// `enable`: clears the record that `launchctl disable` and `unload -w` leave; harmless otherwise.
+    Enable,
+    /// `bootstrap`: loads the property list.
+    Bootstrap,
+    /// `kickstart`: starts what is loaded.
+    Kickstart,
+    /// `kickstart -k`: ends the process and starts another.
+    Restart,
+    /// `print`, until there is a process.
+    Confirm,
+    /// `bootout`: ends the process and unloads the job.
+    Bootout,
+    /// `print`, until there is no job.
+    AwaitGone,
+}
+
+/// launchctl's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Its exit code.
+    pub code: i32,
+    /// Its stdout.
+    pub output: String,
+    /// Its stderr.
+    pub error: String,
+}
+
+/// What to do after an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The next call, at once.
+    Run(Step),
+    /// The next call, after a pause.
+    Wait(Step),
+    /// The goal is reached; the job's process, if that was the goal.
+    Done(Option<i32>),
+    /// It cannot be reached.
+    Fail(Failure),
+}
+
+/// Why the goal cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// 125.
+    #[error("launchd has no place for this job in this user's domain (code 125)")]
+    WrongDomain,
+    /// 112.
+    #[error("this user has no GUI session, and the job belongs into one (code 112)")]
+    NoSession,
+    /// 5, for as long as was waited.
+    #[error("launchd refused to load the job for {}s (code 5)", .waited.as_secs())]
+    Refused {
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// 119, although it was enabled.
+    #[error("launchd keeps the job disabled (code 119)")]
+    Disabled,
+    /// It is loaded, and nothing runs.
+    #[error("the job is loaded, but has no process (state: {}{})", .0.state.as_str(),
+        .0.last_end().map(|end| format!(", last end: {end}")).unwrap_or_default())]
+    NoProcess(Box<Printed>),
+    /// It is still loaded.
+    #[error("launchd still has the job after {}s", .waited.as_secs())]
+    StillThere {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// An answer that is in no document.
+    #[error("`launchctl {verb}` failed with code {code}{}", if .error.is_empty() { String::new() } else { format!(": {error}") })]
+    Unknown {
+        /// What was called.
+        verb: &'static str,
+        /// Its exit code.
+        code: i32,
+        /// What it said.
+        error: String,
+    },
+}
+
+impl Failure {
+    /// What to do about it. `session` is what `launchctl managername` said, if it said anything.
+    #[must_use]
+    pub fn hint(&self, session: Option<&str>) -> String {
+        let remote = session.is_some_and(|name| name != "Aqua");
+        match self {
+            Self::WrongDomain => "run it as the user who logs in at the Mac, without sudo".into(),
+            Self::NoSession => LOG_IN.into(),
+            // Without a session the job waits for one, and code 5 says the same as for a bad owner.
+            Self::Refused { .. } | Self::NoProcess(_) if remote => LOG_IN.into(),
+            Self::Refused { .. } => {
+                "look at the job with `launchctl print`; the file must belong to you and be \
+                                     writable by nobody else (chmod 644)"
+                    .into()
+            }
+            Self::Disabled => {
+                "a profile of an organisation may forbid it: System Settings > General > Login Items".into()
+            }
+            Self::NoProcess(_) => {
+                "look into the log that the property list names; `mlxctl doctor` checks program, \
+                                   folders and rights"
+                    .into()
+            }
+            Self::StillThere { .. } => {
+                "a backend may still be draining: `mlxctl status`, then try again".into()
+            }
+            Self::Unknown { .. } => {
+                "`mlxctl agent status` shows what launchd has; `mlxctl doctor` checks the rest".into()
+            }
+        }
+    }
+}
+
+const LOG_IN: &str = "log in at the Mac's own screen (or over Screen Sharing) and run it in Terminal there; \
+                      over SSH alone launchd keeps the job waiting";
+
+/// How long to go on. All are measured from the first call of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For code 5, 119 and a process that does not appear.
+    pub start: Duration,
+    /// For a job that shall go: its exit timeout and some.
+    pub stop: Duration,
+}
+
+impl Patience {
+    /// 15 s for a start, `exit_timeout` and 15 s for an end.
+    #[must_use]
+    pub fn new(exit_timeout: Duration) -> Self {
+        let start = Duration::from_secs(15);
+        Self { start, stop: exit_timeout.saturating_add(start) }
+    }
+}
+
+impl Step {
+    /// launchctl's verb.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Enable => "enable",
+            Self::Bootstrap => "bootstrap",
+            Self::Kickstart | Self::Restart => "kickstart",
+            Self::Confirm | Self::AwaitGone => "print",
+            Self::Bootout => "bootout",
+        }
+    }
+}
+
+/// What to do after `step` was answered with `reply`, `waited` after its first call.
+#[must_use]
+pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: Patience) -> Action {
+    // A code that the rules of a step do not name.
+    let unknown = || match reply.code {
+        112 => Action::Fail(Failure::NoSession),
+        125 => Action::Fail(Failure::WrongDomain),
+        code => {
+            let error = reply.error.trim().lines().next_back().unwrap_or_default().to_owned();
+            Action::Fail(Failure::Unknown { verb: step.verb(), code, error })
+        }
+    };
+    let unless_late = |next: Step, failure: Failure| {
+        if waited < patience.start { Action::Wait(next) } else { Action::Fail(failure) }
+    };
+    match (step, reply.code) {
+        (Step::Enable, 0) => Action::Run(Step::Bootstrap),
+        (Step::Enable, _) => unknown(),
+
+        (Step::Bootstrap, 0) => Action::Run(Step::Confirm),
+        (Step::Bootstrap, 5) => unless_late(Step::Bootstrap, Failure::Refused { waited }),
+        // The rest of an earlier end: wait for it, then load again.
+        (Step::Bootstrap, 36) => Action::Wait(Step::AwaitGone),
+        (Step::Bootstrap, 37) => Action::Run(Step::Kickstart),
+        (Step::Bootstrap | Step::Kickstart | Step::Restart, 119) => {
+            unless_late(Step::Enable, Failure::Disabled)
+        }
+        (Step::Bootstrap, _) => unknown(),
+
+        // 37: it runs already.
+        (Step::Kickstart | Step::Restart, 0 | 37) => Action::Run(Step::Confirm),
+        (Step::Kickstart | Step::Restart, 3 | 113) => Action::Run(Step::Enable),
+        (Step::Kickstart | Step::Restart, 36) => Action::Wait(Step::AwaitGone),
+        (Step::Kickstart | Step::Restart, _) => unknown(),
+
+        (Step::Confirm, 0) => {
+            let printed = Printed::parse(&reply.output);
+            match (goal, printed.pid) {
+                (Goal::Running { not }, Some(pid)) if not != Some(pid) => Action::Done(Some(pid)),
+                _ => unless_late(Step::Confirm, Failure::NoProcess(Box::new(printed))),
+            }
+        }
+        (Step::Confirm, 3 | 113) => unless_late(Step::Bootstrap, Failure::NoProcess(Box::default())),
+        (Step::Confirm, _) => unknown(),
+
+        // Not loaded, in a domain that is not there, or on its way: all the same end.
+        (Step::Bootout, 0 | 3 | 36 | 112 | 113) => Action::Run(Step::AwaitGone),
+        (Step::Bootout, 5) => unless_late(Step::Bootout, Failure::Refused { waited }),
+        (Step::Bootout, _) => unknown(),
+
+        (Step::AwaitGone, 3 | 112 | 113) => match goal {
+            Goal::Gone => Action::Done(None),
+            Goal::Running { .. } => Action::Run(Step::Enable),
+        },
+        (Step::AwaitGone, 0 | 36) => {
+            if waited < patience.stop {
+                Action::Wait(Step::AwaitGone)
+            } else {
+                Action::Fail(Failure::StillThere { waited })
+            }
+        }
+        (Step::AwaitGone, _) => unknown(),
+    }
+}
+
+/// The steps from `first` on if every call succeeds: what `--dry-run` shows.
+#[must_use]
+pub fn nominal(goal: Goal, first: Step) -> Vec<Step> {
+    let patience = Patience::new(Duration::ZERO);
+    let mut steps = vec![first];
+    loop {
+        let step = steps[steps.len() - 1];
+        let (code, output) = match step {
+            Step::AwaitGone => (113, String::new()),
+            Step::Confirm => (0, format!("\tpid = {}\n", i32::MAX)),
+            _ => (0, String::new()),
+        };
+        match next(goal, step, &Reply { code, output, error: String::new() }, Duration::ZERO, patience) {
+            Action::Run(step) | Action::Wait(step) if steps.len() < 16 => steps.push(step),
+            _ => return steps,
+        }
+    }
+}

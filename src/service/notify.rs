@@ -1,0 +1,173 @@
+//! What a service tells systemd: sd_notify(3), a datagram to the socket that `$NOTIFY_SOCKET` names.
+//!
+//! Without that variable (launchd, a terminal) there is nobody to tell, and [`Notifier::from_env`] is `None`.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The way to the service manager.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: Socket,
+    manager: SockAddr,
+    watchdog: Option<Duration>,
+}
+
+impl Notifier {
+    /// The manager that started this process, if it wants to be told anything.
+    ///
+    /// # Errors
+    /// The socket's name is none, or no socket can be made.
+    pub fn from_env() -> io::Result<Option<Self>> {
+        Self::from_variables(|name| std::env::var_os(name), std::process::id())
+    }
+
+    /// As [`Self::from_env`], with the variables of someone else.
+    ///
+    /// # Errors
+    /// As [`Self::from_env`].
+    pub fn from_variables(get: impl Fn(&str) -> Option<OsString>, pid: u32) -> io::Result<Option<Self>> {
+        let Some(name) = get("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
+        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+        // A manager that is stuck must not hold up the supervisor: a datagram that finds no room is dropped.
+        socket.set_nonblocking(true)?;
+        let watchdog = watchdog(get("WATCHDOG_USEC").as_deref(), get("WATCHDOG_PID").as_deref(), pid);
+        Ok(Some(Self { socket, manager: address(&name)?, watchdog }))
+    }
+
+    /// How often [`Self::alive`] must be called at least; half of what the manager allows, as
+    /// sd_watchdog_enabled(3) advises. `None`: the manager does not watch.
+    #[must_use]
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// The service is up.
+    ///
+    /// # Errors
+    /// The manager's socket is gone or full.
+    pub fn ready(&self, status: &str) -> io::Result<()> {
+        self.send(&format!("READY=1\n{}", status_line(status)))
+    }
+
+    /// What the service is doing, in one line for people.
+    ///
+    /// # Errors
+    /// The manager's socket is gone or full.
+    pub fn status(&self, status: &str) -> io::Result<()> {
+        self.send(&status_line(status))
+    }
+
+    /// The loop still turns.
+    ///
+    /// # Errors
+    /// The manager's socket is gone or full.
+    pub fn alive(&self) -> io::Result<()> {
+        self.send("WATCHDOG=1")
+    }
+
+    /// The service begins to end.
+    ///
+    /// # Errors
+    /// The manager's socket is gone or full.
+    pub fn stopping(&self) -> io::Result<()> {
+        self.send("STOPPING=1")
+    }
+
+    fn send(&self, message: &str) -> io::Result<()> {
+        self.socket.send_to(message.as_bytes(), &self.manager).map(drop)
+    }
+}
+
+/// A line end would begin the next assignment.
+fn status_line(status: &str) -> String {
+    format!("STATUS={}", status.replace(['\n', '\r'], " "))
+}
+
+/// A path, or after `@` a name in Linux's abstract namespace, which the kernel writes with a leading zero byte.
+fn address(name: &OsStr) -> io::Result<SockAddr> {
+    match name.as_bytes() {
+        [b'@', rest @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", rest].concat())),
+        [b'/', ..] => SockAddr::unix(name),
+        _ => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("NOTIFY_SOCKET is no address: {name:?}")))
+        }
+    }
+}
+
+/// Half of `$WATCHDOG_USEC` (µs), if it is meant for this process.
+fn watchdog(usec: Option<&OsStr>, owner: Option<&OsStr>, pid: u32) -> Option<Duration> {
+    let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
+    if owner.is_some_and(|owner| number(owner) != Some(u64::from(pid))) {
+        return None;
+    }
+    usec.and_then(number).filter(|usec| *usec > 0).map(|usec| Duration::from_micros(usec) / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    fn with<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<OsString> + 'a {
+        move |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+    }
+
+    #[test]
+    fn nobody_is_told_where_nobody_listens() {
+        assert!(Notifier::from_variables(with(&[]), 1).unwrap().is_none());
+        assert!(Notifier::from_variables(with(&[("NOTIFY_SOCKET", "")]), 1).unwrap().is_none());
+        assert!(Notifier::from_variables(with(&[("NOTIFY_SOCKET", "relative")]), 1).is_err());
+    }
+
+    #[test]
+    fn the_manager_hears_every_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let notifier =
+            Notifier::from_variables(with(&[("NOTIFY_SOCKET", path.to_str().unwrap())]), 1).unwrap().unwrap();
+        let heard = || {
+            let mut buffer = [0; 256];
+            let length = manager.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        notifier.ready("2 models\nREADY=0").unwrap();
+        assert_eq!(heard(), "READY=1\nSTATUS=2 models READY=0");
+        notifier.status("32b loading").unwrap();
+        assert_eq!(heard(), "STATUS=32b loading");
+        notifier.alive().unwrap();
+        assert_eq!(heard(), "WATCHDOG=1");
+        notifier.stopping().unwrap();
+        assert_eq!(heard(), "STOPPING=1");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn abstract_names_are_reached_too() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("mlxctl-test-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        let socket = format!("@{name}");
+        let notifier = Notifier::from_variables(with(&[("NOTIFY_SOCKET", &socket)]), 1).unwrap().unwrap();
+        notifier.alive().unwrap();
+        let mut buffer = [0; 32];
+        assert_eq!(manager.recv(&mut buffer).unwrap(), 10);
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_in_its_time_and_only_by_its_process() {
+        let os = |text: &'static str| Some(OsStr::new(text));
+        assert_eq!(watchdog(os("60000000"), os("7"), 7), Some(Duration::from_secs(30)));
+        assert_eq!(watchdog(os("60000000"), None, 7), Some(Duration::from_secs(30)));
+        assert_eq!(watchdog(os("60000000"), os("8"), 7), None);
+        assert_eq!(watchdog(os("0"), None, 7), None);
+        assert_eq!(watchdog(None, None, 7), None);
+    }
+}

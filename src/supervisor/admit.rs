@@ -1,0 +1,148 @@
+//! Admission as the loop asks it: is everything there that a start needs, and does memory allow it?
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use super::learned::Learned;
+use super::plan::{Files, Plan};
+use super::power::PowerState;
+use super::slot::Slot;
+use crate::backend::assess;
+use crate::folders;
+use crate::host::{Footprint, Host, Identity, MemoryReading};
+use crate::lifecycle::{Admission, Failure, FailureKind, Name, Verdict};
+use crate::memory::pressure::Policy;
+use crate::memory::{Bytes, Estimate, Grant, Ledger, Live, Platform, Refusal, judge};
+use crate::python::tiny;
+use crate::python::venv::{self, SetupRequest};
+use crate::registry::{Model, Registry, Source};
+
+/// What a start needs, found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Prepared {
+    /// The venv's interpreter.
+    pub python: PathBuf,
+    /// What `--model` names.
+    pub served: String,
+}
+
+/// What `--model` names, whether it is there or not.
+pub(super) fn served(source: &Source) -> String {
+    match source {
+        Source::Hub(repo) => repo.clone(),
+        Source::Folder(folder) => folder.display().to_string(),
+        Source::Tiny => tiny::location(&folders::cache()).display().to_string(),
+    }
+}
+
+/// Looks for what a start needs. Cheap: a few `stat`s.
+pub(super) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Failure> {
+    let missing = |text: String, hint: &str| Failure::new(FailureKind::NotPrepared, text).hint(hint);
+    let environment = venv::existing(&SetupRequest::to_look(registry))
+        .map_err(|not_ready| missing(not_ready.why, &not_ready.hint))?;
+    match &model.source {
+        Source::Folder(folder) if !folder.join("config.json").is_file() => {
+            let text = format!("no model at {}: it has no config.json", folder.display());
+            return Err(missing(text, "correct `repo` in the registry"));
+        }
+        Source::Tiny if tiny::existing(&folders::cache()).is_none() => {
+            return Err(missing("the built-in model has not been made yet".into(), "mlxctl setup"));
+        }
+        _ => {}
+    }
+    Ok(Prepared { python: environment.python, served: served(&model.source) })
+}
+
+/// What a run takes and is held to, as far as the files and earlier runs tell.
+pub(super) fn plan(
+    registry: &Registry,
+    model: &Model,
+    files: &Files,
+    platform: Platform,
+    learned: &Learned,
+) -> Result<Plan, Failure> {
+    files.plan(model, platform, &assess::versions(registry), learned)
+}
+
+/// The loop's admission: reads what it judges by at the moment it judges.
+pub(super) struct Gatekeeper<'a> {
+    pub registry: &'a Registry,
+    pub host: &'a dyn Host,
+    pub slots: &'a mut HashMap<Name, Slot>,
+    pub learned: &'a Learned,
+    pub policy: &'a Policy,
+    pub power: &'a PowerState,
+    /// The processes of the live runs.
+    pub live: Vec<(Name, Identity)>,
+}
+
+impl Admission for Gatekeeper<'_> {
+    fn judge(&mut self, name: &Name, granted: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure> {
+        let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
+        let reading = self.host.memory().unwrap_or_default();
+        let platform = Platform::of(&reading);
+        let slot = self.slots.get_mut(name).ok_or_else(gone)?;
+        prepare(self.registry, &slot.model)?;
+        slot.files.look(&slot.model);
+        let plan = plan(self.registry, &slot.model, &slot.files, platform, self.learned)?;
+        let estimate = plan.estimate.clone();
+        slot.plan = Some(plan);
+        let start = slot.model.start;
+        if let Some(why) = self.policy.refuses(start).filter(|_| !force) {
+            let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
+            return Err(failure.hint("wait until it is over, or --force"));
+        }
+        if let Some(why) = self.power.refuses(start).filter(|_| !force) {
+            let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
+            return Err(
+                failure.hint("connect the power adapter, or --force; [power] of the registry decides")
+            );
+        }
+        let refusal = match self.weigh(name, granted, &reading, platform, estimate.as_ref()) {
+            Ok(grant) => return Ok(Verdict { reserved: grant.bytes, overridden: None }),
+            Err(refusal) => refusal,
+        };
+        if force {
+            let reserved = estimate.as_ref().map(Estimate::reserve).unwrap_or_default();
+            return Ok(Verdict { reserved, overridden: Some(refusal.sentence()) });
+        }
+        let mut failure = Failure::new(FailureKind::Refused, refusal.sentence()).hint(refusal.hint());
+        failure.detail = Some(refusal.to_string());
+        Err(failure)
+    }
+}
+
+impl Gatekeeper<'_> {
+    /// Plan, live availability and GPU limit: all must have room.
+    fn weigh(
+        &self,
+        name: &Name,
+        granted: &[(Name, Bytes)],
+        reading: &MemoryReading,
+        platform: Platform,
+        estimate: Option<&Estimate>,
+    ) -> Result<Grant, Box<Refusal>> {
+        let mut ledger = Ledger::new(self.host.facts().memory, self.registry.reserves.clone());
+        for (other, bytes) in granted {
+            // Names are unique, so that every grant is entered.
+            let _ = ledger.enter(other, Grant { bytes: *bytes, forced: false });
+        }
+        let footprints: BTreeMap<String, Footprint> = self
+            .live
+            .iter()
+            .filter_map(|(other, identity)| Some((other.to_string(), self.host.footprint(*identity).ok()?)))
+            .collect();
+        let watched: Vec<String> =
+            self.registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
+        let with = |programs| {
+            let live = Live { reading, footprints: &footprints, programs, platform };
+            judge(&ledger, live, name, estimate)
+        };
+        // A program that does not run only leaves more room, so whether one does, which costs a walk over all processes,
+        // is asked where it decides.
+        match with(&watched) {
+            Err(_) if !watched.is_empty() => with(&self.host.running(&watched)),
+            judged => judged,
+        }
+    }
+}

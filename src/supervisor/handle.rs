@@ -1,0 +1,180 @@
+//! What the rest of the program may ask of the loop. Every question is answered exactly once; an asker that is
+//! gone is no error.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::api::{
+    ApiError, Change, CommandDone, ErrorCode, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
+};
+use crate::host::{Identity, Power};
+use crate::lifecycle::{Event, Generation, Name, Outcome};
+use crate::memory::Bytes;
+use crate::metrics::Snapshot;
+use crate::registry::Registry;
+
+/// What comes into the loop.
+pub(super) enum Input {
+    /// From a probe, an exit watch, a drain.
+    Event(Event),
+    /// From the control API, or from the program itself.
+    Ask(Ask),
+    /// A command's outcome, whose answer shall show what is true after it.
+    Outcome(Name, &'static str, Outcome, Answer<CommandDone>),
+    /// Whether the launcher of a run has opened a new log.
+    LogReopened(Name, Generation, bool),
+    /// A process that belonged to no run is gone.
+    PutAway(Name, Identity),
+    /// What a trim gave back; `None`: the launcher did not answer.
+    Trimmed(Name, Option<Bytes>, Answer<CommandDone>),
+    /// Where the power comes from, seen now.
+    Power(Power),
+}
+
+/// A question with the place for its answer.
+pub(super) enum Ask {
+    Status(oneshot::Sender<Status>),
+    Metrics(oneshot::Sender<Snapshot>),
+    Model(String, oneshot::Sender<Option<ModelStatus>>),
+    Start(String, StartRequest, Answer<CommandDone>),
+    Stop(String, StopRequest, Answer<CommandDone>),
+    Restart(String, StopRequest, Answer<CommandDone>),
+    Trim(String, Answer<CommandDone>),
+    Reload(Result<Box<Registry>, String>, bool, Answer<Vec<Change>>),
+    Events(Option<u64>, usize, oneshot::Sender<Vec<EventRecord>>),
+    Follow(mpsc::Sender<EventRecord>),
+    Shutdown { now: bool },
+    Handover,
+}
+
+/// Where a command's answer goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// A way into the loop.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::UnboundedSender<Input>,
+}
+
+impl Handle {
+    pub(super) fn new(inbox: mpsc::UnboundedSender<Input>) -> Self {
+        Self { inbox }
+    }
+
+    /// The document of `mlxctl status --json`; `None` when the loop has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Ask::Status(reply));
+        answer.await.ok()
+    }
+
+    /// Everything that is counted, now; `None` when the loop has ended.
+    pub async fn metrics(&self) -> Option<Snapshot> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Ask::Metrics(reply));
+        answer.await.ok()
+    }
+
+    /// One model's part of it; `None` too when there is no such model.
+    pub async fn model(&self, model: &str) -> Option<ModelStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Ask::Model(model.to_owned(), reply));
+        answer.await.ok().flatten()
+    }
+
+    /// `mlxctl start`.
+    ///
+    /// # Errors
+    /// Unknown, refused, failed, too late, or the supervisor ends.
+    pub async fn start(&self, model: &str, request: StartRequest) -> Result<CommandDone, ApiError> {
+        self.ask(|answer| Ask::Start(model.to_owned(), request, answer)).await
+    }
+
+    /// `mlxctl stop`.
+    ///
+    /// # Errors
+    /// Unknown, or the supervisor ends.
+    pub async fn stop(&self, model: &str, request: StopRequest) -> Result<CommandDone, ApiError> {
+        self.ask(|answer| Ask::Stop(model.to_owned(), request, answer)).await
+    }
+
+    /// `mlxctl restart`.
+    ///
+    /// # Errors
+    /// As [`Handle::start`].
+    pub async fn restart(&self, model: &str, request: StopRequest) -> Result<CommandDone, ApiError> {
+        self.ask(|answer| Ask::Restart(model.to_owned(), request, answer)).await
+    }
+
+    /// `mlxctl trim`.
+    ///
+    /// # Errors
+    /// Unknown, or not running.
+    pub async fn trim(&self, model: &str) -> Result<CommandDone, ApiError> {
+        self.ask(|answer| Ask::Trim(model.to_owned(), answer)).await
+    }
+
+    /// Takes a registry in; `Err` is why the file on disk is none. A dry run only tells what would change.
+    ///
+    /// # Errors
+    /// The file is no registry: the old one stays in force.
+    pub async fn reload(
+        &self,
+        registry: Result<Box<Registry>, String>,
+        dry_run: bool,
+    ) -> Result<Vec<Change>, ApiError> {
+        self.ask(|answer| Ask::Reload(registry, dry_run, answer)).await
+    }
+
+    /// The first `limit` events after a number, or the newest ones.
+    pub async fn events(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Ask::Events(after, limit, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Everything from now on, until the receiver is dropped or falls behind.
+    #[must_use]
+    pub fn follow(&self) -> mpsc::Receiver<EventRecord> {
+        let (sender, receiver) = mpsc::channel(256);
+        self.tell(Ask::Follow(sender));
+        receiver
+    }
+
+    /// Everything down, then the loop ends. A second one, with `now`, skips the drains.
+    pub fn shutdown(&self, now: bool) {
+        self.tell(Ask::Shutdown { now });
+    }
+
+    /// The loop ends and leaves the backends to the next supervisor.
+    pub fn hand_over(&self) {
+        self.tell(Ask::Handover);
+    }
+
+    fn tell(&self, ask: Ask) {
+        // The loop has ended: the asker notices by its answer's end.
+        let _ = self.inbox.send(Input::Ask(ask));
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(Answer<T>) -> Ask) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(ask(reply));
+        answer.await.unwrap_or_else(|_| {
+            Err(ApiError {
+                code: ErrorCode::Refused,
+                message: "the supervisor is shutting down".into(),
+                hint: None,
+            })
+        })
+    }
+}
+
+/// A sender of a run's findings into the loop.
+pub(super) fn events_of(inbox: &mpsc::UnboundedSender<Input>) -> Arc<dyn Fn(Event) + Send + Sync> {
+    let inbox = inbox.clone();
+    Arc::new(move |event| {
+        // After the loop's end nobody wants to know.
+        let _ = inbox.send(Input::Event(event));
+    })
+}

@@ -1,0 +1,118 @@
+//! What of a model's life outlives its supervisor: restarts, counters, and that a person stopped it. Kept beside the
+//! records, for it is of this boot: after the next one an always-on model comes up as if nothing had been.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::record;
+use crate::control::api::TrafficStatus;
+use crate::lifecycle::{Managed, Next, State, StopReason};
+
+/// The version of the file.
+const SCHEMA: u32 = 1;
+
+/// `<run>/<model>.kept.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    schema: u32,
+    /// On which boot.
+    boot_id: String,
+    /// Restarts after a failure.
+    pub restarts: u32,
+    /// A person stopped it: it stays down although the supervisor comes up anew.
+    pub by_hand: bool,
+    /// Of the gate: requests, errors among them, tokens.
+    pub requests: u64,
+    /// See [`Kept::requests`].
+    pub errors: u64,
+    /// See [`Kept::requests`].
+    pub tokens: u64,
+}
+
+impl Kept {
+    /// What is to be kept of a model now. `traffic` includes what earlier supervisors counted.
+    pub fn of(managed: &Managed, traffic: &TrafficStatus, boot_id: &str) -> Self {
+        Self {
+            schema: SCHEMA,
+            boot_id: boot_id.to_owned(),
+            restarts: managed.restarts,
+            by_hand: stopped_by_hand(&managed.state),
+            requests: traffic.requests,
+            errors: traffic.errors,
+            tokens: traffic.tokens,
+        }
+    }
+
+    /// Whether a person would miss the difference at once; counters can wait.
+    pub fn differs_in_life(&self, other: &Self) -> bool {
+        (self.restarts, self.by_hand) != (other.restarts, other.by_hand)
+    }
+
+    /// Adds what was counted before to what was counted since.
+    pub fn add_to(&self, traffic: TrafficStatus) -> TrafficStatus {
+        TrafficStatus {
+            requests: traffic.requests.saturating_add(self.requests),
+            errors: traffic.errors.saturating_add(self.errors),
+            tokens: traffic.tokens.saturating_add(self.tokens),
+            ..traffic
+        }
+    }
+
+    /// What an earlier supervisor of this boot left; nothing otherwise. A damaged file is set aside.
+    pub fn read(run: &Path, model: &str, boot_id: &str) -> Self {
+        let kept = record::read::<Self>(&file(run, model)).ok().flatten();
+        kept.filter(|kept| kept.schema == SCHEMA && kept.boot_id == boot_id).unwrap_or_default()
+    }
+
+    /// Writes it. Not synced: it is of this boot.
+    pub fn write(&self, run: &Path, model: &str) -> io::Result<()> {
+        record::replace(&file(run, model), self)
+    }
+}
+
+/// Its file.
+pub(super) fn file(run: &Path, model: &str) -> PathBuf {
+    run.join(format!("{model}.kept.json"))
+}
+
+fn stopped_by_hand(state: &State) -> bool {
+    let by_hand = Next::Stop(StopReason::ByHand);
+    match state {
+        State::Stopped { why } => *why == StopReason::ByHand,
+        State::Spawning { instead, .. } => instead.as_ref() == Some(&by_hand),
+        State::Draining { next, .. } | State::Stopping { next, .. } => *next == by_hand,
+        State::Loading { .. } | State::Ready { .. } | State::Backoff { .. } | State::Failed { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_is_of_its_boot_and_damage_is_no_obstacle() {
+        let run = tempfile::tempdir().unwrap();
+        let kept = Kept {
+            schema: SCHEMA,
+            boot_id: "b".into(),
+            restarts: 2,
+            by_hand: true,
+            requests: 3,
+            errors: 1,
+            tokens: 9,
+        };
+        kept.write(run.path(), "32b").unwrap();
+        assert_eq!(Kept::read(run.path(), "32b", "b"), kept);
+        assert_eq!(Kept::read(run.path(), "32b", "c"), Kept::default());
+        let sum = kept.add_to(TrafficStatus { requests: 1, in_flight: 5, ..TrafficStatus::default() });
+        assert_eq!((sum.requests, sum.errors, sum.tokens, sum.in_flight), (4, 1, 9, 5));
+        let old = include_str!("../../tests/fixtures/state-v1/32b.kept.json");
+        std::fs::write(file(run.path(), "32b"), old).unwrap();
+        let read = Kept::read(run.path(), "32b", "6D7A");
+        assert_eq!((read.restarts, read.by_hand, read.tokens), (2, true, 999), "version 1 is read");
+        std::fs::write(file(run.path(), "32b"), "{\"schema\":1,").unwrap();
+        assert_eq!(Kept::read(run.path(), "32b", "b"), Kept::default());
+    }
+}

@@ -1,0 +1,40 @@
+//! The one loop that owns all models, its driver, its journal, adoption.
+
+mod admit;
+mod adopt;
+mod asks;
+mod awake;
+mod driver;
+mod exits;
+mod handle;
+mod housekeeping;
+mod journal;
+mod keep;
+mod keeper;
+mod kept;
+mod learned;
+mod leave;
+mod lock;
+mod plan;
+mod power;
+mod reload;
+mod run;
+mod slot;
+mod view;
+
+#[cfg(test)]
+mod clock_tests;
+
+pub use handle::Handle;
+pub use journal::Journal;
+pub use run::{Options, StartError, Supervisor, on_signals};
+pub use view::host_status;
+
+use std::path::Path;
+
+use crate::registry::Registry;
+
+/// The registry on disk, or why it is none.
+pub(crate) fn read_registry(config: &Path) -> Result<Box<Registry>, String> {
+    Registry::load(config).map(Box::new).map_err(|problems| problems.plain())
+}

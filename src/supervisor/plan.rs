@@ -1,0 +1,109 @@
+//! What a model's run would take and be held to, from its files as they are now.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::learned::Learned;
+use crate::backend::assess::learning_key;
+use crate::backend::launch::Limits;
+use crate::backend::weights;
+use crate::lifecycle::{Failure, FailureKind};
+use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem, bounds, estimate};
+use crate::registry::Model;
+
+/// What a model's files say. Read when they are new; a `stat` when they are not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Files {
+    /// Where they were, and when that folder was last changed.
+    seen: Option<(PathBuf, Option<SystemTime>)>,
+    /// Model and draft model.
+    read: Option<Result<(ModelFiles, Option<ModelFiles>), Problem>>,
+    /// `vocab_size` of config.json.
+    pub vocabulary: Option<u32>,
+}
+
+impl Files {
+    /// Looks at them.
+    pub fn look(&mut self, model: &Model) {
+        let folder = weights::folder(&model.source);
+        let seen = folder.map(|folder| {
+            let changed = fs_err::metadata(&folder).and_then(|found| found.modified()).ok();
+            (folder, changed)
+        });
+        if self.read.is_some() && seen.is_some() && seen == self.seen {
+            return;
+        }
+        self.vocabulary = seen.as_ref().and_then(|(folder, _)| vocabulary(folder));
+        self.seen = seen;
+        self.read = Some(weights::of_model(model).and_then(|files| Ok((files, weights::of_draft(model)?))));
+    }
+
+    /// Bytes of the weights, as far as they are known.
+    pub fn weights(&self) -> Option<Bytes> {
+        match &self.read {
+            Some(Ok((ModelFiles::Read(files), _))) => Some(files.weights.bytes),
+            _ => None,
+        }
+    }
+
+    /// What follows for a run
+    ///
+    /// # Errors
+    /// Files that cannot be served, or bounds that cannot hold.
+    pub fn plan(
+        &self,
+        model: &Model,
+        platform: Platform,
+        versions: &str,
+        learned: &Learned,
+    ) -> Result<Plan, Failure> {
+        let unusable = |problem: &Problem| {
+            let failure = Failure::new(FailureKind::NotPrepared, problem.to_string());
+            match problem.hint() {
+                Some(hint) => failure.hint(hint.replace("NAME", &model.name)),
+                None => failure,
+            }
+        };
+        let (files, draft) = match &self.read {
+            Some(Ok((files, draft))) => (files, draft.as_ref()),
+            Some(Err(problem)) => return Err(unusable(problem)),
+            None => (&ModelFiles::Unknown, None),
+        };
+        let bounds = bounds(model, files, draft, platform).map_err(|problem| unusable(&problem))?;
+        let key = learning_key(model, versions, &bounds);
+        let estimate = estimate(files, draft, &bounds, platform, learned.footprints(&key));
+        Ok(Plan { bounds, estimate, key, environment: platform.environment() })
+    }
+}
+
+/// What a run takes and is held to.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// What it is held to.
+    pub bounds: Bounds,
+    /// What it takes; `None`: nobody knows.
+    pub estimate: Option<Estimate>,
+    /// Under what its footprints are learned.
+    pub key: String,
+    /// Variables that the promise needs.
+    pub environment: &'static [(&'static str, &'static str)],
+}
+
+impl Plan {
+    /// As the launcher and the server are told.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            cache: Some(self.bounds.cache_limit),
+            prompt_cache: Some(self.bounds.kv_limit),
+            flags: self.bounds.arguments(),
+            environment: self.environment,
+        }
+    }
+}
+
+fn vocabulary(folder: &std::path::Path) -> Option<u32> {
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(folder.join("config.json")).ok()?).ok()?;
+    let size = config.get("vocab_size").or_else(|| config.get("text_config")?.get("vocab_size"))?;
+    u32::try_from(size.as_u64()?).ok()
+}

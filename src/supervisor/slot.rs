@@ -1,0 +1,169 @@
+//! What the driver keeps of one model beside its life: its gate, its run's tasks, what was measured.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::admit;
+use super::kept::Kept;
+use super::plan::{Files, Plan};
+use crate::backend::probe::{Question, Vitals};
+use crate::backend::spec::Spec;
+use crate::gate::{Availability, Gate, GateConfig, Upstream};
+use crate::host::{Footprint, Moment};
+use crate::lifecycle::{FailureKind, Generation, Managed, Next, State, StopReason};
+use crate::memory::upkeep::Upkeep;
+use crate::registry::{Model, Registry, Start};
+
+/// One model's things.
+pub(super) struct Slot {
+    /// The registry's entry.
+    pub model: Arc<Model>,
+    /// Its front door.
+    pub gate: Gate,
+    /// What the gate may do.
+    pub availability: watch::Sender<Availability>,
+    /// Where the gate listens, and what it waits for.
+    pub addresses: Vec<SocketAddr>,
+    /// See [`Slot::addresses`].
+    pub gate_problem: Option<String>,
+    /// What its files say.
+    pub files: Files,
+    /// What its last run, or the next one, takes and is held to.
+    pub plan: Option<Plan>,
+    /// Of the live run.
+    pub run: Option<RunTasks>,
+    /// Last measurement of the live run.
+    pub sample: Option<(Moment, Footprint)>,
+    /// What supervisors before this one knew of it.
+    pub before: Kept,
+    /// What is on disk for the one after this.
+    pub kept: Kept,
+}
+
+/// What runs beside a backend; ends when it is dropped.
+pub(super) struct RunTasks {
+    /// Of which run.
+    pub generation: Generation,
+    /// The launcher's secret.
+    pub secret: Arc<str>,
+    /// What it was started with.
+    pub spec: Spec,
+    /// How it differs from the registry in force, if it does.
+    pub outdated: Option<String>,
+    /// Look at it now.
+    pub suspicion: Arc<Notify>,
+    /// To the launcher.
+    pub questions: mpsc::Sender<Question>,
+    /// What the probe sees.
+    pub vitals: Arc<Vitals>,
+    /// How far its ceiling and idle trims are.
+    pub upkeep: Upkeep,
+    /// Probe, exit watch, drain.
+    pub tasks: Vec<AbortHandle>,
+    /// The launcher was asked to open a new log, and has not answered yet.
+    pub reopening: bool,
+}
+
+impl Drop for RunTasks {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// The gate's part of the registry.
+pub(super) fn gate_config(
+    registry: &Registry,
+    model: &Model,
+    files: &Files,
+    plan: Option<&Plan>,
+) -> GateConfig {
+    let mut accepted = vec![model.name.clone()];
+    accepted.extend(model.aliases.iter().cloned());
+    accepted.push(model.source.to_string());
+    GateConfig {
+        name: model.name.clone(),
+        accepted,
+        served: admit::served(&model.source),
+        vocabulary: files.vocabulary,
+        start: model.start,
+        port: model.port,
+        network: registry.network.clone(),
+        limits: model.limits.clone(),
+        context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
+        keys: registry.paths.state.join("keys.json"),
+        access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
+    }
+}
+
+/// `<logs>/<name>.log`.
+pub(super) fn log_file(logs: &Path, name: &str) -> std::path::PathBuf {
+    logs.join(format!("{name}.log"))
+}
+
+impl Slot {
+    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
+    /// supervisor is about to take over, so that nothing new is begun.
+    pub fn publish(&self, managed: &Managed, now: Moment, load_time: Option<Duration>, leaving: bool) {
+        let wanted = match self.available(managed, now, load_time) {
+            Availability::Ready(_) if leaving => Availability::Loading { remaining: None, hold: true },
+            other => other,
+        };
+        self.availability.send_if_modified(|current| {
+            let changed = *current != wanted;
+            *current = wanted;
+            changed
+        });
+    }
+
+    fn available(&self, managed: &Managed, now: Moment, load_time: Option<Duration>) -> Availability {
+        // A run that was found ready will be so again in a moment.
+        let adopted = managed.state.run().is_some_and(|run| run.adopted);
+        let hold = managed.policy.start == Start::Always || adopted;
+        match &managed.state {
+            State::Stopped { .. } => Availability::Offline,
+            State::Spawning { .. } => Availability::Loading { remaining: load_time, hold },
+            State::Loading { run, .. } => {
+                let remaining = load_time.map(|time| time.saturating_sub(now.since(run.spawned)));
+                Availability::Loading { remaining, hold }
+            }
+            State::Ready { run, .. } => match (run.port, &self.run) {
+                (Some(port), Some(tasks)) => Availability::Ready(Upstream {
+                    address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                    secret: tasks.secret.clone(),
+                    generation: run.generation.0,
+                }),
+                _ => Availability::Loading { remaining: None, hold },
+            },
+            State::Draining { next, .. } | State::Stopping { next, .. } => match next {
+                Next::Stop(
+                    StopReason::Shutdown
+                    | StopReason::Removed
+                    | StopReason::ByHand
+                    | StopReason::Pressure
+                    | StopReason::Power
+                    | StopReason::NeverStarted,
+                ) => Availability::Draining,
+                Next::Restart { .. } => Availability::Loading { remaining: load_time, hold: true },
+                Next::Recover(_) => Availability::Loading { remaining: load_time, hold },
+            },
+            State::Backoff { last, .. } if last.kind == FailureKind::Refused => {
+                Availability::Refused { why: last.text.clone() }
+            }
+            State::Backoff { last, .. } if last.kind == FailureKind::NotPrepared => {
+                Availability::Failed { why: last.text.clone() }
+            }
+            State::Backoff { until, .. } => {
+                let remaining = Some(until.since(now) + load_time.unwrap_or_default());
+                Availability::Loading { remaining, hold }
+            }
+            State::Failed { last } => Availability::Failed { why: last.text.clone() },
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What the loop shows of itself: the documents of the control API.
+
+use super::driver::Driver;
+use super::slot::Slot;
+use crate::control::api::{
+    BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, SCHEMA, Status,
+    SupervisorStatus,
+};
+use crate::host::{Footprint, Host, Moment};
+use crate::lifecycle::{Managed, Name, State};
+use crate::memory::Bytes;
+use crate::metrics::Snapshot;
+
+impl Driver {
+    /// The document of `mlxctl status --json`, measured now.
+    pub fn status(&mut self) -> Status {
+        let now = self.host.now();
+        self.look_at_registry();
+        self.measure(now);
+        let models = self
+            .fleet
+            .models()
+            .iter()
+            .filter_map(|managed| Some(self.model_status(now, managed, self.slots.get(&managed.name)?)))
+            .collect();
+        Status {
+            schema: SCHEMA,
+            supervisor: Some(self.supervisor_status(now)),
+            host: host_status(&*self.host),
+            budget: self.budget(),
+            models,
+            answer: None,
+        }
+    }
+
+    /// Everything that is counted.
+    pub fn metrics(&mut self) -> Snapshot {
+        let traffic = |(name, slot): (&Name, &Slot)| (name.to_string(), slot.gate.traffic().detail());
+        Snapshot {
+            status: self.status(),
+            traffic: self.slots.iter().map(traffic).collect(),
+            noted: self.noted.clone(),
+        }
+    }
+
+    /// One model's part of it.
+    pub fn one_status(&mut self, name: &str) -> Option<ModelStatus> {
+        let now = self.host.now();
+        self.measure(now);
+        let managed = self.fleet.get(name)?;
+        Some(self.model_status(now, managed, self.slots.get(&managed.name)?))
+    }
+
+    /// Looks at the footprints of all live runs.
+    fn measure(&mut self, now: Moment) {
+        for managed in self.fleet.models() {
+            if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name))
+                && let Ok(footprint) = self.host.footprint(run.identity)
+            {
+                let before =
+                    slot.sample.map_or(Bytes::ZERO, |(_, before)| before.peak.unwrap_or(before.bytes));
+                let peak = Some(footprint.peak.unwrap_or(footprint.bytes).max(before));
+                slot.sample = Some((now, Footprint { peak, ..footprint }));
+            }
+        }
+    }
+
+    fn supervisor_status(&self, now: Moment) -> SupervisorStatus {
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let own = self.host.identify(pid).ok().flatten();
+        let footprint = own.and_then(|own| self.host.footprint(own).ok());
+        let gates = self.slots.values().filter_map(|slot| slot.gate_problem.clone());
+        let problems = [self.journal.problem(), self.learned.problem(), self.disk_problem.as_deref()];
+        let problems =
+            problems.into_iter().flatten().map(str::to_owned).chain(self.metrics_listener.problem());
+        let strays = self.strays.iter().map(|(_, stray)| format!("process {} to end", stray.pid));
+        let waiting_for = gates.chain(problems).chain(strays).collect();
+        SupervisorStatus {
+            pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: now.since(self.started).as_secs_f64(),
+            config: self.registry.file.display().to_string(),
+            config_problem: self.registry_problem.clone(),
+            footprint_bytes: footprint.map(|footprint| footprint.bytes.0),
+            waiting_for,
+        }
+    }
+
+    fn budget(&self) -> BudgetStatus {
+        let reserves: Vec<_> = self
+            .registry
+            .reserves
+            .iter()
+            .map(|reserve| ReserveStatus {
+                name: reserve.name.clone(),
+                bytes: reserve.size.0,
+                active: reserve.while_running.is_empty()
+                    || !self.host.running(&reserve.while_running).is_empty(),
+            })
+            .collect();
+        let reserved: u64 =
+            reserves.iter().filter(|reserve| reserve.active).map(|reserve| reserve.bytes).sum();
+        let models: Bytes = self.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
+        let total = self.host.facts().memory.0;
+        BudgetStatus {
+            total_bytes: total,
+            reserved_bytes: reserved,
+            models_bytes: models.0,
+            free_bytes: total
+                .cast_signed()
+                .saturating_sub_unsigned(reserved)
+                .saturating_sub_unsigned(models.0),
+            reserves,
+        }
+    }
+
+    fn model_status(&self, now: Moment, managed: &Managed, slot: &Slot) -> ModelStatus {
+        let run = managed.state.run();
+        let vitals = slot.run.as_ref().map(|tasks| &tasks.vitals);
+        let footprint = slot.sample.map(|(_, footprint)| footprint);
+        let model = &slot.model;
+        let weights = slot.files.weights();
+        let next_start = match &managed.state {
+            State::Backoff { until, .. } => Some(until.since(now).as_secs_f64()),
+            _ => None,
+        };
+        ModelStatus {
+            name: model.name.clone(),
+            repo: model.source.to_string(),
+            start: model.start,
+            state: managed.state.name(),
+            reason: managed.reason(),
+            hint: managed.hint(),
+            pid: run.map(|run| run.identity.pid),
+            address: format!("{}:{}", self.registry.network.host, model.port),
+            backend_address: run.and_then(|run| run.port).map(|port| format!("127.0.0.1:{port}")),
+            uptime_seconds: run.map(|run| now.since(run.spawned).as_secs_f64()),
+            restarts: managed.restarts,
+            adopted: run.is_some_and(|run| run.adopted),
+            next_start_seconds: next_start,
+            progress: self.progress(managed, weights),
+            outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),
+            memory: ModelMemoryStatus {
+                estimate_bytes: estimate(managed, slot).map(|bytes| bytes.0),
+                weights_bytes: weights.map(|bytes| bytes.0),
+                kv_limit_bytes: slot.plan.as_ref().map(|plan| plan.bounds.kv_limit.0),
+                footprint_bytes: footprint.map(|footprint| footprint.bytes.0),
+                peak_bytes: footprint.and_then(|footprint| footprint.peak).map(|bytes| bytes.0),
+            },
+            health: HealthStatus {
+                alive: run.is_some(),
+                listening: vitals.is_some_and(|vitals| vitals.listening()),
+                answering: vitals.is_some_and(|vitals| vitals.answering()),
+                last_probe_seconds: vitals
+                    .and_then(|vitals| vitals.last_passed())
+                    .map(|passed| now.0.saturating_sub(passed).as_secs_f64()),
+            },
+            traffic: slot.before.add_to(slot.gate.traffic().status()),
+        }
+    }
+
+    /// How far a load is: bytes read of the weights' bytes.
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
+    fn progress(&self, managed: &Managed, weights: Option<Bytes>) -> Option<f64> {
+        let State::Loading { run, .. } = &managed.state else { return None };
+        let weights = weights.filter(|weights| *weights > Bytes::ZERO)?;
+        let read = self.host.bytes_read(run.identity)?;
+        Some((read.0 as f64 / weights.0 as f64).min(1.0))
+    }
+}
+
+/// What is, or would be, reserved for a model.
+fn estimate(managed: &Managed, slot: &Slot) -> Option<Bytes> {
+    match managed.state.generation() {
+        Some(_) => Some(managed.state.reserved()),
+        None => match slot.plan.as_ref().and_then(|plan| plan.estimate.as_ref()) {
+            Some(estimate) => Some(estimate.reserve()),
+            None => slot.model.size,
+        },
+    }
+}
+
+/// The machine, measured now.
+#[must_use]
+pub fn host_status(host: &dyn Host) -> HostStatus {
+    let facts = host.facts();
+    let memory = host.memory().unwrap_or_default();
+    HostStatus {
+        os: facts.os.clone(),
+        chip: facts.chip.clone(),
+        memory_bytes: facts.memory.0,
+        available_bytes: memory.available.map(|bytes| bytes.0),
+        pressure: memory.pressure,
+        swap_used_bytes: memory.swap_used.map(|bytes| bytes.0),
+        gpu_limit_bytes: memory.gpu_limit.map(|bytes| bytes.0),
+    }
+}

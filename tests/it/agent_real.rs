@@ -1,0 +1,152 @@
+//! The real supervisor as a job of the service manager, from installation to removal: under a launchd that keeps the
+//! documented rules, and under a real systemd where that can be had.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::fake_launchd::{FakeLaunchd, make_executable, wait};
+use crate::support::{Entry, Instance, alive, http, signal};
+use crate::user_systemd::UserSystemd;
+
+enum Manager {
+    Launchd(FakeLaunchd),
+    Systemd(UserSystemd),
+}
+
+struct Stage {
+    instance: Instance,
+    manager: Manager,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A failed test must leave no backend behind, and they outlive a supervisor that is only killed. Before the
+        // manager goes, which the fields do after this.
+        let _ = self.agent(&["uninstall"]);
+    }
+}
+
+impl Stage {
+    fn new(manager: Manager) -> Self {
+        let instance = Instance::real(vec![Entry::new("tiny", "always"), Entry::new("other", "manual")]);
+        let stage = Self { instance, manager };
+        stage.put_program();
+        stage
+    }
+
+    /// Our binary where the manager is told to find it: made beside the old one and then put in its place, as an
+    /// upgrade must.
+    fn put_program(&self) {
+        let new = self.program().with_extension("new");
+        std::fs::copy(env!("CARGO_BIN_EXE_mlxctl"), &new).unwrap();
+        make_executable(&new);
+        std::fs::rename(new, self.program()).unwrap();
+    }
+
+    fn program(&self) -> PathBuf {
+        match &self.manager {
+            Manager::Launchd(launchd) => launchd.path("mlxctl"),
+            Manager::Systemd(systemd) => systemd.path("mlxctl"),
+        }
+    }
+
+    fn agent(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command: Command = self.instance.mlxctl(&["agent"]);
+        match &self.manager {
+            Manager::Launchd(launchd) => {
+                command.env("HOME", launchd.folder.path()).arg("--launchctl").arg(launchd.program())
+            }
+            Manager::Systemd(systemd) => {
+                command.envs(systemd.environment()).args(["--systemctl", "systemctl"])
+            }
+        };
+        let output = command.args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let (code, out, err) = self.agent(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {out}{err}\n{}", self.log());
+        out + &err
+    }
+
+    fn install(&self) -> String {
+        self.ok(&["install", "--program", self.program().to_str().unwrap()])
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.instance.root().join("logs/mlxctl.log")).unwrap_or_default()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.agent(&["status", "--json"]).1).unwrap()
+    }
+
+    fn supervisor(&self) -> i32 {
+        i32::try_from(self.status()["pid"].as_i64().expect("a supervisor")).unwrap()
+    }
+
+    fn answers(&self) {
+        let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":4}"#;
+        assert_eq!(http(self.instance.gate("tiny"), "POST", "/v1/chat/completions", body).0, 200);
+    }
+
+    /// Install, install again, crash, restart, upgrade, uninstall.
+    fn live(&self) {
+        let said = self.install();
+        assert!(said.contains("tiny: ready"), "installed means that the model answers: {said}");
+        self.answers();
+        let (first, backend) = (self.supervisor(), self.instance.pid("tiny"));
+        self.install();
+        assert_eq!(self.supervisor(), first, "a second installation touched it");
+
+        // A crash: the manager brings another supervisor, which adopts the backend.
+        signal(first, Signal::SIGKILL);
+        wait("another supervisor answers", || {
+            let status = self.status();
+            status["supervisor"].is_object() && status["pid"] != first
+        });
+        let second = self.supervisor();
+        assert_eq!(self.instance.wait_state("tiny", "ready")["adopted"], true);
+        assert_eq!(self.instance.pid("tiny"), backend, "the model was loaded again");
+
+        let said = self.ok(&["restart"]);
+        assert!(said.contains("still up: tiny"), "{said}");
+        let third = self.supervisor();
+        assert_ne!(third, second);
+
+        self.put_program();
+        self.ok(&["restart"]);
+        let fourth = self.supervisor();
+        assert_ne!(fourth, third);
+        self.instance.wait_state("tiny", "ready");
+        assert_eq!(self.instance.pid("tiny"), backend, "the model was loaded again");
+        self.answers();
+
+        self.ok(&["uninstall"]);
+        assert_eq!(
+            (&self.status()["loaded"], &self.status()["file_state"]),
+            (&false.into(), &"missing".into())
+        );
+        for pid in [backend, fourth] {
+            assert!(!alive(pid), "{pid} is left");
+        }
+        assert!(self.instance.root().join("state/events.jsonl").exists(), "the history went with it");
+    }
+}
+
+#[test]
+fn under_launchds_rules_the_model_survives_its_supervisors() {
+    Stage::new(Manager::Launchd(FakeLaunchd::start_at_home())).live();
+}
+
+#[test]
+fn under_systemd_the_model_survives_its_supervisors() {
+    if let Some(systemd) = UserSystemd::start() {
+        Stage::new(Manager::Systemd(systemd)).live();
+    }
+}

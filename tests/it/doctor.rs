@@ -1,0 +1,112 @@
+//! `mlxctl doctor`: every check by name, what it saw, what to do.
+
+use std::collections::BTreeSet;
+
+use crate::control_fake::Instance;
+use crate::fake_launchd::{FakeLaunchd, make_executable};
+
+/// The checks that scripts may rely on.
+const CHECKS: [&str; 24] = [
+    "address",
+    "agent-file",
+    "agent-state",
+    "allow-list",
+    "clock",
+    "cve-2026-5843",
+    "disk",
+    "gpu-limit",
+    "hub-cache",
+    "keys",
+    "leftovers",
+    "logs",
+    "open-files",
+    "ports",
+    "power",
+    "process-type",
+    "python",
+    "registry",
+    "socket-path",
+    "supervisor",
+    "swap",
+    "system",
+    "venv",
+    "versions",
+];
+
+fn doctor(instance: &Instance, arguments: &[&str], path: Option<&str>) -> (i32, serde_json::Value) {
+    let mut command = instance.command();
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    let output = command.arg("doctor").arg("--json").args(arguments).output().unwrap();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn check<'a>(document: &'a serde_json::Value, id: &str) -> &'a serde_json::Value {
+    document["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap()
+}
+
+#[test]
+fn every_check_is_there_once_and_whatever_is_wrong_comes_with_a_fix() {
+    let instance = Instance::new();
+    let (code, document) = doctor(&instance, &[], None);
+    let checks = document["checks"].as_array().unwrap();
+    let ids: Vec<&str> = checks.iter().map(|check| check["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), CHECKS.len());
+    assert_eq!(ids.into_iter().collect::<BTreeSet<_>>(), CHECKS.into_iter().collect());
+    for check in checks {
+        let wrong = ["warn", "fail"].contains(&check["state"].as_str().unwrap());
+        assert_eq!(check["fix"].is_string(), wrong, "{check}");
+    }
+    // There is no environment: that is a failure, and the exit code says so.
+    assert_eq!(check(&document, "venv")["state"], "fail");
+    assert_eq!((code, document["failed"].as_u64() > Some(0)), (1, true));
+}
+
+#[test]
+fn a_broken_registry_is_the_finding_and_not_the_end() {
+    let instance = Instance::new();
+    std::fs::write(instance.config(), "[paths]\nroot = 7\n").unwrap();
+    let (code, document) = doctor(&instance, &[], None);
+    assert_eq!(code, 1);
+    assert_eq!(check(&document, "registry")["state"], "fail");
+    assert!(check(&document, "system")["seen"].is_string());
+}
+
+#[test]
+fn a_port_that_somebody_else_has_is_named() {
+    let instance = Instance::new();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port().to_string();
+    let text = std::fs::read_to_string(instance.config()).unwrap();
+    std::fs::write(instance.config(), text.replace("port = 8801", &format!("port = {port}"))).unwrap();
+    let (_, document) = doctor(&instance, &[], None);
+    let ports = check(&document, "ports");
+    assert_eq!(ports["state"], "fail");
+    assert!(ports["seen"].as_str().unwrap().contains(&format!("{port} (70b)")), "{ports}");
+}
+
+#[test]
+fn the_power_source_is_asked_of_pmset() {
+    let instance = Instance::new();
+    let bin = instance.folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("pmset"), "#!/bin/sh\necho \"Now drawing from 'Battery Power'\"\n").unwrap();
+    make_executable(&bin.join("pmset"));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let (_, document) = doctor(&instance, &[], Some(&path));
+    assert_eq!(check(&document, "power")["state"], "warn");
+}
+
+#[test]
+fn launchds_view_is_part_of_it() {
+    let (instance, launchd) = (Instance::new(), FakeLaunchd::start());
+    let launchctl = launchd.program();
+    let (_, document) = doctor(&instance, &["--launchctl", launchctl.to_str().unwrap()], None);
+    assert_eq!(check(&document, "agent-file")["state"], "warn");
+    let state = check(&document, "agent-state");
+    assert_eq!(
+        (state["state"].as_str(), state["seen"].as_str()),
+        (Some("warn"), Some("launchd does not know the agent"))
+    );
+}

@@ -1,0 +1,191 @@
+//! What comes from outside is read without panics, without hangs, and without being taken for what it is not. Each
+//! target tries its corpus (`tests/corpora`) and then variations of it; what breaks one is kept there for ever.
+//!
+//! `scripts/fuzz MINUTES` gives each so long.
+
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mlxctl::backend::link::Link;
+use mlxctl::backend::record;
+use mlxctl::registry::Registry;
+use mlxctl::service::launchctl::print::Printed;
+use mlxctl::supervisor::Journal;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::chaos::number;
+use crate::support::{Entry, Instance, PATIENCE};
+
+/// Variations of a target without an order for more.
+const CASES: u32 = 200;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpora").join(target)
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    let read = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![std::fs::read(path).unwrap()] };
+    found.into_iter().flat_map(read).collect()
+}
+
+/// One change of an input: where (a share of its length), how much, and what instead.
+type Edit = (u16, u8, Vec<u8>);
+
+fn vary(mut input: Vec<u8>, edits: &[Edit], from: &[u8]) -> Vec<u8> {
+    for (place, length, instead) in edits {
+        let at = input.len() * usize::from(*place) / usize::from(u16::MAX);
+        let end = input.len().min(at + usize::from(*length % 16));
+        // Half of what is put in comes from another input, since random bytes alone get nowhere.
+        let borrowed = from.len() * usize::from(*place) / usize::from(u16::MAX);
+        let borrowed = &from[borrowed..from.len().min(borrowed + usize::from(*length))];
+        let instead = if length % 2 == 0 { instead.as_slice() } else { borrowed };
+        input.splice(at..end, instead.iter().copied());
+    }
+    input
+}
+
+/// Tries a corpus and variations of it. An input that panics is written into the corpus.
+fn target(name: &str, corpus: Vec<Vec<u8>>, mut try_one: impl FnMut(&[u8])) {
+    assert!(!corpus.is_empty());
+    let mut kept = |input: &[u8]| {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| try_one(input))) {
+            let hash =
+                input.iter().fold(0_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+            std::fs::create_dir_all(folder(name)).unwrap();
+            let file = folder(name).join(format!("found-{hash:016x}"));
+            std::fs::write(&file, input).unwrap();
+            println!("kept as {}", file.display());
+            resume_unwind(panic);
+        }
+    };
+    for input in &corpus {
+        kept(input);
+    }
+    let edit = (any::<u16>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..8));
+    let some = any::<prop::sample::Index>();
+    let variation = (some.clone(), some, prop::collection::vec(edit, 1..6));
+    let until = Instant::now() + Duration::from_secs(number("MLXCTL_FUZZ_SECONDS", 0));
+    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    let mut tried = 0;
+    loop {
+        for _ in 0..CASES {
+            let (one, other, edits) = variation.new_tree(&mut runner).unwrap().current();
+            let other: &Vec<u8> = other.get(&corpus);
+            kept(&vary(one.get(&corpus).clone(), &edits, other));
+            tried += 1;
+        }
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    println!("{name}: {} inputs and {tried} variations", corpus.len());
+}
+
+#[test]
+fn any_registry_is_read_or_refused_with_a_place() {
+    let corpus = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registries"));
+    target("registry", corpus, |input| {
+        let text = String::from_utf8_lossy(input);
+        if let Err(problems) = Registry::parse(Path::new("/etc/mlxctl/models.toml"), &text) {
+            assert!(!problems.plain().is_empty());
+        }
+    });
+}
+
+#[test]
+fn any_history_is_gone_on_with() {
+    target("journal", files(&folder("journal")), |input| {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("events.jsonl"), input).unwrap();
+        let mut journal = Journal::open(state.path());
+        let last = journal.after(None, 1).last().map_or(0, |record| record.seq);
+        let seq = journal.note(std::time::SystemTime::UNIX_EPOCH, None, "up", "x").seq;
+        assert!(seq > last || last == u64::MAX, "{seq} after {last}");
+        assert_eq!(journal.problem(), None);
+        let again = Journal::open(state.path()).after(None, 1);
+        assert_eq!(again[0].text, "x", "what was written is read");
+    });
+}
+
+#[test]
+fn any_record_is_read_or_set_aside() {
+    target("record", files(&folder("record")), |input| {
+        let run = tempfile::tempdir().unwrap();
+        for name in ["m.json", "m.live.json", "m.failed.json"] {
+            std::fs::write(run.path().join(name), input).unwrap();
+        }
+        let read = [
+            record::read_spec(run.path(), "m").unwrap().is_some(),
+            record::read_record(run.path(), "m").unwrap().is_some(),
+            record::read_failure(run.path(), "m").unwrap().is_some(),
+        ];
+        let names = ["m.json", "m.live.json", "m.failed.json"];
+        for (name, read) in names.into_iter().zip(read) {
+            assert_eq!(run.path().join(name).exists(), read, "{name}");
+        }
+    });
+}
+
+#[test]
+fn any_words_on_the_link_are_messages_or_an_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    target("link", files(&folder("link")), |input| {
+        let read = async {
+            let mut link = Link::connect(&path).await.unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.write_all(input).unwrap();
+            drop(peer);
+            let mut messages = 0;
+            while link.next().await.is_ok() {
+                messages += 1;
+            }
+            assert!(messages <= input.iter().filter(|byte| **byte == b'\n').count());
+        };
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, read).await.unwrap() });
+    });
+}
+
+#[test]
+fn any_launchctl_output_is_read_for_what_it_holds() {
+    let corpus = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts/launchctl"));
+    target("launchctl", corpus, |input| {
+        let printed = Printed::parse(&String::from_utf8_lossy(input));
+        let _ = printed.last_end();
+    });
+}
+
+#[test]
+fn any_bytes_on_the_control_socket_leave_the_supervisor_answering() {
+    let instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
+    let socket = instance.root().join("run/mlxctl.sock");
+    target("control", files(&folder("control")), |input| {
+        // A variation may ask for what it may well have.
+        let asks = |what: &str| memchr::memmem::find(input, what.as_bytes()).is_some();
+        if asks("handover") || asks("start") || asks("follow") {
+            return;
+        }
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // It may hang up before it has read everything.
+        let _ = stream.write_all(input);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer);
+        let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!timed_out, "neither answered nor closed");
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+    });
+    assert_eq!(instance.model("m")["state"], "stopped");
+}

@@ -1,0 +1,97 @@
+//! A supervisor makes room for the next one: the models stay, and clients notice a short wait at most.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::{Entry, Instance, PATIENCE, control, insist};
+
+/// An answer of so many tokens, as it comes.
+fn stream(instance: &Instance, tokens: u32) -> BufReader<TcpStream> {
+    let body =
+        format!(r#"{{"messages":[{{"role":"user","content":"x"}}],"max_tokens":{tokens},"stream":true}}"#);
+    let mut stream = TcpStream::connect(instance.gate("a")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut begun = String::new();
+    // The first token is there: it is under way.
+    while !begun.contains("t1 ") {
+        assert_ne!(stream.read_line(&mut begun).unwrap(), 0, "the answer ended before it began: {begun}");
+    }
+    stream
+}
+
+fn rest(mut stream: BufReader<TcpStream>) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn one(drain: &str) -> Instance {
+    let stop = format!("stop = {{ drain = {drain:?} }}");
+    let model = Entry::new("a", "always").with(&stop).faults(&["token=0.05", "tokens=100"]);
+    let instance = Instance::fake(vec![model]).serve();
+    instance.wait_state("a", "ready");
+    instance
+}
+
+fn hand_over(instance: &Instance) {
+    let answer = control(&instance.root().join("run/mlxctl.sock"), "POST", "/v1/handover");
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+}
+
+#[test]
+fn what_is_in_flight_is_finished_and_what_comes_meanwhile_waits_for_the_next_supervisor() {
+    let mut instance = one("30s");
+    let pid = instance.pid("a");
+    let answer = stream(&instance, 20);
+    hand_over(&instance);
+    let gate = instance.gate("a");
+    let waits = std::thread::spawn(move || {
+        insist(gate, r#"{"messages":[{"role":"user","content":"x"}],"max_tokens":1}"#)
+    });
+    let text = rest(answer);
+    assert!(text.contains("t20 ") && text.contains("[DONE]"), "{text}");
+    assert_eq!(instance.wait_for_end(), Some(0));
+    let began = Instant::now();
+    instance.serve_again();
+    instance.wait_state("a", "ready");
+    println!("ready again after {:?}", began.elapsed());
+    assert!(waits.join().unwrap().contains("t1 "));
+    assert_eq!(instance.pid("a"), pid);
+    assert_eq!(instance.model("a")["adopted"], true);
+}
+
+#[test]
+fn what_takes_longer_than_the_drain_is_ended_with_the_error_event() {
+    let mut instance = one("300ms");
+    let answer = stream(&instance, 100);
+    let began = Instant::now();
+    hand_over(&instance);
+    let text = rest(answer);
+    assert_eq!(instance.wait_for_end(), Some(0));
+    assert!(text.contains("\"error\"") && text.contains("being replaced"), "{text}");
+    assert!(!text.contains("t100 "), "5 s of tokens were not waited for");
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    instance.serve_again();
+    instance.wait_state("a", "ready");
+}
+
+#[test]
+fn a_stop_that_is_half_done_is_done_before_the_next_one_comes() {
+    let mut instance = one("30s");
+    let _answer = stream(&instance, 40);
+    let mut stop = instance.mlxctl(&["stop", "a"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    instance.wait_state("a", "draining");
+    hand_over(&instance);
+    assert_eq!(stop.wait().unwrap().code(), Some(0), "its asker is answered");
+    assert_eq!(instance.wait_for_end(), Some(0));
+    instance.serve_again();
+    assert_eq!(instance.model("a")["reason"], "stopped by hand");
+}

@@ -1,0 +1,204 @@
+//! The launchd of the tests keeps the documented rules, and the way through launchctl passes against it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mlxctl::service::launchctl::print::State;
+use mlxctl::service::launchctl::procedure::{Failure, Goal, Patience, Step};
+use mlxctl::service::launchctl::{Error, Launchctl};
+
+use crate::fake_launchd::{FakeLaunchd, make_executable, wait};
+
+const START: Goal = Goal::Running { not: None };
+
+/// A launchd and a job of shell code, not loaded yet.
+struct Stage {
+    launchd: FakeLaunchd,
+    hand: Launchctl,
+}
+
+fn uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+impl Stage {
+    /// `keys` are added to the plist.
+    fn new(script: &str, keys: &str) -> Self {
+        let launchd = FakeLaunchd::start();
+        let program = launchd.path("job");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        make_executable(&program);
+        let plist = launchd.path("job.plist");
+        let text = format!(
+            "<?xml version=\"1.0\"?><plist version=\"1.0\"><dict><key>Label</key><string>job</string>\
+             <key>ProgramArguments</key><array><string>{0}</string></array>\
+             <key>StandardOutPath</key><string>{0}.log</string><key>StandardErrorPath</key><string>{0}.log</string>\
+             <key>KeepAlive</key><true/>{keys}</dict></plist>",
+            program.display()
+        );
+        std::fs::write(&plist, text).unwrap();
+        let hand = Launchctl {
+            program: launchd.program(),
+            patience: Patience { start: Duration::from_secs(30), stop: Duration::from_secs(30) },
+            pause: Duration::from_millis(20),
+            ..Launchctl::new(uid(), "job", &plist, Duration::ZERO)
+        };
+        Self { launchd, hand }
+    }
+
+    fn drive(&self, goal: Goal, first: Step) -> Result<Option<i32>, Error> {
+        self.hand.drive(goal, first, &mut |_| {})
+    }
+
+    fn load(&self) -> i32 {
+        self.drive(START, Step::Enable).unwrap().unwrap()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.launchd.path("job.log")).unwrap_or_default()
+    }
+
+    fn service(&self) -> String {
+        format!("gui/{}/job", uid())
+    }
+
+    fn plist(&self) -> PathBuf {
+        self.hand.plist.clone()
+    }
+}
+
+const SLEEP: &str = "exec sleep 600";
+
+#[test]
+fn a_job_is_loaded_once_and_unloaded_until_it_is_gone() {
+    let stage = Stage::new(SLEEP, "");
+    let pid = stage.load();
+    assert_eq!(stage.hand.print().unwrap().unwrap().pid, Some(pid));
+    let (domain, plist) = (format!("gui/{}", uid()), stage.plist());
+    assert_eq!(stage.launchd.launchctl(&["bootstrap", &domain, plist.to_str().unwrap()]).0, 5);
+    assert_eq!(stage.launchd.launchctl(&["bootstrap", "gui/4711", plist.to_str().unwrap()]).0, 125);
+    assert_eq!(stage.drive(Goal::Gone, Step::Bootout).unwrap(), None);
+    assert_eq!(stage.launchd.launchctl(&["bootout", &stage.service()]).0, 3);
+    assert_eq!(stage.launchd.launchctl(&["print", &stage.service()]).0, 113);
+}
+
+#[test]
+fn a_job_that_ends_comes_back_after_its_throttle() {
+    let stage = Stage::new(SLEEP, "<key>ThrottleInterval</key><integer>2</integer>");
+    let first = stage.load();
+    assert_eq!(stage.launchd.launchctl(&["kill", "SIGKILL", &stage.service()]).0, 0);
+    let second = stage.drive(Goal::Running { not: Some(first) }, Step::Confirm).unwrap().unwrap();
+    let printed = stage.hand.print().unwrap().unwrap();
+    assert_ne!(first, second);
+    assert_eq!(printed.last_end().as_deref(), Some("Killed: 9"));
+    assert_eq!(printed.runs, Some(2));
+}
+
+#[test]
+fn a_job_that_ignores_its_end_is_killed_after_its_exit_timeout() {
+    let stage = Stage::new(
+        "trap 'echo asked' TERM; echo up; while :; do sleep 0.01; done",
+        "<key>ExitTimeOut</key><integer>60</integer>",
+    );
+    stage.load();
+    wait("the trap is set", || stage.log().contains("up"));
+    // It does not go at once: the code for that is no failure.
+    let (code, _) = stage.launchd.launchctl(&["bootout", &stage.service()]);
+    assert_eq!(code, 36);
+    assert_eq!(stage.drive(Goal::Gone, Step::Bootout).unwrap(), None);
+    assert!(stage.log().contains("asked"), "it was killed without being asked");
+}
+
+#[test]
+fn a_disabled_job_is_enabled_on_the_way() {
+    let stage = Stage::new(SLEEP, "");
+    stage.launchd.launchctl(&["disable", &stage.service()]);
+    stage.drive(START, Step::Bootstrap).unwrap();
+    assert_eq!(stage.launchd.verbs(), ["disable", "bootstrap", "enable", "bootstrap"]);
+}
+
+#[test]
+fn refusals_that_pass_are_waited_out() {
+    let stage = Stage::new(SLEEP, "");
+    for code in ["5", "36", "37", "119"] {
+        stage.launchd.set("bootstrap-codes", code);
+        stage.load();
+        stage.drive(Goal::Gone, Step::Bootout).unwrap();
+    }
+}
+
+#[test]
+fn refusals_that_stay_end_with_their_name() {
+    let stage = Stage::new(SLEEP, "");
+    stage.launchd.set("bootstrap-codes", "125");
+    let failure = |result: Result<Option<i32>, Error>| match result {
+        Err(Error::Refused(failure)) => failure,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(failure(stage.drive(START, Step::Enable)), Failure::WrongDomain);
+    stage.launchd.set("no-domain", "");
+    assert_eq!(failure(stage.drive(START, Step::Enable)), Failure::NoSession);
+    // Nothing to unload where there is no domain: that is the end that was asked for.
+    assert_eq!(stage.drive(Goal::Gone, Step::Bootout).unwrap(), None);
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused_for_as_long_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut stage = Stage::new(SLEEP, "");
+    stage.hand.patience.start = Duration::from_millis(100);
+    std::fs::set_permissions(stage.plist(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let result = stage.drive(START, Step::Enable);
+    assert!(matches!(result, Err(Error::Refused(Failure::Refused { .. }))), "{result:?}");
+}
+
+#[test]
+fn a_job_that_waits_for_a_session_is_not_called_running() {
+    let mut stage = Stage::new(SLEEP, "");
+    stage.hand.patience.start = Duration::from_millis(200);
+    stage.launchd.set("no-session", "");
+    stage.launchd.set("managername", "Background\n");
+    let Err(Error::Refused(failure)) = stage.drive(START, Step::Enable) else { panic!("called running") };
+    assert!(matches!(failure, Failure::NoProcess(_)), "{failure:?}");
+    assert!(failure.hint(stage.hand.session().as_deref()).contains("SSH"));
+}
+
+#[test]
+fn a_missing_program_is_found_by_its_missing_process() {
+    let mut stage = Stage::new(SLEEP, "");
+    stage.hand.patience.start = Duration::from_millis(200);
+    std::fs::remove_file(stage.launchd.path("job")).unwrap();
+    let Err(Error::Refused(Failure::NoProcess(printed))) = stage.drive(START, Step::Enable) else {
+        panic!("called running");
+    };
+    assert_eq!(printed.state, State::SpawnScheduled);
+    assert_eq!(printed.last_end().as_deref(), Some("exit 78 (EX_CONFIG)"));
+}
+
+#[test]
+fn what_a_job_leaves_in_its_group_is_signalled_unless_the_plist_says_otherwise() {
+    for (keys, survives) in [("", false), ("<key>AbandonProcessGroup</key><true/>", true)] {
+        let stage = Stage::new(&format!("sleep 600 & echo child $!; {SLEEP}"), keys);
+        stage.load();
+        wait("the child is named", || stage.log().contains("child"));
+        let log = stage.log();
+        let child: i32 = log.split_whitespace().nth(1).unwrap().parse().unwrap();
+        stage.drive(Goal::Gone, Step::Bootout).unwrap();
+        let child = nix::unistd::Pid::from_raw(child);
+        if survives {
+            assert_eq!(nix::sys::signal::kill(child, None), Ok(()));
+            nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+        } else {
+            // An orphan that ended stays a zombie where nobody reaps it.
+            wait("the child is gone", || !alive(child.as_raw()));
+        }
+    }
+}
+
+/// Whether a process runs; a zombie does not.
+fn alive(pid: i32) -> bool {
+    let output =
+        std::process::Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
+    let state = String::from_utf8(output.stdout).unwrap();
+    !state.trim().is_empty() && !state.trim().starts_with('Z')
+}

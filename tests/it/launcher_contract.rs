@@ -1,0 +1,310 @@
+//! What the launcher promises to the supervisor, against the installed mlx-lm.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::real;
+
+const SECRET: &str = "a1b2c3";
+/// Far longer than anything takes: only a launcher that never answers waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Backend {
+    child: Child,
+    folder: tempfile::TempDir,
+    link: BufReader<UnixStream>,
+    hello: Value,
+}
+
+impl Backend {
+    fn start(spec: Value, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("link"), "left behind by a run that was killed").unwrap();
+        std::fs::write(path("launcher.py"), mlxctl::backend::LAUNCHER).unwrap();
+        let mut whole = json!({"link": path("link"), "generation": 7, "secret": SECRET});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        std::fs::write(path("spec.json"), whole.to_string()).unwrap();
+        let log = std::fs::File::create(path("log")).unwrap();
+        let child = Command::new(real::python())
+            .arg(path("launcher.py"))
+            .arg(path("spec.json"))
+            .args(["--host", "127.0.0.1"])
+            .args(arguments)
+            .env("HF_HUB_OFFLINE", "1")
+            .env("PYTHONUNBUFFERED", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let (link, hello) = connect(path("link"));
+        Self { child, folder, link, hello }
+    }
+
+    fn tiny() -> Self {
+        Self::start(json!({}), &["--model", real::tiny_model().to_str().unwrap(), "--port", "0"])
+    }
+
+    fn event(&mut self) -> Value {
+        receive(&mut self.link)
+    }
+
+    fn listening(&mut self) -> u16 {
+        let event = self.event();
+        assert_eq!(event["event"], "listening", "{event} {}", self.log());
+        event["port"].as_u64().unwrap().try_into().unwrap()
+    }
+
+    fn ask(&mut self, op: &str) -> Value {
+        writeln!(self.link.get_mut(), "{}", json!({"op": op})).unwrap();
+        self.event()
+    }
+
+    fn term(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        let until = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < until, "it does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child.wait().unwrap().code()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn connect(link: PathBuf) -> (BufReader<UnixStream>, Value) {
+    let until = Instant::now() + PATIENCE;
+    let stream = loop {
+        match UnixStream::connect(&link) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < until, "no link: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut link = BufReader::new(stream);
+    let hello = receive(&mut link);
+    (link, hello)
+}
+
+fn receive(link: &mut BufReader<UnixStream>) -> Value {
+    let mut line = String::new();
+    link.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+}
+
+fn http(port: u16, secret: Option<&str>, request: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let secret = secret.map_or_else(String::new, |secret| format!("x-mlxctl-secret: {secret}\r\n"));
+    let length = body.len();
+    write!(stream, "{request} HTTP/1.0\r\n{secret}Content-Length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    (status, answer)
+}
+
+fn chat(port: u16, more: Value) -> (u16, String) {
+    let mut body = json!({"messages": [{"role": "user", "content": "What are you?"}], "temperature": 0});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    http(port, Some(SECRET), "POST /v1/chat/completions", &body.to_string())
+}
+
+#[test]
+fn only_requests_with_the_secret_are_served() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    for wrong in [None, Some("a1b2c4"), Some("a1b2c3d"), Some("ä"), Some("")] {
+        assert_eq!(http(port, wrong, "GET /health", "").0, 403, "{wrong:?}");
+    }
+    assert_eq!(http(port, Some(SECRET), "GET /health", "").0, 200);
+    let (status, answer) = chat(port, json!({}));
+    assert_eq!(status, 200);
+    assert!(answer.contains("I am a tiny test model"), "{answer}");
+}
+
+#[test]
+fn the_link_tells_who_it_is_and_where_it_listens_and_tells_late_clients_as_well() {
+    let mut backend = Backend::tiny();
+    assert_eq!(
+        backend.hello,
+        json!({"event": "hello", "protocol": 1, "generation": 7, "pid": backend.child.id(), "port": null,
+               "thread": "none", "error": null})
+    );
+    let port = backend.listening();
+    let (_late, hello) = connect(backend.folder.path().join("link"));
+    assert_eq!((&hello["port"], &hello["thread"]), (&port.into(), &"alive".into()));
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(backend.folder.path().join("link")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn trim_gives_the_buffer_cache_back() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    assert_eq!(chat(port, json!({})).0, 200);
+    let before = backend.ask("memory");
+    assert!(before["active"].as_u64() > Some(200_000), "the weights count: {before}");
+    assert!(before["peak"].as_u64() >= before["active"].as_u64(), "{before}");
+    assert!(before["cache"].as_u64() > Some(0), "{before}");
+    let trim = backend.ask("trim");
+    assert!(trim["freed"].as_u64() > Some(0), "{trim}");
+    assert_eq!(backend.ask("memory")["cache"], 0);
+    assert_eq!(backend.ask("dance")["reply"], "error");
+}
+
+#[test]
+fn the_buffer_cache_keeps_its_bound() {
+    let model = real::tiny_model().to_str().unwrap();
+    let mut backend = Backend::start(json!({"cache_limit": 0}), &["--model", model, "--port", "0"]);
+    let port = backend.listening();
+    assert_eq!(chat(port, json!({})).0, 200);
+    assert_eq!(backend.ask("memory")["cache"], 0);
+}
+
+#[test]
+fn sigterm_tears_down_and_ends_with_0() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    assert_eq!(chat(port, json!({})).0, 200);
+    backend.term();
+    assert_eq!(backend.event(), json!({"event": "exiting", "code": 0, "error": null}));
+    assert_eq!(backend.code(), Some(0));
+    assert!(!backend.folder.path().join("link").exists());
+}
+
+#[test]
+fn sigterm_before_it_listens_ends_it_as_well() {
+    let mut backend = Backend::tiny();
+    backend.term();
+    assert_eq!(backend.code(), Some(0));
+    assert!(!backend.folder.path().join("link").exists());
+}
+
+#[test]
+fn a_taken_port_and_wrong_arguments_end_it_at_once() {
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = stranger.local_addr().unwrap().port().to_string();
+    let model = real::tiny_model().to_str().unwrap();
+    for (arguments, code, word) in
+        [(["--port", &taken], 1, "in use"), (["--port", "eighty"], 2, "refused to start")]
+    {
+        let mut backend = Backend::start(json!({}), &[&["--model", model], &arguments[..]].concat());
+        let event = backend.event();
+        assert_eq!((&event["event"], &event["code"]), (&"exiting".into(), &code.into()), "{event}");
+        assert!(event["error"].as_str().unwrap().contains(word), "{event}");
+        assert_eq!(backend.code(), Some(code));
+    }
+}
+
+#[test]
+fn a_model_that_does_not_load_is_a_dead_thread_with_the_reason() {
+    let mut backend = Backend::start(json!({}), &["--model", "/no/such/model", "--port", "0"]);
+    backend.listening();
+    let event = backend.event();
+    assert_eq!(event["event"], "thread_died");
+    assert!(event["error"].as_str().unwrap().contains("/no/such/model"), "{event}");
+    let (_late, hello) = connect(backend.folder.path().join("link"));
+    assert_eq!((&hello["thread"], &hello["error"]), (&"dead".into(), &event["error"]));
+    assert_eq!(backend.child.try_wait().unwrap(), None, "whether it ends is the supervisor's decision");
+}
+
+#[test]
+fn a_request_that_kills_the_generation_thread_is_told() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    assert_eq!(chat(port, json!({"stop": 5})).0, 404);
+    let event = backend.event();
+    assert_eq!(event["event"], "thread_died");
+    assert!(event["error"].as_str().unwrap().contains("TypeError"), "{event}");
+    backend.term();
+    assert_eq!(backend.code(), Some(0));
+}
+
+#[test]
+fn a_client_that_does_not_read_disturbs_nobody() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    let mut deaf = UnixStream::connect(backend.folder.path().join("link")).unwrap();
+    deaf.set_write_timeout(Some(PATIENCE)).unwrap();
+    let requests = b"{\"op\":\"memory\"}\n".repeat(1000);
+    // Answers that nobody reads fill the socket; then the launcher hangs up and writing fails.
+    let dropped = (0..1000).any(|_| deaf.write_all(&requests).is_err());
+    assert!(dropped, "a million answers were kept for a client that reads none");
+    assert_eq!(backend.ask("memory")["reply"], "memory");
+    assert_eq!(http(port, Some(SECRET), "GET /health", "").0, 200);
+}
+
+/// mlx_lm.server makes its prompt cache without a byte bound; the launcher changes the default of the class. If this
+/// fails, a new mlx-lm has another signature: look at `bound_prompt_cache`.
+#[test]
+fn the_prompt_cache_of_this_mlx_lm_takes_the_byte_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("launcher.py"), mlxctl::backend::LAUNCHER).unwrap();
+    let output = Command::new(real::python())
+        .current_dir(folder.path())
+        .args([
+            "-c",
+            "import launcher; launcher.bound_prompt_cache(1234)\n\
+               from mlx_lm.models.cache import LRUPromptCache as C; print(C().max_bytes, C(3).max_size)",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.trim(), "1234 3", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn cached_prompts_stay_below_their_bound() {
+    let model = real::tiny_model().to_str().unwrap();
+    let grown = |spec: Value| {
+        let mut backend = Backend::start(spec, &["--model", model, "--port", "0"]);
+        let port = backend.listening();
+        for start in 'a'..='e' {
+            let content = format!("{start}{}", "x".repeat(1500));
+            let messages = json!([{"role": "user", "content": content}]);
+            assert_eq!(chat(port, json!({"messages": messages, "max_tokens": 1})).0, 200);
+        }
+        backend.ask("memory")["active"].as_u64().unwrap()
+    };
+    // KV of the tiny model: 2 · 2 layers · 2 heads · 16 · 2 bytes = 256 bytes a token, 0.4 MB a prompt.
+    let (bounded, unbounded) = (grown(json!({"prompt_cache_bytes": 500_000})), grown(json!({})));
+    assert!(bounded + 1_000_000 < unbounded, "{bounded} with a bound of 0.5 MB, {unbounded} without");
+}
+
+#[test]
+fn an_answer_that_is_sent_back_to_be_continued_kills_nothing() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    // Each prompt is, token for token, what the cache holds of the one before.
+    for (said, next) in [("", "I"), ("I", "am"), ("I am", "a"), ("I am a", "tiny"), ("I am a tiny", "test")] {
+        let prompt = format!("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n{said}");
+        let body = json!({"prompt": prompt, "max_tokens": 1, "temperature": 0}).to_string();
+        let (status, answer) = http(port, Some(SECRET), "POST /v1/completions", &body);
+        assert_eq!(status, 200, "{said:?}: {answer} {}", backend.log());
+        assert!(answer.contains(&format!("\"text\": \"{next}\"")), "{said:?}: {answer}");
+    }
+}

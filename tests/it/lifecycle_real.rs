@@ -1,0 +1,63 @@
+//! The main job, with the real `mlx_lm.server` and the built-in tiny model.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Entry, Instance, alive, http, signal};
+
+fn pair() -> Instance {
+    let quick = "restart = { stable_after = \"100ms\" }";
+    Instance::real(vec![Entry::new("tiny", "always").with(quick), Entry::new("other", "manual")]).serve()
+}
+
+#[test]
+fn always_comes_up_manual_waits_for_its_command_and_stop_is_proven() {
+    let mut instance = pair();
+    instance.wait_state("tiny", "ready");
+    assert_eq!(instance.model("other")["state"], "stopped");
+    let before = instance.pid("tiny");
+
+    instance.expect(0, &["start", "other"]);
+    assert_eq!(instance.model("other")["state"], "ready");
+    instance.expect(0, &["start", "other"]);
+    let other = instance.pid("other");
+    let (status, body) = http(
+        instance.gate("other"),
+        "POST",
+        "/v1/chat/completions",
+        r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":4}"#,
+    );
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("\"completion_tokens\""), "{body}");
+
+    instance.expect(0, &["restart", "other"]);
+    let again = instance.pid("other");
+    assert_ne!(again, other);
+    assert!(!alive(other));
+
+    let said = instance.expect(0, &["stop", "other"]);
+    assert!(said.contains("process group is gone"), "{said}");
+    assert!(!alive(again));
+    assert_eq!(instance.model("other")["state"], "stopped");
+    assert_eq!(http(instance.gate("other"), "GET", "/health", "").0, 503);
+    instance.expect(0, &["stop", "other"]);
+
+    assert_eq!(instance.pid("tiny"), before, "nothing of it touched the other model");
+    assert_eq!(instance.end(), Some(0));
+    assert!(!alive(before), "nothing is left");
+}
+
+#[test]
+fn a_killed_always_on_backend_comes_back_and_a_killed_manual_one_stays_down() {
+    let instance = pair();
+    instance.wait_state("tiny", "ready");
+    instance.expect(0, &["start", "other"]);
+    let (tiny, other) = (instance.pid("tiny"), instance.pid("other"));
+    signal(other, Signal::SIGKILL);
+    signal(tiny, Signal::SIGKILL);
+    let back = instance.wait_for("tiny", |model| model["state"] == "ready" && model["pid"] != tiny);
+    assert_eq!(back["restarts"], 1);
+    let down = instance.wait_state("other", "failed");
+    assert!(down["reason"].as_str().unwrap().contains("SIGKILL"), "{down}");
+    assert_eq!(http(instance.gate("other"), "GET", "/v1/models", "").0, 503);
+    assert_eq!(instance.model("other")["state"], "failed");
+}

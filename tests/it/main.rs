@@ -1,0 +1,59 @@
+//! One file a promise; `support` is the harness.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "the whole crate is tests; clippy's own exception ends at the bodies of #[test] functions"
+)]
+
+mod accept;
+mod adoption;
+mod agent;
+mod agent_real;
+mod chaos;
+mod command_line;
+mod control_fake;
+mod deaths;
+mod doctor;
+mod exec_step;
+mod fake_launchd;
+mod full_disk;
+mod fuzz;
+mod gate_access;
+mod gate_crash;
+mod gate_door;
+mod gate_http;
+mod gate_lease;
+mod gate_listen;
+mod gate_real;
+mod gate_stream;
+mod gate_truth;
+mod gateway;
+mod handover;
+mod hub;
+mod kv_shapes;
+mod launchctl;
+mod launchd_rules;
+mod launcher_contract;
+mod lifecycle_real;
+mod linear;
+mod memory_cli;
+mod memory_live;
+mod metrics;
+mod nothing_lost;
+mod plist;
+mod power;
+mod processes;
+mod pull;
+mod real;
+mod registry;
+mod registry_cli;
+mod restart;
+mod setup;
+mod soak;
+mod support;
+mod systemd;
+mod tiny_model;
+mod upgrade;
+mod user_systemd;

@@ -1,0 +1,22 @@
+//! The real mlx_lm, which `scripts/test` prepares, and a tiny model made with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The interpreter of the virtual environment with mlx-lm in it.
+pub fn python() -> PathBuf {
+    let venv = std::env::var_os("MLXCTL_TEST_VENV").expect(
+        "MLXCTL_TEST_VENV names no virtual environment with mlx-lm: run scripts/test, which makes one",
+    );
+    PathBuf::from(venv).join("bin/python")
+}
+
+/// The built-in tiny model, made once a target folder.
+pub fn tiny_model() -> &'static Path {
+    static MODEL: OnceLock<PathBuf> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let folder = mlxctl::python::tiny::location(Path::new(env!("CARGO_TARGET_TMPDIR")));
+        mlxctl::python::tiny::make(&python(), &folder, &[], &mut |line| println!("{line}")).unwrap();
+        folder
+    })
+}
