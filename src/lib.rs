@@ -37,6 +37,9 @@ pub mod host;
 pub mod lifecycle;
 pub mod memory;
 pub mod metrics;
+#[cfg(test)]
+#[path = "../tests/it/support/program.rs"]
+mod program;
 pub mod python;
 pub mod registry;
 pub mod service;

@@ -96,8 +96,7 @@ mod tests {
     /// A program of paper.
     fn program(folder: &Path, text: &str) -> std::path::PathBuf {
         let path = folder.join("program");
-        fs_err::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs_err::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        crate::program::write(&path, &format!("#!/bin/sh\n{text}\n"));
         path
     }
 

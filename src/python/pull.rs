@@ -320,12 +320,10 @@ mod tests {
     fn a_python_that_fails_is_told_by_its_last_line() {
         let folder = tempfile::tempdir().unwrap();
         let python = folder.path().join("python");
-        fs_err::write(
+        crate::program::write(
             &python,
             "#!/bin/sh\necho Traceback >&2\necho 'No module named huggingface_hub' >&2\nexit 1\n",
-        )
-        .unwrap();
-        fs_err::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        );
         let request =
             PullRequest { python, repo: "org/name".to_owned(), patience_seconds: 0.0, verify: false };
         let error = pull(&request, &AtomicBool::new(false), &mut |_| {}).unwrap_err();

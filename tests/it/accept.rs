@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::fake_launchd::{FakeLaunchd, make_executable};
-use crate::support::{Entry, Instance};
+use crate::fake_launchd::FakeLaunchd;
+use crate::support::{Entry, Instance, program};
 
 /// What a Mac says, as far as documents tell.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -29,8 +29,7 @@ fn every_step_is_walked_and_what_no_mac_was_needed_for_holds() {
     let bin = launchd.path("bin");
     std::fs::create_dir(&bin).unwrap();
     let script = |name: &str, text: &str| {
-        std::fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
-        make_executable(&bin.join(name));
+        program::write(&bin.join(name), &format!("#!/bin/sh\n{text}\n"));
     };
     for (name, text) in PROGRAMS {
         script(name, text);

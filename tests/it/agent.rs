@@ -8,7 +8,8 @@ use mlxctl::service::launchctl::print::Printed;
 
 use crate::command_line::status;
 use crate::control_fake::{Instance, json, serve};
-use crate::fake_launchd::{FakeLaunchd, make_executable};
+use crate::fake_launchd::FakeLaunchd;
+use crate::support::program;
 
 /// A launchd, a registry whose agent is called `mlxctl`, and a program that stays up.
 struct Stage {
@@ -43,8 +44,7 @@ impl Stage {
 
     fn write_program(&self, script: &str) {
         std::fs::create_dir_all(self.program().parent().unwrap()).unwrap();
-        std::fs::write(self.program(), format!("#!/bin/sh\nexec {script}\n")).unwrap();
-        make_executable(&self.program());
+        program::write(&self.program(), &format!("#!/bin/sh\nexec {script}\n"));
     }
 
     fn plist(&self) -> PathBuf {
@@ -130,8 +130,7 @@ fn a_changed_registry_replaces_the_job_and_keeps_the_old_file() {
 fn a_plain_server_under_our_label_is_recognised_and_replaced() {
     let stage = Stage::new();
     let python = stage.instance.folder.path().join("python3");
-    std::fs::write(&python, "#!/bin/sh\nexec sleep 600\n").unwrap();
-    make_executable(&python);
+    program::write(&python, "#!/bin/sh\nexec sleep 600\n");
     std::fs::create_dir_all(stage.plist().parent().unwrap()).unwrap();
     let text = format!(
         "<plist version=\"1.0\"><dict><key>Label</key><string>mlxctl</string><key>ProgramArguments</key><array>\

@@ -1,14 +1,14 @@
 //! The real supervisor as a job of the service manager, from installation to removal: under a launchd that keeps the
 //! documented rules, and under a real systemd where that can be had.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::fake_launchd::{FakeLaunchd, make_executable, wait};
-use crate::support::{Entry, Instance, alive, http, signal};
+use crate::fake_launchd::{FakeLaunchd, wait};
+use crate::support::{Entry, Instance, alive, copy_program, http, signal};
 use crate::user_systemd::UserSystemd;
 
 enum Manager {
@@ -41,8 +41,7 @@ impl Stage {
     /// upgrade must.
     fn put_program(&self) {
         let new = self.program().with_extension("new");
-        std::fs::copy(env!("CARGO_BIN_EXE_mlxctl"), &new).unwrap();
-        make_executable(&new);
+        copy_program(Path::new(env!("CARGO_BIN_EXE_mlxctl")), &new);
         std::fs::rename(new, self.program()).unwrap();
     }
 

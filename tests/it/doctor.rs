@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::control_fake::Instance;
-use crate::fake_launchd::{FakeLaunchd, make_executable};
+use crate::fake_launchd::FakeLaunchd;
+use crate::support::program;
 
 /// The checks that scripts may rely on.
 const CHECKS: [&str; 24] = [
@@ -91,8 +92,7 @@ fn the_power_source_is_asked_of_pmset() {
     let instance = Instance::new();
     let bin = instance.folder.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
-    std::fs::write(bin.join("pmset"), "#!/bin/sh\necho \"Now drawing from 'Battery Power'\"\n").unwrap();
-    make_executable(&bin.join("pmset"));
+    program::write(&bin.join("pmset"), "#!/bin/sh\necho \"Now drawing from 'Battery Power'\"\n");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let (_, document) = doctor(&instance, &[], Some(&path));
     assert_eq!(check(&document, "power")["state"], "warn");

@@ -1,5 +1,6 @@
 //! A launchd that behaves as documented (`tests/fakes/launchctl`), one a test, gone with it.
 
+use crate::support::program;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -45,8 +46,7 @@ impl FakeLaunchd {
             interpreter().display(),
             Self::source().display()
         );
-        std::fs::write(launchd.program(), wrapper).unwrap();
-        make_executable(&launchd.program());
+        program::write(&launchd.program(), &wrapper);
         launchd
     }
 
@@ -109,9 +109,4 @@ pub fn wait(what: &str, holds: impl Fn() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(60), "waited a minute, but not: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-pub fn make_executable(file: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -7,7 +7,8 @@ use mlxctl::service::launchctl::print::State;
 use mlxctl::service::launchctl::procedure::{Failure, Goal, Patience, Step};
 use mlxctl::service::launchctl::{Error, Launchctl};
 
-use crate::fake_launchd::{FakeLaunchd, make_executable, wait};
+use crate::fake_launchd::{FakeLaunchd, wait};
+use crate::support::program;
 
 const START: Goal = Goal::Running { not: None };
 
@@ -26,8 +27,7 @@ impl Stage {
     fn new(script: &str, keys: &str) -> Self {
         let launchd = FakeLaunchd::start();
         let program = launchd.path("job");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        make_executable(&program);
+        program::write(&program, &format!("#!/bin/sh\n{script}\n"));
         let plist = launchd.path("job.plist");
         let text = format!(
             "<?xml version=\"1.0\"?><plist version=\"1.0\"><dict><key>Label</key><string>job</string>\

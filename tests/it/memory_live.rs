@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::support::{Entry, Instance, alive, http};
+use crate::support::{Entry, Instance, alive, copy_program, http};
 
 /// A program of that name that runs and does nothing.
 fn program(folder: &Path, name: &str) -> Child {
     let path = folder.join(name);
-    std::fs::copy("/bin/sleep", &path).unwrap();
+    copy_program(Path::new("/bin/sleep"), &path);
     Command::new(&path).arg("120").spawn().unwrap()
 }
 

@@ -1,9 +1,10 @@
 //! `setup` ends with a good environment or with a clear error, whatever it finds and whenever it was killed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::support::program;
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
 use mlxctl::python::venv::{self, Environment, SetupError, SetupRequest, Step};
@@ -37,8 +38,8 @@ pub struct Machine {
 impl Machine {
     pub fn new() -> Self {
         let machine = Self { root: tempfile::tempdir().unwrap() };
-        machine.write("python3", &FAKE.replace("@ROOT@", machine.root.path().to_str().unwrap()));
-        executable(&machine.path("python3"));
+        let text = FAKE.replace("@ROOT@", machine.root.path().to_str().unwrap());
+        program::write(&machine.path("python3"), &text);
         machine
     }
 
@@ -79,11 +80,6 @@ impl Machine {
         };
         text.lines().filter(|line| line.starts_with('-')).filter_map(word).collect()
     }
-}
-
-fn executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -299,8 +295,7 @@ fn a_real_setup_serves_and_a_second_one_runs_no_program() {
     // From here on, whoever runs the environment's Python leaves a trace.
     let trace = root.path().join("trace");
     fs::remove_file(&first.python).unwrap();
-    fs::write(&first.python, format!("#!/bin/sh\necho run >> {}\n", trace.display())).unwrap();
-    executable(&first.python);
+    program::write(&first.python, &format!("#!/bin/sh\necho run >> {}\n", trace.display()));
     assert_eq!(venv::setup(&request, &mut |_| {}), Ok(first));
     assert!(!trace.exists(), "the second setup ran Python");
 }

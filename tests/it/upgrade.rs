@@ -10,6 +10,7 @@ use mlxctl::python::venv::{self, Environment, SetupError, SetupRequest, Step, Tr
 
 use crate::real;
 use crate::setup::Machine;
+use crate::support::program;
 
 const NEWER: &str = r#""mlx==0.33.0""#;
 
@@ -117,7 +118,7 @@ fn one_that_does_not_work_any_more_is_not_gone_back_to() {
     let old = machine.setup().unwrap();
     machine.write("resolved", NEWER);
     let new = upgrade(&machine).unwrap().environment;
-    fs::write(&old.python, "#!/bin/sh\necho 'broken' >&2\nexit 1\n").unwrap();
+    program::write(&old.python, "#!/bin/sh\necho 'broken' >&2\nexit 1\n");
     assert!(matches!(rollback(&machine), Err(SetupError::Verify { why }) if why == "broken"));
     assert_eq!(venv::existing(&machine.request()), Ok(new));
 }
@@ -192,8 +193,7 @@ fn the_real_server_completes_a_token_of_the_tiny_model() {
 fn an_environment_or_a_model_that_does_not_work_is_told_by_its_telling_line() {
     let folder = tempfile::tempdir().unwrap();
     let python = folder.path().join("python");
-    fs::write(&python, "#!/bin/sh\necho 'ImportError: libmlx.so' >&2\nexit 1\n").unwrap();
-    fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program::write(&python, "#!/bin/sh\necho 'ImportError: libmlx.so' >&2\nexit 1\n");
     let why = try_real(python, folder.path()).unwrap_err();
     assert!(why.contains("ended") && why.contains("ImportError: libmlx.so"), "{why}");
     let why = try_real(real::python(), folder.path()).unwrap_err();

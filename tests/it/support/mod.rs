@@ -1,6 +1,7 @@
 //! The harness: a whole instance (registry, supervisor, backends) in a temporary folder, on loopback.
 
 pub mod door;
+pub mod program;
 pub mod upstream;
 
 use std::io::{Read, Write};
@@ -46,6 +47,12 @@ pub fn venv() -> &'static Path {
 /// The folder of the stand-in for `mlx_lm.server`.
 pub fn fakes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes")
+}
+
+/// Makes `to` a copy of the program `from`, through another process: see [`program`].
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("/bin/cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "{} → {}", from.display(), to.display());
 }
 
 /// A port that nobody has at the moment.
