@@ -6,9 +6,12 @@ Written by mlxctl; changes are overwritten. It stands on public interfaces only:
 and runpy, and one default of mlx_lm that is changed only where it looks as expected.
 """
 
+import ctypes
 import faulthandler
+import functools
 import gc
 import hmac
+import http.client
 import http.server
 import inspect
 import io
@@ -22,11 +25,13 @@ import socketserver
 import sys
 import threading
 import traceback
+import weakref
 
 PROTOCOL = 1
 SECRET_HEADER = "x-mlxctl-secret"
 LONGEST_REQUEST = 65536  # bytes of one line on the link
 LONGEST_ERROR = 4000  # characters of an error that is told
+ONE_TOKEN = 20  # seconds that one token may take when kept prompts are given up
 
 
 class Log(io.RawIOBase):
@@ -89,6 +94,7 @@ class Link:
             "error": None,
         }
         self.mx = None
+        self.prompts = None
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -170,11 +176,9 @@ class Link:
             if op == "memory":
                 return {"reply": "memory", **self._memory()}
             if op == "trim":
-                before = self._memory()["cache"]
-                if before is None:
-                    return {"reply": "trim", "freed": 0}
-                self.mx.clear_cache()
-                return {"reply": "trim", "freed": max(0, before - self._memory()["cache"])}
+                return {"reply": "trim", "freed": self._give_back()}
+            if op == "release":
+                return {"reply": "release", "freed": self._give_back(self.prompts)}
             if op == "reopen_log":
                 Log.reopen(self.log)
                 return {"reply": "reopen_log"}
@@ -184,6 +188,18 @@ class Link:
             return {"reply": "error", "error": f"no such op: {op}"}
         except Exception as error:
             return {"reply": "error", "error": describe(error)}
+
+    def _give_back(self, prompts=None):
+        """Bytes that MLX holds less than before."""
+        if self.mx is None:
+            return 0
+        before = self._memory()
+        if prompts and self.state["port"]:
+            prompts.release(self.state["port"])
+        self.mx.clear_cache()
+        after = self._memory()
+        shrink_heap()
+        return max(0, before["active"] + before["cache"] - after["active"] - after["cache"])
 
     def _memory(self):
         mx = self.mx
@@ -319,17 +335,61 @@ class Watch:
         socket.getfqdn = lambda name="": name or "localhost"
 
 
-def bound_prompt_cache(limit):
-    """mlx_lm.server makes its prompt cache without a byte bound; the default of its class is the one way in."""
-    from mlx_lm.models.cache import LRUPromptCache
+def shrink_heap():
+    """glibc keeps what small arrays leave behind (malloc_trim(3)); other systems' allocators need no telling."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        pass
 
-    parameters = list(inspect.signature(LRUPromptCache.__init__).parameters.values())
-    defaults = LRUPromptCache.__init__.__defaults__
-    expected = ["self", "max_size", "max_bytes"]
-    if [p.name for p in parameters] != expected or len(defaults or ()) != 2 or not isinstance(defaults[1], int):
-        warn("the prompt cache of this mlx-lm has no byte bound that is known; it stays unbounded")
-        return
-    LRUPromptCache.__init__.__defaults__ = (defaults[0], limit)
+
+class Prompts:
+    """The server's caches of prompts: bounded in bytes, and given up when asked."""
+
+    def __init__(self, secret):
+        self.secret = secret
+        self.caches = weakref.WeakSet()
+
+    def install(self, limit):
+        """mlx_lm.server makes its prompt cache without a byte bound; the default of its class is the one way in."""
+        from mlx_lm.models.cache import LRUPromptCache
+
+        make = LRUPromptCache.__init__
+        defaults = make.__defaults__
+        expected = ["self", "max_size", "max_bytes"]
+        if list(inspect.signature(make).parameters) != expected or len(defaults or ()) != 2 or not isinstance(defaults[1], int):
+            warn("the prompt cache of this mlx-lm is not as known; it stays unbounded and is never given up")
+            return
+        if limit is not None:
+            make.__defaults__ = (defaults[0], limit)
+
+        @functools.wraps(make)
+        def noted(cache, *args, **kwargs):
+            make(cache, *args, **kwargs)
+            self.caches.add(cache)
+
+        LRUPromptCache.__init__ = noted
+
+    def release(self, port):
+        """Has the server complete one token while nothing may be kept.
+
+        Its own thread empties the caches then, and lets go of the last batch, which no interface reaches: the batch
+        stays in memory until the next request takes its place.
+        """
+        bounds = [(cache, cache.max_bytes) for cache in self.caches]
+        if not bounds:
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ONE_TOKEN)
+        try:
+            for cache, _ in bounds:
+                cache.max_bytes = 0
+            headers = {"Content-Type": "application/json", SECRET_HEADER: self.secret}
+            connection.request("POST", "/v1/completions", '{"prompt": "a", "max_tokens": 1}', headers)
+            connection.getresponse().read()
+        finally:
+            for cache, bound in bounds:
+                cache.max_bytes = bound
+            connection.close()
 
 
 def leave_a_token():
@@ -397,9 +457,9 @@ def main():
 
         if spec.get("cache_limit") is not None:
             mx.set_cache_limit(spec["cache_limit"])
-        link.mx = mx
-        if spec.get("prompt_cache_bytes") is not None:
-            bound_prompt_cache(spec["prompt_cache_bytes"])
+        prompts = Prompts(spec["secret"])
+        prompts.install(spec.get("prompt_cache_bytes"))
+        link.mx, link.prompts = mx, prompts
         leave_a_token()
         sys.argv = ["mlx_lm", "server", *sys.argv[2:]]
         runpy.run_module("mlx_lm", run_name="__main__", alter_sys=True)

@@ -85,9 +85,14 @@ pub enum Reply {
     ReopenLog,
     /// It could not be done; why is not needed.
     Error,
-    /// To [`Request::Trim`], bytes given back by the buffer cache.
+    /// To [`Request::Trim`].
     Trim {
-        /// Given back.
+        /// Bytes that MLX holds less than before.
+        freed: Option<u64>,
+    },
+    /// To [`Request::Release`].
+    Release {
+        /// Bytes that MLX holds less than before.
         freed: Option<u64>,
     },
 }
@@ -100,6 +105,9 @@ pub enum Request {
     Memory,
     /// Empty MLX's buffer cache.
     Trim,
+    /// The same, and give kept prompts up, for which the server completes a token: only of a backend that is idle,
+    /// for it waits its turn behind what is in flight.
+    Release,
     /// Go on in a new log file.
     ReopenLog,
 }
@@ -183,6 +191,11 @@ mod tests {
         );
         assert_eq!(serde_json::to_string(&Request::ReopenLog).unwrap(), r#"{"op":"reopen_log"}"#);
         assert_eq!(serde_json::to_string(&Request::Trim).unwrap(), r#"{"op":"trim"}"#);
+        assert_eq!(serde_json::to_string(&Request::Release).unwrap(), r#"{"op":"release"}"#);
+        assert_eq!(
+            message(r#"{"reply":"release","freed":4}"#),
+            Message::Reply(Reply::Release { freed: Some(4) })
+        );
     }
 
     #[tokio::test]

@@ -248,10 +248,9 @@ pub fn estimate(
                 .shape
                 .kv(context, Precision { activation: draft.activation(), quantized: precision.quantized })
         });
-    // Ready means that it has completed a token, whose caches are one step long, kept and in the last batch.
-    let smallest = files.shape.kv(1, precision);
-    let first = if bounds.batched { smallest + smallest } else { smallest };
-    terms.push(term("caches of the first token", first, IDLE, Origin::Config, "a step of 256 tokens"));
+    // A trim completes a token and keeps none of it; the last batch stays, one step long.
+    let last = if bounds.batched { files.shape.kv(1, precision) } else { Bytes::ZERO };
+    terms.push(term("caches of the last token", last, IDLE, Origin::Config, "a step of 256 tokens"));
     let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
     // More sequences than the count allows are never kept, however small they are.
     let kept = bounds.kv_limit.min(Bytes(sequence.0.saturating_mul(u64::from(bounds.prompt_caches))));

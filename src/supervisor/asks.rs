@@ -4,13 +4,13 @@ use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::handle::{Answer, Ask};
-use crate::backend::link::{Reply, Request};
+use crate::backend::link::Reply;
 use crate::control::api::{ApiError, CommandDone, ErrorCode, StartRequest, StopRequest};
 use crate::lifecycle::{Event, FailureKind, Name, Outcome, State, StopReason};
 use crate::memory::Bytes;
 
-/// How long a launcher may take to answer.
-const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a launcher may take to answer; a release waits for one token of the model.
+const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Driver {
     /// Answers one question, now or when its outcome is there.
@@ -176,11 +176,12 @@ impl Driver {
             return drop(answer.send(Err(ApiError { code: ErrorCode::NotRunning, message, hint: None })));
         };
         let (questions, inbox) = (run.questions.clone(), self.inbox.clone());
+        let request = self.trim_of(&name);
         tokio::spawn(async move {
             let (reply, answered) = oneshot::channel();
-            let asked = questions.send((Request::Trim, reply)).await;
+            let asked = questions.send((request, reply)).await;
             let freed = match tokio::time::timeout(LINK_ANSWER, answered).await {
-                Ok(Ok(Reply::Trim { freed })) if asked.is_ok() => freed.map(Bytes),
+                Ok(Ok(Reply::Trim { freed } | Reply::Release { freed })) if asked.is_ok() => freed.map(Bytes),
                 _ => None,
             };
             let _ = inbox.send(super::handle::Input::Trimmed(name, freed, answer));

@@ -168,12 +168,19 @@ impl Driver {
         self.handle(Event::Of { model: seen.name.clone(), generation: seen.generation, signed });
     }
 
+    /// How to trim this model now: kept prompts are given up as well where no request would have to wait for that.
+    pub(super) fn trim_of(&self, name: &Name) -> Request {
+        let idle = self.slots.get(name).is_some_and(|slot| slot.gate.traffic().progress().0 == 0);
+        if idle { Request::Release } else { Request::Trim }
+    }
+
     /// Asks the launcher to give cached memory back; nobody waits for its answer.
     fn trim_quietly(&self, name: &Name) {
+        let request = self.trim_of(name);
         if let Some(run) = self.slots.get(name).and_then(|slot| slot.run.as_ref()) {
             let (reply, _) = oneshot::channel();
             // A full queue means that it is asked already.
-            let _ = run.questions.try_send((Request::Trim, reply));
+            let _ = run.questions.try_send((request, reply));
         }
     }
 }

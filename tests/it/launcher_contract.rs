@@ -177,6 +177,32 @@ fn trim_gives_the_buffer_cache_back() {
 }
 
 #[test]
+fn release_gives_kept_prompts_and_the_last_batch_up() {
+    let bound = json!({"prompt_cache_bytes": 1 << 30});
+    let mut backend =
+        Backend::start(bound, &["--model", real::tiny_model().to_str().unwrap(), "--port", "0"]);
+    let port = backend.listening();
+    let long = "why ".repeat(500);
+    assert_eq!(chat(port, json!({"max_tokens": 1})).0, 200);
+    backend.ask("release");
+    let idle = backend.ask("memory")["active"].as_u64().unwrap();
+    let messages = json!([{"role": "user", "content": long}]);
+    assert_eq!(chat(port, json!({"messages": messages, "max_tokens": 1})).0, 200);
+    backend.ask("trim");
+    let kept = backend.ask("memory")["active"].as_u64().unwrap();
+    assert!(kept > idle + 200_000, "{kept} after a long prompt, {idle} before");
+    let release = backend.ask("release");
+    assert!(release["freed"].as_u64().unwrap() >= kept - idle - 50_000, "{release}");
+    let after = backend.ask("memory")["active"].as_u64().unwrap();
+    assert!(after <= idle + 50_000, "{after} after the release, {idle} before the prompt");
+    let cached = |answer: &str| answer.contains(r#""cached_tokens": 0"#) || !answer.contains("cached_tokens");
+    let (_, again) = chat(port, json!({"messages": messages, "max_tokens": 1}));
+    assert!(cached(&again), "{again}");
+    let (_, kept_again) = chat(port, json!({"messages": messages, "max_tokens": 1}));
+    assert!(!cached(&kept_again), "the bound is what it was: {kept_again}");
+}
+
+#[test]
 fn the_buffer_cache_keeps_its_bound() {
     let model = real::tiny_model().to_str().unwrap();
     let mut backend = Backend::start(json!({"cache_limit": 0}), &["--model", model, "--port", "0"]);
@@ -259,7 +285,7 @@ fn a_client_that_does_not_read_disturbs_nobody() {
 }
 
 /// mlx_lm.server makes its prompt cache without a byte bound; the launcher changes the default of the class. If this
-/// fails, a new mlx-lm has another signature: look at `bound_prompt_cache`.
+/// fails, a new mlx-lm has another signature: look at `Prompts.install`.
 #[test]
 fn the_prompt_cache_of_this_mlx_lm_takes_the_byte_bound() {
     let folder = tempfile::tempdir().unwrap();
@@ -268,7 +294,7 @@ fn the_prompt_cache_of_this_mlx_lm_takes_the_byte_bound() {
         .current_dir(folder.path())
         .args([
             "-c",
-            "import launcher; launcher.bound_prompt_cache(1234)\n\
+            "import launcher; launcher.Prompts('s').install(1234)\n\
                from mlx_lm.models.cache import LRUPromptCache as C; print(C().max_bytes, C(3).max_size)",
         ])
         .output()
