@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::error::Refusal;
+use super::keys::KeyRing;
 use crate::registry::Network;
 
 /// The bearer key of a request, as far as it is known.
@@ -16,6 +17,18 @@ pub enum Caller {
     Missing,
     /// A key that is not, or no longer, valid.
     Unknown,
+}
+
+/// Who sends this `Authorization`.
+#[must_use]
+pub fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) -> Caller {
+    if !network.require_key {
+        return Caller::Anyone;
+    }
+    match authorization.and_then(bearer) {
+        None => Caller::Missing,
+        Some(key) => keys.holder(key).map_or(Caller::Unknown, Caller::Named),
+    }
 }
 
 /// The key in an `Authorization` header.

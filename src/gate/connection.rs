@@ -12,9 +12,10 @@ use super::access::Caller;
 use super::access_log::Line;
 use super::answer;
 use super::body::{Chunks, too_large};
-use super::decide::{Asked, Verdict, decide};
+use super::decide::{Asked, Verdict};
 use super::error::Refusal;
 use super::exchange::{Exchange, Outcome};
+use super::front::{Door, Judged};
 use super::http::{self, Framing, Head, Method};
 use super::reply::{Envelope, Reply};
 use super::rewrite;
@@ -48,6 +49,8 @@ pub(super) struct Record {
     pub(super) first_token: Option<Duration>,
     pub(super) attempts: u32,
     pub(super) outcome: &'static str,
+    /// The gate that it went to.
+    gate: Option<Arc<Shared>>,
 }
 
 /// Whether the connection goes on.
@@ -62,8 +65,8 @@ impl Connection {
     }
 
     /// Serves a new connection to its end.
-    pub(super) async fn run(stream: TcpStream, client: SocketAddr, shared: Arc<Shared>) {
-        Self::new(stream, client).serve(&shared).await;
+    pub(super) async fn run(stream: TcpStream, client: SocketAddr, door: Arc<dyn Door>) {
+        Self::new(stream, client).serve(&door).await;
     }
 
     /// A connection that is only to be ended.
@@ -73,16 +76,16 @@ impl Connection {
     }
 
     /// Serves it to its end.
-    async fn serve(&mut self, shared: &Arc<Shared>) {
+    async fn serve(&mut self, door: &Arc<dyn Door>) {
         loop {
-            let head = match self.head(shared).await {
+            let head = match self.head(&**door).await {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
                 Err(refusal) => {
-                    let id = shared.next_id();
+                    let id = door.next_id();
                     let envelope = Envelope { id: &id, origin: None, close: true, head_only: false };
                     let answer = refusal.reply().render(&envelope);
-                    shared.log.write(&Line {
+                    door.log().write(&Line {
                         client: Some(self.client),
                         id: &id,
                         method: "-",
@@ -95,14 +98,14 @@ impl Connection {
                     return Box::pin(self.linger()).await;
                 }
             };
-            if !self.request(&head, shared).await {
+            if !self.request(&head, door).await {
                 return Box::pin(self.linger()).await;
             }
         }
     }
 
     /// Waits for a head. `None`: the client is done, or too slow to begin.
-    async fn head(&mut self, shared: &Shared) -> Result<Option<Head>, Refusal> {
+    async fn head(&mut self, door: &dyn Door) -> Result<Option<Head>, Refusal> {
         let mut deadline = None;
         if self.buffer.is_empty() {
             // An idle connection holds no buffer.
@@ -113,7 +116,7 @@ impl Connection {
                 if let Some(head) = http::parse(&self.buffer)? {
                     return Ok(Some(head));
                 }
-                deadline.get_or_insert_with(|| Instant::now() + shared.settings().config.limits.read_timeout);
+                deadline.get_or_insert_with(|| Instant::now() + door.bounds().read_timeout);
             }
             let until = deadline.unwrap_or_else(|| Instant::now() + IDLE);
             if !self.more(until).await {
@@ -143,10 +146,9 @@ impl Connection {
         }
     }
 
-    async fn request(&mut self, head: &Head, shared: &Arc<Shared>) -> GoesOn {
+    async fn request(&mut self, head: &Head, door: &Arc<dyn Door>) -> GoesOn {
         let started = Instant::now();
-        let settings = shared.settings();
-        let id = shared.next_id();
+        let id = door.next_id();
         let (verdict, origin, caller) = {
             let text = |range: &Range<usize>| {
                 self.buffer
@@ -155,19 +157,17 @@ impl Connection {
                     .unwrap_or("?")
             };
             let optional = |range: &Option<Range<usize>>| range.as_ref().map(text);
-            let caller = settings.caller(optional(&head.authorization));
             let asked = Asked {
                 method: head.method,
                 path: text(&head.path),
                 host: optional(&head.host),
                 origin: optional(&head.origin),
                 wanted_headers: optional(&head.wanted_headers),
-                caller: &caller,
+                authorization: optional(&head.authorization),
                 client: self.client,
                 local: self.local,
             };
-            let (verdict, origin) =
-                decide(&asked, &settings.config, &shared.availability.borrow(), shared.created);
+            let Judged { verdict, origin, caller } = door.judge(&asked);
             (verdict, origin.map(Box::<str>::from), caller)
         };
         let path: Box<str> =
@@ -186,17 +186,23 @@ impl Connection {
                 Box::pin(self.refuse(&refusal, &envelope, &mut record)).await
             }
             Verdict::Generate(endpoint) => {
-                shared.traffic.accepted();
                 let envelope = Envelope { close: !head.keep_alive, ..envelope };
-                let goes_on = self.generate(head, endpoint, &envelope, shared, started, &mut record).await;
-                if record.outcome != "ok" && record.outcome != "client_gone" {
-                    shared.traffic.failed();
+                let goes_on = self.generate(head, endpoint, &envelope, door, started, &mut record).await;
+                if let Some(gate) = &record.gate
+                    && record.outcome != "ok"
+                    && record.outcome != "client_gone"
+                {
+                    gate.traffic.failed();
                 }
                 goes_on
             }
         };
-        shared.traffic.ended(record.status, record.outcome == "client_gone");
-        shared.log.write(&Line {
+        let (traffic, log) = match &record.gate {
+            Some(gate) => (&*gate.traffic, &*gate.log),
+            None => (door.traffic(), door.log()),
+        };
+        traffic.ended(record.status, record.outcome == "client_gone");
+        log.write(&Line {
             client: Some(self.client),
             key: if let Caller::Named(name) = &caller { Some(name) } else { None },
             id: &id,
@@ -238,12 +244,11 @@ impl Connection {
         head: &Head,
         endpoint: Endpoint,
         envelope: &Envelope<'_>,
-        shared: &Arc<Shared>,
+        door: &Arc<dyn Door>,
         started: Instant,
         record: &mut Record,
     ) -> GoesOn {
-        let settings = shared.settings();
-        let (body, held) = match Box::pin(self.body(head, shared)).await {
+        let (body, held) = match Box::pin(self.body(head, &**door)).await {
             Ok(Some(body)) => body,
             Ok(None) => {
                 record.outcome = "client_gone";
@@ -256,14 +261,20 @@ impl Connection {
             }
         };
         record.received = body.len() as u64;
-        let prepared = prepare(&body, endpoint, shared, &settings);
+        let shared = match door.clone().gate(&body) {
+            Ok(found) => record.gate.insert(found).clone(),
+            Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
+        };
+        shared.traffic.accepted();
+        let settings = shared.settings();
+        let prepared = prepare(&body, endpoint, &shared, &settings);
         drop(body);
         let body = match prepared {
             Ok(body) => body,
             Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
         };
         let mut exchange =
-            Exchange::new(self.client, endpoint, body, head.chunks, shared, &settings, envelope, started);
+            Exchange::new(self.client, endpoint, body, head.chunks, &shared, &settings, envelope, started);
         let outcome = exchange.run(&mut self.stream, record).await;
         drop(held);
         match outcome {
@@ -274,9 +285,9 @@ impl Connection {
     }
 
     /// Reads the body. `None`: the client went away in the middle.
-    async fn body(&mut self, head: &Head, shared: &Arc<Shared>) -> Result<Option<(Vec<u8>, Held)>, Refusal> {
-        let limits = shared.settings().config.limits.clone();
-        let limit = limits.body.0;
+    async fn body(&mut self, head: &Head, door: &dyn Door) -> Result<Option<(Vec<u8>, Held)>, Refusal> {
+        let bounds = door.bounds();
+        let limit = bounds.body;
         let length = match head.framing {
             Framing::None => return Err(Refusal::invalid(None, "a body is needed".to_owned())),
             Framing::Length(length) if length > limit => return Err(too_large(limit)),
@@ -284,7 +295,7 @@ impl Connection {
             Framing::Chunked => None,
         };
         // What is promised is reserved: a thousand clients must not fill memory with halves of bodies.
-        let held = shared.hold(length.unwrap_or(limit), limit).ok_or_else(crowded)?;
+        let held = door.bodies().hold(length.unwrap_or(limit), limit).ok_or_else(crowded)?;
         self.buffer.drain(..head.length);
         if head.expects && self.buffer.is_empty() && length != Some(0) {
             let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -309,7 +320,7 @@ impl Connection {
                     }
                 }
             }
-            let deadline = begun + limits.read_timeout + Duration::from_secs(read / SLOWEST);
+            let deadline = begun + bounds.read_timeout + Duration::from_secs(read / SLOWEST);
             if !self.more(deadline).await {
                 return if Instant::now() >= deadline { Err(slow()) } else { Ok(None) };
             }
@@ -324,6 +335,10 @@ fn prepare(
     shared: &Shared,
     settings: &Settings,
 ) -> Result<Vec<u8>, Box<Refusal>> {
+    // A door to several gates lets in what the largest of them takes.
+    if body.len() as u64 > settings.config.limits.body.0 {
+        return Err(Box::new(too_large(settings.config.limits.body.0)));
+    }
     if let Some(refusal) = answer::turned_away(&settings.config, &shared.availability.borrow()) {
         return Err(Box::new(refusal));
     }

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use super::GateConfig;
 use super::access::{self, Caller};
 use super::answer::{self, Route};
 use super::error::Refusal;
 use super::http::Method;
 use super::reply::Reply;
 use super::validate::Endpoint;
-use super::{Availability, GateConfig};
+use crate::registry::Network;
 
 /// A head, and who sent it.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +24,8 @@ pub struct Asked<'a> {
     pub origin: Option<&'a str>,
     /// `Access-Control-Request-Headers`
     pub wanted_headers: Option<&'a str>,
-    /// By its key.
-    pub caller: &'a Caller,
+    /// `Authorization`
+    pub authorization: Option<&'a str>,
     /// By its address.
     pub client: IpAddr,
     /// The address that it reached.
@@ -42,35 +43,34 @@ pub enum Verdict {
     Generate(Endpoint),
 }
 
-/// Returns the verdict, and the origin that may read the answer.
+/// Returns the verdict, and the origin that may read the answer. `inform` answers what only asks how things are.
 #[must_use]
 pub fn decide<'a>(
     asked: &Asked<'a>,
-    config: &GateConfig,
-    availability: &Availability,
-    created: u64,
+    caller: &Caller,
+    network: &Network,
+    inform: impl FnOnce(&Route) -> Reply,
 ) -> (Verdict, Option<&'a str>) {
     let refuse = |refusal| (Verdict::Refuse(Box::new(refusal)), None);
-    if !GateConfig::admits(&config.network.allow_from, asked.client) {
+    if !GateConfig::admits(&network.allow_from, asked.client) {
         return refuse(access::stranger(asked.client));
     }
-    if let Err(refusal) = access::check_host(asked.host, asked.local, &config.network) {
+    if let Err(refusal) = access::check_host(asked.host, asked.local, network) {
         return refuse(refusal);
     }
-    let origin = match access::check_origin(asked.origin, &config.network) {
+    let origin = match access::check_origin(asked.origin, network) {
         Ok(origin) => origin,
         Err(refusal) => return refuse(refusal),
     };
-    let verdict = inside(asked, origin.is_some(), config, availability, created);
+    let verdict = inside(asked, caller, origin.is_some(), inform);
     (verdict, origin)
 }
 
 fn inside(
     asked: &Asked<'_>,
+    caller: &Caller,
     browser: bool,
-    config: &GateConfig,
-    availability: &Availability,
-    created: u64,
+    inform: impl FnOnce(&Route) -> Reply,
 ) -> Verdict {
     let route = answer::route(asked.path);
     if browser && asked.method == Method::Options && route != Route::Unknown {
@@ -81,12 +81,12 @@ fn inside(
     }
     // Whoever may connect may know whether the model is up; a balancer's check has no key.
     if route != Route::Health
-        && let Err(refusal) = access::check_caller(asked.caller)
+        && let Err(refusal) = access::check_caller(caller)
     {
         return Verdict::Refuse(Box::new(refusal));
     }
     match route {
         Route::Generate(endpoint) => Verdict::Generate(endpoint),
-        _ => Verdict::Answer(Box::new(answer::inform(&route, config, availability, created))),
+        _ => Verdict::Answer(Box::new(inform(&route))),
     }
 }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Report;
 use super::connection::Connection;
 use super::error::Refusal;
+use super::front::Door;
 use super::reply::Envelope;
-use super::shared::Shared;
 use super::stream::write_all;
 
 /// Between two attempts to get the address.
@@ -96,7 +96,7 @@ struct Listeners {
 
 /// Listens and serves until told not to, then ends the connections that are left.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    door: Arc<dyn Door>,
     mut wanted: watch::Receiver<Wanted>,
     mut until: watch::Receiver<bool>,
 ) {
@@ -106,7 +106,7 @@ pub(super) async fn run(
         let Wanted::At(address) = now else { break };
         let mut listeners =
             Listeners { wanted: address, main: None, loopback: None, problem: None, reported: None };
-        if !listeners.serve(&shared, &mut connections, &mut wanted).await {
+        if !listeners.serve(&door, &mut connections, &mut wanted).await {
             break;
         }
     }
@@ -120,25 +120,25 @@ impl Listeners {
     /// Serves until something else is wanted; `false`: nobody will want anything any more.
     async fn serve(
         &mut self,
-        shared: &Arc<Shared>,
+        door: &Arc<dyn Door>,
         connections: &mut Connections,
         wanted: &mut watch::Receiver<Wanted>,
     ) -> bool {
         let mut pause = ACCEPT_PAUSE.0;
         self.bind();
-        self.report(shared);
+        self.report(&**door);
         let mut look = Instant::now() + self.next_look();
         loop {
             tokio::select! {
                 biased;
                 changed = wanted.changed() => return changed.is_ok(),
-                accepted = accept(self.main.as_ref()) => take(accepted, shared, connections, &mut pause).await,
-                accepted = accept(self.loopback.as_ref()) => take(accepted, shared, connections, &mut pause).await,
+                accepted = accept(self.main.as_ref()) => take(accepted, door, connections, &mut pause).await,
+                accepted = accept(self.loopback.as_ref()) => take(accepted, door, connections, &mut pause).await,
                 _ = connections.served.join_next(), if !connections.served.is_empty() => {}
                 _ = connections.told.join_next(), if !connections.told.is_empty() => {}
                 () = sleep_until(look) => {
                     self.bind();
-                    self.report(shared);
+                    self.report(&**door);
                     look = Instant::now() + self.next_look();
                 }
             }
@@ -173,7 +173,7 @@ impl Listeners {
         }
     }
 
-    fn report(&mut self, shared: &Shared) {
+    fn report(&mut self, door: &dyn Door) {
         let local = |listener: &Option<TcpListener>| {
             listener.as_ref().and_then(|listener| listener.local_addr().ok())
         };
@@ -181,7 +181,7 @@ impl Listeners {
         let now = (addresses, self.problem.clone());
         if self.reported.as_ref() != Some(&now) {
             let (addresses, problem) = now.clone();
-            shared.report(Report::Listening { addresses, problem });
+            door.report(Report::Listening { addresses, problem });
             self.reported = Some(now);
         }
     }
@@ -204,7 +204,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
 
 async fn take(
     accepted: io::Result<(TcpStream, SocketAddr)>,
-    shared: &Arc<Shared>,
+    door: &Arc<dyn Door>,
     connections: &mut Connections,
     pause: &mut Duration,
 ) {
@@ -219,10 +219,10 @@ async fn take(
     };
     *pause = ACCEPT_PAUSE.0;
     connections.sweep();
-    if connections.served.len() < shared.settings().config.limits.connections as usize {
-        connections.served.spawn(Connection::run(stream, client, shared.clone()));
+    if connections.served.len() < door.bounds().connections as usize {
+        connections.served.spawn(Connection::run(stream, client, door.clone()));
     } else if connections.told.len() < TOLD {
-        connections.told.spawn(tell(stream, shared.next_id()));
+        connections.told.spawn(tell(stream, door.next_id()));
     }
 }
 

@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod exchange;
 mod fields;
+mod front;
 mod handle;
 mod histogram;
 mod http;

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 
-use super::access::{self, Caller};
 use super::access_log::AccessLog;
 use super::keys::KeyRing;
 use super::lease::Leases;
@@ -23,7 +22,8 @@ pub struct Settings {
     pub config: GateConfig,
     /// `served` as JSON, quotes included.
     pub served_json: String,
-    keys: KeyRing,
+    /// Who may ask.
+    pub keys: KeyRing,
 }
 
 impl Settings {
@@ -31,17 +31,6 @@ impl Settings {
         let served_json = serde_json::Value::from(config.served.as_str()).to_string();
         let keys = KeyRing::new(config.keys.clone());
         Self { config, served_json, keys }
-    }
-
-    /// Who sends this `Authorization`.
-    pub fn caller(&self, authorization: Option<&str>) -> Caller {
-        if !self.config.network.require_key {
-            return Caller::Anyone;
-        }
-        match authorization.and_then(access::bearer) {
-            None => Caller::Missing,
-            Some(key) => self.keys.holder(key).map_or(Caller::Unknown, Caller::Named),
-        }
     }
 
     /// What a body is held against.
@@ -76,8 +65,10 @@ pub struct Shared {
     pub log: Arc<AccessLog>,
     /// When the gate was made, seconds since the epoch: `created` of its models.
     pub created: u64,
-    held: AtomicU64,
-    ids: (u32, AtomicU64),
+    /// Memory of bodies.
+    pub bodies: Arc<Bodies>,
+    /// Of requests.
+    pub ids: Ids,
 }
 
 /// Bytes of request bodies in memory at once, in bodies of the largest size.
@@ -90,8 +81,6 @@ impl Shared {
         reports: mpsc::UnboundedSender<(String, Report)>,
     ) -> Self {
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Not a secret: it tells one supervisor's requests from the next one's.
-        let seed = getrandom::u32().unwrap_or(created.subsec_nanos());
         Self {
             queue: Arc::new(Queue::new(config.limits.in_flight, config.limits.queue)),
             log: Arc::new(AccessLog::new(config.access_log.clone())),
@@ -101,8 +90,8 @@ impl Shared {
             traffic: Arc::default(),
             leases: Arc::default(),
             created: created.as_secs(),
-            held: AtomicU64::new(0),
-            ids: (seed, AtomicU64::new(0)),
+            bodies: Arc::default(),
+            ids: Ids::new(),
         }
     }
 
@@ -172,19 +161,37 @@ impl Shared {
             _ => None,
         }
     }
+}
 
-    /// An id for a request, unique over the life of the machine as far as chance allows.
-    pub fn next_id(&self) -> String {
-        let mut id = String::with_capacity(24);
-        let number = self.ids.1.fetch_add(1, Relaxed);
-        let _ = write!(id, "req-{:08x}-{number:x}", self.ids.0);
-        id
+/// Ids for requests, unique over the life of the machine as far as chance allows.
+#[derive(Debug)]
+pub struct Ids {
+    /// Not a secret: it tells one supervisor's requests from the next one's.
+    seed: u32,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub fn new() -> Self {
+        Self { seed: getrandom::u32().unwrap_or(std::process::id()), next: AtomicU64::new(0) }
     }
 
-    /// Takes `bytes` of the memory for bodies, unless too much of it is taken.
+    pub fn next(&self) -> String {
+        let mut id = String::with_capacity(24);
+        let _ = write!(id, "req-{:08x}-{:x}", self.seed, self.next.fetch_add(1, Relaxed));
+        id
+    }
+}
+
+/// Memory that bodies of requests take.
+#[derive(Debug, Default)]
+pub struct Bodies(AtomicU64);
+
+impl Bodies {
+    /// Takes `bytes` of it, unless too much of it is taken; `largest`: what one body may have.
     pub fn hold(self: &Arc<Self>, bytes: u64, largest: u64) -> Option<Held> {
-        let before = self.held.fetch_add(bytes, Relaxed);
-        let held = Held { shared: self.clone(), bytes };
+        let before = self.0.fetch_add(bytes, Relaxed);
+        let held = Held { bodies: self.clone(), bytes };
         (before + bytes <= largest.saturating_mul(BODIES)).then_some(held)
     }
 }
@@ -192,12 +199,12 @@ impl Shared {
 /// Memory of one body, given back when dropped.
 #[derive(Debug)]
 pub struct Held {
-    shared: Arc<Shared>,
+    bodies: Arc<Bodies>,
     bytes: u64,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.shared.held.fetch_sub(self.bytes, Relaxed);
+        self.bodies.0.fetch_sub(self.bytes, Relaxed);
     }
 }

@@ -1,0 +1,116 @@
+//! What a connection asks of the listener that it came through: who may come in, within which bounds, and which
+//! gate a request goes to. A gate of its own is one such door, [`super::router`] another.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Report;
+use super::access::{self, Caller};
+use super::access_log::AccessLog;
+use super::decide::{Asked, Verdict, decide};
+use super::error::Refusal;
+use super::shared::{Bodies, Shared};
+use super::traffic::Traffic;
+use super::{GateConfig, answer};
+
+/// What holds a connection in bounds until it is known which gate a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at once.
+    pub connections: u32,
+    /// For a head, and for a body that comes slowly.
+    pub read_timeout: Duration,
+    /// Bytes of a body.
+    pub body: u64,
+}
+
+impl Bounds {
+    /// Of one gate.
+    #[must_use]
+    pub fn of(config: &GateConfig) -> Self {
+        let limits = &config.limits;
+        Self { connections: limits.connections, read_timeout: limits.read_timeout, body: limits.body.0 }
+    }
+}
+
+/// What becomes of a request, by its head.
+#[derive(Debug)]
+pub struct Judged<'a> {
+    /// The decision.
+    pub verdict: Verdict,
+    /// The origin that may read the answer.
+    pub origin: Option<&'a str>,
+    /// Who asked.
+    pub caller: Caller,
+}
+
+/// What is behind a listener.
+pub trait Door: Debug + Send + Sync {
+    /// In force now.
+    fn bounds(&self) -> Bounds;
+
+    /// An id for a request, unique over the life of the machine as far as chance allows.
+    fn next_id(&self) -> String;
+
+    /// Decides by the head alone.
+    fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a>;
+
+    /// The gate that a request with this body goes to.
+    ///
+    /// # Errors
+    /// There is none.
+    fn gate(self: Arc<Self>, body: &[u8]) -> Result<Arc<Shared>, Box<Refusal>>;
+
+    /// Memory of bodies that are not read yet.
+    fn bodies(&self) -> &Arc<Bodies>;
+
+    /// Of what never came to a gate.
+    fn log(&self) -> &AccessLog;
+
+    /// Of what never came to a gate.
+    fn traffic(&self) -> &Traffic;
+
+    /// Tells the supervisor where it listens.
+    fn report(&self, report: Report);
+}
+
+impl Door for Shared {
+    fn bounds(&self) -> Bounds {
+        Bounds::of(&self.settings().config)
+    }
+
+    fn next_id(&self) -> String {
+        self.ids.next()
+    }
+
+    fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a> {
+        let settings = self.settings();
+        let config = &settings.config;
+        let caller = access::caller(asked.authorization, &config.network, &settings.keys);
+        let (verdict, origin) = decide(asked, &caller, &config.network, |route| {
+            answer::inform(route, config, &self.availability.borrow(), self.created)
+        });
+        Judged { verdict, origin, caller }
+    }
+
+    fn gate(self: Arc<Self>, _: &[u8]) -> Result<Arc<Shared>, Box<Refusal>> {
+        Ok(self)
+    }
+
+    fn bodies(&self) -> &Arc<Bodies> {
+        &self.bodies
+    }
+
+    fn log(&self) -> &AccessLog {
+        &self.log
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    fn report(&self, report: Report) {
+        Shared::report(self, report);
+    }
+}
