@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
-use crate::memory::Bytes;
+use crate::memory::{Bytes, GpuLimit};
 
 /// The oldest macOS that MLX's wheels run on.
 const OLDEST_MACOS: u32 = 14;
@@ -36,14 +36,17 @@ pub fn system(os: &str, chip: Option<&str>, arch: &str) -> Finding {
     }
 }
 
-/// Whether the models that are always on fit into what the GPU may hold. `limit` is the system's own number; an
-/// unset one is decided by macOS (67 to 84 % of memory in reports) and only known to a running MLX.
+/// Whether the models that are always on fit into what the GPU may hold.
 #[must_use]
-pub fn gpu_limit(limit: Option<Bytes>, always_on: Bytes) -> Finding {
+pub fn gpu_limit(limit: Option<GpuLimit>, always_on: Bytes) -> Finding {
     let id = "gpu-limit";
     match limit {
-        None => Finding::skip(id, "the system does not say how much memory the GPU may hold"),
-        Some(limit) if always_on > limit => Finding::fail(
+        // macOS decides (67 to 84 % of memory in reports), and only tells a program that uses Metal.
+        None => Finding::skip(
+            id,
+            "neither the system nor the environment's setup says how much memory the GPU may hold",
+        ),
+        Some(limit) if always_on > limit.bytes => Finding::fail(
             id,
             format!("the always-on models need {always_on}, the GPU may hold {limit}"),
             "make one of them start = \"manual\", or raise iogpu.wired_limit_mb",
@@ -164,6 +167,7 @@ pub fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::State;
+    use crate::memory::LimitSource;
 
     #[test]
     fn mlx_needs_apple_silicon_and_a_recent_macos() {
@@ -177,8 +181,11 @@ mod tests {
 
     #[test]
     fn the_gpu_must_be_able_to_hold_what_is_always_on() {
-        assert_eq!(gpu_limit(Some(Bytes::gb(96)), Bytes::gb(20)).state, State::Ok);
-        assert_eq!(gpu_limit(Some(Bytes::gb(16)), Bytes::gb(20)).state, State::Fail);
+        let limit = |gb| Some(GpuLimit { bytes: Bytes::gb(gb), source: LimitSource::Setup });
+        assert_eq!(gpu_limit(limit(96), Bytes::gb(20)).state, State::Ok);
+        let small = gpu_limit(limit(16), Bytes::gb(20));
+        assert_eq!(small.state, State::Fail);
+        assert!(small.seen.contains("16.0 GB (macOS's default, from mlxctl setup)"), "{}", small.seen);
         assert_eq!(gpu_limit(None, Bytes::gb(20)).state, State::Skip);
     }
 

@@ -15,8 +15,8 @@ use crate::backend::record;
 use crate::control::api::Status;
 use crate::control::paths;
 use crate::host::Host;
-use crate::memory::Bytes;
-use crate::python::venv::{self, SetupRequest};
+use crate::memory::{Bytes, GpuLimit, Platform};
+use crate::python::venv::{self, Environment, NotReady, SetupRequest};
 use crate::python::{hub, interpreter};
 use crate::registry::{Problems, Registry, Source, Start};
 use crate::service::agent::Agent;
@@ -50,9 +50,11 @@ pub fn deployment(
     host: &dyn Host,
 ) -> Vec<Finding> {
     let mut findings = vec![service::registry(&registry.file.to_string_lossy(), Ok(registry.models.len()))];
-    findings.extend(environment(registry));
+    let request = SetupRequest::new(registry, false);
+    let existing = venv::existing(&request);
+    findings.extend(environment(&request, &existing));
     findings.extend(on_the_network(registry, status));
-    findings.extend(memory(registry, host));
+    findings.extend(memory(registry, existing.as_ref().ok().and_then(|found| found.gpu_limit), host));
     findings.extend(on_disk(registry, status, host));
     let answer = status.and_then(|status| status.supervisor.as_ref());
     let told = answer.map(|supervisor| (supervisor.version.as_str(), supervisor.config_problem.as_deref()));
@@ -62,9 +64,7 @@ pub fn deployment(
     findings
 }
 
-fn environment(registry: &Registry) -> [Finding; 4] {
-    let request = SetupRequest::new(registry, false);
-    let existing = venv::existing(&request);
+fn environment(request: &SetupRequest, existing: &Result<Environment, NotReady>) -> [Finding; 4] {
     let installed = existing.as_ref().ok().map(|found| Installed {
         mlx_lm: found.versions.mlx_lm.clone(),
         mlx: found.versions.mlx.clone(),
@@ -75,7 +75,7 @@ fn environment(registry: &Registry) -> [Finding; 4] {
         Ok(found) => Ok((found.path.as_path(), found.probe.version_text())),
         Err(none) => Err(none.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")),
     };
-    let whole = match &existing {
+    let whole = match existing {
         Ok(found) => Ok((found.python.as_path(), found.outdated.as_deref())),
         Err(not) => Err((not.why.as_str(), not.hint.as_str())),
     };
@@ -134,14 +134,15 @@ fn port_use(host: IpAddr, port: u16) -> PortUse {
     outcome(host).or_else(|| outcome(loopback)).unwrap_or(PortUse::Free)
 }
 
-fn memory(registry: &Registry, host: &dyn Host) -> [Finding; 2] {
+fn memory(registry: &Registry, noted: Option<Bytes>, host: &dyn Host) -> [Finding; 2] {
     let always_on: Bytes = registry
         .models
         .iter()
         .filter(|model| model.start == Start::Always)
         .filter_map(|model| model.size)
         .sum();
-    let limit = host.memory().ok().and_then(|memory| memory.gpu_limit);
+    let reading = host.memory().unwrap_or_default();
+    let limit = GpuLimit::of(Platform::of(&reading), &reading, noted);
     // Each client costs the gate two files: its connection and the backend's. The rest is the supervisor's own.
     let connections: u64 = registry.models.iter().map(|model| u64::from(model.limits.connections)).sum();
     let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);

@@ -72,8 +72,10 @@ pub fn identify_child(pid: i32) -> io::Result<Identity> {
 
 /// A point on a clock that never jumps and goes on through sleep, as a time since boot.
 ///
-/// Linux: `CLOCK_BOOTTIME`; macOS: `CLOCK_MONOTONIC`, which there counts sleep (clock_gettime(3)), unlike
-/// `std::time::Instant`, which stands still (`CLOCK_UPTIME_RAW`).
+/// Linux: `CLOCK_BOOTTIME`; macOS: `CLOCK_MONOTONIC_RAW`, which there counts sleep (clock_gettime(3)), unlike
+/// `std::time::Instant`, which stands still (`CLOCK_UPTIME_RAW`). macOS's `CLOCK_MONOTONIC` counts it too, but is the
+/// wall clock less the time of boot, and so is slewed with it; against the clock that stands still it would drift, and
+/// the drift would be taken for sleep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub Duration);

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::budget::in_force;
 use super::estimate::Estimate;
+use super::gpu::GpuLimit;
 use super::platform::Platform;
 use super::refusal::{Check, Line, Refusal, Why};
 use super::{Bytes, remedy};
@@ -42,6 +43,8 @@ pub struct Live<'a> {
     pub programs: &'a [String],
     /// Where MLX runs.
     pub platform: Platform,
+    /// What the GPU may hold there, if it is known.
+    pub gpu_limit: Option<GpuLimit>,
 }
 
 impl Ledger {
@@ -133,8 +136,9 @@ pub(super) fn checks(ledger: &Ledger, live: Live<'_>) -> Vec<(&'static str, Vec<
             checks.push(("available now", available_now(ledger, live, available)));
         }
     }
-    if let Some(limit) = live.reading.gpu_limit.filter(|_| live.platform != Platform::Cpu) {
-        let mut lines = vec![Line::plus("what the GPU may hold", limit)];
+    if let Some(limit) = live.gpu_limit {
+        let what = format!("what the GPU may hold ({})", limit.source.name());
+        let mut lines = vec![Line::plus(what, limit.bytes)];
         lines.extend(granted(ledger));
         checks.push(("GPU limit", lines));
     }

@@ -33,6 +33,8 @@ struct Machine {
     reading: MemoryReading,
     footprints: BTreeMap<String, Footprint>,
     programs: Vec<String>,
+    /// What `mlxctl setup` was told that the GPU may hold.
+    noted: Option<Bytes>,
 }
 
 impl Machine {
@@ -42,7 +44,7 @@ impl Machine {
             gpu_limit: Some(Bytes::gb(115)),
             ..MemoryReading::default()
         };
-        Self { reading, footprints: BTreeMap::new(), programs: Vec::new() }
+        Self { reading, footprints: BTreeMap::new(), programs: Vec::new(), noted: None }
     }
 
     fn live(&self) -> Live<'_> {
@@ -51,6 +53,7 @@ impl Machine {
             footprints: &self.footprints,
             programs: &self.programs,
             platform: Platform::Metal,
+            gpu_limit: GpuLimit::of(Platform::Metal, &self.reading, self.noted),
         }
     }
 }
@@ -150,6 +153,24 @@ fn the_gpus_limit_holds_for_all_models_together() {
     assert_eq!(refusal.checks.iter().find(|check| check.name == "GPU limit").unwrap().missing, Bytes::gb(5));
 }
 
+/// `iogpu.wired_limit_mb` is 0 on nearly every Mac: then what MLX said when the environment was set up is the limit.
+#[test]
+fn a_mac_whose_owner_set_no_limit_is_held_to_the_one_that_setup_noted() {
+    let mut ledger = laptop();
+    grant(&mut ledger, "32b", 20);
+    let mut machine = Machine::new(128);
+    machine.reading.gpu_limit = None;
+    let judged = |machine: &Machine| judge(&ledger, machine.live(), "70b", Some(&needs(Bytes::gb(60))));
+    assert!(judged(&machine).is_ok(), "nobody says");
+    machine.noted = Some(Bytes::gb(75));
+    let refusal = judged(&machine).unwrap_err();
+    let check = refusal.checks.iter().find(|check| check.name == "GPU limit").unwrap();
+    assert_eq!(check.missing, Bytes::gb(5));
+    assert_eq!(check.lines[0].name, "what the GPU may hold (macOS's default, from mlxctl setup)");
+    machine.reading.gpu_limit = Some(Bytes::gb(90));
+    assert!(judged(&machine).is_ok(), "the owner raised it since");
+}
+
 #[test]
 fn on_a_card_the_cards_memory_counts() {
     let mut ledger = laptop();
@@ -160,7 +181,8 @@ fn on_a_card_the_cards_memory_counts() {
     machine
         .footprints
         .insert("32b".into(), Footprint { bytes: Bytes::gb(2), peak: None, gpu: Some(Bytes::gb(30)) });
-    let live = Live { platform: Platform::Cuda, ..machine.live() };
+    let gpu_limit = GpuLimit::of(Platform::Cuda, &machine.reading, None);
+    let live = Live { platform: Platform::Cuda, gpu_limit, ..machine.live() };
     assert!(judge(&ledger, live, "70b", Some(&needs(Bytes::gb(40)))).is_ok());
     let refusal = judge(&ledger, live, "70b", Some(&needs(Bytes::gb(41)))).unwrap_err();
     assert_eq!(refusal.missing(), Bytes::gb(1));

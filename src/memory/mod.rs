@@ -10,6 +10,7 @@ mod family;
 pub mod files;
 #[cfg(test)]
 mod fixtures;
+pub mod gpu;
 pub mod learn;
 pub mod platform;
 pub mod pressure;
@@ -27,6 +28,7 @@ pub use bounds::{Bounds, bounds};
 pub use budget::{Budget, budget};
 pub use bytes::{Bytes, ParseBytesError};
 pub use estimate::{Estimate, ModelFiles, estimate};
+pub use gpu::{GpuLimit, LimitSource};
 pub use learn::Learned;
 pub use platform::Platform;
 pub use problem::Problem;

@@ -3,8 +3,8 @@
 import importlib.metadata as metadata
 import json
 import platform
+import subprocess
 import sys
-from pathlib import Path
 
 import mlx.core as mx
 import mlx_lm
@@ -13,6 +13,23 @@ import transformers
 
 # An import proves nothing about the device's libraries; a sum does.
 mx.eval(mx.array([1, 2]) + 1)
+
+
+def gpu_limit():
+    """What macOS lets the GPU hold while its owner has set nothing; only Metal knows. None elsewhere."""
+    if sys.platform != "darwin":
+        return None
+    set_by_owner = subprocess.run(
+        ["/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb"], capture_output=True, text=True, check=False
+    )
+    # A limit that somebody set is gone after the next start of the machine; it is read when it is needed.
+    if set_by_owner.stdout.strip() not in ("", "0"):
+        return None
+    # MLX had it below mx.metal first.
+    info = (mx.device_info if hasattr(mx, "device_info") else mx.metal.device_info)()
+    limit = info.get("max_recommended_working_set_size")
+    return int(limit) if limit else None
+
 
 evidence = [mx.__file__, mlx_lm.server.__file__]
 resolved = []
@@ -37,6 +54,7 @@ print(
             "resolved": resolved,
             "evidence": evidence,
             "base": sys.base_prefix,
+            "gpu_limit": gpu_limit(),
         }
     )
 )

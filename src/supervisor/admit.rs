@@ -12,7 +12,7 @@ use crate::folders;
 use crate::host::{Footprint, Host, Identity, MemoryReading};
 use crate::lifecycle::{Admission, Failure, FailureKind, Name, Verdict};
 use crate::memory::pressure::Policy;
-use crate::memory::{Bytes, Estimate, Grant, Ledger, Live, Platform, Refusal, judge};
+use crate::memory::{Bytes, Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
 use crate::python::tiny;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry, Source};
@@ -24,6 +24,8 @@ pub(super) struct Prepared {
     pub python: PathBuf,
     /// What `--model` names.
     pub served: String,
+    /// What the venv's setup was told that the GPU may hold.
+    pub gpu_limit: Option<Bytes>,
 }
 
 /// What `--model` names, whether it is there or not.
@@ -50,7 +52,8 @@ pub(super) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Fa
         }
         _ => {}
     }
-    Ok(Prepared { python: environment.python, served: served(&model.source) })
+    let venv::Environment { python, gpu_limit, .. } = environment;
+    Ok(Prepared { python, served: served(&model.source), gpu_limit })
 }
 
 /// What a run takes and is held to, as far as the files and earlier runs tell.
@@ -62,6 +65,13 @@ pub(super) fn plan(
     learned: &Learned,
 ) -> Result<Plan, Failure> {
     files.plan(model, platform, &assess::versions(registry), learned)
+}
+
+/// The machine at the moment of a judgement.
+struct Machine {
+    reading: MemoryReading,
+    platform: Platform,
+    gpu_limit: Option<GpuLimit>,
 }
 
 /// The loop's admission: reads what it judges by at the moment it judges.
@@ -82,7 +92,8 @@ impl Admission for Gatekeeper<'_> {
         let reading = self.host.memory().unwrap_or_default();
         let platform = Platform::of(&reading);
         let slot = self.slots.get_mut(name).ok_or_else(gone)?;
-        prepare(self.registry, &slot.model)?;
+        let prepared = prepare(self.registry, &slot.model)?;
+        let gpu_limit = GpuLimit::of(platform, &reading, prepared.gpu_limit);
         slot.files.look(&slot.model);
         let plan = plan(self.registry, &slot.model, &slot.files, platform, self.learned)?;
         let estimate = plan.estimate.clone();
@@ -98,10 +109,11 @@ impl Admission for Gatekeeper<'_> {
                 failure.hint("connect the power adapter, or --force; [power] of the registry decides")
             );
         }
-        let refusal = match self.weigh(name, granted, &reading, platform, estimate.as_ref()) {
-            Ok(grant) => return Ok(Verdict { reserved: grant.bytes, overridden: None }),
-            Err(refusal) => refusal,
-        };
+        let refusal =
+            match self.weigh(name, granted, Machine { reading, platform, gpu_limit }, estimate.as_ref()) {
+                Ok(grant) => return Ok(Verdict { reserved: grant.bytes, overridden: None }),
+                Err(refusal) => refusal,
+            };
         if force {
             let reserved = estimate.as_ref().map(Estimate::reserve).unwrap_or_default();
             return Ok(Verdict { reserved, overridden: Some(refusal.sentence()) });
@@ -118,8 +130,7 @@ impl Gatekeeper<'_> {
         &self,
         name: &Name,
         granted: &[(Name, Bytes)],
-        reading: &MemoryReading,
-        platform: Platform,
+        machine: Machine,
         estimate: Option<&Estimate>,
     ) -> Result<Grant, Box<Refusal>> {
         let mut ledger = Ledger::new(self.host.facts().memory, self.registry.reserves.clone());
@@ -135,7 +146,9 @@ impl Gatekeeper<'_> {
         let watched: Vec<String> =
             self.registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
         let with = |programs| {
-            let live = Live { reading, footprints: &footprints, programs, platform };
+            let Machine { reading, platform, gpu_limit } = &machine;
+            let (platform, gpu_limit) = (*platform, *gpu_limit);
+            let live = Live { reading, footprints: &footprints, programs, platform, gpu_limit };
             judge(&ledger, live, name, estimate)
         };
         // A program that does not run only leaves more room, so whether one does, which costs a walk over all processes,

@@ -87,7 +87,7 @@ fn lives(record: &Record, host: &dyn Host) -> bool {
 
 /// The model that a process serves, if it is a backend of the instance with this run folder: it runs our launcher,
 /// with a spec of ours. A person who reads one of these files is not.
-fn serves(arguments: &[String], run: &Path) -> Option<String> {
+pub(super) fn serves(arguments: &[String], run: &Path) -> Option<String> {
     let launcher = run.join("launcher.py");
     let spec = arguments.windows(2).find(|pair| Path::new(&pair[0]) == launcher)?[1].as_str();
     let name = Path::new(spec).strip_prefix(run).ok()?.to_str()?;

@@ -14,6 +14,7 @@ mod keeper;
 mod kept;
 mod learned;
 mod leave;
+mod leftovers;
 mod lock;
 mod plan;
 mod power;
@@ -27,6 +28,8 @@ mod clock_tests;
 
 pub use handle::Handle;
 pub use journal::Journal;
+pub use leftovers::Leftovers;
+pub use lock::LockError;
 pub use run::{Options, StartError, Supervisor, on_signals};
 pub use view::host_status;
 

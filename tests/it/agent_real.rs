@@ -144,6 +144,23 @@ fn under_launchds_rules_the_model_survives_its_supervisors() {
 }
 
 #[test]
+fn a_removed_agent_leaves_no_model_that_its_dead_supervisor_left() {
+    let stage = Stage::new(Manager::Launchd(FakeLaunchd::start_at_home()));
+    stage.install();
+    let backend = stage.instance.pid("tiny");
+    // Dead for good: launchd has nothing to start.
+    std::fs::remove_file(stage.program()).unwrap();
+    signal(stage.supervisor(), Signal::SIGKILL);
+    wait("launchd has no process", || stage.status()["pid"].is_null());
+    assert!(alive(backend), "a backend outlives its supervisor");
+
+    let said = stage.ok(&["uninstall"]);
+    assert!(said.contains(&format!("tiny runs on without a supervisor, pid {backend}: ending it")), "{said}");
+    assert!(!alive(backend), "{backend} is left");
+    assert!(stage.instance.root().join("state/events.jsonl").exists(), "the history went with it");
+}
+
+#[test]
 fn under_systemd_the_model_survives_its_supervisors() {
     if let Some(systemd) = UserSystemd::start() {
         Stage::new(Manager::Systemd(systemd)).live();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::program;
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
+use mlxctl::memory::Bytes;
 use mlxctl::python::venv::{self, Environment, SetupError, SetupRequest, Step};
 use tempfile::TempDir;
 
@@ -27,7 +28,7 @@ case "$1 $2 $3" in
     touch "$root/installed" ;;
   "-c "*) version=$(cat "$root/version" 2>/dev/null || echo 0.32.2)
     echo '{"versions": {"python": "3.12.7", "mlx": "0.32.4", "mlx_lm": "'$version'", "transformers": "5.23.0"},
-           "resolved": ['"$(cat "$root/resolved" 2>/dev/null || echo '"mlx==0.32.4"')"'], "base": "/opt/python3.12", "evidence": ["'$root'/installed"]}' | tr -d '\n' ;;
+           "resolved": ['"$(cat "$root/resolved" 2>/dev/null || echo '"mlx==0.32.4"')"'], "base": "/opt/python3.12", "gpu_limit": 107520000000, "evidence": ["'$root'/installed"]}' | tr -d '\n' ;;
 esac
 "#;
 
@@ -90,6 +91,49 @@ fn a_second_setup_runs_no_program() {
     assert_eq!(first.versions.mlx_lm, "0.32.2");
     assert_eq!(machine.setup(), Ok(first));
     assert!(!machine.path("calls").exists());
+}
+
+#[test]
+fn what_metal_lets_the_gpu_hold_is_noted_with_the_environment() {
+    let machine = Machine::new();
+    let made = machine.setup().unwrap();
+    assert_eq!(made.gpu_limit, Some(Bytes(107_520_000_000)));
+    assert_eq!(venv::existing(&machine.request()).unwrap().gpu_limit, made.gpu_limit);
+}
+
+/// The verification with an MLX of paper, on a system that calls itself `platform` and whose `sysctl` prints `wired`.
+fn noted_limit(platform: &str, wired: &str, device_info: &str) -> serde_json::Value {
+    let code = format!(
+        "import subprocess, sys, types
+core = types.SimpleNamespace(__version__='0', __file__='core', array=lambda values: 0, eval=lambda sum: None)
+info = lambda: {{'max_recommended_working_set_size': 107520000000}}
+{device_info} = info if '{device_info}'.endswith('info') else types.SimpleNamespace(device_info=info)
+mlx_lm = types.ModuleType('mlx_lm')
+mlx_lm.__version__ = '0'
+mlx_lm.server = types.SimpleNamespace(__file__='server')
+mlx = types.ModuleType('mlx')
+mlx.core = core
+sys.modules.update({{'mlx': mlx, 'mlx.core': core, 'mlx_lm': mlx_lm, 'mlx_lm.server': mlx_lm.server,
+                    'transformers': types.SimpleNamespace(__version__='0')}})
+sys.platform = '{platform}'
+subprocess.run = lambda *call, **how: types.SimpleNamespace(stdout='{wired}')
+exec(open('src/python/verify_venv.py').read())"
+    );
+    let output =
+        Command::new("python3").args(["-c", &code]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    document["gpu_limit"].clone()
+}
+
+#[test]
+fn mlx_is_asked_on_a_mac_whose_owner_set_nothing() {
+    for device_info in ["core.device_info", "core.metal"] {
+        assert_eq!(noted_limit("darwin", "0\\n", device_info), 107_520_000_000_u64, "{device_info}");
+    }
+    // The owner's number is gone with the next start of the machine, so it is no default to note.
+    assert!(noted_limit("darwin", "98304\\n", "core.device_info").is_null());
+    assert!(noted_limit("linux", "", "core.device_info").is_null());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::cli::remote::unknown_model;
 use crate::control::api::BudgetStatus;
 use crate::memory::budget::{Case, Planned, PlannedModel};
 use crate::memory::refusal::signed;
-use crate::memory::{self, Budget, Bytes, Platform};
+use crate::memory::{self, Budget, Bytes, GpuLimit, Platform};
 use crate::registry::{Model, Registry, Start};
 
 /// Arguments of `budget`.
@@ -36,6 +36,8 @@ struct Document<'a> {
     budget: &'a BudgetStatus,
     models: &'a [PlannedModel],
     cases: &'a [Case],
+    /// What the GPU may hold and who says so; null: there is none, or nobody says.
+    gpu_limit: Option<GpuLimit>,
 }
 
 /// Prints the plan.
@@ -66,15 +68,23 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             None
         }));
     }
+    // Another machine's GPU is not known.
+    let gpu_limit =
+        if args.memory.is_none() { GpuLimit::of(platform, &live.reading, live.noted) } else { None };
     let budget = memory::budget(&registry, total, &args.running, &planned);
     if args.json {
-        let document =
-            Document { schema: 1, budget: &budget.now, models: &budget.models, cases: &budget.cases };
+        let document = Document {
+            schema: 1,
+            budget: &budget.now,
+            models: &budget.models,
+            cases: &budget.cases,
+            gpu_limit,
+        };
         let json = serde_json::to_string_pretty(&document)
             .map_err(|error| CliError::failed("the budget cannot be written as JSON").why(error))?;
         return context.output.data(&json);
     }
-    context.output.data(&show(&registry, &budget))
+    context.output.data(&show(&registry, &budget, gpu_limit))
 }
 
 fn plan(registry: &Registry, model: &Model, platform: Platform) -> Result<Option<Planned>, CliError> {
@@ -84,7 +94,7 @@ fn plan(registry: &Registry, model: &Model, platform: Platform) -> Result<Option
 
 /// The plan as two tables: what is taken now, and what is left in each case.
 #[must_use]
-pub fn show(registry: &Registry, budget: &Budget) -> String {
+pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>) -> String {
     let now = &budget.now;
     let mut plan = table(&["", "SIZE", ""]);
     plan.add_row(["memory".to_owned(), Bytes(now.total_bytes).to_string(), String::new()]);
@@ -135,7 +145,9 @@ pub fn show(registry: &Registry, budget: &Budget) -> String {
         cases.add_row(row);
     }
     let counting = "FREE: memory − reserves that always hold − models.  HEADROOM: memory − models, nothing kept for macOS.\n";
-    format!("{}\n{}\n{counting}", finish(&mut plan, 1..2), finish(&mut cases, 1..5))
+    let gpu =
+        gpu_limit.map(|limit| format!("GPU: all models together may hold {limit}.\n")).unwrap_or_default();
+    format!("{}\n{}\n{counting}{gpu}", finish(&mut plan, 1..2), finish(&mut cases, 1..5))
 }
 
 fn minus(counted: bool, bytes: Bytes) -> String {

@@ -10,7 +10,8 @@ use crate::cli::error::CliError;
 use crate::cli::remote::unknown_model;
 use crate::host::{self, MemoryReading};
 use crate::memory::estimate::{Figure, Term};
-use crate::memory::{Bounds, Bytes, Estimate, Ledger, Live, Platform, Problem, Refusal, judge};
+use crate::memory::{Bounds, Bytes, Estimate, GpuLimit, Ledger, Live, Platform, Problem, Refusal, judge};
+use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 
 /// Arguments of `estimate`.
@@ -49,6 +50,8 @@ struct Document {
     estimate: Option<Estimate>,
     /// What admission would reserve.
     reserve_bytes: Option<Bytes>,
+    /// What the GPU may hold and who says so; null: there is none, or nobody says.
+    gpu_limit: Option<GpuLimit>,
     /// Whether a start would be granted now.
     granted: bool,
     /// Why not; null where it would be.
@@ -63,6 +66,8 @@ pub struct LiveReading {
     pub programs: Vec<String>,
     /// Installed memory.
     pub total: Bytes,
+    /// What `mlxctl setup` was told that the GPU may hold.
+    pub noted: Option<Bytes>,
 }
 
 /// Looks at this machine.
@@ -76,7 +81,13 @@ pub fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
         .map_err(|error| CliError::failed("this system does not say what memory it has").why(error))?;
     let names: Vec<String> =
         registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
-    Ok(LiveReading { reading, programs: host.running(&names), total: host.facts().memory })
+    let environment = venv::existing(&SetupRequest::to_look(registry)).ok();
+    Ok(LiveReading {
+        reading,
+        programs: host.running(&names),
+        total: host.facts().memory,
+        noted: environment.and_then(|environment| environment.gpu_limit),
+    })
 }
 
 /// The failure for files or bounds that cannot work.
@@ -116,7 +127,9 @@ fn examine(
     let Assessment { bounds, estimate, kv_per_token, key, .. } = assess(registry, model, platform)?;
     let ledger = Ledger::new(live.total, registry.reserves.clone());
     let footprints = BTreeMap::new();
-    let now = Live { reading: &live.reading, footprints: &footprints, programs: &live.programs, platform };
+    let gpu_limit = GpuLimit::of(platform, &live.reading, live.noted);
+    let programs = &live.programs;
+    let now = Live { reading: &live.reading, footprints: &footprints, programs, platform, gpu_limit };
     let refusal = judge(&ledger, now, &model.name, estimate.as_ref()).err().map(|refusal| *refusal);
     Ok(Document {
         schema: 1,
@@ -130,6 +143,7 @@ fn examine(
         learning_key: key,
         reserve_bytes: estimate.as_ref().map(Estimate::reserve),
         estimate,
+        gpu_limit,
         granted: refusal.is_none(),
         refusal,
     })
@@ -153,6 +167,9 @@ fn show(document: &Document, model: &Model) -> String {
     text.push_str(&format!("\nreserved by a start: {}", estimate.reserve()));
     if let Some(ceiling) = estimate.ceiling.filter(|ceiling| *ceiling < estimate.peak) {
         text.push_str(&format!(" (the ceiling of {ceiling})"));
+    }
+    if let Some(limit) = document.gpu_limit {
+        text.push_str(&format!("; the GPU may hold {limit}"));
     }
     match &document.refusal {
         None => text.push_str("; it would be granted now\n"),

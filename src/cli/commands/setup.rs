@@ -202,8 +202,11 @@ fn summary(environment: &Environment, lock: &Path) -> String {
         ("interpreter", environment.python.display().to_string()),
         ("lock file", lock.display().to_string()),
     ]
+    .into_iter()
+    // Said by Metal alone, so on a Mac alone.
+    .chain(environment.gpu_limit.map(|limit| ("GPU limit", format!("{limit} (macOS's default)"))))
     .map(|(name, value)| format!("{name:<12}  {value}\n"))
-    .concat()
+    .collect()
 }
 
 #[cfg(test)]

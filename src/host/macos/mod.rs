@@ -38,7 +38,8 @@ pub fn boot_id() -> io::Result<String> {
 
 /// See [`super::now`].
 pub fn now() -> Moment {
-    read(ClockId::CLOCK_MONOTONIC)
+    // mach_continuous_time(3) in nanoseconds, as CLOCK_UPTIME_RAW is mach_absolute_time(3): one counter, read twice.
+    read(ClockId::from_raw(libc::CLOCK_MONOTONIC_RAW))
 }
 
 /// These clocks are always there and the pointer is valid: no other error is documented.

@@ -243,8 +243,9 @@ fn finish(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Envi
     marker.write(&request.venv).map_err(SetupError::io("cannot mark the virtual environment as whole"))?;
     generations::give_alias(&request.venv)
         .map_err(SetupError::io("cannot make the second name of the virtual environment"))?;
-    let Marker { versions, resolved, .. } = marker;
-    Ok(Environment { python: generations::python(&request.venv), versions, resolved, outdated: None })
+    let Marker { versions, resolved, gpu_limit, .. } = marker;
+    let python = generations::python(&request.venv);
+    Ok(Environment { python, versions, resolved, outdated: None, gpu_limit })
 }
 
 /// Imports everything and refuses what is too old.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Bytes;
+
 /// The marker's name inside the environment.
 pub const FILE: &str = "mlxctl-venv.json";
 
@@ -39,6 +41,10 @@ pub struct Marker {
     pub evidence: Vec<PathBuf>,
     /// The installation that the environment stands on.
     pub base: PathBuf,
+    /// What MLX said that macOS lets the GPU hold while `iogpu.wired_limit_mb` is 0
+    /// (`max_recommended_working_set_size` of `mx.device_info()`); `None`: it was not asked, or does not say.
+    #[serde(default)]
+    pub gpu_limit: Option<Bytes>,
 }
 
 /// What the verification prints.
@@ -52,16 +58,19 @@ pub struct Verified {
     pub evidence: Vec<PathBuf>,
     /// See [`Marker::base`].
     pub base: PathBuf,
+    /// See [`Marker::gpu_limit`].
+    #[serde(default)]
+    pub gpu_limit: Option<Bytes>,
 }
 
 impl Marker {
     /// The marker of an environment that was just verified.
     #[must_use]
     pub fn new(requested: Vec<String>, requirements: String, verified: Verified) -> Self {
-        let Verified { versions, mut resolved, evidence, base } = verified;
+        let Verified { versions, mut resolved, evidence, base, gpu_limit } = verified;
         resolved.sort_unstable();
         resolved.dedup();
-        Self { schema: SCHEMA, requirements, requested, versions, resolved, evidence, base }
+        Self { schema: SCHEMA, requirements, requested, versions, resolved, evidence, base, gpu_limit }
     }
 
     /// The environment's marker; `None` where there is none, or none that this version can trust.

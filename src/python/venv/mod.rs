@@ -79,6 +79,9 @@ pub struct Environment {
     pub resolved: Vec<String>,
     /// Why `mlxctl setup` would change it: the registry asks for something else by now. It still works.
     pub outdated: Option<String>,
+    /// What macOS lets the GPU hold by default, as MLX said when the environment was verified; see
+    /// [`Marker::gpu_limit`].
+    pub gpu_limit: Option<crate::memory::Bytes>,
 }
 
 /// What setup does at the moment.
@@ -259,8 +262,8 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
         let (made, asked) = (marker.requested.join(" "), request.requirements().join(" "));
         format!("it was made for {made}, and the registry asks for {asked}")
     });
-    let Marker { versions, resolved, .. } = marker;
-    Ok(Environment { python, versions, resolved, outdated })
+    let Marker { versions, resolved, gpu_limit, .. } = marker;
+    Ok(Environment { python, versions, resolved, outdated, gpu_limit })
 }
 
 /// Makes the environment what the request asks for. Runs no program when it is that already (unless `verify`).

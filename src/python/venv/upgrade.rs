@@ -62,6 +62,7 @@ pub fn upgrade(
                 versions: old.versions,
                 resolved: old.resolved.clone(),
                 outdated: None,
+                gpu_limit: old.gpu_limit,
             };
             return Ok(Upgraded { environment, before: Some(old.resolved), switched: false });
         }

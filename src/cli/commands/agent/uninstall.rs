@@ -1,7 +1,15 @@
 //! `mlxctl agent uninstall`
 
+use std::time::Duration;
+
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::host;
+use crate::registry::Registry;
+use crate::supervisor::{Leftovers, LockError};
+
+/// Between SIGTERM and SIGKILL for a backend whose model is no longer in the registry.
+const TERM: Duration = Duration::from_secs(20);
 
 /// Arguments of `agent uninstall`.
 #[derive(Debug, clap::Args)]
@@ -11,7 +19,8 @@ pub struct Args {
     dry_run: bool,
 }
 
-/// Ends the supervisor, and with it every model, and removes its file. Data stays.
+/// Ends the supervisor, and with it every model, and removes its file; then whatever an earlier supervisor that died
+/// left running. Data stays.
 ///
 /// # Errors
 /// It does not go, with why and what to do.
@@ -20,6 +29,8 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
     let agent = stand_ins.installed(context, &registry)?;
     let (found, seen) = (super::on_disk(agent.as_ref())?, agent.seen()?);
     if found.is_none() && !seen.loaded {
+        // One that was removed by hand, or by a tool that knows nothing of backends.
+        end_leftovers(context, &registry)?;
         return context.output.data(&format!("{} is not installed", agent.name()));
     }
     if args.dry_run {
@@ -28,9 +39,45 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
         return context.output.data(&calls.chain(file).collect::<Vec<_>>().join("\n"));
     }
     agent.remove(&mut |step| context.output.say(step))?;
+    end_leftovers(context, &registry)?;
     context.output.say(&format!(
         "kept: {} (logs, environment, state) and the downloaded models",
         registry.paths.root.display()
     ));
     context.output.data(&format!("{} is gone", agent.name()))
+}
+
+/// Ends backends that have no supervisor: it was dead when its agent was removed, and they outlive it.
+fn end_leftovers(context: &Context, registry: &Registry) -> Result<(), CliError> {
+    let host = host::system();
+    let mut left = match Leftovers::find(&registry.paths.run, host.as_ref()) {
+        Ok(Some(left)) => left,
+        Ok(None) => return Ok(()),
+        Err(LockError::Held(holder)) => {
+            context
+                .output
+                .say(&format!("a supervisor that was started by hand goes on, with its models: {holder}"));
+            return Ok(());
+        }
+        Err(LockError::Io(error)) => {
+            return Err(CliError::failed(
+                "the agent is gone, but whether it left models running cannot be told",
+            )
+            .why(error)
+            .hint("mlxctl doctor"));
+        }
+    };
+    let mut problems = Vec::new();
+    for (model, who) in left.backends.clone() {
+        context.output.say(&format!("{model} runs on without a supervisor, pid {}: ending it", who.pid));
+        let term = registry.model(&model).map_or(TERM, |model| model.stop.term);
+        if let Err(error) = left.end(host.as_ref(), &model, term) {
+            problems.push((model, who.pid, error));
+        }
+    }
+    let Some((model, pid, error)) = problems.first() else { return Ok(()) };
+    let groups: Vec<String> = problems.iter().map(|(_, pid, _)| format!("-{pid}")).collect();
+    Err(CliError::failed(format!("the agent is gone, but {model} still runs, pid {pid}"))
+        .why(error)
+        .hint(format!("kill -KILL {}", groups.join(" "))))
 }

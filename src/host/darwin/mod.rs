@@ -1,6 +1,10 @@
 //! What macOS's structures and system variables say, as numbers. Pure, and so tested on every system.
 //!
-//! Nothing here has seen a Mac: the layouts are those of the headers named beside them, the samples are made by hand.
+//! Nothing here has seen a Mac: the layouts ([`layout`]) are those of the headers, the samples are made by hand.
+
+mod layout;
+
+pub use layout::SOCKET_FDINFO;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -52,7 +56,7 @@ pub fn integer(bytes: &[u8]) -> Option<u64> {
 
 /// `vm.swapusage`: `struct xsw_usage` (sys/sysctl.h), total, available and used first.
 pub fn swap_used(bytes: &[u8]) -> Option<Bytes> {
-    integer(bytes.get(16..24)?).map(Bytes)
+    integer(bytes.get(layout::SWAP_USED..layout::SWAP_USED + 8)?).map(Bytes)
 }
 
 /// `iogpu.wired_limit_mb`; `None` for 0, which stands for a default that only Metal knows.
@@ -66,27 +70,21 @@ pub fn nanoseconds(ticks: u64, numerator: u32, denominator: u32) -> u64 {
     u64::try_from(nanoseconds).unwrap_or(u64::MAX)
 }
 
-/// The size of `struct socket_fdinfo` (sys/proc_info.h); `proc_pidfdinfo` answers with exactly as much.
-pub const SOCKET_FDINFO: usize = 792;
-
 /// Whether a `struct socket_fdinfo` is a TCP socket that listens on `port`, where a connection to 127.0.0.1 arrives.
-///
-/// Offsets: `proc_fileinfo` takes 24 bytes, then comes `socket_info`: `soi_kind` at 232, `soi_proto` at 240. Of that
-/// `tcp_sockinfo`: `insi_lport` at 4, `insi_vflag` at 24, `insi_laddr` at 48, `tcpsi_state` at 80.
 pub fn listens(info: &[u8; SOCKET_FDINFO], port: u16) -> bool {
-    const KIND: usize = 24 + 232;
-    const PROTOCOL: usize = 24 + 240;
     const SOCKINFO_TCP: u32 = 2;
     const TSI_S_LISTEN: u32 = 1;
     const INI_IPV4: u8 = 1;
     let word =
         |at: usize| info.get(at..at + 4).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
-    let address = info.get(PROTOCOL + 48..PROTOCOL + 64).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+    let address = info.get(layout::LOCAL_ADDRESS..layout::LOCAL_ADDRESS + 16);
+    let address = address.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
     // The port is in network order at the front of an int.
-    let local_port = info.get(PROTOCOL + 4..PROTOCOL + 6).map(|bytes| bytes == port.to_be_bytes());
-    let version = info.get(PROTOCOL + 24).copied().unwrap_or(0);
-    word(KIND) == Some(SOCKINFO_TCP)
-        && word(PROTOCOL + 80) == Some(TSI_S_LISTEN)
+    let local_port =
+        info.get(layout::LOCAL_PORT..layout::LOCAL_PORT + 2).map(|bytes| bytes == port.to_be_bytes());
+    let version = info.get(layout::VERSION).copied().unwrap_or(0);
+    word(layout::KIND) == Some(SOCKINFO_TCP)
+        && word(layout::STATE) == Some(TSI_S_LISTEN)
         && local_port == Some(true)
         && address.is_some_and(|address| reached_from_loopback(address, version & INI_IPV4 != 0))
 }
