@@ -11,6 +11,7 @@
 //! - [`lifecycle`]: the states of a model and every way between them. Pure: no clock, no IO, no tokio.
 //! - [`host`]: the one seam to the operating system.
 //! - [`backend`]: the Python process that serves one model: spec, exec, launcher link, probes, diagnosis.
+//! - [`cluster`]: one model on several machines: the conductor, its ranks, and the proof that they are gone.
 //! - [`gate`]: the HTTP front door of one model, the only thing that listens on the LAN.
 //! - [`supervisor`]: the one loop that owns all models, its driver, its journal, adoption.
 //! - [`control`]: the supervisor's API on a Unix socket, its server and its client.
@@ -26,6 +27,7 @@
 pub mod backend;
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod control;
 pub mod doctor;
 mod durable;

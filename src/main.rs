@@ -9,5 +9,8 @@ fn main() -> ExitCode {
     if let Some(spec_file) = exec::requested(std::env::args_os()) {
         return ExitCode::from(exec::run(&spec_file));
     }
+    if let Some(code) = mlxctl::cluster::hidden(std::env::args_os()) {
+        return ExitCode::from(code);
+    }
     ExitCode::from(mlxctl::cli::main() as u8)
 }

@@ -103,6 +103,7 @@ impl Launch<'_> {
             settings,
             reserved: self.reserved.0,
             nice: 0,
+            group: None,
         }
     }
 }
@@ -270,6 +271,7 @@ mod tests {
             settings: hashed(Path::new("python"), &server, &limits),
             reserved: 0,
             nice: 0,
+            group: None,
         }
     }
 

@@ -421,6 +421,7 @@ def main():
     link = Link(spec["link"], spec["generation"], spec.get("log"))
     watch = Watch(link)
 
+    tied = spec.get("tied", False)
     exit_code = 0
 
     def end(code, error=None):
@@ -440,13 +441,21 @@ def main():
         if watch.ending:
             link.close()
             os._exit(exit_code)
-        if not watch.listening.is_set():
-            # There is nothing to tear down yet, and an import may well swallow a KeyboardInterrupt.
+        if tied or not watch.listening.is_set():
+            # A rank's peers may be gone: whoever waits for the generation thread may wait for ever. Otherwise, there is nothing to tear down yet, and an import may well swallow a KeyboardInterrupt.
             end(0)
         watch.ending = True
         raise KeyboardInterrupt
 
+    def end_with_the_keeper():
+        """The other end of the standard input is held by whoever started this rank."""
+        while os.read(0, 4096):
+            pass
+        os._exit(1)
+
     faulthandler.enable(2)
+    if tied:
+        threading.Thread(target=end_with_the_keeper, name="tie", daemon=True).start()
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
     link.open()

@@ -54,10 +54,46 @@ pub enum LinkEvent {
         /// The last error that was logged.
         error: Option<String>,
     },
+    /// The ranks of a model that runs on several: a conductor's alone.
+    Ranks {
+        /// All of them, by number.
+        ranks: Vec<RankStatus>,
+        /// The least CPU time that one of them has used, milliseconds: the slowest holds the others up.
+        cpu_ms: Option<u64>,
+    },
+}
+
+/// One rank of a model that runs on several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankStatus {
+    /// Its number.
+    pub rank: usize,
+    /// Where it runs, as the registry names it.
+    pub host: String,
+    /// Of its Python, on that host.
+    pub pid: Option<i32>,
+    /// What that host charges its Python.
+    pub footprint_bytes: Option<u64>,
+    /// In one word.
+    pub state: RankState,
+}
+
+/// What a rank is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankState {
+    /// It has no Python yet.
+    Starting,
+    /// Its Python runs.
+    Running,
+    /// Signs of life are missing.
+    Silent,
+    /// It is gone.
+    Ended,
 }
 
 /// The generation thread of `mlx_lm.server`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Thread {
     /// Not made yet.
@@ -98,7 +134,7 @@ pub enum Reply {
 }
 
 /// What may be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
     /// MLX's own count.

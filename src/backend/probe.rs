@@ -7,8 +7,8 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{self, Answer};
 use super::diagnose;
-use super::link::{Link, LinkEvent, Message, Reply, Request, Thread};
+use super::link::{Link, LinkEvent, Message, RankStatus, Reply, Request, Thread};
 use super::watchdog::{Observation, Watchdog};
 use crate::host::{Host, Identity};
 use crate::lifecycle::{Failure, FailureKind, Signed};
@@ -32,6 +32,8 @@ pub struct Vitals {
     answering: AtomicBool,
     /// Milliseconds on the host's clock; 0: never.
     last_passed: AtomicU64,
+    /// By number, where there are several.
+    ranks: Mutex<Vec<RankStatus>>,
 }
 
 impl Vitals {
@@ -45,6 +47,16 @@ impl Vitals {
     #[must_use]
     pub fn answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
+    }
+
+    /// The ranks, by number; empty where there is no more than one.
+    #[must_use]
+    pub fn ranks(&self) -> Vec<RankStatus> {
+        self.ranks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_ranks(&self, ranks: Vec<RankStatus>) {
+        *self.ranks.lock().unwrap_or_else(PoisonError::into_inner) = ranks;
     }
 
     /// When it passed its last check, as the host's clock tells time.
@@ -91,6 +103,8 @@ struct Knowledge {
     port: Option<u16>,
     ready: bool,
     last_error: Option<String>,
+    /// CPU time of a group's slowest rank.
+    cpu: Option<Duration>,
     waiting: std::collections::VecDeque<oneshot::Sender<Reply>>,
     dog: Watchdog,
 }
@@ -102,6 +116,7 @@ impl Probe {
             port: None,
             ready: false,
             last_error: None,
+            cpu: None,
             waiting: std::collections::VecDeque::new(),
             dog: Watchdog::default(),
         };
@@ -190,6 +205,10 @@ impl Probe {
                 known.last_error = error.or(known.last_error.take());
                 self.thread_died(known);
             }
+            LinkEvent::Ranks { ranks, cpu_ms } => {
+                known.cpu = cpu_ms.map(Duration::from_millis);
+                self.vitals.set_ranks(ranks);
+            }
             LinkEvent::Exiting { error, .. } => known.last_error = error.or(known.last_error.take()),
         }
     }
@@ -260,7 +279,11 @@ impl Probe {
             self.vitals.answering.store(false, Ordering::Relaxed);
         }
         let (in_flight, mark) = (self.activity)();
-        let cpu = if in_flight > 0 || !answered { self.host.cpu_time(self.identity).ok() } else { None };
+        let cpu = match known.cpu {
+            Some(cpu) => Some(cpu),
+            None if in_flight > 0 || !answered => self.host.cpu_time(self.identity).ok(),
+            None => None,
+        };
         let seen = Observation { now: self.host.awake(), in_flight, mark, cpu, answered };
         if let Some(failure) = known.dog.observe(seen, &self.health) {
             self.useless(failure);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::group::Group;
 use crate::host::{Identity, Moment};
 
 /// The version of both files.
@@ -46,6 +47,9 @@ pub struct Spec {
     pub reserved: u64,
     /// Added to the niceness of the supervisor.
     pub nice: i8,
+    /// The ranks, where the model runs on several: then the arguments are a conductor's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
 }
 
 /// Written by the exec step just before it becomes Python.

@@ -43,6 +43,7 @@ fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
         settings: String::new(),
         reserved: 1_000_000_000,
         nice: 0,
+        group: None,
     };
     let boot_id = host.facts().boot_id.clone();
     let spawned = Some(host.now());

@@ -1,0 +1,531 @@
+//! `mlxctl __conduct SPEC`: the backend process of a model on several ranks. It runs `mlx.launch`, watches the ranks,
+//! takes all of them down when one is lost, and ends when every one is proven gone.
+
+use std::collections::VecDeque;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+
+use super::frame::{Beat, Down, Gone, Order, Up, decode, encode};
+use super::group::{Group, ranks_folder};
+use super::link_server::{self, Seen};
+use super::silence::Silence;
+use super::streams::{Writer, read_lines};
+use super::verdict::{Sign, Verdict};
+use super::{proof, rank};
+use crate::backend::link::{RankState, RankStatus, Request};
+use crate::backend::record::replace;
+use crate::backend::spec::Spec;
+use crate::host::{self, Exit, Host, Identity, Signal};
+
+/// The text of the Python that runs `mlx.launch`.
+const MLX_LAUNCH: &str = include_str!("mlx_launch.py");
+/// Until every rank has said its first word: ssh, a shell and our binary, no Python yet.
+const COME_UP: Duration = Duration::from_secs(30);
+/// Between the first bad sign and the verdict: the cause may be told after its consequences.
+const SETTLE: Duration = Duration::from_millis(700);
+/// For the goodbyes, beyond what a rank gives its Python.
+const GOODBYES: Duration = Duration::from_secs(1);
+/// Lines of each rank that are kept for the verdict.
+const TAIL: usize = 60;
+/// The ring's ports: below those that Linux and macOS give away themselves.
+const PORTS: std::ops::Range<u16> = 21_000..31_000;
+
+/// What happens to a conductor.
+pub(super) enum Input {
+    Up(Up),
+    Text(Vec<u8>),
+    Launch(Exit),
+    Signal,
+    Asked(Request),
+}
+
+/// Runs it; the exit code: 0 where it was asked to end.
+#[must_use]
+pub fn run(spec_file: &Path) -> u8 {
+    let conducted = read(spec_file).and_then(|(spec, group)| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (conductor, inputs) = Conductor::start(spec, group, spec_file)?;
+            Ok(conductor.run(inputs).await)
+        })
+    });
+    conducted.unwrap_or_else(|error| {
+        tell(&format!("mlxctl: the group cannot be started: {error}"));
+        1
+    })
+}
+
+fn read(spec_file: &Path) -> io::Result<(Spec, Group)> {
+    let spec: Spec = serde_json::from_slice(&std::fs::read(spec_file)?)?;
+    let group = spec.group.clone().ok_or_else(|| io::Error::other("the spec names no ranks"))?;
+    Ok((spec, group))
+}
+
+/// A line of the log. What cannot be written is lost: a full disk costs lines, never a rank.
+fn tell(line: &str) {
+    let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
+}
+
+struct Conductor {
+    spec: Spec,
+    group: Group,
+    run: PathBuf,
+    host: Arc<dyn Host>,
+    launch: Identity,
+    launched: bool,
+    output: Writer,
+    seen: watch::Sender<Seen>,
+    ranks: Vec<Watched>,
+    verdict: Verdict,
+    ordered: bool,
+    asked: bool,
+    last_beat: Instant,
+}
+
+/// What is known of a rank.
+struct Watched {
+    beat: Option<Beat>,
+    silence: Silence,
+    gone: Option<Gone>,
+    /// `mlx.launch` saw it end.
+    lost: bool,
+    tail: VecDeque<String>,
+}
+
+impl Watched {
+    fn is_over(&self) -> bool {
+        self.gone.is_some() || self.lost
+    }
+}
+
+impl Conductor {
+    fn start(spec: Spec, group: Group, spec_file: &Path) -> io::Result<(Self, UnboundedReceiver<Input>)> {
+        let run = spec_file.parent().unwrap_or(Path::new("/")).to_owned();
+        let (sender, inputs) = unbounded_channel();
+        on_signals(sender.clone())?;
+        let (seen, looks) = watch::channel(Seen::new(spec.generation));
+        link_server::serve(&spec.link, looks, sender.clone())?;
+        let (launch, output) = launch(&spec, &group, &run, &sender)?;
+        let now = Instant::now();
+        let come_up = COME_UP.max(group.timeout());
+        let watched = |_: &_| Watched {
+            beat: None,
+            silence: Silence::new(now, come_up, group.heartbeat()),
+            gone: None,
+            lost: false,
+            tail: VecDeque::new(),
+        };
+        let conductor = Self {
+            ranks: group.places.iter().map(watched).collect(),
+            spec,
+            run,
+            host: host::system(),
+            launch,
+            launched: true,
+            output,
+            seen,
+            verdict: Verdict::default(),
+            ordered: false,
+            asked: false,
+            last_beat: now,
+            group,
+        };
+        conductor.show();
+        Ok((conductor, inputs))
+    }
+
+    async fn run(mut self, mut inputs: UnboundedReceiver<Input>) -> u8 {
+        let mut beats = interval(self.group.heartbeat().max(Duration::from_millis(10)));
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settled: Option<Instant> = None;
+        while !self.asked {
+            tokio::select! {
+                biased;
+                () = until(settled) => break,
+                Some(input) = inputs.recv() => self.take(input),
+                _ = beats.tick() => self.tick(),
+            }
+            if settled.is_none() && self.verdict.is_bad() {
+                settled = Some(Instant::now() + SETTLE);
+            }
+            if !self.launched && settled.is_none() {
+                // Every rank's end has been told, or there was none to tell of.
+                settled = Some(Instant::now());
+            }
+        }
+        self.take_down(&mut inputs).await;
+        self.leave()
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Up(Up::Beat(beat)) => self.beat(beat),
+            Input::Up(Up::Log { rank, line }) => self.log(rank, line),
+            Input::Up(Up::Gone(gone)) => self.gone(gone),
+            Input::Text(bytes) => self.text(&String::from_utf8_lossy(&bytes)),
+            Input::Launch(exit) => {
+                self.launched = false;
+                if !self.verdict.is_bad() && !self.asked {
+                    tell(&format!("mlxctl: mlx.launch {exit}"));
+                }
+            }
+            Input::Signal => self.asked = true,
+            Input::Asked(Request::Trim) => self.say(&Down::Trim),
+            Input::Asked(Request::ReopenLog) => {
+                if let Err(error) = reopen_log(&self.spec.log) {
+                    tell(&format!("mlxctl: the log cannot be opened anew: {error}"));
+                }
+            }
+            Input::Asked(Request::Memory) => {}
+        }
+    }
+
+    fn beat(&mut self, beat: Beat) {
+        let rank = beat.rank;
+        let sign = Sign::of_beat(&beat);
+        let Some(watched) = self.ranks.get_mut(rank) else { return };
+        watched.silence.heard(Instant::now());
+        watched.beat = Some(beat);
+        if let Some(sign) = sign {
+            self.verdict.see(rank, sign);
+        }
+        if !self.ordered && self.ranks.iter().all(|watched| watched.beat.is_some()) {
+            self.order();
+        }
+        self.show();
+    }
+
+    /// Every rank is there: start Python on all of them.
+    fn order(&mut self) {
+        self.ordered = true;
+        let order = Order {
+            model: self.spec.model.clone(),
+            generation: self.spec.generation,
+            run: self.run.clone(),
+            python: self.group.python.clone(),
+            arguments: self.spec.argv.iter().skip(3).cloned().collect(),
+            env: self.group.env.clone(),
+            secret: self.spec.secret.clone(),
+            cache_limit: self.spec.cache_limit,
+            prompt_cache_bytes: self.spec.prompt_cache_bytes,
+            heartbeat_ms: self.group.heartbeat_ms,
+            timeout_ms: self.group.timeout_ms,
+        };
+        self.say(&Down::Order(Box::new(order)));
+        let now = Instant::now();
+        for watched in &mut self.ranks {
+            watched.silence = Silence::new(now, self.group.timeout(), self.group.heartbeat());
+        }
+    }
+
+    fn log(&mut self, rank: usize, line: String) {
+        let host = self.group.places.get(rank).map_or("?", |place| place.host.as_str());
+        tell(&format!("[{rank} {host}] {line}"));
+        let Some(watched) = self.ranks.get_mut(rank) else { return };
+        watched.silence.heard(Instant::now());
+        if watched.tail.len() == TAIL {
+            watched.tail.pop_front();
+        }
+        watched.tail.push_back(line);
+    }
+
+    fn gone(&mut self, gone: Gone) {
+        let rank = gone.rank;
+        let Some(watched) = self.ranks.get_mut(rank) else { return };
+        self.verdict.forgive_loss(rank);
+        if let Some(sign) = Sign::of_goodbye(&gone) {
+            self.verdict.see(rank, sign);
+        }
+        watched.gone = Some(gone);
+        self.show();
+    }
+
+    /// Something that is no frame: what a login shell, ssh or `mlx.launch` says.
+    fn text(&mut self, text: &str) {
+        let line = text.trim_end();
+        if line.is_empty() {
+            return;
+        }
+        tell(line);
+        let Some((rank, code)) = lost_rank(line) else { return };
+        let Some(watched) = self.ranks.get_mut(rank) else { return };
+        watched.lost = true;
+        if watched.gone.is_none() {
+            self.verdict.see(rank, Sign::Lost(code));
+        }
+        self.show();
+    }
+
+    fn tick(&mut self) {
+        self.say(&Down::Beat);
+        let now = Instant::now();
+        self.last_beat = now;
+        for (rank, watched) in self.ranks.iter_mut().enumerate() {
+            if !watched.silence.too_long(now) || watched.is_over() {
+                continue;
+            }
+            let seconds = watched.silence.length(now).as_secs();
+            let sign = if watched.beat.is_some() { Sign::Silent(seconds) } else { Sign::Late(seconds) };
+            self.verdict.see(rank, sign);
+        }
+        self.show();
+    }
+
+    fn say(&self, down: &Down) {
+        // Where mlx.launch does not read, the ranks' silence tells.
+        let _ = self.output.say(encode(down));
+    }
+
+    /// Tells the supervisor what is known.
+    fn show(&self) {
+        let now = Instant::now();
+        let ranks = self.ranks.iter().zip(&self.group.places).enumerate().map(|(rank, (watched, place))| {
+            let beat = watched.beat.as_ref();
+            let state = if watched.is_over() {
+                RankState::Ended
+            } else if watched.silence.length(now) > self.group.heartbeat() * 3 && beat.is_some() {
+                RankState::Silent
+            } else if beat.is_some_and(|beat| beat.pid.is_some()) {
+                RankState::Running
+            } else {
+                RankState::Starting
+            };
+            let over = state == RankState::Ended;
+            RankStatus {
+                rank,
+                host: place.host.clone(),
+                pid: beat.and_then(|beat| beat.pid).filter(|_| !over),
+                footprint_bytes: beat.and_then(|beat| beat.footprint).filter(|_| !over),
+                state,
+            }
+        });
+        let ranks: Vec<_> = ranks.collect();
+        let first = self.ranks.first().and_then(|watched| watched.beat.as_ref());
+        // Who stands still is the one that holds the others up.
+        let cpu = self.ranks.iter().map(|watched| watched.beat.as_ref()?.cpu_ms).min().flatten();
+        self.seen.send_if_modified(|seen| {
+            let port = first.and_then(|beat| beat.port);
+            let changed = seen.port != port || seen.ranks != ranks || seen.cpu_ms != cpu;
+            (seen.port, seen.cpu_ms) = (port, cpu);
+            seen.ranks.clone_from(&ranks);
+            changed
+        });
+    }
+
+    /// Ends every rank and proves that all are gone.
+    async fn take_down(&mut self, inputs: &mut UnboundedReceiver<Input>) {
+        if let Some(line) = self.blame() {
+            tell(&format!("mlxctl: {line}; the whole group is taken down"));
+        }
+        self.say(&Down::End);
+        let blamed = self.verdict.clone();
+        let silent = |watched: &Watched, group: &Group| {
+            watched.silence.length(Instant::now()) > group.timeout() || watched.beat.is_none()
+        };
+        let limit = Instant::now() + rank::TERM + GOODBYES;
+        while self.launched
+            && self.ranks.iter().any(|watched| !watched.is_over() && !silent(watched, &self.group))
+        {
+            match timeout_at(limit, inputs.recv()).await {
+                Ok(Some(input)) => self.take(input),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        // Who ends now ends because we said so.
+        self.verdict = blamed;
+        self.end_launch(inputs).await;
+        let unproven: Vec<usize> =
+            (0..self.ranks.len()).filter(|rank| self.ranks[*rank].gone.is_none()).collect();
+        let unheard = self.last_beat.elapsed();
+        let words =
+            proof::gone(&*self.host, &self.run, &self.spec.model, &self.group, &unproven, unheard).await;
+        for word in &words {
+            if let Some(problem) = &word.problem {
+                let ranks: Vec<_> = word.ranks.iter().map(usize::to_string).collect();
+                tell(&format!(
+                    "mlxctl: {} could not be asked about rank {} ({problem}); what runs there has ended itself after {:?} without a word from here",
+                    word.host,
+                    ranks.join(", "),
+                    self.group.timeout()
+                ));
+            }
+        }
+        for watched in &mut self.ranks {
+            watched.lost = true;
+        }
+        self.show();
+    }
+
+    async fn end_launch(&mut self, inputs: &mut UnboundedReceiver<Input>) {
+        let limit = Instant::now() + GOODBYES;
+        while self.launched {
+            match timeout_at(limit, inputs.recv()).await {
+                Ok(Some(input)) => self.take(input),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if self.launched
+            && let Err(error) = self.host.signal(self.launch, Signal::Kill)
+        {
+            tell(&format!("mlxctl: mlx.launch cannot be ended: {error}"));
+        }
+    }
+
+    fn blame(&self) -> Option<String> {
+        if self.asked {
+            return None;
+        }
+        let said = |rank: usize| {
+            let tail = self.ranks.get(rank).map(|watched| watched.tail.iter().cloned().collect::<Vec<_>>());
+            tail.unwrap_or_default().join("\n")
+        };
+        self.verdict.line(&self.group, said)
+    }
+
+    /// The last word, where a diagnosis looks for it.
+    fn leave(self) -> u8 {
+        let blame = self.blame();
+        let code = u8::from(!self.asked);
+        if let Some(line) = &blame {
+            tell(&format!("mlxctl: {line}"));
+        }
+        self.seen.send_modify(|seen| seen.exiting = Some((i32::from(code), blame)));
+        // Nobody waits for these files, and the next run replaces them.
+        let _ = std::fs::remove_file(&self.spec.link);
+        let _ = std::fs::remove_dir_all(scratch(&ranks_folder(&self.run), &self.spec.model));
+        self.output.close(Duration::from_millis(100));
+        code
+    }
+}
+
+/// The rank that `mlx.launch` says has ended, with its exit code.
+fn lost_rank(line: &str) -> Option<(usize, Option<i32>)> {
+    let (_, rest) = line.split_once("Node with rank ")?;
+    let (rank, how) = rest.split_once(' ')?;
+    let code = how.strip_prefix("exited with code ").map(|code| code.split_whitespace().next());
+    if code.is_none() && !how.starts_with("was killed") {
+        return None;
+    }
+    Some((rank.parse().ok()?, code.flatten().and_then(|code| code.parse().ok())))
+}
+
+/// Starts `mlx.launch` with ourselves on every rank.
+fn launch(
+    spec: &Spec,
+    group: &Group,
+    run: &Path,
+    inputs: &UnboundedSender<Input>,
+) -> io::Result<(Identity, Writer)> {
+    let ranks = ranks_folder(run);
+    DirBuilder::new().recursive(true).mode(0o700).create(&ranks)?;
+    let script = ranks.join(format!("{}.launch.py", spec.model));
+    std::fs::write(&script, MLX_LAUNCH)?;
+    let hosts = ranks.join(format!("{}.hosts.json", spec.model));
+    replace(&hosts, &group.hostfile())?;
+    let mut command = Command::new(&group.python);
+    command.arg(script).args(["--backend", &group.backend]).arg("--hostfile").arg(hosts);
+    if group.backend == "mpi" {
+        // By default rank 0 alone has a standard input.
+        command.args(["--mpi-arg", "--stdin all"]);
+    } else {
+        command.args(["--starting-port", &free_port(group)?.to_string()]);
+    }
+    command.arg("--").arg(&group.binary).arg(super::RANK);
+    // Its launch script makes files with mktemp and leaves them.
+    let scratch = scratch(&ranks, &spec.model);
+    DirBuilder::new().recursive(true).mode(0o700).create(&scratch)?;
+    command.env("TMPDIR", scratch);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let who = host::identify_child(i32::try_from(child.id()).map_err(io::Error::other)?)?;
+    let exit = host::system().watch(who)?;
+    let ended = inputs.clone();
+    tokio::spawn(async move {
+        let exit = exit.await;
+        // Its last words come through other threads.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let _ = ended.send(Input::Launch(exit));
+    });
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+        return Err(io::Error::other("mlx.launch has no standard streams"));
+    };
+    let heard = inputs.clone();
+    let said = move |line: Vec<u8>| {
+        let input = decode(&line).map_or(Input::Text(line), Input::Up);
+        let _ = heard.send(input);
+    };
+    read_lines(stdout, said.clone(), || ());
+    read_lines(stderr, said, || ());
+    Ok((who, Writer::new(stdin)))
+}
+
+/// The first of a row of ports that are free on this machine, different from run to run: the last run's connections
+/// may still be fading.
+fn free_port(group: &Group) -> io::Result<u16> {
+    let rows: usize = group.places.iter().map(|place| place.addresses.len().max(1)).sum();
+    let rows = u16::try_from(rows).map_err(io::Error::other)?;
+    for _ in 0..100 {
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let first = PORTS.start + u16::from_ne_bytes(random) % (PORTS.end - PORTS.start - rows);
+        let free = (first..first + rows).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok());
+        if free {
+            return Ok(first);
+        }
+    }
+    Err(io::Error::other("no free ports for the ranks"))
+}
+
+/// For the files that are made on this machine while `mlx.launch` runs.
+fn scratch(ranks: &Path, model: &str) -> PathBuf {
+    ranks.join(format!("{model}.tmp"))
+}
+
+fn reopen_log(log: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(log)?;
+    nix::unistd::dup2_stdout(&file)?;
+    nix::unistd::dup2_stderr(&file)?;
+    Ok(())
+}
+
+fn on_signals(inputs: UnboundedSender<Input>) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = inputs.send(Input::Signal);
+        }
+    });
+    Ok(())
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mlx_launch_says_of_a_rank_is_understood() {
+        let line = "\u{1b}[33m[WARN] Node with rank 1 exited with code 255 \u{1b}[0m";
+        assert_eq!(lost_rank(line), Some((1, Some(255))));
+        assert_eq!(lost_rank("[WARN] Node with rank 12 exited with code -9"), Some((12, Some(-9))));
+        assert_eq!(lost_rank("[WARN] Node with rank 2 was killed"), Some((2, None)));
+        assert_eq!(lost_rank("[INFO] Node with rank 2 completed"), None);
+        assert_eq!(lost_rank("anything"), None);
+    }
+}

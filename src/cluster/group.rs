@@ -1,0 +1,140 @@
+//! What a conductor is started with, beside what every backend is: who sits at which rank, and when silence is death.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One model on several ranks. Rank 0 is on this machine, and so is the conductor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// `mlx.launch --backend`: `ring`, `jaccl` or `mpi`.
+    pub backend: String,
+    /// By rank.
+    pub places: Vec<Place>,
+    /// The venv's interpreter, on every host.
+    pub python: PathBuf,
+    /// `mlxctl`, on every host.
+    pub binary: PathBuf,
+    /// Variables that every rank's Python is given beside those of its host.
+    pub env: Vec<(String, String)>,
+    /// Between two signs of life, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// So long a silence is taken for death, at both ends, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// Where a rank runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// What ssh calls the host; for people too.
+    pub host: String,
+    /// It is the conductor's own machine: no ssh.
+    pub local: bool,
+    /// Addresses that the other ranks reach it at.
+    pub addresses: Vec<String>,
+    /// Its RDMA device towards each rank; null towards itself.
+    pub rdma: Vec<Option<String>>,
+}
+
+impl Group {
+    /// Between two signs of life.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms)
+    }
+
+    /// So long a silence is taken for death.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// "rank 1 on studio.local".
+    #[must_use]
+    pub fn name(&self, rank: usize) -> String {
+        match self.places.get(rank) {
+            Some(place) => format!("rank {rank} on {}", place.host),
+            None => format!("rank {rank}"),
+        }
+    }
+
+    /// Every host with its ranks, in the order of their first ones.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<(&Place, Vec<usize>)> {
+        let mut hosts: Vec<(&Place, Vec<usize>)> = Vec::new();
+        for (rank, place) in self.places.iter().enumerate() {
+            match hosts.iter_mut().find(|(known, _)| known.local == place.local && known.host == place.host) {
+                Some((_, ranks)) => ranks.push(rank),
+                None => hosts.push((place, vec![rank])),
+            }
+        }
+        hosts
+    }
+
+    /// The host file as `mlx.launch` reads it. Ranks on this machine are named `127.0.0.1`: that is how it knows that
+    /// they need no ssh.
+    #[must_use]
+    pub fn hostfile(&self) -> serde_json::Value {
+        let hosts: Vec<_> = self
+            .places
+            .iter()
+            .map(|place| {
+                serde_json::json!({
+                    "ssh": if place.local { "127.0.0.1" } else { &place.host },
+                    "ips": place.addresses,
+                    "rdma": place.rdma,
+                })
+            })
+            .collect();
+        serde_json::json!({ "backend": self.backend, "hosts": hosts })
+    }
+}
+
+/// The folder of the ranks' files, on every host.
+#[must_use]
+pub fn ranks_folder(run: &Path) -> PathBuf {
+    run.join("ranks")
+}
+
+/// The name that a rank's files have.
+#[must_use]
+pub fn rank_name(model: &str, rank: usize) -> String {
+    format!("{model}.rank{rank}")
+}
+
+#[cfg(test)]
+pub(crate) fn example() -> Group {
+    let place = |host: &str, local| Place {
+        host: host.to_owned(),
+        local,
+        addresses: vec!["10.0.0.1".to_owned()],
+        rdma: Vec::new(),
+    };
+    Group {
+        backend: "ring".to_owned(),
+        places: vec![place("laptop", true), place("studio", false), place("laptop", true)],
+        python: "/venv/bin/python".into(),
+        binary: "/bin/mlxctl".into(),
+        env: Vec::new(),
+        heartbeat_ms: 1000,
+        timeout_ms: 5000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_all_its_ranks_and_this_machine_needs_no_ssh() {
+        let group = example();
+        let hosts: Vec<_> =
+            group.hosts().into_iter().map(|(place, ranks)| (place.host.as_str(), ranks)).collect();
+        assert_eq!(hosts, [("laptop", vec![0, 2]), ("studio", vec![1])]);
+        let file = group.hostfile();
+        let names: Vec<_> = (0..3).map(|rank| file["hosts"][rank]["ssh"].as_str().unwrap()).collect();
+        assert_eq!(names, ["127.0.0.1", "studio", "127.0.0.1"]);
+        assert_eq!(group.name(1), "rank 1 on studio");
+    }
+}

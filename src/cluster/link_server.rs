@@ -1,0 +1,148 @@
+//! The link of a group: to the supervisor a conductor looks like a launcher (`docs/architecture.md`, "The link"), and
+//! tells of its ranks beside.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use super::conduct::Input;
+use crate::backend::link::{RankStatus, Request};
+
+/// The longest line that a client may send.
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// What a conductor knows, as clients are told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Of the run.
+    pub generation: u64,
+    /// Where rank 0 listens.
+    pub port: Option<u16>,
+    /// All ranks.
+    pub ranks: Vec<RankStatus>,
+    /// The least CPU time that a rank has used, milliseconds.
+    pub cpu_ms: Option<u64>,
+    /// With which code it is about to end, and why.
+    pub exiting: Option<(i32, Option<String>)>,
+}
+
+impl Seen {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(generation: u64) -> Self {
+        Self { generation, port: None, ranks: Vec::new(), cpu_ms: None, exiting: None }
+    }
+
+    fn hello(&self) -> Value {
+        json!({"event": "hello", "protocol": 1, "generation": self.generation, "pid": std::process::id(),
+            "port": self.port, "thread": "alive", "error": null})
+    }
+
+    fn ranks(&self) -> Value {
+        json!({"event": "ranks", "ranks": self.ranks, "cpu_ms": self.cpu_ms})
+    }
+}
+
+/// Serves the link at `path` from now on; what clients ask for goes to `asked`.
+///
+/// # Errors
+/// The system's, if the socket cannot be made.
+pub fn serve(path: &Path, seen: watch::Receiver<Seen>, asked: UnboundedSender<Input>) -> io::Result<()> {
+    crate::control::paths::make_folder(path)?;
+    crate::backend::record::remove(path)?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((client, _)) => {
+                    tokio::spawn(attend(client, seen.clone(), asked.clone()));
+                }
+                // Out of descriptors, most likely: the next connection may find one.
+                Err(_) => tokio::time::sleep(std::time::Duration::from_secs(1)).await,
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Ends with the client; what cannot be said to it is no concern of the group.
+async fn attend(client: UnixStream, mut seen: watch::Receiver<Seen>, asked: UnboundedSender<Input>) {
+    let (reader, mut writer) = client.into_split();
+    let mut reader = BufReader::new(reader.take(LONGEST_LINE));
+    let mut told = seen.borrow_and_update().clone();
+    if send(&mut writer, &[told.hello(), told.ranks()]).await.is_err() {
+        return;
+    }
+    let mut line = Vec::new();
+    loop {
+        tokio::select! {
+            read = reader.read_until(b'\n', &mut line) => {
+                if !matches!(read, Ok(1..)) || !line.ends_with(b"\n") {
+                    return;
+                }
+                reader.get_mut().set_limit(LONGEST_LINE);
+                let reply = answer(&line, &asked);
+                line.clear();
+                if send(&mut writer, &[reply]).await.is_err() {
+                    return;
+                }
+            }
+            changed = seen.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = seen.borrow_and_update().clone();
+                let news = news(&told, &now);
+                told = now;
+                if send(&mut writer, &news).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn news(told: &Seen, now: &Seen) -> Vec<Value> {
+    let mut news = Vec::new();
+    if let Some(port) = now.port.filter(|port| told.port != Some(*port)) {
+        news.push(json!({"event": "listening", "port": port}));
+    }
+    if told.ranks != now.ranks || told.cpu_ms != now.cpu_ms {
+        news.push(now.ranks());
+    }
+    if told.exiting != now.exiting
+        && let Some((code, error)) = &now.exiting
+    {
+        news.push(json!({"event": "exiting", "code": code, "error": error}));
+    }
+    news
+}
+
+fn answer(line: &[u8], asked: &UnboundedSender<Input>) -> Value {
+    let reply = match serde_json::from_slice(line) {
+        // MLX's own count is each rank's; what their hosts charge them is in `ranks`.
+        Ok(Request::Memory) => return json!({"reply": "memory", "active": null, "cache": null, "peak": null}),
+        Ok(Request::Trim) => (Request::Trim, json!({"reply": "trim", "freed": null})),
+        Ok(Request::ReopenLog) => (Request::ReopenLog, json!({"reply": "reopen_log"})),
+        Err(error) => return json!({"reply": "error", "error": error.to_string()}),
+    };
+    // The conductor ends: there is nobody left to ask.
+    let _ = asked.send(Input::Asked(reply.0));
+    reply.1
+}
+
+async fn send(writer: &mut (impl tokio::io::AsyncWrite + Unpin), messages: &[Value]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for message in messages {
+        serde_json::to_writer(&mut bytes, message)?;
+        bytes.push(b'\n');
+    }
+    writer.write_all(&bytes).await
+}

@@ -1,0 +1,59 @@
+"""Runs mlx.launch inside a conductor, with what a program that stays up for weeks needs beside it.
+
+    python mlx_launch.py <arguments of mlx.launch ...>
+
+Written by mlxctl; changes are overwritten. It stands on public interfaces only: the standard library and the entry
+point that the mlx package installs as `mlx.launch`.
+"""
+
+import os
+import select
+import signal
+import sys
+import threading
+from importlib.metadata import entry_points
+
+POLL = 0.02  # seconds
+
+
+def wait_for_something_to_read():
+    """mlx.launch asks whether it may write to a rank, which it always may, so its loops never sleep: a core is busy
+    for as long as the group is up. Here they wait for something to read first, and write a few ms later."""
+    real = select.select
+
+    def patient(reading, writing, exceptional, timeout=None):
+        if not reading or not writing or timeout == 0:
+            return real(reading, writing, exceptional, timeout)
+        readable, _, broken = real(reading, [], exceptional, POLL if timeout is None else min(POLL, timeout))
+        _, writable, _ = real([], writing, [], 0)
+        return readable, writable, broken
+
+    select.select = patient
+
+
+def end_with_the_conductor(conductor):
+    """Who is left behind would keep the ranks up: its end is theirs, since it holds their standard input."""
+
+    def watch():
+        while os.getppid() == conductor:
+            threading.Event().wait(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="conductor watch", daemon=True).start()
+
+
+def main():
+    # The supervisor's signal reaches the whole process group. The ranks say goodbye through here, so this ends last,
+    # by itself. A handler, not SIG_IGN: that would be inherited by the ranks.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    end_with_the_conductor(os.getppid())
+    wait_for_something_to_read()
+    found = list(entry_points(group="console_scripts", name="mlx.launch"))
+    if not found:
+        sys.exit("this mlx has no mlx.launch")
+    sys.argv[0] = "mlx.launch"
+    found[0].load()()
+
+
+if __name__ == "__main__":
+    main()

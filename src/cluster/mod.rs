@@ -1,0 +1,35 @@
+//! One model on several machines, by MLX's own distributed engine.
+//!
+//! The backend of such a model is a conductor, our own binary as `mlxctl __conduct SPEC`, started by the same exec step
+//! as Python is, so that it is journaled, adopted and stopped as any backend. It runs `mlx.launch` with `mlxctl __rank`
+//! on every rank, which starts the launcher there and keeps it tied to the group. See `docs/architecture.md`, "Ranks".
+
+pub mod conduct;
+pub mod frame;
+pub mod group;
+mod link_server;
+pub mod proof;
+pub mod rank;
+pub mod record;
+pub mod silence;
+pub mod streams;
+pub mod verdict;
+
+use std::ffi::OsString;
+
+/// The hidden first arguments.
+pub const CONDUCT: &str = "__conduct";
+pub(crate) const RANK: &str = "__rank";
+const END_RANKS: &str = "__end_ranks";
+
+/// Runs one of the hidden steps, if these are its arguments (the program's name first); its exit code.
+pub fn hidden(arguments: impl Iterator<Item = OsString>) -> Option<u8> {
+    let arguments: Vec<String> =
+        arguments.skip(1).take(6).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    match arguments.first()?.as_str() {
+        CONDUCT => Some(conduct::run(std::path::Path::new(arguments.get(1)?))),
+        RANK => Some(rank::run()),
+        END_RANKS => Some(rank::end_ranks(arguments.get(1..)?)),
+        _ => None,
+    }
+}

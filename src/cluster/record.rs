@@ -1,0 +1,93 @@
+//! The record of a rank on its host: whoever asks whether the rank is gone looks here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::group::{rank_name, ranks_folder};
+use crate::backend::record::{read, remove, replace};
+use crate::control::paths::link_path;
+use crate::host::{Host, Identity, Signal};
+
+/// Between two looks at a process that is to end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Who a rank is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankRecord {
+    /// Of the run.
+    pub generation: u64,
+    /// `mlxctl __rank`.
+    pub keeper: Identity,
+    /// Its Python, once there is one.
+    pub python: Option<Identity>,
+    /// On which boot.
+    pub boot_id: String,
+}
+
+/// `<run>/ranks/<model>.rank<N>.live.json`.
+#[must_use]
+pub fn file(run: &Path, model: &str, rank: usize) -> PathBuf {
+    ranks_folder(run).join(format!("{}.live.json", rank_name(model, rank)))
+}
+
+/// Writes it.
+///
+/// # Errors
+/// The system's own.
+pub fn write(run: &Path, model: &str, rank: usize, record: &RankRecord) -> io::Result<()> {
+    replace(&file(run, model, rank), record)
+}
+
+/// Removes everything that a rank has in the file system; the secret is in one of these files.
+///
+/// # Errors
+/// The system's own.
+pub fn forget(run: &Path, model: &str, rank: usize) -> io::Result<()> {
+    let (ranks, name) = (ranks_folder(run), rank_name(model, rank));
+    remove(&link_path(&ranks, &name))?;
+    remove(&ranks.join(format!("{name}.json")))?;
+    remove(&file(run, model, rank))
+}
+
+/// Waits until the recorded rank is gone, Python first, and forgets it. What is still there after `patience`
+/// is killed. A rank without a record is gone.
+///
+/// # Errors
+/// The system's own; `TimedOut` if it is there although it was killed.
+pub async fn wait_gone(
+    host: &dyn Host,
+    run: &Path,
+    model: &str,
+    rank: usize,
+    patience: Duration,
+) -> io::Result<()> {
+    let path = file(run, model, rank);
+    let began = host.awake();
+    loop {
+        let Some(record) = read::<RankRecord>(&path)? else { return Ok(()) };
+        let mine = record.boot_id == host.facts().boot_id;
+        let processes: Vec<_> = record.python.into_iter().chain([record.keeper]).collect();
+        let alive: Vec<_> = processes
+            .into_iter()
+            .filter(|who| mine && matches!(host.identify(who.pid), Ok(now) if now == Some(*who)))
+            .collect();
+        if alive.is_empty() {
+            return forget(run, model, rank);
+        }
+        let waited = host.awake().since(began);
+        if waited > patience {
+            for who in &alive {
+                host.signal(*who, Signal::Kill)?;
+            }
+        }
+        if waited > patience * 2 + Duration::from_secs(5) {
+            let pids: Vec<_> = alive.iter().map(|who| who.pid.to_string()).collect();
+            let text = format!("rank {rank} of {model} does not end: process {}", pids.join(", "));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
