@@ -129,6 +129,8 @@ fn answer(line: &[u8], asked: &UnboundedSender<Input>) -> Value {
     let reply = match serde_json::from_slice(line) {
         // MLX's own count is each rank's; what their hosts charge them is in `ranks`.
         Ok(Request::Memory) => return json!({"reply": "memory", "active": null, "cache": null, "peak": null}),
+        // Kept prompts stay: the ranks hold the same ones, and give them up in step or not at all.
+        Ok(Request::Release) => (Request::Trim, json!({"reply": "release", "freed": null})),
         Ok(Request::Trim) => (Request::Trim, json!({"reply": "trim", "freed": null})),
         Ok(Request::ReopenLog) => (Request::ReopenLog, json!({"reply": "reopen_log"})),
         Err(error) => return json!({"reply": "error", "error": error.to_string()}),
