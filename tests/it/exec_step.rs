@@ -65,6 +65,7 @@ impl Run {
             settings: "hash".to_owned(),
             reserved: 1,
             nice: 0,
+            group: None,
         }
     }
 
