@@ -22,6 +22,9 @@ pub struct Status {
     pub budget: BudgetStatus,
     /// In the registry's order.
     pub models: Vec<ModelStatus>,
+    /// The one address of all models; null: the registry names none.
+    #[serde(default)]
+    pub router: Option<RouterStatus>,
     /// The demo's answer; only in `demo --json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
@@ -91,6 +94,15 @@ pub struct ReserveStatus {
     pub bytes: u64,
     /// Whether it is in force now.
     pub active: bool,
+}
+
+/// The one address of all models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterStatus {
+    /// `192.168.132.21:8899`.
+    pub address: String,
+    /// Why it does not listen there, if it does not.
+    pub problem: Option<String>,
 }
 
 /// What a model is doing, in one word.

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use super::api::{
-    BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, SCHEMA, StateName,
-    Status, TrafficStatus,
+    BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, RouterStatus,
+    SCHEMA, StateName, Status, TrafficStatus,
 };
 use crate::memory::Bytes;
 use crate::registry::{Model, Registry, Start};
@@ -44,8 +44,16 @@ pub fn planned_status(registry: &Registry, host: HostStatus, running: &[String])
         },
         host,
         models: registry.models.iter().map(|model| stopped(registry, model)).collect(),
+        router: router(registry, None),
         answer: None,
     }
+}
+
+/// The one address of all models, if the registry names one. `problem`: why it does not listen.
+#[must_use]
+pub fn router(registry: &Registry, problem: Option<String>) -> Option<RouterStatus> {
+    let address = SocketAddr::new(registry.network.host, registry.router?);
+    Some(RouterStatus { address: address.to_string(), problem })
 }
 
 fn stopped(registry: &Registry, model: &Model) -> ModelStatus {

@@ -90,17 +90,18 @@ fn environment(request: &SetupRequest, existing: &Result<Environment, NotReady>)
 fn on_the_network(registry: &Registry, status: Option<&Status>) -> [Finding; 3] {
     let network = &registry.network;
     let present = addresses();
-    let ports: Vec<(String, u16, PortUse)> = registry
+    let whose = |ours: bool, port| if ours { PortUse::Ours } else { port_use(network.host, port) };
+    // A supervisor holds the ports of the models that it knows.
+    let known =
+        |name: &str| status.is_some_and(|status| status.models.iter().any(|known| known.name == name));
+    let gates = registry
         .models
         .iter()
-        .map(|model| {
-            // A supervisor holds the ports of the models that it knows.
-            let ours =
-                status.is_some_and(|status| status.models.iter().any(|known| known.name == model.name));
-            let used = if ours { PortUse::Ours } else { port_use(network.host, model.port) };
-            (model.name.clone(), model.port, used)
-        })
-        .collect();
+        .map(|model| (model.name.clone(), model.port, whose(known(&model.name), model.port)));
+    let listens =
+        status.and_then(|status| status.router.as_ref()).is_some_and(|router| router.problem.is_none());
+    let router = registry.router.map(|port| ("the router".to_owned(), port, whose(listens, port)));
+    let ports: Vec<(String, u16, PortUse)> = gates.chain(router).collect();
     [
         network::address(network.host, &present),
         network::ports(&ports),
@@ -144,7 +145,8 @@ fn memory(registry: &Registry, noted: Option<Bytes>, host: &dyn Host) -> [Findin
     let reading = host.memory().unwrap_or_default();
     let limit = GpuLimit::of(Platform::of(&reading), &reading, noted);
     // Each client costs the gate two files: its connection and the backend's. The rest is the supervisor's own.
-    let connections: u64 = registry.models.iter().map(|model| u64::from(model.limits.connections)).sum();
+    let each = || registry.models.iter().map(|model| u64::from(model.limits.connections));
+    let connections: u64 = each().chain(registry.router.and_then(|_| each().max())).sum();
     let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let (soft, hard) = files.unwrap_or((u64::MAX, u64::MAX));
     [machine::gpu_limit(limit, always_on), machine::open_files(soft, hard, connections * 2 + 64)]

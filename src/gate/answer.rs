@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use percent::decode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::Refusal;
 use super::http::Method;
@@ -78,7 +78,6 @@ pub fn inform(route: &Route, config: &GateConfig, availability: &Availability, c
     {
         return Refusal::unknown_model(id, &config.accepted).reply();
     }
-    let entry = |id: &str| json!({ "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": config.name });
     match (route, unavailable(config, availability)) {
         (Route::Health, Some(refusal)) => {
             let mut document = refusal.body();
@@ -93,15 +92,36 @@ pub fn inform(route: &Route, config: &GateConfig, availability: &Availability, c
         (Route::Health, None) => {
             Reply::json(200, &json!({ "status": "ok", "state": "ready", "model": config.name }))
         }
-        (Route::Model(id), None) => Reply::json(200, &entry(id)),
+        (Route::Model(id), None) => Reply::json(200, &entry(id, &config.name, created)),
         (_, None) => {
-            let data: Vec<_> = config.accepted.iter().map(|id| entry(id)).collect();
+            let data: Vec<_> = config.accepted.iter().map(|id| entry(id, &config.name, created)).collect();
             Reply::json(200, &json!({ "object": "list", "data": data }))
         }
     }
 }
 
-fn knows(config: &GateConfig, id: &str) -> bool {
+/// A model as OpenAI's list has it. `root` tells which names mean the same one.
+#[must_use]
+pub fn entry(id: &str, root: &str, created: u64) -> Value {
+    json!({ "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": root })
+}
+
+/// What a model is doing, in the word that clients are told.
+#[must_use]
+pub fn state(availability: &Availability) -> &'static str {
+    match availability {
+        Availability::Ready(_) => "ready",
+        Availability::Offline => "offline",
+        Availability::Loading { .. } => "loading",
+        Availability::Draining => "draining",
+        Availability::Refused { .. } => "refused",
+        Availability::Failed { .. } => "failed",
+    }
+}
+
+/// Whether the model may be called so.
+#[must_use]
+pub fn knows(config: &GateConfig, id: &str) -> bool {
     config.served == id || config.accepted.iter().any(|accepted| accepted == id)
 }
 

@@ -1,7 +1,7 @@
 //! What a connection asks of the listener that it came through: who may come in, within which bounds, and which
 //! gate a request goes to. A gate of its own is one such door, [`super::router`] another.
 
-use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub struct Judged<'a> {
 }
 
 /// What is behind a listener.
-pub trait Door: Debug + Send + Sync {
+pub trait Door: Send + Sync {
     /// In force now.
     fn bounds(&self) -> Bounds;
 
@@ -71,8 +71,8 @@ pub trait Door: Debug + Send + Sync {
     /// Of what never came to a gate.
     fn traffic(&self) -> &Traffic;
 
-    /// Tells the supervisor where it listens.
-    fn report(&self, report: Report);
+    /// Tells the supervisor where it listens, and what it waits for.
+    fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>);
 }
 
 impl Door for Shared {
@@ -110,7 +110,7 @@ impl Door for Shared {
         &self.traffic
     }
 
-    fn report(&self, report: Report) {
-        Shared::report(self, report);
+    fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>) {
+        self.report(Report::Listening { addresses, problem });
     }
 }

@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Report;
 use super::connection::Connection;
 use super::error::Refusal;
 use super::front::Door;
@@ -181,7 +180,7 @@ impl Listeners {
         let now = (addresses, self.problem.clone());
         if self.reported.as_ref() != Some(&now) {
             let (addresses, problem) = now.clone();
-            door.report(Report::Listening { addresses, problem });
+            door.listens(addresses, problem);
             self.reported = Some(now);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! It listens whether or not the model runs, answers `/health` and `/v1/models` itself, lets through only what
 //! is safe for `mlx_lm.server`, and never parses a response body beyond counting. What it may do with a
-//! request at any moment follows from [`Availability`], which the supervisor publishes.
+//! request at any moment follows from [`Availability`], which the supervisor publishes. A [`Router`] is one more
+//! address, from which a request goes to the gate of the model that it names.
 
 mod access;
 mod access_log;
@@ -28,6 +29,7 @@ mod queue;
 mod relay;
 mod reply;
 mod rewrite;
+mod router;
 mod shared;
 mod stream;
 mod traffic;
@@ -41,8 +43,9 @@ use ipnet::IpNet;
 
 use crate::registry::{Limits, Network, Start};
 
-pub use handle::Gate;
+pub use handle::{Gate, LAST_WORDS};
 pub use histogram::Counted;
+pub use router::{Listening, Router, RouterConfig};
 pub use traffic::{Traffic, TrafficDetail};
 
 /// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.

@@ -28,4 +28,6 @@ pub struct Snapshot {
     pub traffic: BTreeMap<String, TrafficDetail>,
     /// See [`Noted`].
     pub noted: Noted,
+    /// Answers of the router's own, by HTTP status; `None`: there is no router.
+    pub router: Option<BTreeMap<u16, u64>>,
 }

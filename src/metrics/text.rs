@@ -169,6 +169,16 @@ fn gates(page: &mut Page, snapshot: &Snapshot) {
             );
         }
     }
+    if let Some(codes) = &snapshot.router {
+        page.family(
+            "mlxctl_router_responses_total",
+            "counter",
+            "Answers of the one address for all models that are no model's, by HTTP status.",
+        );
+        for (code, count) in codes {
+            page.line("mlxctl_router_responses_total", &[("code", &code.to_string())], *count as f64);
+        }
+    }
     let counters: [(&str, &str, &str, Count); 5] = [
         ("mlxctl_gate_requests_total", "counter", "Completions that were asked for.", |detail| {
             detail.status.requests

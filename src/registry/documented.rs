@@ -50,7 +50,8 @@ fn known() -> Vec<String> {
 fn every_key_that_is_read_is_documented_and_every_documented_key_is_read() {
     let documented: BTreeSet<String> =
         rows().iter().map(|row| format!("{}.{}", row.table, row.key)).collect();
-    let tables = ["paths", "python", "network", "memory", "power", "agent", "metrics", "defaults", "model"];
+    let tables =
+        ["paths", "python", "network", "memory", "power", "agent", "metrics", "router", "defaults", "model"];
     let is_table = |path: &str| {
         tables.contains(&path)
             || path.rsplit_once('.').is_some_and(|(parent, key)| parent == "model" && TABLES.contains(&key))

@@ -20,6 +20,9 @@ pub(super) struct RawRegistry {
     pub power: RawPower,
     pub agent: RawAgent,
     pub metrics_address: Maybe<String>,
+    pub router_port: Maybe<u16>,
+    /// The place of a router that names no port, not even a wrong one.
+    pub router_without_port: Option<std::ops::Range<usize>>,
     pub defaults: RawOptions,
     pub models: Vec<RawModel>,
     /// Whether something was written as `model`, be it wrongly.
@@ -191,6 +194,10 @@ impl RawRegistry {
         let (reserves, pressure) = file.section("memory", |memory| {
             (memory.sections("reserve", RawReserve::read), RawPressure::read(memory))
         });
+        let (router_port, router_without_port) = file.section("router", |router| {
+            let place = router.place().filter(|_| !router.has("port"));
+            (router.whole("port", 1..=i64::from(u16::MAX)), place)
+        });
         Self {
             paths: file.section("paths", RawPaths::read),
             interpreter,
@@ -201,6 +208,8 @@ impl RawRegistry {
             power: file.section("power", RawPower::read),
             agent: file.section("agent", RawAgent::read),
             metrics_address: file.section("metrics", |metrics| metrics.text("address", "127.0.0.1:9464")),
+            router_port,
+            router_without_port,
             defaults: file.section("defaults", RawOptions::read),
             models: file.sections("model", RawModel::read),
             has_models: file.has("model") && !file.has_empty_list("model"),

@@ -75,6 +75,11 @@ impl<'a> Section<'a> {
         self.notes.add(Some(value.span()), message, format!("for example: {key} = {example}"));
     }
 
+    /// Where the table stands; `None`: it was not written, or is none.
+    pub fn place(&self) -> Option<Range<usize>> {
+        self.table.and(self.span.clone())
+    }
+
     /// Whether `key` was written, be it wrongly.
     pub fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))

@@ -30,6 +30,8 @@ pub struct Registry {
     pub agent: Agent,
     /// Where numbers are read off.
     pub metrics: Metrics,
+    /// Port of the one address for all models, on [`Network::host`]; `None`: there is none.
+    pub router: Option<u16>,
     /// The models, in the file's order.
     pub models: Vec<Model>,
     /// Where in the file each value stands; says nothing about equality.

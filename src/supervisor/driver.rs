@@ -18,6 +18,7 @@ use super::learned::Learned;
 use super::lock::Lock;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
+use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
 use crate::backend::launch::{self, Launch};
 use crate::backend::probe::{Probe, Vitals};
@@ -57,6 +58,8 @@ pub(super) struct Driver {
     pub noted: Noted,
     /// The listener of the registry's `[metrics]`.
     pub metrics_listener: metrics::Listener,
+    /// The one address of all models.
+    pub routing: Routing,
     pub learned: Learned,
     pub followers: Vec<mpsc::Sender<EventRecord>>,
     pub replies: HashMap<WaiterId, oneshot::Sender<Outcome>>,

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::future::{OptionFuture, join_all};
+
 use super::driver::Driver;
-use crate::gate::Availability;
+use crate::gate::{Availability, LAST_WORDS};
 use crate::lifecycle::State;
 
 /// Between two looks whether everything in flight is done.
@@ -53,7 +55,9 @@ impl Driver {
                 slot.gate.abort(generation.0, CUT);
             }
         }
-        let closing = self.slots.drain().map(|(_, slot)| slot.gate.close());
-        futures_util::future::join_all(closing).await;
+        let router = self.routing.router.take().map(|router| router.close(LAST_WORDS));
+        let gates = self.slots.drain().map(|(_, slot)| slot.gate.close());
+        // Side by side: a request may have come through either.
+        let _ = tokio::join!(join_all(gates), OptionFuture::from(router));
     }
 }

@@ -38,6 +38,7 @@ impl Driver {
                 None => self.open_slot(Arc::new(model.clone())),
             }
         }
+        self.follow_router();
         let policies =
             registry.models.iter().map(|model| (Name::from(model.name.as_str()), Policy::from(model)));
         self.handle(Event::Reload(policies.collect()));

@@ -20,7 +20,9 @@ use super::journal::Journal;
 use super::learned::Learned;
 use super::lock::{self, LockError};
 use super::power::PowerState;
+use super::router::Routing;
 use crate::backend::LAUNCHER;
+use crate::gate::Listening;
 use crate::host::{Host, Moment, Priority};
 use crate::lifecycle::{self, Event, Fleet, Name};
 use crate::memory::pressure::Policy;
@@ -66,6 +68,7 @@ pub struct Supervisor {
     inbox: mpsc::UnboundedReceiver<Input>,
     handle: Handle,
     reports: mpsc::UnboundedReceiver<(String, crate::gate::Report)>,
+    router_reports: mpsc::UnboundedReceiver<Listening>,
     found: Found,
 }
 
@@ -90,6 +93,7 @@ impl Supervisor {
         let (learned, problem) = Learned::open(&paths.state);
         let (inbox, received) = mpsc::unbounded_channel();
         let (reports, reported) = mpsc::unbounded_channel();
+        let (routing, router_reports) = mpsc::unbounded_channel();
         let models = registry.models.iter().map(|model| {
             (
                 Name::from(model.name.as_str()),
@@ -119,6 +123,7 @@ impl Supervisor {
             journal,
             noted: Noted::new(),
             metrics_listener,
+            routing: Routing::new(routing),
             learned,
             followers: Vec::new(),
             replies: HashMap::new(),
@@ -144,7 +149,8 @@ impl Supervisor {
         for model in driver.registry.models.clone() {
             driver.open_slot(Arc::new(model));
         }
-        Ok(Self { driver, inbox: received, handle, reports: reported, found })
+        driver.follow_router();
+        Ok(Self { driver, inbox: received, handle, reports: reported, router_reports, found })
     }
 
     /// A way into the loop.
@@ -155,7 +161,7 @@ impl Supervisor {
 
     /// Runs until it was told to end and every backend is gone, or until it was told to hand over.
     pub async fn run(self) {
-        let Self { mut driver, mut inbox, mut reports, found, handle: _ } = self;
+        let Self { mut driver, mut inbox, mut reports, mut router_reports, found, handle: _ } = self;
         driver.note(None, "up", concat!("supervisor ", env!("CARGO_PKG_VERSION"), " is up"));
         driver.adopt(found);
         driver.handle(Event::Boot);
@@ -171,6 +177,7 @@ impl Supervisor {
             tokio::select! {
                 Some(input) = inbox.recv() => driver.take(input),
                 Some((model, report)) = reports.recv() => driver.heard(&model, report),
+                Some(listening) = router_reports.recv() => driver.heard_router(listening),
                 () = tokio::time::sleep_until(Instant::now() + wait) => driver.tick(),
             }
             driver.keep_house();

@@ -97,9 +97,14 @@ pub(super) fn gate_config(
         network: registry.network.clone(),
         limits: model.limits.clone(),
         context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
-        keys: registry.paths.state.join("keys.json"),
+        keys: keys_file(registry),
         access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
     }
+}
+
+/// The keys of all gates.
+pub(super) fn keys_file(registry: &Registry) -> std::path::PathBuf {
+    registry.paths.state.join("keys.json")
 }
 
 /// `<logs>/<name>.log`.

@@ -6,6 +6,8 @@ use crate::control::api::{
     BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, SCHEMA, Status,
     SupervisorStatus,
 };
+use crate::control::plan;
+use crate::gate::Router;
 use crate::host::{Footprint, Host, Moment};
 use crate::lifecycle::{Managed, Name, State};
 use crate::memory::Bytes;
@@ -29,6 +31,7 @@ impl Driver {
             host: host_status(&*self.host),
             budget: self.budget(),
             models,
+            router: plan::router(&self.registry, self.routing.listening.problem.clone()),
             answer: None,
         }
     }
@@ -40,6 +43,7 @@ impl Driver {
             status: self.status(),
             traffic: self.slots.iter().map(traffic).collect(),
             noted: self.noted.clone(),
+            router: self.routing.router.as_ref().map(Router::codes),
         }
     }
 
@@ -73,8 +77,9 @@ impl Driver {
         let problems = [self.journal.problem(), self.learned.problem(), self.disk_problem.as_deref()];
         let problems =
             problems.into_iter().flatten().map(str::to_owned).chain(self.metrics_listener.problem());
+        let router = self.routing.listening.problem.iter().map(|problem| format!("router: {problem}"));
         let strays = self.strays.iter().map(|(_, stray)| format!("process {} to end", stray.pid));
-        let waiting_for = gates.chain(problems).chain(strays).collect();
+        let waiting_for = gates.chain(router).chain(problems).chain(strays).collect();
         SupervisorStatus {
             pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),

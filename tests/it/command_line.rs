@@ -60,6 +60,7 @@ pub fn status() -> Status {
             reserves: vec![],
         },
         models: vec![model("32b", StateName::Ready, Some(4711)), model("70b", StateName::Stopped, None)],
+        router: None,
         answer: None,
     }
 }

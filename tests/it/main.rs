@@ -50,6 +50,8 @@ mod real;
 mod registry;
 mod registry_cli;
 mod restart;
+mod router;
+mod router_live;
 mod setup;
 mod soak;
 mod support;

@@ -87,6 +87,7 @@ pub(crate) fn status() -> Status {
             ],
         },
         models: vec![small, large],
+        router: Some(RouterStatus { address: "192.168.132.21:8899".into(), problem: None }),
         answer: None,
     }
 }

@@ -20,6 +20,11 @@ pub fn status(status: &Status, look: &Look) -> String {
     } else {
         out.push_str(&models(&status.models, look));
     }
+    if let Some(router) = &status.router {
+        let style = if router.problem.is_some() { Style::Busy } else { Style::Plain };
+        let text = format!("{}, the address of all of them", router.address);
+        out.push_str(&hanging("router:", style, &text, Style::Plain, look));
+    }
     let notes = notes(status, look);
     if !notes.is_empty() {
         out.push('\n');

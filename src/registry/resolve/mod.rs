@@ -5,6 +5,7 @@ mod metrics;
 mod model;
 mod network;
 mod options;
+mod router;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -85,8 +86,10 @@ pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, not
     let paths = paths(&scope, &raw.paths);
     let models = model::models(&scope, raw);
     let network = network::network(&scope, &raw.network);
+    let metrics = metrics::metrics(&scope, raw, &network, &models);
     Registry {
-        metrics: metrics::metrics(&scope, raw, &network, &models),
+        router: router::port(&scope, raw, &network, &models, &metrics),
+        metrics,
         file: file.to_owned(),
         python: python(&scope, raw),
         network,
