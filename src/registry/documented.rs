@@ -12,6 +12,9 @@ use super::reader::Section;
 
 const DOCUMENT: &str = include_str!("../../docs/registry.md");
 const TABLES: [&str; 6] = ["server", "memory", "health", "restart", "stop", "limits"];
+/// What the keys of a cluster are read beside.
+const CLUSTER: &str =
+    "[model.cluster]\nbackend = \"mpi\"\nhosts = [{ ssh = \"127.0.0.1\" }, { ssh = \"studio\" }]\n";
 const MODEL: &str = "[[model]]\nname = \"a\"\nrepo = \"x/y\"\nport = 1\n";
 
 struct Row {
@@ -40,7 +43,7 @@ fn rows() -> Vec<Row> {
 
 fn known() -> Vec<String> {
     let notes = Notes::default();
-    let text = format!("memory.reserve = [{{}}]\n{MODEL}");
+    let text = format!("memory.reserve = [{{}}]\n{MODEL}cluster.hosts = [{{}}]\n");
     let table = DeTable::parse(&text).unwrap().into_inner();
     let _ = Section::read(&notes, &table, RawRegistry::read);
     notes.known()
@@ -54,6 +57,7 @@ fn every_key_that_is_read_is_documented_and_every_documented_key_is_read() {
         ["paths", "python", "network", "memory", "power", "agent", "metrics", "router", "defaults", "model"];
     let is_table = |path: &str| {
         tables.contains(&path)
+            || path == "model.cluster"
             || path.rsplit_once('.').is_some_and(|(parent, key)| parent == "model" && TABLES.contains(&key))
     };
     let read: BTreeSet<String> =
@@ -78,6 +82,7 @@ fn the_shared_defaults_take_what_a_model_takes() {
 fn the_documented_defaults_are_the_real_ones() {
     let file = Path::new("/etc/mlxctl/models.toml");
     let left_out = Registry::parse(file, MODEL).unwrap();
+    let clustered = Registry::parse(file, &format!("{MODEL}{CLUSTER}")).unwrap();
     let mut tried = 0;
     let is_value = |text: &str| {
         text.starts_with(['"', '[']) || text.parse::<i64>().is_ok() || text.parse::<bool>().is_ok()
@@ -85,13 +90,15 @@ fn the_documented_defaults_are_the_real_ones() {
     for row in rows().iter().filter(|row| is_value(row.default.trim_matches('`'))) {
         let value = row.default.trim_matches('`');
         let line = format!("{} = {value}\n", row.key);
+        let cluster = row.table == "model.cluster";
         let text = match row.table.strip_prefix("model.") {
+            Some(_) if cluster => format!("{MODEL}{CLUSTER}{line}"),
             Some(table) => format!("{MODEL}[model.{table}]\n{line}"),
             None if row.table == "model" => format!("{MODEL}{line}"),
             None => format!("[{}]\n{line}{MODEL}", row.table),
         };
         let written = Registry::parse(file, &text).unwrap_or_else(|problems| panic!("{text}\n{problems}"));
-        assert_eq!(written, left_out, "{text}");
+        assert_eq!(&written, if cluster { &clustered } else { &left_out }, "{text}");
         tried += 1;
     }
     assert!(tried > 30, "only {tried} defaults were found in the document");

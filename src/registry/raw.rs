@@ -1,6 +1,10 @@
 //! What was written, field by field, each with its place. Types and units are right, nothing else is checked.
 
+mod cluster;
+
 use std::time::Duration;
+
+pub(super) use cluster::{RawCluster, RawHost};
 
 use super::reader::{At, Section};
 use super::{PowerChoice, ProcessType, Start};
@@ -94,6 +98,7 @@ pub(super) struct RawModel {
     pub target: Maybe<String>,
     pub aliases: Texts,
     pub alternatives: Texts,
+    pub cluster: Option<RawCluster>,
     pub options: RawOptions,
 }
 
@@ -319,6 +324,7 @@ impl RawModel {
             target: model.text("target", "30 tok/s"),
             aliases: model.texts("aliases", "reasoning"),
             alternatives: model.texts("alternatives", "mlx-community/Qwen3-32B-4bit"),
+            cluster: RawCluster::read(model),
             options: RawOptions::read(model),
         }
     }

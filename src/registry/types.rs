@@ -1,9 +1,12 @@
 //! What a valid registry is made of.
 
+mod cluster;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cluster::{Cluster, ClusterBackend, ClusterMode, Rank};
 use ipnet::IpNet;
 
 use super::Written;
@@ -196,6 +199,8 @@ pub struct Model {
     pub size: Option<Bytes>,
     /// Tokens a second that the owner expects, > 0.
     pub target: Option<f64>,
+    /// The machines that it is spread over; `None`: this one alone.
+    pub cluster: Option<Cluster>,
     /// Options of `mlx_lm.server`.
     pub server: ServerOptions,
     /// Bounds from which the memory promise follows.

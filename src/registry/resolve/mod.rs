@@ -1,6 +1,8 @@
 //! What was written → what is meant. Every value ends up valid or noted; where one is not, a stand-in takes its
 //! place, so that the rest is checked all the same. A registry with notes is never handed out.
 
+mod cluster;
+mod hostfile;
 mod metrics;
 mod model;
 mod network;

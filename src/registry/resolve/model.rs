@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Scope, TINY, options, plain_word, server};
+use super::{Scope, TINY, cluster, options, plain_word, server};
 use crate::memory::Bytes;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawModel, RawRegistry};
@@ -64,6 +64,7 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
         start,
         size,
         target: raw.target.as_ref().and_then(|target| rate(scope, target)),
+        cluster: raw.cluster.as_ref().map(|cluster| cluster::cluster(scope, cluster, raw, &file.defaults)),
         server: server::server(scope, &raw.options.server, &file.defaults.server),
         health: options::health(scope, &raw.options.health, &file.defaults.health),
         restart: options::restart(scope, &raw.options.restart, &file.defaults.restart, start),

@@ -1,0 +1,428 @@
+//! `[model.cluster]`: hosts or a host file → ranks that can form a group.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::hostfile::{self, HostFile};
+use super::options::chosen;
+use super::{Scope, is_variable};
+use crate::registry::problem::quote;
+use crate::registry::raw::{RawCluster, RawHost, RawModel, RawOptions};
+use crate::registry::reader::At;
+use crate::registry::{Cluster, ClusterBackend, ClusterMode, Rank};
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const EXAMPLE: &str = "hosts = [{ ssh = \"127.0.0.1\", addresses = [\"10.0.0.1\"] }, { ssh = \"studio.local\", addresses = [\"10.0.0.2\"] }]";
+
+/// A rank, and where in the file it stands.
+struct Placed {
+    rank: Rank,
+    span: Range<usize>,
+}
+
+pub(super) fn cluster(
+    scope: &Scope<'_>,
+    raw: &RawCluster,
+    model: &RawModel,
+    defaults: &RawOptions,
+) -> Cluster {
+    let (file, placed) = ranks(scope, raw);
+    let backend = backend(scope, raw, &file, &placed);
+    check_size(scope, raw, &placed);
+    check_addresses(scope, backend, &placed);
+    match backend {
+        ClusterBackend::Jaccl => check_mesh(scope, &placed),
+        ClusterBackend::Ring | ClusterBackend::Mpi => no_devices(scope, backend, &placed),
+    }
+    check_server(scope, model, defaults);
+    let heartbeat = raw.heartbeat.as_ref().map_or(HEARTBEAT, |at| at.value);
+    let timeout = raw.timeout.as_ref().map_or(TIMEOUT, |at| at.value);
+    if let Some(written) =
+        raw.timeout.as_ref().or(raw.heartbeat.as_ref()).filter(|_| timeout < heartbeat.saturating_mul(2))
+    {
+        let shown = humantime::format_duration;
+        scope.notes.wrong(
+            written,
+            format!(
+                "`timeout` is {} and `heartbeat` {}: one late sign of life would end the group",
+                shown(timeout),
+                shown(heartbeat)
+            ),
+            "a timeout of at least two heartbeats; five are usual",
+        );
+    }
+    Cluster {
+        backend,
+        mode: raw.mode.as_ref().map_or(ClusterMode::Tensor, |mode| mode.value),
+        ranks: placed.into_iter().map(|placed| placed.rank).collect(),
+        environment: environment(scope, raw, &file.environment),
+        heartbeat,
+        timeout,
+    }
+}
+
+/// The backend that was written here, or in the host file.
+fn backend(scope: &Scope<'_>, raw: &RawCluster, file: &HostFile, placed: &[Placed]) -> ClusterBackend {
+    let own = raw.backend.as_ref().map(|backend| backend.value);
+    let named = match file.backend.as_str() {
+        "" => None,
+        "ring" => Some(ClusterBackend::Ring),
+        "jaccl" => Some(ClusterBackend::Jaccl),
+        "mpi" => Some(ClusterBackend::Mpi),
+        other => {
+            if let (Some(written), false) = (&raw.hostfile, raw.written[0]) {
+                let message = format!("the host file names the backend `{}`", quote(other));
+                scope.notes.wrong(written, message, "write `backend`: \"ring\", \"jaccl\" or \"mpi\"");
+                return ClusterBackend::Ring;
+            }
+            None
+        }
+    };
+    own.or(named).unwrap_or_else(|| {
+        // A host file that could not be read may have named it.
+        let unread = raw.hostfile.is_some() && placed.is_empty();
+        if !(raw.written[0] || unread) {
+            let hint = "\"ring\" over any network, \"jaccl\" over Thunderbolt with RDMA, or \"mpi\"";
+            scope.notes.add(Some(raw.span.clone()), "`cluster` needs `backend`", hint);
+        }
+        ClusterBackend::Ring
+    })
+}
+
+fn ranks(scope: &Scope<'_>, raw: &RawCluster) -> (HostFile, Vec<Placed>) {
+    let (file, mut placed) = match (&raw.hostfile, raw.written[1]) {
+        (Some(written), true) => {
+            scope.notes.wrong(written, "`cluster` has both `hosts` and `hostfile`", "leave one of them out");
+            (HostFile::default(), from_hosts(scope, &raw.hosts))
+        }
+        (Some(written), false) => from_file(scope, written),
+        (None, true) => (HostFile::default(), from_hosts(scope, &raw.hosts)),
+        (None, false) => {
+            let hint = format!("for example {EXAMPLE}");
+            scope.notes.add(Some(raw.span.clone()), "`cluster` needs `hosts` or `hostfile`", hint);
+            (HostFile::default(), Vec::new())
+        }
+    };
+    // Rank 0 is this machine, by whatever name, and so is whoever has that name.
+    let first = placed.first().map(|first| first.rank.host.clone());
+    for Placed { rank, .. } in &mut placed {
+        rank.local = Some(&rank.host) == first.as_ref() || is_here(&rank.host);
+    }
+    (file, placed)
+}
+
+fn is_here(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+fn from_file(scope: &Scope<'_>, written: &At<String>) -> (HostFile, Vec<Placed>) {
+    let folder = &scope.around.folder;
+    let path = scope.path("hostfile", Some(written), folder, folder.clone());
+    match hostfile::read(&path) {
+        Ok(mut file) => {
+            let ranks = std::mem::take(&mut file.ranks);
+            for rank in &ranks {
+                if let Err(problem) = ssh_name(&rank.host) {
+                    let message = format!("the host `{}` of the host file {problem}", quote(&rank.host));
+                    scope.notes.wrong(written, message, "a name that ssh knows");
+                }
+            }
+            let placed = ranks.into_iter().map(|rank| Placed { rank, span: written.span.clone() });
+            (file, placed.collect())
+        }
+        Err(why) => {
+            let message = format!("the host file `{}` cannot be read: {why}", quote(&written.value));
+            scope.notes.wrong(written, message, "mlx.distributed_config --output FILE writes one");
+            (HostFile::default(), Vec::new())
+        }
+    }
+}
+
+fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
+    let mut seen: Vec<String> = Vec::new();
+    let mut placed = Vec::new();
+    for host in hosts {
+        match &host.ssh {
+            Some(ssh) if seen.contains(&ssh.value.to_ascii_lowercase()) => {
+                let message = format!("the host `{}` stands twice in `hosts`", quote(&ssh.value));
+                scope.notes.wrong(ssh, message, "write it once, with `ranks = 2` if it is to have two ranks");
+            }
+            Some(ssh) => {
+                seen.push(ssh.value.to_ascii_lowercase());
+                if let Err(problem) = ssh_name(&ssh.value) {
+                    let message = format!("the host `{}` {problem}", quote(&ssh.value));
+                    scope.notes.wrong(ssh, message, "a name that ssh knows: \"studio.local\"");
+                }
+            }
+            None if !host.has_ssh => {
+                let hint = "the name that ssh reaches it by; \"127.0.0.1\" for this machine";
+                scope.notes.add(Some(host.span.clone()), "a host needs `ssh`", hint);
+            }
+            None => {}
+        }
+        let texts = |list: &Option<At<Vec<At<String>>>>| -> Vec<String> {
+            list.iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
+        };
+        let devices = |text: &String| -> Vec<String> {
+            text.split(',').map(str::trim).filter(|device| !device.is_empty()).map(str::to_owned).collect()
+        };
+        let rank = Rank {
+            host: host.ssh.as_ref().map_or_else(String::new, |ssh| ssh.value.clone()),
+            local: false,
+            addresses: texts(&host.addresses),
+            rdma: texts(&host.rdma).iter().map(devices).collect(),
+        };
+        let times = host.ranks.as_ref().map_or(1, |ranks| ranks.value);
+        // One more than may be: what is too much is noted, and not laid out.
+        let times = usize::try_from(times).unwrap_or(usize::MAX).min(Cluster::MOST_RANKS + 1);
+        placed.extend((0..times).map(|_| Placed { rank: rank.clone(), span: host.span.clone() }));
+    }
+    placed
+}
+
+/// It becomes an argument of ssh, and of shells on the way.
+fn ssh_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("has no name".into());
+    }
+    if name.starts_with('-') {
+        return Err("starts with `-`, which ssh takes for an option".into());
+    }
+    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '@' | ':' | '%'))
+    {
+        Some(c) => Err(format!("holds `{}`, which is in no host's name", quote(&c.to_string()))),
+        None => Ok(()),
+    }
+}
+
+fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
+    // Without hosts it was said already.
+    let place = placed.last().map_or_else(|| raw.span.clone(), |last| last.span.clone());
+    match placed.len() {
+        0 if raw.written[1] && raw.hosts.is_empty() => {
+            scope.notes.add(Some(place), "`hosts` has no host in it", format!("for example {EXAMPLE}"));
+        }
+        1 => scope.notes.add(
+            Some(place),
+            "a cluster of one rank is none",
+            "add a host, `ranks = 2`, or leave [model.cluster] out",
+        ),
+        many if many > Cluster::MOST_RANKS => scope.notes.add(
+            Some(place),
+            format!("a cluster has at most {} ranks", Cluster::MOST_RANKS),
+            "a rank a machine is usual",
+        ),
+        _ => {}
+    }
+}
+
+fn check_addresses(scope: &Scope<'_>, backend: ClusterBackend, placed: &[Placed]) {
+    let remote = placed.iter().any(|placed| !placed.rank.local);
+    let mut owners: HashMap<&str, &str> = HashMap::new();
+    let mut told: Vec<&str> = Vec::new();
+    for (number, Placed { rank, span }) in placed.iter().enumerate() {
+        // Ranks of one host share its addresses, and what is wrong with them.
+        if rank.host.is_empty() || told.contains(&rank.host.as_str()) {
+            continue;
+        }
+        told.push(&rank.host);
+        let note =
+            |message: String, hint: &str| scope.notes.add(Some(span.clone()), message, hint.to_owned());
+        let host = quote(&rank.host);
+        let needed = match backend {
+            ClusterBackend::Ring => true,
+            ClusterBackend::Jaccl => number == 0,
+            ClusterBackend::Mpi => false,
+        };
+        if needed && rank.addresses.is_empty() {
+            let what = if backend == ClusterBackend::Ring {
+                "the ring connects to addresses"
+            } else {
+                "the ranks meet at rank 0's"
+            };
+            note(format!("the host `{host}` has no `addresses`: {what}"), "addresses = [\"10.0.0.1\"]");
+        }
+        for text in &rank.addresses {
+            match text.parse::<IpAddr>() {
+                Err(_) => note(
+                    format!("`{}` in `addresses` is no IP address", quote(text)),
+                    "for example \"10.0.0.1\"",
+                ),
+                Ok(address) if address.is_unspecified() || address.is_multicast() => {
+                    note(format!("{address} is no address of one machine"), "for example \"10.0.0.1\"");
+                }
+                Ok(address) if remote && address.to_canonical().is_loopback() => note(
+                    format!("the other hosts cannot reach `{host}` at {address}"),
+                    "its address in the network that the hosts share",
+                ),
+                Ok(_) => {}
+            }
+            if let Some(other) = owners.insert(text, &rank.host).filter(|other| *other != rank.host) {
+                note(
+                    format!("`{host}` and `{}` have the same address {}", quote(other), quote(text)),
+                    "each host has its own",
+                );
+            }
+        }
+    }
+}
+
+/// Every rank has a device towards every other, and none towards itself.
+fn check_mesh(scope: &Scope<'_>, placed: &[Placed]) {
+    let ranks = placed.len();
+    let mut seen: Vec<&str> = Vec::new();
+    for (number, Placed { rank, span }) in placed.iter().enumerate() {
+        let note = |message: String, hint: String| scope.notes.add(Some(span.clone()), message, hint);
+        let host = quote(&rank.host);
+        if seen.contains(&rank.host.as_str()) {
+            note(
+                format!("`{host}` has two ranks, and no RDMA device leads from a host to itself"),
+                "one rank a host with \"jaccl\"".to_owned(),
+            );
+            return;
+        }
+        seen.push(&rank.host);
+        if rank.rdma.len() != ranks {
+            note(
+                format!("`rdma` of `{host}` names {} devices for {ranks} ranks", rank.rdma.len()),
+                "one towards each rank in order, \"\" towards itself: rdma = [\"\", \"rdma_en2\"]".to_owned(),
+            );
+            continue;
+        }
+        for (towards, devices) in rank.rdma.iter().enumerate() {
+            let other = placed.get(towards).map_or("", |placed| placed.rank.host.as_str());
+            if towards == number && !devices.is_empty() {
+                note(
+                    format!("`{host}` has an RDMA device towards itself"),
+                    format!("\"\" at place {} of its `rdma`", number + 1),
+                );
+            } else if towards != number && devices.is_empty() {
+                note(
+                    format!("no RDMA device leads from `{host}` to `{}`", quote(other)),
+                    "every host is cabled to every other: a mesh; with less, use \"ring\"".to_owned(),
+                );
+            }
+            for device in devices.iter().filter(|device| super::plain_word(device, 64).is_err()) {
+                note(format!("`{}` is no RDMA device", quote(device)), "for example \"rdma_en2\"".to_owned());
+            }
+        }
+    }
+}
+
+/// `mlx.distributed_config` writes `rdma` for JACCL alone; beside another backend it is a slip.
+fn no_devices(scope: &Scope<'_>, backend: ClusterBackend, placed: &[Placed]) {
+    for Placed { rank, span } in
+        placed.iter().filter(|placed| placed.rank.rdma.iter().any(|list| !list.is_empty()))
+    {
+        scope.notes.add(
+            Some(span.clone()),
+            format!("`{}` has `rdma`, which \"{}\" does not use", quote(&rank.host), backend.name()),
+            "backend = \"jaccl\", or leave it out",
+        );
+    }
+}
+
+/// What `mlx_lm.server` cannot do on several ranks (`ModelProvider._load`), and what is set here.
+fn check_server(scope: &Scope<'_>, model: &RawModel, defaults: &RawOptions) {
+    let (own, shared) = (&model.options.server, &defaults.server);
+    let refused = "mlx_lm.server cannot do that on several ranks";
+    if let Some(written) = chosen(&own.draft_model, &shared.draft_model) {
+        let message = format!("`draft_model` beside `cluster`: {refused}");
+        scope.notes.wrong(written, message, "leave one of them out");
+    }
+    if let Some(written) = chosen(&own.adapter_path, &shared.adapter_path) {
+        let message = format!("`adapter_path` beside `cluster`: {refused}");
+        scope.notes.wrong(
+            written,
+            message,
+            "merge the adapter into the model (mlx_lm.fuse), or leave it out",
+        );
+    }
+    let list = chosen(&own.extra_args, &shared.extra_args);
+    for arg in list.iter().flat_map(|list| &list.value).filter(|arg| is_pipeline(&arg.value)) {
+        scope.notes.wrong(arg, "`extra_args` sets --pipeline, which is mlxctl's", "use cluster.mode");
+    }
+}
+
+/// argparse takes a flag by any of its beginnings that is no other's.
+fn is_pipeline(arg: &str) -> bool {
+    arg.len() > 3 && "--pipeline".starts_with(arg)
+}
+
+fn environment(scope: &Scope<'_>, raw: &RawCluster, written: &[String]) -> Vec<(String, String)> {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for text in written {
+        let pair = text
+            .split_once('=')
+            .filter(|(name, value)| is_variable(name) && !value.chars().any(char::is_control));
+        match (pair, &raw.hostfile) {
+            (Some((name, value)), _) => {
+                pairs.retain(|(other, _)| other != name);
+                pairs.push((name.to_owned(), value.to_owned()));
+            }
+            (None, Some(file)) => {
+                let message = format!("`{}` in the host file's `envs` is no NAME=value", quote(text));
+                scope.notes.wrong(file, message, "correct it there");
+            }
+            (None, None) => {}
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::registry::Registry;
+
+    fn parse(folder: &Path, cluster: &str) -> Result<Cluster, String> {
+        let text = format!("[[model]]\nname = \"m\"\nrepo = \"x/y\"\nport = 1\n[model.cluster]\n{cluster}\n");
+        let parsed = Registry::parse(&folder.join("models.toml"), &text);
+        let mut registry = parsed.map_err(|problems| problems.plain())?;
+        Ok(registry.models.remove(0).cluster.unwrap())
+    }
+
+    #[test]
+    fn ranks_follow_the_hosts_and_the_first_is_this_machine() {
+        let hosts = "backend = \"ring\"\nhosts = [{ ssh = \"laptop\", addresses = [\"10.0.0.1\"], ranks = 2 }, \
+                     { ssh = \"studio\", addresses = [\"10.0.0.2\"] }]";
+        let cluster = parse(Path::new("/r"), hosts).unwrap();
+        let local: Vec<bool> = cluster.ranks.iter().map(|rank| rank.local).collect();
+        assert_eq!(local, [true, true, false]);
+        let hosts: Vec<_> =
+            cluster.hosts().into_iter().map(|(rank, ranks)| (rank.host.as_str(), ranks)).collect();
+        assert_eq!(hosts, [("laptop", vec![0, 1]), ("studio", vec![2])]);
+        assert_eq!(
+            (cluster.mode, cluster.heartbeat, cluster.timeout),
+            (ClusterMode::Tensor, HEARTBEAT, TIMEOUT)
+        );
+    }
+
+    #[test]
+    fn a_host_file_is_taken_as_mlx_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = r#"{"backend": "jaccl", "envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": [
+            {"ssh": "laptop", "ips": ["10.0.0.1"], "rdma": [null, "rdma_en2"]},
+            {"ssh": "studio", "ips": ["10.0.0.2"], "rdma": [["rdma_en4", "rdma_en5"], null]}]}"#;
+        fs_err::write(folder.path().join("hosts.json"), file).unwrap();
+        let cluster = parse(folder.path(), "hostfile = \"hosts.json\"").unwrap();
+        assert_eq!(cluster.backend, ClusterBackend::Jaccl);
+        assert_eq!(cluster.environment, [("MLX_METAL_FAST_SYNCH".to_owned(), "1".to_owned())]);
+        assert_eq!(cluster.ranks[1].rdma[0], ["rdma_en4", "rdma_en5"]);
+        assert!(cluster.ranks[0].local && !cluster.ranks[1].local);
+        // What it says is checked as if it stood here.
+        fs_err::write(folder.path().join("hosts.json"), file.replace("null]}]}", "\"rdma_en9\"]}]}"))
+            .unwrap();
+        let problem = parse(folder.path(), "hostfile = \"hosts.json\"").unwrap_err();
+        assert!(problem.contains(":6:12: `studio` has an RDMA device towards itself"), "{problem}");
+        fs_err::write(folder.path().join("hosts.json"), file.replace("jaccl", "nccl")).unwrap();
+        let problem = parse(folder.path(), "hostfile = \"hosts.json\"").unwrap_err();
+        assert!(problem.contains("names the backend `nccl`"), "{problem}");
+    }
+}
