@@ -67,6 +67,13 @@ pub fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Opt
         }
         Ok(seen) => seen,
     };
+    if let Some(domain) = &seen.misplaced {
+        return Finding::warn(
+            id,
+            format!("{manager} has the agent in {domain}: it was loaded without a login at the screen"),
+            "mlxctl agent install, in Terminal at the Mac's own screen, moves it",
+        );
+    }
     let end = seen.last_end.as_ref().map(|end| format!(", last end: {end}")).unwrap_or_default();
     match (seen.pid, supervisor_pid) {
         (None, _) => Finding::fail(
@@ -145,6 +152,8 @@ mod tests {
         assert_eq!(agent_state("launchd", Ok(&seen(true, Some(7))), Some(8)).state, State::Warn);
         assert_eq!(agent_state("launchd", Ok(&seen(true, None)), None).state, State::Fail);
         assert_eq!(agent_state("launchd", Ok(&seen(false, None)), None).state, State::Warn);
+        let misplaced = Seen { misplaced: Some("user/501".into()), ..seen(true, Some(7)) };
+        assert!(agent_state("launchd", Ok(&misplaced), Some(7)).seen.contains("user/501"));
         assert_eq!(agent_state("launchd", Err("no launchctl"), None).state, State::Skip);
     }
 

@@ -17,6 +17,8 @@ pub struct Seen {
     pub loaded: bool,
     /// Its process.
     pub pid: Option<i32>,
+    /// Where it is in a place that it does not belong into: `user/501`, launchd's domain without a screen.
+    pub misplaced: Option<String>,
     /// In the manager's words.
     pub state: String,
     /// How it last ended, in one phrase; `None`: it never did, or nobody says.
@@ -117,7 +119,7 @@ pub fn plan(file: Option<&str>, wanted: &str, program: &Path, seen: &Seen) -> In
     }
     // What is loaded may be older than the file: only the program tells, and only where it is named.
     let other = seen.program.as_deref().is_some_and(|running| Path::new(running) != program);
-    match (file == Some(wanted) && !other, seen.pid) {
+    match (file == Some(wanted) && !other && seen.misplaced.is_none(), seen.pid) {
         (false, _) => Install::Replace,
         (true, None) => Install::Start,
         (true, Some(_)) => Install::Nothing,
@@ -194,6 +196,12 @@ mod tests {
     fn a_job_of_this_name_that_runs_something_else_is_replaced() {
         let python = seen(true, Some(812), Some("/v/bin/python3"));
         assert_eq!(plan(Some("new"), "new", Path::new(PROGRAM), &python), Install::Replace);
+    }
+
+    #[test]
+    fn a_job_in_the_wrong_place_is_moved() {
+        let misplaced = Seen { misplaced: Some("user/501".into()), ..seen(true, Some(1), Some(PROGRAM)) };
+        assert_eq!(plan(Some("new"), "new", Path::new(PROGRAM), &misplaced), Install::Replace);
     }
 
     #[test]

@@ -12,13 +12,35 @@ use std::time::{Duration, Instant};
 use print::Printed;
 use procedure::{Action, Failure, Goal, Patience, Reply, Step, next};
 
+/// Which of a user's domains a job is in (launchctl(1)). Each is a launchd of its own: the same label may be in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Domain {
+    /// Of the login at the Mac's own screen; where the agent belongs.
+    Gui,
+    /// Of the user without a screen, from the first login of any kind (SSH too) until the machine goes down.
+    User,
+}
+
+impl Domain {
+    /// As launchctl names it: `gui/501`.
+    #[must_use]
+    pub fn of(self, uid: u32) -> String {
+        match self {
+            Self::Gui => format!("gui/{uid}"),
+            Self::User => format!("user/{uid}"),
+        }
+    }
+}
+
 /// The job as launchctl names it, and how to call launchctl.
 #[derive(Debug, Clone)]
 pub struct Launchctl {
     /// The program: `/bin/launchctl`, or a stand-in that behaves as documented.
     pub program: PathBuf,
-    /// Whose GUI session the job belongs to.
+    /// Whose job it is.
     pub uid: u32,
+    /// Where it is, or shall be.
+    pub domain: Domain,
     /// The job's label.
     pub label: String,
     /// Its property list.
@@ -52,6 +74,7 @@ impl Launchctl {
         Self {
             program: PathBuf::from("/bin/launchctl"),
             uid,
+            domain: Domain::Gui,
             label: label.to_owned(),
             plist: plist.to_owned(),
             patience: Patience::new(exit_timeout),
@@ -62,7 +85,7 @@ impl Launchctl {
     /// The arguments of one step.
     #[must_use]
     pub fn arguments(&self, step: Step) -> Vec<String> {
-        let domain = format!("gui/{}", self.uid);
+        let domain = self.domain.of(self.uid);
         let service = format!("{domain}/{}", self.label);
         let verb = step.verb().to_owned();
         match step {
@@ -70,6 +93,16 @@ impl Launchctl {
             Step::Restart => vec![verb, "-k".into(), service],
             _ => vec![verb, service],
         }
+    }
+
+    /// The same job in the other of its user's domains.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        let domain = match self.domain {
+            Domain::Gui => Domain::User,
+            Domain::User => Domain::Gui,
+        };
+        Self { domain, ..self.clone() }
     }
 
     /// Goes from `first` to `goal`, telling `progress` of every step that is entered; the job's process.

@@ -149,6 +149,55 @@ fn a_plain_server_under_our_label_is_recognised_and_replaced() {
     assert_eq!(stage.printed().program.as_deref().map(Path::new), Some(stage.program().as_path()));
 }
 
+/// Loaded over SSH, say: another launchd, in which the label of the agent is free.
+#[test]
+fn a_job_in_the_domain_without_a_screen_is_shown_moved_and_removed() {
+    let stage = Stage::new();
+    stage.install().ok();
+    let user = format!("user/{}", nix::unistd::geteuid());
+    let misplaced = format!("{user}/mlxctl");
+    let misplace = || {
+        let plist = stage.plist();
+        assert_eq!(stage.launchd.launchctl(&["bootout", &stage.service()]).0, 0);
+        assert_eq!(stage.launchd.launchctl(&["bootstrap", &user, plist.to_str().unwrap()]).0, 0);
+    };
+    misplace();
+    let status = stage.agent(&["status", "--json"]);
+    let view: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    assert_eq!((view["loaded"].as_bool(), view["misplaced"].as_str()), (Some(true), Some(user.as_str())));
+    assert!(view["problems"][0].as_str().unwrap().contains("agent install moves it"), "{view}");
+    let restart = stage.agent(&["restart"]);
+    assert_eq!((restart.code, restart.err.contains("agent install")), (1, true), "{}", restart.err);
+    let rehearsal =
+        stage.agent(&["install", "--dry-run", "--program", stage.program().to_str().unwrap()]).ok();
+    assert!(rehearsal.out.contains(&format!("launchctl bootout {misplaced}")), "{}", rehearsal.out);
+
+    let moved = stage.install().ok();
+    assert!(moved.err.contains(&format!("{user}: it is moved")), "{}", moved.err);
+    assert_eq!(stage.launchd.launchctl(&["print", &misplaced]).0, 113);
+    assert!(stage.printed().pid.is_some());
+
+    misplace();
+    let rehearsal = stage.agent(&["uninstall", "--dry-run"]).ok();
+    assert!(rehearsal.out.contains(&format!("launchctl bootout {misplaced}")), "{}", rehearsal.out);
+    stage.agent(&["uninstall"]).ok();
+    for service in [&misplaced, &stage.service()] {
+        assert_eq!(stage.launchd.launchctl(&["print", service]).0, 113, "{service}");
+    }
+    assert!(!stage.plist().exists());
+}
+
+/// A Mac that nobody is logged in at has no GUI domain at all, and says so with the code for sudo.
+#[test]
+fn without_a_gui_domain_the_installation_says_where_to_log_in() {
+    let stage = Stage::new();
+    stage.launchd.set("bootstrap-codes", "125");
+    stage.launchd.set("managername", "Background\n");
+    let done = stage.install();
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("code 125") && done.err.contains("SSH"), "{}", done.err);
+}
+
 #[test]
 fn uninstalling_ends_the_job_removes_its_file_and_keeps_the_data() {
     let stage = Stage::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Agent, AgentError, Install, Seen, discard};
 use crate::registry;
 use crate::service::difference::differences;
+use crate::service::launchctl::print::Printed;
 use crate::service::launchctl::procedure::{Goal, Step, nominal};
 use crate::service::launchctl::{Error, Launchctl};
 use crate::service::launchd::Job;
@@ -63,9 +64,30 @@ impl LaunchdAgent {
         AgentError { what: error.to_string(), hint }
     }
 
-    fn shown(&self, goal: Goal, first: Step) -> Vec<String> {
-        let call = |step| format!("launchctl {}", self.hand.arguments(step).join(" "));
+    fn shown(hand: &Launchctl, goal: Goal, first: Step) -> Vec<String> {
+        let call = |step| format!("launchctl {}", hand.arguments(step).join(" "));
         nominal(goal, first).into_iter().map(call).collect()
+    }
+
+    /// The job in the domain without a screen, if it is there: loaded over SSH, or by a tool that knows no other.
+    fn misplaced(&self) -> Option<(Launchctl, Printed)> {
+        let other = self.hand.elsewhere();
+        // A look beside the way: what launchctl does not say of that domain is not missed.
+        let printed = other.print().ok().flatten()?;
+        Some((other, printed))
+    }
+
+    /// What ending it there calls.
+    fn calls_to_clear(&self) -> Vec<String> {
+        self.misplaced().map_or_else(Vec::new, |(other, _)| Self::shown(&other, Goal::Gone, Step::Bootout))
+    }
+
+    /// Ends it there.
+    fn clear_misplaced(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
+        let Some((other, _)) = self.misplaced() else { return Ok(()) };
+        say(&format!("asking the job in {} to end", other.domain.of(other.uid)));
+        let gone = other.drive(Goal::Gone, Step::Bootout, &mut |_| {});
+        gone.map(drop).map_err(|error| self.explain(&error))
     }
 }
 
@@ -131,33 +153,43 @@ impl Agent for LaunchdAgent {
 
     fn seen(&self) -> Result<Seen, AgentError> {
         let printed = self.hand.print().map_err(|error| self.explain(&error))?;
-        Ok(printed.map_or_else(
-            || Seen { state: "not loaded".into(), ..Seen::default() },
-            |printed| Seen {
-                loaded: true,
-                pid: printed.pid,
-                state: printed.state.as_str().to_owned(),
-                last_end: printed.last_end(),
-                runs: printed.runs,
-                program: printed.program,
-            },
-        ))
+        let other = self.misplaced();
+        let misplaced = other.as_ref().map(|(other, _)| other.domain.of(other.uid));
+        let Some(printed) = printed.or_else(|| other.map(|(_, printed)| printed)) else {
+            return Ok(Seen { state: "not loaded".into(), ..Seen::default() });
+        };
+        Ok(Seen {
+            loaded: true,
+            misplaced,
+            pid: printed.pid,
+            state: printed.state.as_str().to_owned(),
+            last_end: printed.last_end(),
+            runs: printed.runs,
+            program: printed.program,
+        })
     }
 
     fn calls(&self, install: Install) -> Vec<String> {
-        first(install).map_or_else(Vec::new, |step| self.shown(RUNNING, step))
+        let calls = first(install).map_or_else(Vec::new, |step| Self::shown(&self.hand, RUNNING, step));
+        let moved = if install == Install::Replace { self.calls_to_clear() } else { Vec::new() };
+        moved.into_iter().chain(calls).collect()
     }
 
     fn calls_to_remove(&self) -> Vec<String> {
-        self.shown(Goal::Gone, Step::Bootout)
+        let calls = Self::shown(&self.hand, Goal::Gone, Step::Bootout);
+        self.calls_to_clear().into_iter().chain(calls).collect()
     }
 
     fn install(&self, install: Install, say: &mut dyn FnMut(&str)) -> Result<i32, AgentError> {
+        if install == Install::Replace {
+            self.clear_misplaced(say)?;
+        }
         let pid = self.drive(RUNNING, first(install).unwrap_or(Step::Confirm), say)?;
         pid.ok_or_else(no_process)
     }
 
     fn remove(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
+        self.clear_misplaced(say)?;
         self.drive(Goal::Gone, Step::Bootout, say)?;
         discard(&self.hand.plist)
     }

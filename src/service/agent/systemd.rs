@@ -121,6 +121,7 @@ impl Agent for SystemdAgent {
         Ok(Seen {
             // A unit is known as soon as its file lies there; what counts is whether it was started.
             loaded: loaded && (pid.is_some() || !state.starts_with("inactive")),
+            misplaced: None,
             pid,
             state,
             last_end: result.filter(|result| result != "success"),

@@ -1,4 +1,4 @@
-//! What `launchctl print gui/UID/LABEL` says.
+//! What `launchctl print DOMAIN/LABEL` says.
 //!
 //! launchctl(1) calls the output no interface, and nested blocks repeat the job's own words (`state = active`
 //! of an endpoint). So only lines indented by exactly one tab are read, and a word that is missing is `None`,

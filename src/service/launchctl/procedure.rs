@@ -110,6 +110,8 @@ impl Failure {
     pub fn hint(&self, session: Option<&str>) -> String {
         let remote = session.is_some_and(|name| name != "Aqua");
         match self {
+            // What the GUI domain of somebody answers who is not logged in at the screen.
+            Self::WrongDomain if remote => LOG_IN.into(),
             Self::WrongDomain => "run it as the user who logs in at the Mac, without sudo".into(),
             Self::NoSession => LOG_IN.into(),
             // Without a session the job waits for one, and code 5 says the same as for a bad owner.

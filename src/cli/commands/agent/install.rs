@@ -69,6 +69,9 @@ fn no_other_supervisor(client: &Client, seen: &Seen) -> Result<(), CliError> {
 }
 
 fn announce_replacement(context: &Context, agent: &dyn Agent, found: Option<&str>, seen: &Seen) {
+    if let Some(domain) = &seen.misplaced {
+        context.output.say(&format!("{} has the job in {domain}: it is moved", agent.manager()));
+    }
     if let Some(program) =
         seen.program.as_deref().filter(|path| std::path::Path::new(path) != agent.program())
     {

@@ -25,6 +25,11 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
         return Err(CliError::new(Exit::NotRunning, format!("{} is not installed", agent.name()))
             .hint("mlxctl agent install"));
     }
+    if let Some(domain) = &seen.misplaced {
+        return Err(CliError::failed(format!("{} is in {domain} of {}", agent.name(), agent.manager()))
+            .why("it was loaded without a login at the screen, and would run twice after the next one")
+            .hint("mlxctl agent install, in Terminal at the Mac's own screen, moves it"));
+    }
     if super::on_disk(agent.as_ref())?.as_deref() != Some(agent.wanted()) {
         let file = agent.file().display();
         context

@@ -27,6 +27,8 @@ struct View {
     file_state: &'static str,
     differences: Vec<String>,
     loaded: bool,
+    /// A domain of launchd's that the job is in and does not belong into: `user/501`.
+    misplaced: Option<String>,
     state: String,
     pid: Option<i32>,
     runs: Option<u64>,
@@ -86,6 +88,7 @@ fn view(
         differences: differences.unwrap_or_default(),
         problems: problems(agent, found.is_some(), &seen, supervisor.as_ref()),
         loaded: seen.loaded,
+        misplaced: seen.misplaced,
         state: seen.state,
         pid: seen.pid,
         runs: seen.runs,
@@ -107,6 +110,12 @@ fn problems(
     if seen.loaded && !file {
         problems
             .push(format!("{manager} still has the job, but its file is gone: it ends with this session"));
+    }
+    if let Some(domain) = &seen.misplaced {
+        problems.push(format!(
+            "{manager} has the job in {domain}, which knows no login at the screen and starts nothing at one: \
+             mlxctl agent install moves it"
+        ));
     }
     if let Some(program) =
         seen.program.as_deref().filter(|path| std::path::Path::new(path) != agent.program())
