@@ -1,6 +1,7 @@
 //! What is wrong with this machine or this deployment, and what to do about it.
 //!
 //! A check is a pure function from what was observed to a [`Finding`]; [`observe`] is the only part that looks.
+//! [`trials`] try out the operating system itself.
 
 pub mod disk;
 pub mod machine;
@@ -8,6 +9,7 @@ pub mod network;
 pub mod observe;
 pub mod python;
 pub mod service;
+pub mod trials;
 
 use serde::Serialize;
 

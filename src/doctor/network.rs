@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Finding;
+use crate::host::PortHolder;
 
 /// Whether an interface has the gates' address.
 #[must_use]
@@ -33,8 +34,8 @@ pub enum PortUse {
     Free,
     /// The supervisor of this registry.
     Ours,
-    /// Somebody else.
-    Taken,
+    /// Somebody else; who, if that can be seen.
+    Taken(Option<PortHolder>),
     /// This user may not listen on it.
     Denied,
 }
@@ -43,20 +44,29 @@ pub enum PortUse {
 #[must_use]
 pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
     let id = "ports";
-    let with = |kind: PortUse| -> Vec<String> {
-        ports
-            .iter()
-            .filter(|entry| entry.2 == kind)
-            .map(|(model, port, _)| format!("{port} ({model})"))
-            .collect()
+    let with = |words: fn(&PortUse) -> Option<String>| -> Vec<String> {
+        let named = ports.iter().filter_map(|(model, port, used)| Some((model, port, words(used)?)));
+        named.map(|(model, port, words)| format!("{port} ({model}){words}")).collect()
     };
-    let (taken, denied) = (with(PortUse::Taken), with(PortUse::Denied));
-    if let Some((_, port, _)) = ports.iter().find(|entry| entry.2 == PortUse::Taken) {
-        return Finding::fail(
-            id,
-            format!("somebody else listens on {}", taken.join(", ")),
-            format!("lsof -nP -iTCP:{port} -sTCP:LISTEN names the program; end it or change `port`"),
-        );
+    let taken = with(|used| match used {
+        PortUse::Taken(Some(holder)) => Some(format!(": {}, pid {}", holder.name, holder.pid)),
+        PortUse::Taken(None) => Some(String::new()),
+        _ => None,
+    });
+    let denied = with(|used| (*used == PortUse::Denied).then(String::new));
+    let first = ports.iter().find_map(|(_, port, used)| match used {
+        PortUse::Taken(holder) => Some((port, holder)),
+        _ => None,
+    });
+    if let Some((port, holder)) = first {
+        let fix = match holder {
+            Some(holder) => format!("kill {}, if it is not needed, or change `port`", holder.pid),
+            // This user may not look at it.
+            None => {
+                format!("sudo lsof -nP -iTCP:{port} -sTCP:LISTEN names the program; end it or change `port`")
+            }
+        };
+        return Finding::fail(id, format!("somebody else listens on {}", taken.join(", ")), fix);
     }
     if !denied.is_empty() {
         return Finding::fail(
@@ -133,7 +143,11 @@ mod tests {
         let entry = |kind| [("32b".to_owned(), 8800, kind)];
         assert_eq!(ports(&entry(PortUse::Free)).state, State::Ok);
         assert_eq!(ports(&entry(PortUse::Ours)).state, State::Ok);
-        assert!(ports(&entry(PortUse::Taken)).fix.unwrap().contains("iTCP:8800"));
+        assert!(ports(&entry(PortUse::Taken(None))).fix.unwrap().contains("iTCP:8800"));
+        let holder = PortHolder { pid: 4711, name: "python3.12".into() };
+        let known = ports(&entry(PortUse::Taken(Some(holder))));
+        assert_eq!(known.seen, "somebody else listens on 8800 (32b): python3.12, pid 4711");
+        assert!(known.fix.unwrap().starts_with("kill 4711,"));
         assert_eq!(ports(&entry(PortUse::Denied)).state, State::Fail);
     }
 

@@ -14,7 +14,7 @@ use super::{Finding, disk, machine, network, python, service};
 use crate::backend::record;
 use crate::control::api::Status;
 use crate::control::paths;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::memory::{Bytes, GpuLimit, Platform};
 use crate::python::venv::{self, Environment, NotReady, SetupRequest};
 use crate::python::{hub, interpreter};
@@ -126,7 +126,9 @@ fn port_use(host: IpAddr, port: u16) -> PortUse {
     let loopback =
         if host.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
     let outcome = |address| match TcpListener::bind((address, port)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Some(PortUse::Taken),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Some(PortUse::Taken(host::port_holder(port)))
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(PortUse::Denied),
         Err(_) => None,
         Ok(_) => Some(PortUse::Free),

@@ -56,6 +56,22 @@ pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
     native::identify(pid)
 }
 
+/// Who listens on a TCP port of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortHolder {
+    /// Its pid.
+    pub pid: i32,
+    /// Its program, as the system keeps the name.
+    pub name: String,
+}
+
+/// Who listens on this TCP port. `None`: nobody, or somebody whom this user may not look at. Looks through all of this
+/// user's processes (Linux), or runs `lsof` (macOS), which takes a part of a second: for a person who waits.
+#[must_use]
+pub fn port_holder(port: u16) -> Option<PortHolder> {
+    native::port_holder(port)
+}
+
 /// The time on the clock that goes on through sleep; what [`Host::now`] says, without the rest.
 #[must_use]
 pub fn now() -> Moment {

@@ -72,9 +72,12 @@ fn every_step_is_walked_and_what_no_mac_was_needed_for_holds() {
         .filter(|line| !needs_a_mac.iter().any(|name| line[13..].trim_start().starts_with(name)))
         .collect();
     assert!(broken.is_empty(), "{broken:#?}\n{said}{}", String::from_utf8_lossy(&output.stderr));
-    for fact in
-        ["bootstrap of a loaded job is 5 or 37", "a stop lets the answer end", "it adopts the backend"]
-    {
+    for fact in [
+        "host: start-time",
+        "bootstrap of a loaded job is 5 or 37",
+        "a stop lets the answer end",
+        "it adopts the backend",
+    ] {
         assert!(
             report.lines().any(|line| line.starts_with("held") && line.contains(fact)),
             "{fact}\n{report}"

@@ -64,6 +64,23 @@ fn every_check_is_there_once_and_whatever_is_wrong_comes_with_a_fix() {
     assert_eq!((code, document["failed"].as_u64() > Some(0)), (1, true));
 }
 
+/// The system that the tests run on keeps what the seam promises; what it need not have is said to be missing.
+#[test]
+fn every_call_of_the_operating_system_is_tried_out() {
+    let instance = Instance::new();
+    let (code, document) = doctor(&instance, &["--host"], None);
+    let checks = document["checks"].as_array().unwrap();
+    let failed: Vec<_> = checks.iter().filter(|check| check["state"] == "fail").collect();
+    assert_eq!((failed, code), (vec![], 0));
+    let ids: BTreeSet<&str> = checks.iter().map(|check| check["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), checks.len(), "each once");
+    for id in
+        ["start-time", "exit-orphan", "port-owner", "footprint-group", "arguments", "boot-id", "priority"]
+    {
+        assert_eq!(check(&document, id)["state"], "ok", "{id}");
+    }
+}
+
 #[test]
 fn a_broken_registry_is_the_finding_and_not_the_end() {
     let instance = Instance::new();
@@ -84,7 +101,10 @@ fn a_port_that_somebody_else_has_is_named() {
     let (_, document) = doctor(&instance, &[], None);
     let ports = check(&document, "ports");
     assert_eq!(ports["state"], "fail");
-    assert!(ports["seen"].as_str().unwrap().contains(&format!("{port} (70b)")), "{ports}");
+    // This process.
+    let holder = format!("{port} (70b): it");
+    let seen = ports["seen"].as_str().unwrap();
+    assert!(seen.contains(&holder) && seen.ends_with(&format!("pid {}", std::process::id())), "{ports}");
 }
 
 #[test]

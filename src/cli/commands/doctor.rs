@@ -8,7 +8,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::render::human::count;
 use crate::control::api::SCHEMA;
 use crate::control::client::Client;
-use crate::doctor::{Finding, State, observe};
+use crate::doctor::{Finding, State, observe, trials};
 use crate::registry::Registry;
 
 /// Arguments of `doctor`.
@@ -17,6 +17,9 @@ pub struct Args {
     /// As a JSON document (schema 1)
     #[arg(long)]
     json: bool,
+    /// Try out what mlxctl asks of the operating system, on processes of its own, instead of looking at the deployment
+    #[arg(long)]
+    host: bool,
     #[command(flatten)]
     stand_ins: agent::StandIns,
 }
@@ -56,6 +59,9 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 
 fn examine(context: &Context, args: &Args) -> Vec<Finding> {
     let host = crate::host::system();
+    if args.host {
+        return trials::all(host.as_ref());
+    }
     let mut findings = observe::machine(host.as_ref());
     let registry = match Registry::load(&context.config) {
         Ok(registry) => registry,
@@ -80,8 +86,8 @@ fn line(finding: &Finding, color: bool) -> String {
         State::Fail => ("FAIL", "1;31"),
     };
     let word = if color { format!("\x1b[{code}m{word:<4}\x1b[0m") } else { format!("{word:<4}") };
-    let fix = finding.fix.iter().map(|fix| format!("{:<20}try: {fix}\n", ""));
-    format!("{word}  {:<14}{}\n{}", finding.id, finding.seen, fix.collect::<String>())
+    let fix = finding.fix.iter().map(|fix| format!("{:<22}try: {fix}\n", ""));
+    format!("{word}  {:<16}{}\n{}", finding.id, finding.seen, fix.collect::<String>())
 }
 
 #[cfg(test)]
@@ -93,9 +99,9 @@ mod tests {
         let fail = Finding::fail("ports", "somebody else listens on 8800", "lsof");
         assert_eq!(
             line(&fail, false),
-            "FAIL  ports         somebody else listens on 8800\n                    try: lsof\n"
+            "FAIL  ports           somebody else listens on 8800\n                      try: lsof\n"
         );
-        assert_eq!(line(&Finding::ok("clock", "right"), false), "ok    clock         right\n");
+        assert_eq!(line(&Finding::ok("clock", "right"), false), "ok    clock           right\n");
         assert!(line(&fail, true).starts_with("\x1b[1;31mFAIL\x1b[0m  ports"));
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here has seen a Mac: the layouts ([`layout`]) are those of the headers, the samples are made by hand.
 
 mod layout;
+pub mod lsof;
 
 pub use layout::SOCKET_FDINFO;
 

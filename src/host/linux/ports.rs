@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use nix::sys::socket::AddressFamily;
 
-use super::super::Identity;
 use super::super::procfs::{self, Listener};
+use super::super::{Identity, PortHolder};
 use super::diag;
 use super::process::{self, read};
 
@@ -57,6 +57,18 @@ fn table(family: AddressFamily, port: u16) -> Vec<Listener> {
         let file = if family == AddressFamily::Inet { "/proc/net/tcp" } else { "/proc/net/tcp6" };
         read(file).map(|table| procfs::listeners(&table, port)).unwrap_or_default()
     })
+}
+
+/// See [`super::super::port_holder`].
+pub fn holder(port: u16) -> Option<PortHolder> {
+    let listeners = listeners(port);
+    let listens = |inode| listeners.iter().any(|listener| listener.inode == inode);
+    let pid = process::pids().find(|pid| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        descriptors.into_iter().flatten().flatten().filter_map(|fd| socket(&fd.path())).any(listens)
+    })?;
+    let name = read(&format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned();
+    Some(PortHolder { pid, name })
 }
 
 fn socket(descriptor: &std::path::Path) -> Option<u64> {

@@ -47,6 +47,11 @@ fn read(clock: ClockId) -> Moment {
     clock_gettime(clock).map_or(Moment::default(), |time| Moment(time.into()))
 }
 
+/// See [`super::port_holder`].
+pub fn port_holder(port: u16) -> Option<super::PortHolder> {
+    ports::holder(port)
+}
+
 /// See [`Host::identify`].
 pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
     let info = process::info(pid)?.filter(process::Info::alive);

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::{Command, Stdio};
 
 use socket2::{Domain, Socket, Type};
 
-use super::super::Identity;
 use super::super::darwin::{self, SOCKET_FDINFO};
+use super::super::{Identity, PortHolder};
 use super::process;
 
 /// See [`super::super::Host::owns_port`]. Other users' sockets cannot be listed, so whether somebody else listens
@@ -25,6 +26,16 @@ fn bind(port: u16) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into())
+}
+
+/// See [`super::super::port_holder`].
+pub fn holder(port: u16) -> Option<PortHolder> {
+    let mut lsof = Command::new("/usr/sbin/lsof");
+    // No names are looked up; `+c0` gives the command's name whole.
+    lsof.args(["-nP", "+c0", &format!("-iTCP:{port}"), "-sTCP:LISTEN", "-Fpc"]).stdin(Stdio::null());
+    // It ends with 1 where nobody listens, and where it may not look at everything.
+    let ended = lsof.output().ok()?;
+    darwin::lsof::first(&String::from_utf8_lossy(&ended.stdout))
 }
 
 #[expect(unsafe_code, reason = "libproc has no safe wrapper")]

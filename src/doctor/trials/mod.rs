@@ -1,0 +1,98 @@
+//! `doctor --host`: what this program asks of the operating system, tried out on this machine.
+//!
+//! Documents promise it all; only a machine can keep it. Nothing is touched but processes that are started here, a
+//! loopback port, and some memory of this process, all of which are given back; and, where the system can do it, idle
+//! sleep is held off for a moment.
+
+mod machine;
+mod process;
+mod subject;
+
+use std::io;
+
+use super::{Finding, State};
+use crate::host::Host;
+
+/// What a trial came to: what was seen, if it is as promised.
+type Outcome = Result<String, Not>;
+
+/// Why it is not.
+enum Not {
+    /// The system does something else.
+    Promised(String),
+    /// The system does not have it, and need not.
+    Supported(String),
+}
+
+impl From<io::Error> for Not {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::Unsupported => Self::Supported("this system has no such thing".to_owned()),
+            _ => Self::Promised(error.to_string()),
+        }
+    }
+}
+
+/// As promised if `holds`; either way, what was seen.
+fn seen(holds: bool, seen: String) -> Outcome {
+    if holds { Ok(seen) } else { Err(Not::Promised(seen)) }
+}
+
+/// One call of the seam, and what mlxctl does with its answer.
+struct Trial {
+    id: &'static str,
+    /// "without it …"
+    without: &'static str,
+    run: fn(&dyn Host) -> Outcome,
+}
+
+/// Tries everything, one after the other; some seconds.
+#[must_use]
+pub fn all(host: &dyn Host) -> Vec<Finding> {
+    machine::TRIALS.iter().chain(process::TRIALS).map(|trial| finding(trial, host)).collect()
+}
+
+fn finding(trial: &Trial, host: &dyn Host) -> Finding {
+    match (trial.run)(host) {
+        Ok(seen) => Finding::ok(trial.id, seen),
+        Err(Not::Supported(why)) => Finding::skip(trial.id, why),
+        Err(Not::Promised(seen)) => Finding {
+            id: trial.id,
+            state: State::Fail,
+            seen: format!("not as promised: {seen}"),
+            fix: Some(format!("report it with `mlxctl doctor --host --json`; without it {}", trial.without)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::Fake;
+    use crate::memory::Bytes;
+
+    /// A seam that promises and does not keep it is found out. Everything that this one answers is made up.
+    #[test]
+    fn a_system_that_does_otherwise_fails_with_what_follows_from_it() {
+        let host = Fake::new(Bytes::gb(128));
+        let findings = all(&*host);
+        let of = |id: &str| findings.iter().find(|finding| finding.id == id).unwrap();
+        // Its processes are not those of this machine, and nobody owns a port there.
+        for id in ["start-time", "exit-child", "footprint-self", "port-owner"] {
+            let finding = of(id);
+            assert_eq!(finding.state, State::Fail, "{finding:?}");
+            assert!(finding.seen.starts_with("not as promised: "), "{finding:?}");
+            assert!(finding.fix.as_ref().unwrap().contains("without it "), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_system_need_not_have_is_skipped() {
+        let trial = Trial {
+            id: "x",
+            without: "nothing works",
+            run: |_| Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        };
+        assert_eq!(finding(&trial, &*Fake::new(Bytes::gb(128))).state, State::Skip);
+    }
+}

@@ -1,0 +1,63 @@
+//! The processes that are tried on.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::host::{Host, Identity};
+
+/// A shell that leads a group of its own, up to the first word that it says. Killed and waited for when it is dropped.
+pub struct Subject {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    /// Who the host says that it is.
+    pub who: Identity,
+}
+
+impl Subject {
+    /// Runs `script`, with `argument` as its `$0`, until it has said a line; the line comes too.
+    pub fn start(host: &dyn Host, script: &str, argument: &str) -> io::Result<(Self, String)> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script, argument]).process_group(0);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let pid = child.id().cast_signed();
+        let subject = stdout.map(|stdout| (BufReader::new(stdout), host.identify(pid)));
+        let (stdout, who) = match subject {
+            Some((stdout, Ok(Some(who)))) => (stdout, who),
+            other => {
+                // Still our child, whoever the host takes it for.
+                child.kill()?;
+                child.wait()?;
+                let error = other.and_then(|(_, found)| found.err());
+                return Err(
+                    error.unwrap_or_else(|| io::Error::other(format!("nobody has pid {pid}, a child")))
+                );
+            }
+        };
+        let mut subject = Self { child, stdin, stdout, who };
+        let line = subject.line()?;
+        Ok((subject, line))
+    }
+
+    /// The next line that it says.
+    pub fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Lets it `read` a line.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(b"\n"))
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        // By its number: it is our child, which keeps it until it is waited for. One that has been is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
