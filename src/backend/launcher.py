@@ -325,6 +325,7 @@ class Watch:
             if self.generation is None:
                 warn("this mlx-lm starts no generation thread that can be watched")
             port = server.server_address[1]
+            tell_closing(server.socket, self._closed)
             self.link.tell({"event": "listening", "port": port}, port=port)
             self.listening.set()
 
@@ -333,6 +334,35 @@ class Watch:
         socketserver.TCPServer.request_queue_size = 128
         # http.server asks the resolver for its own name before it listens: seconds where DNS is slow or away.
         socket.getfqdn = lambda name="": name or "localhost"
+
+    def _closed(self):
+        if not self.ending:
+            self.link.tell({"event": "listener_closed"})
+
+
+def tell_closing(listener, told):
+    """Calls `told` when this socket no longer listens. Without it the server's loop goes on as if nothing had been."""
+
+    class Listener(type(listener)):
+        __slots__ = ()
+
+        def close(self):
+            super().close()
+            told()
+
+        def shutdown(self, how):
+            super().shutdown(how)
+            told()
+
+        def detach(self):
+            descriptor = super().detach()
+            told()
+            return descriptor
+
+    try:
+        listener.__class__ = Listener
+    except TypeError:
+        warn("this Python's sockets cannot be watched; a listener that is lost is found by the next check")
 
 
 def shrink_heap():

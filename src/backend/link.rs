@@ -42,6 +42,8 @@ pub enum LinkEvent {
         /// On loopback.
         port: u16,
     },
+    /// The server's listening socket was closed, shut down or detached, although nobody asked it to end.
+    ListenerClosed,
     /// The generation thread ended although nobody asked it to.
     ThreadDied {
         /// The last error that was logged.
@@ -211,6 +213,7 @@ mod tests {
             message(r#"{"event":"listening","port":50123}"#),
             Message::Event(LinkEvent::Listening { port: 50123 })
         );
+        assert_eq!(message(r#"{"event":"listener_closed"}"#), Message::Event(LinkEvent::ListenerClosed));
         assert_eq!(
             message(r#"{"event":"thread_died","error":"boom"}"#),
             Message::Event(LinkEvent::ThreadDied { error: Some("boom".into()) })

@@ -25,6 +25,14 @@ use crate::registry::Health;
 /// Between two tries to reach a launcher that has not bound its socket yet, or lost us.
 const RECONNECT: Duration = Duration::from_millis(20);
 
+/// Between a bad answer and the look that confirms it. What the process itself tells of its trouble, on the link or by
+/// its end, says more than the answer, and comes before that.
+const CONFIRM: Duration = Duration::from_millis(100);
+
+/// For so long after its listener was closed a backend is looked at every [`CONFIRM`]: the server's loop, which waits on
+/// the socket up to half a second at a time, keeps it alive until then.
+const CLOSING: Duration = Duration::from_millis(1500);
+
 /// What `status` says of a run's health; written by the probe, read by the loop.
 #[derive(Debug, Default)]
 pub struct Vitals {
@@ -105,6 +113,12 @@ struct Knowledge {
     last_error: Option<String>,
     /// CPU time of a group's slowest rank.
     cpu: Option<Duration>,
+    /// The last answer was bad, and is to be confirmed.
+    doubted: bool,
+    /// When the next check is due.
+    next_check: Instant,
+    /// Until when checks follow each other closely.
+    watchful: Option<Instant>,
     waiting: std::collections::VecDeque<oneshot::Sender<Reply>>,
     dog: Watchdog,
 }
@@ -117,24 +131,32 @@ impl Probe {
             ready: false,
             last_error: None,
             cpu: None,
+            doubted: false,
+            next_check: Instant::now(),
+            watchful: None,
             waiting: std::collections::VecDeque::new(),
             dog: Watchdog::default(),
         };
         let mut check: Option<Check> = None;
-        let mut next_check = Instant::now();
         loop {
             let mut link = self.connect().await;
             known.waiting.clear();
             loop {
                 if check.is_none()
                     && let Some(port) = known.port
-                    && (!known.ready || Instant::now() >= next_check)
+                    && Instant::now() >= known.next_check
                 {
                     check = Some(self.check(port, known.ready));
                 }
                 tokio::select! {
                     message = link.next() => match message {
-                        Ok(Message::Event(event)) => self.heard(event, &mut known),
+                        Ok(Message::Event(event)) => {
+                            if event == LinkEvent::ListenerClosed {
+                                // The one that is under way may never be answered.
+                                check = None;
+                            }
+                            self.heard(event, &mut known);
+                        },
                         Ok(Message::Reply(reply)) => if let Some(asker) = known.waiting.pop_front() {
                             // The asker may have gone; then nobody wants to know.
                             let _ = asker.send(reply);
@@ -150,13 +172,12 @@ impl Probe {
                     answer = under_way(&mut check) => {
                         check = None;
                         let pause = self.checked(answer, &mut known);
-                        next_check = Instant::now() + pause;
-                        if !known.ready {
-                            sleep(pause).await;
-                        }
+                        let now = Instant::now();
+                        let closely = known.watchful.is_some_and(|until| now < until);
+                        known.next_check = now + if closely { pause.min(CONFIRM) } else { pause };
                     },
-                    () = self.suspicion.notified(), if known.ready => next_check = Instant::now(),
-                    () = sleep_until(next_check), if known.ready && check.is_none() => {},
+                    () = self.suspicion.notified(), if known.ready => known.next_check = Instant::now(),
+                    () = sleep_until(known.next_check), if known.port.is_some() && check.is_none() => {},
                 }
             }
             sleep(RECONNECT).await;
@@ -209,6 +230,11 @@ impl Probe {
                 known.cpu = cpu_ms.map(Duration::from_millis);
                 self.vitals.set_ranks(ranks);
             }
+            // The check that it is the reason of says whether it matters.
+            LinkEvent::ListenerClosed => {
+                known.next_check = Instant::now();
+                known.watchful = Some(known.next_check + CLOSING);
+            }
             LinkEvent::Exiting { error, .. } => known.last_error = error.or(known.last_error.take()),
         }
     }
@@ -226,40 +252,40 @@ impl Probe {
     }
 
     fn thread_died(&self, known: &Knowledge) {
-        let kind = if known.ready { FailureKind::ThreadDied } else { FailureKind::LoadFailed };
-        let text = known.last_error.as_deref().unwrap_or_default();
-        let mut failure = diagnose::explain(text, kind);
-        if known.ready {
-            failure.text = format!("generation thread died: {}", failure.text);
-        }
-        self.useless(failure);
+        self.useless(dead_thread(known));
     }
 
     /// Takes the answer of a check in; how long to wait before the next.
     fn checked(&self, answer: io::Result<Answer>, known: &mut Knowledge) -> Duration {
         let port = known.port.unwrap_or_default();
-        match answer {
-            Ok(answer) if answer.status == 200 => {
-                if self.stranger_on(port) {
-                    self.useless(stranger(port));
-                } else {
-                    self.passed(known);
-                }
-            }
-            Ok(answer) if known.ready && answer.status == 503 => self.thread_died(known),
-            Ok(answer) if answer.status == 403 || self.stranger_on(port) => self.useless(stranger(port)),
-            Ok(answer) => {
-                let failure = diagnose::explain(&answer.error(), FailureKind::LoadFailed);
-                self.useless(failure);
-            }
-            Err(error) if known.ready && error.kind() == io::ErrorKind::ConnectionRefused => {
+        let refused = matches!(&answer, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+        let bad = match answer {
+            Err(_) if refused => {
                 self.vitals.listening.store(false, Ordering::Relaxed);
                 let text = format!("nothing listens on its port {port} any more");
-                self.useless(Failure::new(FailureKind::PortLost, text));
+                Some(Failure::new(FailureKind::PortLost, text))
             }
-            Err(_) if known.ready => self.observe(known, false),
+            // Whatever a stranger answers, or leaves unanswered, says nothing about the backend.
+            _ if self.stranger_on(port) => Some(stranger(port)),
+            Ok(answer) if answer.status == 200 => None,
+            Ok(answer) if answer.status == 403 => Some(stranger(port)),
+            Ok(answer) if known.ready && answer.status == 503 => Some(dead_thread(known)),
+            Ok(answer) => {
+                let text = known.last_error.clone().unwrap_or_else(|| answer.error());
+                Some(diagnose::explain(&text, FailureKind::LoadFailed))
+            }
+            Err(_) if known.ready => {
+                self.observe(known, false);
+                return self.health.interval;
+            }
             // Cut while loading: the link or the exit watch says why, if it was not an accident.
             Err(_) => return RECONNECT,
+        };
+        let doubted = std::mem::replace(&mut known.doubted, bad.is_some());
+        match bad {
+            None => self.passed(known),
+            Some(_) if !doubted => return CONFIRM,
+            Some(failure) => self.useless(failure),
         }
         self.health.interval
     }
@@ -298,6 +324,15 @@ impl Probe {
         self.vitals.answering.store(false, Ordering::Relaxed);
         (self.findings)(Signed::Unhealthy(failure));
     }
+}
+
+fn dead_thread(known: &Knowledge) -> Failure {
+    let kind = if known.ready { FailureKind::ThreadDied } else { FailureKind::LoadFailed };
+    let mut failure = diagnose::explain(known.last_error.as_deref().unwrap_or_default(), kind);
+    if known.ready {
+        failure.text = format!("generation thread died: {}", failure.text);
+    }
+    failure
 }
 
 fn stranger(port: u16) -> Failure {

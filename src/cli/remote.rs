@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::error::{CliError, Exit};
-use crate::control::api::{ApiError, ErrorCode};
+use crate::control::api::{ApiError, ErrorCode, Status};
 use crate::control::client::{Client, ClientError};
 use crate::control::paths;
 use crate::registry::{Registry, UnknownModel};
@@ -100,6 +100,27 @@ pub fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
     match &unknown.nearest {
         Some(name) => error.hint(format!("`{name}`, if that was meant")),
         None => error.hint("mlxctl models"),
+    }
+}
+
+/// What the supervisor of this registry says of itself, asked where it announced itself: to read and check the
+/// registry first would cost several times as much as the question. `None` where it must be looked for, or where
+/// there is more to say than its document tells: nobody answers there, or the supervisor of another registry does, or
+/// the file is not what it has in force.
+#[must_use]
+pub fn status_at_once(context: &Context) -> Option<Result<Status, ClientError>> {
+    let run = paths::announced(&context.config)?;
+    match Client::new(&run).status() {
+        Ok(status) => {
+            let own = status.supervisor.as_ref().is_some_and(|supervisor| {
+                supervisor.config_problem.is_none()
+                    && std::path::absolute(&context.config).is_ok_and(|own| *own == *supervisor.config)
+            });
+            own.then_some(Ok(status))
+        }
+        // It would not answer the second time either.
+        Err(ClientError::Silent) => Some(Err(ClientError::Silent)),
+        Err(_) => None,
     }
 }
 

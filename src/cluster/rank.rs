@@ -217,7 +217,8 @@ impl Rank {
                 python.error = error.or(python.error.take());
             }
             LinkEvent::Exiting { error, .. } => python.error = error.or(python.error.take()),
-            LinkEvent::Ranks { .. } => {}
+            // A listener that is gone is found from outside, by the next request or check.
+            LinkEvent::Ranks { .. } | LinkEvent::ListenerClosed => {}
         }
         self.beat();
     }

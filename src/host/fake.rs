@@ -36,6 +36,7 @@ struct State {
     signals: Vec<(Identity, Signal)>,
     priorities: Vec<(Identity, Priority)>,
     power: Power,
+    given_back: u32,
     holds: u32,
     held: Arc<()>,
 }
@@ -179,6 +180,12 @@ impl Fake {
         (Arc::strong_count(&state.held) > 1, state.holds)
     }
 
+    /// How often memory was given back so far.
+    #[must_use]
+    pub fn given_back(&self) -> u32 {
+        self.state().given_back
+    }
+
     /// Every signal that was sent so far, in order.
     #[must_use]
     pub fn signals(&self) -> Vec<(Identity, Signal)> {
@@ -282,6 +289,10 @@ impl Host for Fake {
         let mut state = self.state();
         state.holds += 1;
         Ok(Box::new(state.held.clone()))
+    }
+
+    fn give_back(&self) {
+        self.state().given_back += 1;
     }
 
     fn running(&self, names: &[String]) -> Vec<String> {

@@ -325,6 +325,11 @@ pub trait Host: Send + Sync + 'static {
     /// the system's own otherwise.
     fn hold_sleep(&self) -> io::Result<SleepHold>;
 
+    /// Gives back memory of this process that it does not need while it waits: what the allocator keeps in reserve,
+    /// and pages of its own program, which the system has in its cache and maps again when they are needed. Takes
+    /// less than a millisecond, and so does the mapping; worth it where work is over for seconds at least.
+    fn give_back(&self);
+
     /// Which of these program names run now, compared without case against the process's name.
     fn running(&self, names: &[String]) -> Vec<String>;
 

@@ -15,6 +15,10 @@ const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(30);
 impl Driver {
     /// Answers one question, now or when its outcome is there.
     pub fn asked(&mut self, ask: Ask) {
+        // A scrape comes again and again, and should find what it needs.
+        if !matches!(ask, Ask::Metrics(_)) {
+            self.rest.stir(self.host.now());
+        }
         match ask {
             // An asker that is gone is no error: here and below.
             Ask::Status(reply) => drop(reply.send(self.status())),

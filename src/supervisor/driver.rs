@@ -18,6 +18,7 @@ use super::learned::Learned;
 use super::lock::Lock;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
+use super::rest::Rest;
 use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
 use crate::backend::launch::{self, Launch};
@@ -81,6 +82,8 @@ pub(super) struct Driver {
     pub strays: Vec<(Name, Identity)>,
     /// When the next look at files is due.
     pub upkeep: Moment,
+    /// Whether memory is to be given back once all is quiet.
+    pub rest: Rest,
     /// Until when it waits for what is in flight before it hands over.
     pub leaving: Option<Moment>,
     /// How long the machine has slept so far.
@@ -191,6 +194,7 @@ impl Driver {
     /// Writes into the history, the log, and to those who follow.
     pub fn note(&mut self, model: Option<&str>, kind: &str, text: &str) {
         tracing::info!(model, kind, "{text}");
+        self.rest.stir(self.host.now());
         *self.noted.entry((model.map(str::to_owned), kind.to_owned())).or_default() += 1;
         let record = self.journal.note(SystemTime::now(), model, kind, text);
         // A follower that fell behind or left is dropped: it asks again from its last number.

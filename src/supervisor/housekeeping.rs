@@ -35,6 +35,7 @@ impl Driver {
         for name in names {
             self.rotate(&name);
         }
+        self.rest();
         let own = self.registry.agent.log.clone();
         if let Err(error) = rotate_own(&own) {
             tracing::warn!(%error, log = %own.display(), "my own log is not put aside");

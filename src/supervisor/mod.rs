@@ -19,6 +19,7 @@ mod lock;
 mod plan;
 mod power;
 mod reload;
+mod rest;
 mod router;
 mod run;
 mod slot;

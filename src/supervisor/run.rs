@@ -20,6 +20,7 @@ use super::journal::Journal;
 use super::learned::Learned;
 use super::lock::{self, LockError};
 use super::power::PowerState;
+use super::rest::Rest;
 use super::router::Routing;
 use crate::backend::LAUNCHER;
 use crate::gate::Listening;
@@ -138,6 +139,7 @@ impl Supervisor {
             awake,
             strays: Vec::new(),
             upkeep: Moment::default(),
+            rest: Rest::default(),
             leaving: None,
             slept,
             disk_problem: None,

@@ -160,6 +160,28 @@ fn a_run_folder_that_was_changed_hides_no_supervisor() {
     assert!(out.contains("● ready") && err.contains("still uses"), "{out}{err}");
 }
 
+#[test]
+fn status_asks_the_supervisor_that_was_announced_and_reads_no_registry() {
+    let instance = Instance::new();
+    let own = || {
+        let mut status = status();
+        let supervisor = status.supervisor.as_mut().unwrap();
+        supervisor.config = instance.config().display().to_string();
+        supervisor.config_problem = None;
+        status
+    };
+    let document = serde_json::to_string(&own()).unwrap();
+    serve(&instance, move |_, stream| json(stream, 200, &document));
+    announce(&instance);
+    // Had it been read, its problems would have been said.
+    std::fs::write(instance.config(), "[[model]\nname = 3").unwrap();
+    for verb in ["status", "ps"] {
+        let (code, out, err) = run(&instance, &[verb]);
+        assert_eq!((code, err.as_str()), (0, ""), "{verb}: {out}");
+        assert!(out.contains("32b"), "{verb}: {out}");
+    }
+}
+
 /// What a supervisor does at its start (`paths::announce`), in the cache folder of the instance's commands instead
 /// of the one of this process.
 fn announce(instance: &Instance) {

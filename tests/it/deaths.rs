@@ -114,20 +114,55 @@ fn a_load_that_fails_is_named_with_its_line_and_a_hint() {
     assert!(down["hint"].as_str().unwrap().contains("memory"), "{down}");
 }
 
+/// Its checks are ten minutes apart: whatever is found before was told.
+const RARELY: &str = "health = { interval = \"10m\" }";
+
 #[test]
-fn a_backend_that_loses_its_listener_is_found_and_healed() {
+fn a_backend_that_loses_its_listener_tells_and_is_healed() {
+    let instance =
+        Instance::fake(vec![Entry::new("m", "always").with(QUICK).with(RARELY).faults(&["lose-listener=3"])])
+            .serve();
+    instance.wait_state("m", "ready");
+    let pid = instance.pid("m");
+    let found = event(&instance, "unhealthy");
+    assert!(text(&found).starts_with("nothing listens on its port"), "{found}");
+    instance.wait_for("m", |model| model["pid"] != pid && model["state"] == "ready");
+    assert!(!alive(pid));
+}
+
+#[test]
+fn a_refused_request_is_reason_enough_to_look() {
+    // A listener that is lost where the launcher cannot see it, below Python's own sockets.
     let instance = Instance::fake(vec![
-        Entry::new("m", "always")
-            .with(QUICK)
-            .with("health = { interval = \"500ms\" }")
-            .faults(&["lose-listener=3"]),
+        Entry::new("m", "always").with(QUICK).with(RARELY).faults(&["lose-descriptor=3"]),
     ])
     .serve();
     instance.wait_state("m", "ready");
     let pid = instance.pid("m");
+    let address: std::net::SocketAddr =
+        instance.model("m")["backend_address"].as_str().unwrap().parse().unwrap();
+    let began = Instant::now();
+    while std::net::TcpStream::connect(address).is_ok() {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let body = r#"{"messages":[{"role":"user","content":"x"}],"max_tokens":2}"#;
+    assert_eq!(crate::support::http(instance.gate("m"), "POST", "/v1/chat/completions", body).0, 200);
     let found = event(&instance, "unhealthy");
-    assert!(text(&found).contains("port"), "{found}");
-    instance.wait_for("m", |model| model["pid"] != pid && model["state"] == "ready");
+    assert!(text(&found).starts_with("nothing listens on its port"), "{found}");
+    assert_ne!(instance.pid("m"), pid, "the next one answered");
+}
+
+#[test]
+fn whatever_a_stranger_on_the_port_answers_it_is_named_a_stranger() {
+    for answer in ["200", "403", "503", "404", "nothing", "garbage"] {
+        let fault = format!("stranger={answer}");
+        let often = "health = { interval = \"200ms\", timeout = \"300ms\", hang_after = \"20s\" }";
+        let instance =
+            Instance::fake(vec![Entry::new("m", "always").with(QUICK).with(often).faults(&[&fault])]).serve();
+        let found = event(&instance, "unhealthy");
+        assert!(text(&found).starts_with("another process answers on its port"), "{answer}: {found}");
+    }
 }
 
 #[test]

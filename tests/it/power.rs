@@ -66,6 +66,9 @@ impl Host for Laptop {
     fn set_priority(&self, who: Identity, priority: Priority) -> io::Result<()> {
         self.machine.set_priority(who, priority)
     }
+    fn give_back(&self) {
+        self.machine.give_back();
+    }
     fn running(&self, names: &[String]) -> Vec<String> {
         self.machine.running(names)
     }

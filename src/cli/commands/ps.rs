@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::cli::Context;
 use crate::cli::error::CliError;
-use crate::cli::remote::Remote;
+use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
 use crate::control::api::{ModelStatus, SCHEMA};
 
@@ -27,7 +27,10 @@ struct Document<'a> {
 /// # Errors
 /// Exit 3 without a supervisor; whatever else keeps it from knowing.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
-    let status = Remote::find(context)?.client.status()?;
+    let status = match remote::status_at_once(context) {
+        Some(answer) => answer?,
+        None => Remote::find(context)?.client.status()?,
+    };
     if args.json {
         let backends = status.models.iter().filter(|model| model.pid.is_some()).collect();
         let text = serde_json::to_string_pretty(&Document { schema: SCHEMA, backends })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::machine;
-use crate::cli::remote::Remote;
+use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
 use crate::control::api::{HealthStatus, Status};
 use crate::control::client::ClientError;
@@ -31,11 +31,13 @@ pub struct Args {
 /// # Errors
 /// Exit 3 without a supervisor, after the plan was printed; whatever else keeps it from knowing.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
-    let remote = Remote::find(context)?;
     if args.watch {
-        return watch(context, &remote, args.json);
+        return watch(context, &Remote::find(context)?, args.json);
     }
-    let (status, problem) = look(&remote)?;
+    let (status, problem) = match remote::status_at_once(context) {
+        Some(answer) => (answer?, None),
+        None => look(&Remote::find(context)?)?,
+    };
     context.output.data(&text(context, &status, args.json, true)?)?;
     problem.map_or(Ok(()), |problem| Err(problem.into()))
 }

@@ -1,6 +1,7 @@
 //! Linux.
 
 mod diag;
+mod give_back;
 mod memory;
 mod nvml;
 mod pidfd;
@@ -152,6 +153,11 @@ impl Host for System {
 
     fn hold_sleep(&self) -> io::Result<SleepHold> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn give_back(&self) {
+        give_back::heap();
+        give_back::program();
     }
 
     fn running(&self, names: &[String]) -> Vec<String> {

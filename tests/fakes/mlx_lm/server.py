@@ -20,6 +20,9 @@ this folder is first on PYTHONPATH. `--fault NAME[=VALUE]`, any number of times:
   thread-dies-at=N   the generation thread ends before token N of an answer
   chatter=LINES      writes so many numbered lines of 1000 bytes into its log, over a while
   lose-listener=S    closes its port S seconds after it was ready
+  lose-descriptor=S  the same, unnoticed by Python's sockets
+  stranger=ANSWER    half a second after it was ready another process has its port, which answers with this status, or
+                     with `nothing`, or with `garbage`
   garbage            answers completions with what is no HTTP
 """
 
@@ -27,8 +30,10 @@ import argparse
 import json
 import logging
 import os
+import pathlib
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -168,6 +173,26 @@ def grow(bytes_a_second):
         time.sleep(0.1)
 
 
+def lose_descriptor(listener):
+    other, _ = socket.socketpair()
+    os.dup2(other.fileno(), listener.fileno())
+
+
+def let_in(listener, answer):
+    """Gives the port to a process of a session of its own, which ends with the one that it was taken from."""
+    stranger = pathlib.Path(__file__).with_name("stranger.py")
+    host, port = listener.getsockname()
+    lifeline, end = os.pipe()
+    lose_descriptor(listener)
+    subprocess.Popen(
+        [sys.executable, stranger, host, str(port), answer],
+        stdin=lifeline,
+        start_new_session=True,
+    )
+    os.close(lifeline)
+    # `end` stays open for as long as this process lives.
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
@@ -198,6 +223,10 @@ def main():
     server = ThreadingHTTPServer((options.host, options.port), lambda *args: Handler(generator, *args))
     if "lose-listener" in faults:
         threading.Timer(faults.number("lose-listener"), server.socket.close).start()
+    if "lose-descriptor" in faults:
+        threading.Timer(faults.number("lose-descriptor"), lose_descriptor, [server.socket]).start()
+    if "stranger" in faults:
+        threading.Timer(0.5, let_in, [server.socket, faults["stranger"]]).start()
     try:
         server.serve_forever()
     except KeyboardInterrupt:
