@@ -80,6 +80,9 @@ class Instance:
     def log(self, name):
         return self.folder / f"{name}.log"
 
+    def last_words(self, name):
+        return self.log(name).read_text()[-3000:] if self.log(name).exists() else ""
+
     def spawn(self, name, command, **more):
         with open(self.log(name), "w") as log:
             child = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, stdin=subprocess.DEVNULL, **more)
@@ -94,7 +97,7 @@ class Instance:
         command = [self.options.mlxctl, "--config", self.config, *args]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f"mlxctl {' '.join(args)}: exit {done.returncode}\n{done.stderr}{self.log('supervisor').read_text()[-2000:]}")
+            sys.exit(f"mlxctl {' '.join(args)}: exit {done.returncode}\n{done.stderr}{self.last_words('supervisor')}")
         return done.stdout
 
     def status(self):
@@ -114,7 +117,7 @@ class Instance:
         while not found():
             for name, child in self.children:
                 if child.poll() is not None:
-                    sys.exit(f"{name} ended:\n{self.log(name).read_text()[-3000:]}")
+                    sys.exit(f"{name} ended:\n{self.last_words(name)}")
             if time.monotonic() - began > PATIENCE:
                 sys.exit(f"not within {PATIENCE:.0f} s: {what}")
             time.sleep(0.1)
