@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Entry, Instance, PATIENCE, http, signal};
+use crate::support::{Entry, Instance, PATIENCE, http, signal, skipped};
 
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":4}"#;
 
@@ -71,7 +71,7 @@ fn the_supervisors_own_log_is_put_aside_too_and_it_goes_on_in_a_new_one() {
 fn on_small_disks(mut instance: Instance) -> Option<Instance> {
     let allowed = Command::new("unshare").args(["-rm", "true"]).output();
     if !allowed.is_ok_and(|output| output.status.success()) {
-        println!("this system lets nobody mount a file system: nothing was tried");
+        skipped("a full disk", "this system lets nobody mount a file system");
         return None;
     }
     for folder in ["state", "logs"] {

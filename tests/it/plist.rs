@@ -6,6 +6,8 @@ use std::process::Command;
 use mlxctl::registry::Registry;
 use mlxctl::service::launchd;
 
+use crate::support::skipped;
+
 const RENDERED: &str = "plists/com.cherokee.mlx-server.plist";
 
 fn project(path: &str) -> PathBuf {
@@ -68,7 +70,7 @@ fn apples_format_is_understood_by_debians_reader_too() {
     let file = project(RENDERED);
     let installed = Command::new("plistutil").arg("--version").output();
     if matches!(&installed, Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
-        println!("plistutil is not installed (Debian: libplist-utils); plistlib alone has read the file");
+        skipped("plistutil's reading of the plist", "it is not installed (Debian: libplist-utils)");
         return;
     }
     // It converts what it has understood; both sides of the conversion must be the same job.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::skipped;
+
 pub struct UserSystemd {
     folder: tempfile::TempDir,
     manager: Child,
@@ -18,7 +20,7 @@ impl UserSystemd {
             .into_iter()
             .find(|path| Path::new(path).exists());
         let Some(systemd) = systemd else {
-            println!("systemd is not installed: not run");
+            skipped("the agent under systemd", "systemd is not installed");
             return None;
         };
         // Short, since sockets lie in it.
@@ -40,9 +42,8 @@ impl UserSystemd {
         while !started.runtime().join("systemd/private").exists() {
             if matches!(started.manager.try_wait(), Ok(Some(_))) || began.elapsed() > Duration::from_secs(20)
             {
-                println!(
-                    "systemd --user does not come up here (it takes root, or a machine booted with it): not run"
-                );
+                let why = "systemd --user does not come up here (it takes root, or a machine booted with it)";
+                skipped("the agent under systemd", why);
                 return None;
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -2,7 +2,10 @@
 
 pub mod door;
 pub mod program;
+mod skipped;
 pub mod upstream;
+
+pub use skipped::skipped;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
