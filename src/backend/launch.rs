@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::record;
 use super::spec::{SCHEMA, Spec};
+use crate::cluster::{self, group::Group};
 use crate::memory::Bytes;
-use crate::registry::{Model, ServerOptions};
+use crate::registry::{ClusterMode, Model, ServerOptions};
 
 /// Variables of the supervisor's environment that a backend is given too.
 const INHERITED: &[&str] = &[
@@ -49,6 +50,8 @@ pub struct Launch<'a> {
     pub served: &'a str,
     /// The venv's interpreter.
     pub python: &'a Path,
+    /// Our own binary: what conducts a model that runs on several ranks.
+    pub binary: &'a Path,
     /// The run's number.
     pub generation: u64,
     /// What admission granted.
@@ -81,12 +84,19 @@ impl Launch<'_> {
         );
         env.push(("PYTHONUNBUFFERED".into(), "1".into()));
         env.push(("TOKENIZERS_PARALLELISM".into(), "false".into()));
-        let settings = settings(self.model, self.served, self.python, self.limits);
-        let mut argv = vec![
-            self.python.to_string_lossy().into_owned(),
-            self.run.join("launcher.py").to_string_lossy().into_owned(),
-            record::spec_file(self.run, &self.model.name).to_string_lossy().into_owned(),
-        ];
+        let group = self.model.cluster.as_ref().map(|cluster| {
+            // For ssh, which the conductor runs.
+            env.extend(inherited("SSH_AUTH_SOCK").map(|value| ("SSH_AUTH_SOCK".to_owned(), value)));
+            Group::of(cluster, self.python, self.binary, &env, self.limits.environment)
+        });
+        let settings = hashed(self.python, &server, self.limits, group.as_ref());
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let launcher = self.run.join("launcher.py");
+        let (program, first) = match &group {
+            Some(_) => (text(self.binary), cluster::CONDUCT.to_owned()),
+            None => (text(self.python), text(&launcher)),
+        };
+        let mut argv = vec![program, first, text(&record::spec_file(self.run, &self.model.name))];
         argv.extend(server);
         Spec {
             schema: SCHEMA,
@@ -103,7 +113,7 @@ impl Launch<'_> {
             settings,
             reserved: self.reserved.0,
             nice: 0,
-            group: None,
+            group,
         }
     }
 }
@@ -176,6 +186,9 @@ fn server_arguments(model: &Model, served: &str, limits: &Limits) -> Vec<String>
     server.extend(["--host", "127.0.0.1", "--port", "0"].map(str::to_owned));
     server.extend(arguments(&model.server));
     server.extend(limits.flags.iter().cloned());
+    if model.cluster.as_ref().is_some_and(|cluster| cluster.mode == ClusterMode::Pipeline) {
+        server.push("--pipeline".to_owned());
+    }
     server.extend(model.server.extra_args.iter().cloned());
     server
 }
@@ -208,7 +221,14 @@ pub fn difference(started: &Spec, wanted: &Spec) -> Option<String> {
 fn settings_of(spec: &Spec) -> Vec<(String, String)> {
     let bytes = |bytes: Option<u64>| bytes.map_or("unset".to_owned(), |bytes| Bytes(bytes).to_string());
     let mut all = vec![
-        ("python".to_owned(), spec.argv.first().cloned().unwrap_or_default()),
+        (
+            "python".to_owned(),
+            match &spec.group {
+                Some(group) => group.python.to_string_lossy().into_owned(),
+                None => spec.argv.first().cloned().unwrap_or_default(),
+            },
+        ),
+        ("cluster".to_owned(), spec.group.as_ref().map_or("unset".to_owned(), Group::words)),
         ("cache limit".to_owned(), bytes(spec.cache_limit)),
         ("prompt cache".to_owned(), bytes(spec.prompt_cache_bytes)),
     ];
@@ -221,18 +241,14 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
 }
 
 /// Tells one way of running a model from another: 64 bits of SHA-256 in hexadecimal.
-#[must_use]
-pub fn settings(model: &Model, served: &str, python: &Path, limits: &Limits) -> String {
-    hashed(python, &server_arguments(model, served, limits), limits)
-}
-
-fn hashed(python: &Path, server: &[String], limits: &Limits) -> String {
+fn hashed(python: &Path, server: &[String], limits: &Limits, group: Option<&Group>) -> String {
     let mut hash = Sha256::new();
     let cache = shown(limits.cache.map(|bytes| bytes.0)).unwrap_or_default();
     let prompt_cache = shown(limits.prompt_cache.map(|bytes| bytes.0)).unwrap_or_default();
     let interpreter = python.to_string_lossy();
     let rest = [interpreter.as_ref(), &cache, &prompt_cache];
-    for part in server.iter().map(String::as_str).chain(rest) {
+    let group = group.map(Group::words);
+    for part in server.iter().map(String::as_str).chain(rest).chain(group.as_deref()) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -268,7 +284,7 @@ mod tests {
             secret: String::new(),
             cache_limit,
             prompt_cache_bytes: None,
-            settings: hashed(Path::new("python"), &server, &limits),
+            settings: hashed(Path::new("python"), &server, &limits, None),
             reserved: 0,
             nice: 0,
             group: None,

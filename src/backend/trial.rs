@@ -59,6 +59,8 @@ impl Backend {
             model: entry,
             served: &model.to_string_lossy(),
             python,
+            // The trial's model has one rank.
+            binary: Path::new("mlxctl"),
             generation: 1,
             reserved: Bytes::ZERO,
             limits: &Limits::default(),

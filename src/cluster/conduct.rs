@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
 use super::frame::{Beat, Down, Gone, Order, Up, decode, encode};
-use super::group::{Group, ranks_folder};
+use super::group::{Group, ranks_folder, scratch};
 use super::link_server::{self, Seen};
 use super::silence::Silence;
 use super::streams::{Writer, read_lines};
@@ -89,6 +89,8 @@ struct Conductor {
     ordered: bool,
     asked: bool,
     last_beat: Instant,
+    /// Why the culprit's host could not be asked about it.
+    ssh_says: Option<String>,
 }
 
 /// What is known of a rank.
@@ -137,6 +139,7 @@ impl Conductor {
             ordered: false,
             asked: false,
             last_beat: now,
+            ssh_says: None,
             group,
         };
         conductor.show();
@@ -260,7 +263,8 @@ impl Conductor {
         let Some(watched) = self.ranks.get_mut(rank) else { return };
         watched.lost = true;
         if watched.gone.is_none() {
-            self.verdict.see(rank, Sign::Lost(code));
+            let sign = if watched.beat.is_some() { Sign::Lost(code) } else { Sign::Unreached(code) };
+            self.verdict.see(rank, sign);
         }
         self.show();
     }
@@ -350,6 +354,9 @@ impl Conductor {
             proof::gone(&*self.host, &self.run, &self.spec.model, &self.group, &unproven, unheard).await;
         for word in &words {
             if let Some(problem) = &word.problem {
+                if self.verdict.culprit().is_some_and(|(rank, _)| word.ranks.contains(&rank)) {
+                    self.ssh_says = Some(problem.clone());
+                }
                 let ranks: Vec<_> = word.ranks.iter().map(usize::to_string).collect();
                 tell(&format!(
                     "mlxctl: {} could not be asked about rank {} ({problem}); what runs there has ended itself after {:?} without a word from here",
@@ -388,7 +395,11 @@ impl Conductor {
             let tail = self.ranks.get(rank).map(|watched| watched.tail.iter().cloned().collect::<Vec<_>>());
             tail.unwrap_or_default().join("\n")
         };
-        self.verdict.line(&self.group, said)
+        let line = self.verdict.line(&self.group, said)?;
+        Some(match &self.ssh_says {
+            Some(why) => format!("{line} (ssh: {why})"),
+            None => line,
+        })
     }
 
     /// The last word, where a diagnosis looks for it.
@@ -401,7 +412,7 @@ impl Conductor {
         self.seen.send_modify(|seen| seen.exiting = Some((i32::from(code), blame)));
         // Nobody waits for these files, and the next run replaces them.
         let _ = std::fs::remove_file(&self.spec.link);
-        let _ = std::fs::remove_dir_all(scratch(&ranks_folder(&self.run), &self.spec.model));
+        let _ = std::fs::remove_dir_all(scratch(&self.run, &self.spec.model));
         self.output.close(Duration::from_millis(100));
         code
     }
@@ -441,7 +452,7 @@ fn launch(
     }
     command.arg("--").arg(&group.binary).arg(super::RANK);
     // Its launch script makes files with mktemp and leaves them.
-    let scratch = scratch(&ranks, &spec.model);
+    let scratch = scratch(run, &spec.model);
     DirBuilder::new().recursive(true).mode(0o700).create(&scratch)?;
     command.env("TMPDIR", scratch);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -483,11 +494,6 @@ fn free_port(group: &Group) -> io::Result<u16> {
         }
     }
     Err(io::Error::other("no free ports for the ranks"))
-}
-
-/// For the files that are made on this machine while `mlx.launch` runs.
-fn scratch(ranks: &Path, model: &str) -> PathBuf {
-    ranks.join(format!("{model}.tmp"))
 }
 
 fn reopen_log(log: &Path) -> io::Result<()> {

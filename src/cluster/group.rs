@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::registry::{Cluster, Rank};
 
 /// One model on several ranks. Rank 0 is on this machine, and so is the conductor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +36,61 @@ pub struct Place {
     pub local: bool,
     /// Addresses that the other ranks reach it at.
     pub addresses: Vec<String>,
-    /// Its RDMA device towards each rank; null towards itself.
-    pub rdma: Vec<Option<String>>,
+    /// Its RDMA devices towards each rank; none towards itself.
+    pub rdma: Vec<Vec<String>>,
 }
 
+/// Variables of the conductor's environment that mean the same on every host.
+const SHARED: &[&str] = &[
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "XDG_CACHE_HOME",
+    "PYTHONPATH",
+    "PYTHONUNBUFFERED",
+    "TOKENIZERS_PARALLELISM",
+];
+
 impl Group {
+    /// The group of a model. `env`: what its conductor is given; `bounds`: variables that its memory promise needs.
+    #[must_use]
+    pub fn of(
+        cluster: &Cluster,
+        python: &Path,
+        binary: &Path,
+        env: &[(String, String)],
+        bounds: &[(&str, &str)],
+    ) -> Self {
+        let shared = |name: &str| SHARED.contains(&name) || bounds.iter().any(|(known, _)| *known == name);
+        let mut variables: Vec<_> = env.iter().filter(|(name, _)| shared(name)).cloned().collect();
+        variables.extend(cluster.environment.iter().cloned());
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            backend: cluster.backend.name().to_owned(),
+            places: cluster.ranks.iter().map(Place::of).collect(),
+            python: python.to_owned(),
+            binary: binary.to_owned(),
+            env: variables,
+            heartbeat_ms: milliseconds(cluster.heartbeat),
+            timeout_ms: milliseconds(cluster.timeout),
+        }
+    }
+
+    /// What tells one group from another, for people: "ring over laptop, studio; silence 5s".
+    #[must_use]
+    pub fn words(&self) -> String {
+        let hosts: Vec<_> = self
+            .places
+            .iter()
+            .map(|place| match place.addresses.join("+") {
+                addresses if addresses.is_empty() => place.host.clone(),
+                addresses => format!("{} ({addresses})", place.host),
+            })
+            .collect();
+        let timeout = humantime::format_duration(self.timeout());
+        format!("{} over {}; silence {timeout}", self.backend, hosts.join(", "))
+    }
+
     /// Between two signs of life.
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
@@ -75,19 +128,40 @@ impl Group {
     /// The host file as `mlx.launch` reads it. Ranks on this machine are named `127.0.0.1`: that is how it knows that
     /// they need no ssh.
     #[must_use]
-    pub fn hostfile(&self) -> serde_json::Value {
+    pub fn hostfile(&self) -> Value {
         let hosts: Vec<_> = self
             .places
             .iter()
             .map(|place| {
-                serde_json::json!({
+                json!({
                     "ssh": if place.local { "127.0.0.1" } else { &place.host },
                     "ips": place.addresses,
-                    "rdma": place.rdma,
+                    "rdma": place.devices(),
                 })
             })
             .collect();
-        serde_json::json!({ "backend": self.backend, "hosts": hosts })
+        json!({ "backend": self.backend, "hosts": hosts })
+    }
+}
+
+impl Place {
+    fn of(rank: &Rank) -> Self {
+        Self {
+            host: rank.host.clone(),
+            local: rank.local,
+            addresses: rank.addresses.clone(),
+            rdma: rank.rdma.clone(),
+        }
+    }
+
+    /// As `mlx.launch` reads them: null, a device, or a list of them.
+    fn devices(&self) -> Vec<Value> {
+        let devices = self.rdma.iter().map(|towards| match towards.as_slice() {
+            [] => Value::Null,
+            [device] => json!(device),
+            several => json!(several),
+        });
+        devices.collect()
     }
 }
 
@@ -95,6 +169,12 @@ impl Group {
 #[must_use]
 pub fn ranks_folder(run: &Path) -> PathBuf {
     run.join("ranks")
+}
+
+/// For the files that are made on the conductor's machine while `mlx.launch` runs.
+#[must_use]
+pub fn scratch(run: &Path, model: &str) -> PathBuf {
+    ranks_folder(run).join(format!("{model}.tmp"))
 }
 
 /// The name that a rank's files have.
@@ -136,5 +216,9 @@ mod tests {
         let names: Vec<_> = (0..3).map(|rank| file["hosts"][rank]["ssh"].as_str().unwrap()).collect();
         assert_eq!(names, ["127.0.0.1", "studio", "127.0.0.1"]);
         assert_eq!(group.name(1), "rank 1 on studio");
+        assert_eq!(
+            group.words(),
+            "ring over laptop (10.0.0.1), studio (10.0.0.1), laptop (10.0.0.1); silence 5s"
+        );
     }
 }

@@ -13,6 +13,8 @@ pub enum Sign {
     Silent(u64),
     /// Its connection or process ended and it took no leave; the code that `mlx.launch` saw.
     Lost(Option<i32>),
+    /// It never said a word, and its ssh ended; the code that `mlx.launch` saw.
+    Unreached(Option<i32>),
     /// Its Python ended by itself.
     Died(Option<Exit>, Option<String>),
     /// The generation thread of its Python ended.
@@ -52,7 +54,7 @@ impl Sign {
     fn rank_of_causes(&self) -> u8 {
         let transport = |error: &Option<String>| error.as_deref().is_some_and(speaks_of_a_peer);
         match self {
-            Self::Obstacle(_) | Self::Version(_) => 0,
+            Self::Obstacle(_) | Self::Version(_) | Self::Unreached(_) => 0,
             Self::Died(Some(Exit::Signal(libc::SIGKILL)), _) | Self::Silent(_) | Self::Late(_) => 1,
             Self::Died(_, error) | Self::ThreadDied(error) if transport(error) => 4,
             Self::Died(..) | Self::ThreadDied(_) => 2,
@@ -71,6 +73,8 @@ impl Sign {
             }
             Self::Lost(Some(code)) if *code < 0 => Exit::Signal(-code).to_string(),
             Self::Lost(Some(code)) => format!("is gone without a word (mlx.launch saw exit code {code})"),
+            Self::Unreached(Some(code)) => format!("could not be reached (mlx.launch saw exit code {code})"),
+            Self::Unreached(None) => "could not be reached".to_owned(),
             Self::Lost(None) => "is gone without a word".to_owned(),
             Self::Died(exit, error) => with(format!("{}", exit.unwrap_or(Exit::Unknown)), error),
             Self::ThreadDied(error) => with("lost its generation thread".to_owned(), error),
@@ -110,7 +114,8 @@ impl Verdict {
 
     /// A rank that said goodbye was not lost.
     pub fn forgive_loss(&mut self, rank: usize) {
-        self.signs.retain(|(known, sign)| *known != rank || !matches!(sign, Sign::Lost(_)));
+        self.signs
+            .retain(|(known, sign)| *known != rank || !matches!(sign, Sign::Lost(_) | Sign::Unreached(_)));
     }
 
     /// Whether anything is wrong.

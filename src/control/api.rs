@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::link::RankStatus;
 use crate::host::Pressure;
 use crate::registry::Start;
 
@@ -164,6 +165,9 @@ pub struct ModelStatus {
     /// How its run differs from the registry in force, if it does.
     #[serde(default)]
     pub outdated: Option<String>,
+    /// Its ranks, where it runs on several; as they were last heard of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankStatus>,
     /// Its memory.
     pub memory: ModelMemoryStatus,
     /// Its health.

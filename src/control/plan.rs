@@ -73,6 +73,7 @@ fn stopped(registry: &Registry, model: &Model) -> ModelStatus {
         next_start_seconds: None,
         progress: None,
         outdated: None,
+        ranks: Vec::new(),
         memory: ModelMemoryStatus {
             estimate_bytes: model.size.map(|size| size.0),
             kv_limit_bytes: model.memory.kv_limit.map(|limit| limit.0),

@@ -13,6 +13,7 @@ use super::journal::wall_seconds;
 use super::kept::{self, Kept};
 use crate::backend::record;
 use crate::backend::spec::{Record, Spec};
+use crate::cluster;
 use crate::host::{Host, Identity, Marked, Moment, Signal};
 use crate::lifecycle::{Event, Generation, Name, Run, StopReason};
 use crate::memory::Bytes;
@@ -89,7 +90,8 @@ fn lives(record: &Record, host: &dyn Host) -> bool {
 /// with a spec of ours. A person who reads one of these files is not.
 pub(super) fn serves(arguments: &[String], run: &Path) -> Option<String> {
     let launcher = run.join("launcher.py");
-    let spec = arguments.windows(2).find(|pair| Path::new(&pair[0]) == launcher)?[1].as_str();
+    let ours = |first: &str| Path::new(first) == launcher || first == cluster::CONDUCT;
+    let spec = arguments.windows(2).find(|pair| ours(&pair[0]))?[1].as_str();
     let name = Path::new(spec).strip_prefix(run).ok()?.to_str()?;
     model_of_spec(name).filter(|model| !model.contains('/')).map(str::to_owned)
 }
@@ -266,7 +268,11 @@ mod tests {
     fn only_a_process_that_runs_our_launcher_with_our_spec_is_ours() {
         let ours = "/venv/bin/python /m/run/launcher.py /m/run/qwen2.5.json --model x";
         assert_eq!(model(ours).as_deref(), Some("qwen2.5"));
+        let conductor = "/bin/mlxctl __conduct /m/run/70b.json --model x";
+        assert_eq!(model(conductor).as_deref(), Some("70b"));
         for strangers in [
+            "/venv/bin/python /m/run/ranks/launcher.py /m/run/ranks/70b.rank0.json",
+            "/bin/mlxctl __conduct /elsewhere/70b.json",
             "vim /m/run/launcher.py",
             "tail -f /m/run/launcher.py /m/run/32b.live.json",
             "python /m/run/launcher.py /elsewhere/32b.json",

@@ -300,6 +300,7 @@ impl Driver {
             model: &slot.model,
             served: &prepared.served,
             python: &prepared.python,
+            binary: &self.binary,
             generation: generation.0,
             reserved,
             limits: &limits,
@@ -354,7 +355,15 @@ impl Driver {
         };
         let log = log_file(&self.registry.paths.logs, name);
         let log_start = logs::mark(&log);
-        let last_words = exits::LastWords { host: self.host.clone(), identity, generation, log, log_start };
+        let last_words = exits::LastWords {
+            host: self.host.clone(),
+            identity,
+            generation,
+            log,
+            log_start,
+            run: self.registry.paths.run.clone(),
+            spec: spec.clone(),
+        };
         let model = name.clone();
         let end = tokio::spawn(async move {
             let signed = last_words.wait(exit).await;

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::spec::Spec;
 use crate::backend::{diagnose, logs};
+use crate::cluster::group::scratch;
+use crate::cluster::proof;
 use crate::host::{Exit, ExitWatch, Host, Identity, Signal};
 use crate::lifecycle::{Generation, Signed};
 
@@ -47,6 +50,10 @@ pub(super) struct LastWords {
     pub generation: Generation,
     pub log: PathBuf,
     pub log_start: logs::Mark,
+    /// Where records are.
+    pub run: PathBuf,
+    /// What it was started with.
+    pub spec: Spec,
 }
 
 impl LastWords {
@@ -60,8 +67,32 @@ impl LastWords {
             }
             tokio::time::sleep(SURVIVORS).await;
         }
+        if !matches!(exit, Exit::Code(0 | 1)) {
+            self.ranks_gone().await;
+        }
         let said = logs::since(&self.log, self.log_start);
         let diagnosis = Some(diagnose::death(self.generation, exit, &said));
         Signed::Gone { exit, diagnosis }
+    }
+
+    /// A conductor that came to its own end has proven that its ranks are gone. Where it did not, its ranks notice, and
+    /// each host is asked.
+    async fn ranks_gone(&self) {
+        let Some(group) = &self.spec.group else { return };
+        let all: Vec<usize> = (0..group.places.len()).collect();
+        let unheard = Duration::ZERO;
+        let words = proof::gone(&*self.host, &self.run, &self.spec.model, group, &all, unheard).await;
+        // Its conductor would have removed it; the next one makes it anew.
+        let _ = std::fs::remove_dir_all(scratch(&self.run, &self.spec.model));
+        for word in words {
+            if let Some(problem) = word.problem {
+                tracing::warn!(
+                    model = self.spec.model,
+                    host = word.host,
+                    problem,
+                    "a host could not be asked whether its ranks are gone; they end by themselves"
+                );
+            }
+        }
     }
 }

@@ -145,6 +145,7 @@ impl Driver {
             next_start_seconds: next_start,
             progress: self.progress(managed, weights),
             outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),
+            ranks: vitals.map(|vitals| vitals.ranks()).unwrap_or_default(),
             memory: ModelMemoryStatus {
                 estimate_bytes: estimate(managed, slot).map(|bytes| bytes.0),
                 weights_bytes: weights.map(|bytes| bytes.0),

@@ -25,6 +25,7 @@ fn model(name: &str, state: StateName, pid: Option<i32>) -> ModelStatus {
         next_start_seconds: None,
         progress: None,
         outdated: None,
+        ranks: Vec::new(),
         memory: ModelMemoryStatus { estimate_bytes: Some(20_000_000_000), ..Default::default() },
         health: HealthStatus { alive: true, listening: true, answering: true, last_probe_seconds: None },
         traffic: TrafficStatus::default(),

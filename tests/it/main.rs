@@ -12,6 +12,8 @@ mod adoption;
 mod agent;
 mod agent_real;
 mod chaos;
+mod cluster_hosts;
+mod cluster_real;
 mod command_line;
 mod control_fake;
 mod deaths;

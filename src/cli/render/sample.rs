@@ -21,6 +21,7 @@ fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
         next_start_seconds: None,
         progress: None,
         outdated: None,
+        ranks: Vec::new(),
         memory: ModelMemoryStatus { estimate_bytes: Some(21_400_000_000), ..Default::default() },
         health: HealthStatus::default(),
         traffic: TrafficStatus::default(),

@@ -69,7 +69,13 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
         health: options::health(scope, &raw.options.health, &file.defaults.health),
         restart: options::restart(scope, &raw.options.restart, &file.defaults.restart, start),
         stop: options::stop(&raw.options.stop, &file.defaults.stop),
-        limits: options::limits(scope, &raw.options.limits, &file.defaults.limits, &memory),
+        limits: options::limits(
+            scope,
+            &raw.options.limits,
+            &file.defaults.limits,
+            &memory,
+            raw.cluster.is_some(),
+        ),
         memory,
     }
 }

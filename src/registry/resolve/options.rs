@@ -83,7 +83,14 @@ pub(super) fn stop(own: &RawStop, shared: &RawStop) -> Stop {
     }
 }
 
-pub(super) fn limits(scope: &Scope<'_>, own: &RawLimits, shared: &RawLimits, memory: &ModelMemory) -> Limits {
+/// `cluster`: the model runs on several ranks, where two requests at once have ended every rank (mlx-lm 1737).
+pub(super) fn limits(
+    scope: &Scope<'_>,
+    own: &RawLimits,
+    shared: &RawLimits,
+    memory: &ModelMemory,
+    cluster: bool,
+) -> Limits {
     let in_flight = chosen(&own.in_flight, &shared.in_flight);
     if let Some(written) = in_flight.filter(|at| at.value > memory.concurrency) {
         scope.notes.wrong(
@@ -104,7 +111,7 @@ pub(super) fn limits(scope: &Scope<'_>, own: &RawLimits, shared: &RawLimits, mem
         scope.notes.wrong(written, message, "prompt and answer share the context");
     }
     Limits {
-        in_flight: in_flight.map_or(memory.concurrency, |at| at.value),
+        in_flight: in_flight.map_or(if cluster { 1 } else { memory.concurrency }, |at| at.value),
         queue: pick(&own.queue, &shared.queue).unwrap_or(64),
         queue_timeout: pick(&own.queue_timeout, &shared.queue_timeout).unwrap_or(seconds(120)),
         connections: pick(&own.connections, &shared.connections).unwrap_or(256),

@@ -1,6 +1,7 @@
 //! The harness: a whole instance (registry, supervisor, backends) in a temporary folder, on loopback.
 
 pub mod door;
+pub mod hosts;
 pub mod program;
 mod skipped;
 pub mod upstream;
