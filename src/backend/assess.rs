@@ -2,7 +2,8 @@
 
 use super::weights;
 use crate::memory::files::read_learned;
-use crate::memory::{self, Bounds, Bytes, Estimate, ModelFiles, Platform, Problem, learn};
+use crate::memory::group::{HostEstimate, Outlook, outlook};
+use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem, learn};
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 
@@ -11,8 +12,10 @@ use crate::registry::{Model, Registry};
 pub struct Assessment {
     /// Flags, limits and environment follow from it.
     pub bounds: Bounds,
-    /// `None`: nobody knows.
+    /// On this machine. `None`: nobody knows.
     pub estimate: Option<Estimate>,
+    /// On every machine of its cluster, this one first; empty: it has none, or nobody knows.
+    pub hosts: Vec<HostEstimate>,
     /// KV bytes that one more token takes, where the files are there.
     pub kv_per_token: Option<Bytes>,
     /// Bytes of the weights, where the files are there.
@@ -34,15 +37,18 @@ pub fn learned_file(registry: &Registry) -> std::path::PathBuf {
 pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<Assessment, Problem> {
     let files = weights::of_model(model)?;
     let draft = weights::of_draft(model)?;
-    let bounds = memory::bounds(model, &files, draft.as_ref(), platform)?;
-    let key = learning_key(model, &versions(registry), &bounds);
     let store = read_learned(&learned_file(registry));
+    let versions = versions(registry);
+    let learned = |bounds: &Bounds| store.get(&learning_key(model, &versions, bounds)).cloned();
+    let Outlook { bounds, estimate, hosts } = outlook(model, &files, draft.as_ref(), platform, learned)?;
+    let key = learning_key(model, &versions, &bounds);
     let read = match &files {
         ModelFiles::Read(files) => Some(files),
         ModelFiles::Declared(_) | ModelFiles::Unknown => None,
     };
     Ok(Assessment {
-        estimate: memory::estimate(&files, draft.as_ref(), &bounds, platform, store.get(&key)),
+        estimate,
+        hosts,
         kv_per_token: read.map(|files| files.shape.per_token(bounds.precision(files.activation())).0),
         weights: read.map(|files| files.weights.bytes),
         bounds,

@@ -55,7 +55,12 @@ fn quantised_caches_are_refused_where_mlx_lm_would_fail_in_the_first_request() {
     let config = r#"{"model_type":"gemma3_text","hidden_size":64,"num_hidden_layers":6,"head_dim":16,
         "vocab_size":10,"num_attention_heads":4,"num_key_value_heads":1}"#;
     let shape = Shape::parse(config).unwrap();
-    let files = ModelFiles::Read(Box::new(Files { shape, weights: Header::default(), shards: 1 }));
+    let files = ModelFiles::Read(Box::new(Files {
+        shape,
+        weights: Header::default(),
+        tensors: Vec::new(),
+        shards: 1,
+    }));
     let problem = bounds(&model("", "kv_bits = 8"), &files, None, Platform::Metal).unwrap_err();
     assert!(problem.to_string().contains("sliding-window"), "{problem}");
 }

@@ -10,7 +10,7 @@ use super::bounds::Bounds;
 use super::learn::Learned;
 use super::platform::Platform;
 use super::shape::{Precision, Shape};
-use super::weights::Header;
+use super::weights::{Header, Named};
 use super::working::{self, Step};
 
 /// What is known of a model's files.
@@ -31,6 +31,8 @@ pub struct Files {
     pub shape: Shape,
     /// From the safetensors headers, all files together.
     pub weights: Header,
+    /// Each tensor of them, for a cluster to divide; empty in a share of one.
+    pub tensors: Vec<Named>,
     /// Number of safetensors files.
     pub shards: usize,
 }

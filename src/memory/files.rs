@@ -9,7 +9,7 @@ use super::estimate::Files;
 use super::learn::Store;
 use super::problem::Problem;
 use super::shape::Shape;
-use super::weights::{self, Header};
+use super::weights::{self, Header, Named};
 
 /// No config.json or index is larger; a larger one is none.
 const SMALL_FILE: u64 = 64 << 20;
@@ -36,11 +36,13 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
     if shards.is_empty() {
         return Err(Problem::NoWeights { folder: show(folder) });
     }
-    let mut sum = Header::default();
+    let (mut sum, mut tensors) = (Header::default(), Vec::new());
     for shard in &shards {
-        sum = sum.plus(read_header(shard)?);
+        let (header, mut named) = read_header(shard)?;
+        sum = sum.plus(header);
+        tensors.append(&mut named);
     }
-    Ok(Files { shape, weights: sum, shards: shards.len() })
+    Ok(Files { shape, weights: sum, tensors, shards: shards.len() })
 }
 
 /// The learned footprints that `file` keeps; none if it is not there or cannot be understood: everything in it can be
@@ -66,7 +68,7 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
     Ok((shards, indexes))
 }
 
-fn read_header(file: &Path) -> Result<Header, Problem> {
+fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable { file: show(file), why: error.to_string() };
     let bad = |why: String| Problem::Header { file: show(file), why };
     let mut open = std::fs::File::open(file).map_err(unreadable)?;

@@ -25,7 +25,7 @@ fn qwen2(layers: u32, hidden: u32, heads: u32, intermediate: u32, bytes: u64) ->
     });
     let shape = Shape::parse(&config.to_string()).unwrap();
     let weights = Header { tensors: 1, bytes: Bytes(bytes), float_bytes: [1, 0] };
-    ModelFiles::Read(Box::new(Files { shape, weights, shards: 4 }))
+    ModelFiles::Read(Box::new(Files { shape, weights, tensors: Vec::new(), shards: 4 }))
 }
 
 /// The model `m` with these lines under `[model.memory]`, and these under `[model.server]`.

@@ -11,6 +11,7 @@ pub mod files;
 #[cfg(test)]
 mod fixtures;
 pub mod gpu;
+pub mod group;
 pub mod learn;
 pub mod platform;
 pub mod pressure;
@@ -19,6 +20,7 @@ mod recurrent;
 pub mod refusal;
 pub mod remedy;
 pub mod shape;
+pub mod split;
 pub mod upkeep;
 pub mod weights;
 mod working;

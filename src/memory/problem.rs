@@ -35,6 +35,12 @@ pub enum Problem {
         /// What does not fit.
         why: String,
     },
+    /// A model that mlx_lm cannot divide over the ranks of its cluster.
+    #[error("it cannot run on this cluster: {why}")]
+    Cluster {
+        /// What does not come out.
+        why: String,
+    },
     /// The index names files that are not there.
     #[error("{count} of the files that the index names are missing in {folder}, the first: {first}")]
     MissingShards {
@@ -106,6 +112,9 @@ impl Problem {
             Self::CeilingBelowPeak { fits: 0, peak, .. } => format!("raise memory.ceiling to {peak}"),
             Self::CeilingBelowPeak { fits, peak, .. } => {
                 format!("set memory.context = {fits}, or raise memory.ceiling to {peak}")
+            }
+            Self::Cluster { .. } => {
+                "another number of ranks, the other cluster.mode, or another model".to_owned()
             }
             Self::KvBits { .. } => "remove kv_bits".to_owned(),
         })

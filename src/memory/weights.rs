@@ -25,6 +25,17 @@ pub struct Header {
     pub float_bytes: [u64; 2],
 }
 
+/// One tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// Elements an axis, as stored.
+    pub shape: Vec<u64>,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
 impl Header {
     /// Bytes of one element of an activation or a KV cache: 4 where most floating-point weights are float32, else 2.
     #[must_use]
@@ -87,11 +98,11 @@ fn element(dtype: &str) -> Option<(u64, bool)> {
 ///
 /// # Errors
 /// One sentence about what does not fit.
-pub fn parse_header(json: &[u8], data_length: u64) -> Result<Header, String> {
+pub fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec<Named>), String> {
     let entries: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(json).map_err(|error| format!("its header is no JSON object: {error}"))?;
     let mut header = Header::default();
-    let mut ranges = Vec::new();
+    let (mut ranges, mut tensors) = (Vec::new(), Vec::new());
     for (name, value) in entries {
         if name == "__metadata__" {
             continue;
@@ -122,6 +133,7 @@ pub fn parse_header(json: &[u8], data_length: u64) -> Result<Header, String> {
             let slot = &mut header.float_bytes[usize::from(bits == 32)];
             *slot = slot.saturating_add(size);
         }
+        tensors.push(Named { name, shape: tensor.shape, bytes: size });
     }
     ranges.sort_unstable();
     let mut at = 0;
@@ -134,7 +146,7 @@ pub fn parse_header(json: &[u8], data_length: u64) -> Result<Header, String> {
     if at != data_length {
         return Err(format!("its tensors end at byte {at}, the file at {data_length}"));
     }
-    Ok(header)
+    Ok((header, tensors))
 }
 
 /// The files that an index (`model.safetensors.index.json`) names.
@@ -169,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_header_gives_the_exact_bytes() {
-        let header = parse_header(GOOD.as_bytes(), 38).unwrap();
+        let (header, tensors) = parse_header(GOOD.as_bytes(), 38).unwrap();
+        assert_eq!(tensors.iter().map(|tensor| tensor.bytes).collect::<Vec<_>>(), [32, 6]);
         assert_eq!((header.tensors, header.bytes, header.activation_size()), (2, Bytes(38), 2));
     }
 
@@ -221,7 +234,7 @@ mod tests {
         ) {
             let mut bytes = GOOD.as_bytes().to_vec();
             bytes[at] = byte;
-            if let Ok(header) = parse_header(&bytes, length) {
+            if let Ok((header, _)) = parse_header(&bytes, length) {
                 prop_assert_eq!(header.bytes, Bytes(length));
             }
         }

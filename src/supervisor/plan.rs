@@ -8,7 +8,8 @@ use crate::backend::assess::learning_key;
 use crate::backend::launch::Limits;
 use crate::backend::weights;
 use crate::lifecycle::{Failure, FailureKind};
-use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem, bounds, estimate};
+use crate::memory::group::{Outlook, outlook};
+use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem};
 use crate::registry::Model;
 
 /// What a model's files say. Read when they are new; a `stat` when they are not.
@@ -69,9 +70,11 @@ impl Files {
             Some(Err(problem)) => return Err(unusable(problem)),
             None => (&ModelFiles::Unknown, None),
         };
-        let bounds = bounds(model, files, draft, platform).map_err(|problem| unusable(&problem))?;
+        let footprints =
+            |bounds: &Bounds| learned.footprints(&learning_key(model, versions, bounds)).cloned();
+        let Outlook { bounds, estimate, .. } =
+            outlook(model, files, draft, platform, footprints).map_err(|problem| unusable(&problem))?;
         let key = learning_key(model, versions, &bounds);
-        let estimate = estimate(files, draft, &bounds, platform, learned.footprints(&key));
         Ok(Plan { bounds, estimate, key, environment: platform.environment() })
     }
 }
@@ -81,7 +84,7 @@ impl Files {
 pub(super) struct Plan {
     /// What it is held to.
     pub bounds: Bounds,
-    /// What it takes; `None`: nobody knows.
+    /// What it takes on this machine; `None`: nobody knows.
     pub estimate: Option<Estimate>,
     /// Under what its footprints are learned.
     pub key: String,

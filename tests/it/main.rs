@@ -56,6 +56,7 @@ mod router;
 mod router_live;
 mod setup;
 mod soak;
+mod split;
 mod support;
 mod systemd;
 mod tiny_model;

@@ -10,6 +10,7 @@ use crate::cli::error::CliError;
 use crate::cli::remote::unknown_model;
 use crate::host::{self, MemoryReading};
 use crate::memory::estimate::{Figure, Term};
+use crate::memory::group::HostEstimate;
 use crate::memory::{Bounds, Bytes, Estimate, GpuLimit, Ledger, Live, Platform, Problem, Refusal, judge};
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
@@ -46,8 +47,10 @@ struct Document {
     kv_bytes_per_token: Option<Bytes>,
     /// Under what the footprints of such a run are kept in `learned.json`.
     learning_key: String,
-    /// Null: nobody knows.
+    /// On this machine. Null: nobody knows.
     estimate: Option<Estimate>,
+    /// On every machine of its cluster, this one first; empty without one.
+    hosts: Vec<HostEstimate>,
     /// What admission would reserve.
     reserve_bytes: Option<Bytes>,
     /// What the GPU may hold and who says so; null: there is none, or nobody says.
@@ -124,7 +127,7 @@ fn examine(
     platform: Platform,
     live: &LiveReading,
 ) -> Result<Document, Problem> {
-    let Assessment { bounds, estimate, kv_per_token, key, .. } = assess(registry, model, platform)?;
+    let Assessment { bounds, estimate, hosts, kv_per_token, key, .. } = assess(registry, model, platform)?;
     let ledger = Ledger::new(live.total, registry.reserves.clone());
     let footprints = BTreeMap::new();
     let gpu_limit = GpuLimit::of(platform, &live.reading, live.noted);
@@ -143,6 +146,7 @@ fn examine(
         learning_key: key,
         reserve_bytes: estimate.as_ref().map(Estimate::reserve),
         estimate,
+        hosts,
         gpu_limit,
         granted: refusal.is_none(),
         refusal,
@@ -163,7 +167,18 @@ fn show(document: &Document, model: &Model) -> String {
         text.push_str("nothing is known: it is not downloaded, and the registry declares no size\n");
         return text;
     };
-    text.push_str(&table(estimate));
+    match document.hosts.as_slice() {
+        [] => text.push_str(&table(estimate)),
+        hosts => {
+            for host in hosts {
+                let here = if host.local { " (this machine)" } else { "" };
+                let ranks: Vec<String> = host.ranks.iter().map(usize::to_string).collect();
+                text.push_str(&format!("{}{here}, rank {}\n", host.host, ranks.join(", ")));
+                text.push_str(&table(&host.estimate));
+                text.push_str(&format!("reserved there: {}\n\n", host.estimate.reserve()));
+            }
+        }
+    }
     text.push_str(&format!("\nreserved by a start: {}", estimate.reserve()));
     if let Some(ceiling) = estimate.ceiling.filter(|ceiling| *ceiling < estimate.peak) {
         text.push_str(&format!(" (the ceiling of {ceiling})"));
