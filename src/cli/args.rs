@@ -74,6 +74,8 @@ pub enum Command {
     Agent(commands::agent::Args),
     /// Look for what is wrong, and say what to do about it
     Doctor(commands::doctor::Args),
+    /// Tell what the other machines of a cluster have to know of this one
+    Host(commands::host::Args),
     /// Measure a model, beside what the memory bus allows
     Bench(commands::bench::Args),
     /// Print what an LLM gateway needs to reach the models

@@ -95,6 +95,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Budget(args) => commands::budget::run(context, &args),
         Command::Use(args) => commands::use_repo::run(context, &args),
         Command::Doctor(args) => commands::doctor::run(context, &args),
+        Command::Host(args) => commands::host::run(context, &args),
         Command::Bench(args) => commands::bench::run(context, &args),
         Command::Gateway(args) => commands::gateway::run(context, &args),
         Command::Key(args) => commands::key::run(context, &args),

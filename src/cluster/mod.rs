@@ -4,9 +4,11 @@
 //! as Python is, so that it is journaled, adopted and stopped as any backend. It runs `mlx.launch` with `mlxctl __rank`
 //! on every rank, which starts the launcher there and keeps it tied to the group. See `docs/architecture.md`, "Ranks".
 
+pub mod ask;
 pub mod conduct;
 pub mod frame;
 pub mod group;
+pub mod host;
 mod link_server;
 pub mod proof;
 pub mod rank;

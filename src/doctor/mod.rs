@@ -3,6 +3,7 @@
 //! A check is a pure function from what was observed to a [`Finding`]; [`observe`] is the only part that looks.
 //! [`trials`] try out the operating system itself.
 
+pub mod cluster;
 pub mod disk;
 pub mod machine;
 pub mod network;

@@ -10,8 +10,10 @@ use super::disk::{HubCache, Leftovers};
 use super::machine::Power;
 use super::network::PortUse;
 use super::python::Installed;
-use super::{Finding, disk, machine, network, python, service};
+use super::{Finding, cluster, disk, machine, network, python, service};
 use crate::backend::record;
+use crate::cluster::ask::Ssh;
+use crate::cluster::host::{Question, report};
 use crate::control::api::Status;
 use crate::control::paths;
 use crate::host::{self, Host};
@@ -62,6 +64,24 @@ pub fn deployment(
     findings.extend(as_service(agent, answer.map(|supervisor| supervisor.pid)));
     findings.push(service::process_type(registry.agent.process_type, cfg!(target_os = "macos")));
     findings
+}
+
+/// The checks of every model that is spread over several machines: each of these is asked over ssh.
+#[must_use]
+pub fn clusters(registry: &Registry, host: &dyn Host) -> Vec<Finding> {
+    let Ok(binary) = std::env::current_exe() else { return Vec::new() };
+    let ssh = Ssh::new(&binary);
+    let found = registry.models.iter().filter_map(|model| {
+        let asked = Question {
+            venv: Some(registry.paths.venv.clone()),
+            model: Some(model.source.clone()),
+            programs: Vec::new(),
+        };
+        let others = ssh.ask(model.cluster.as_ref()?, &asked);
+        let here = report(host, &asked);
+        Some(cluster::checks(&cluster::Seen { model, here: &here, others: &others }))
+    });
+    found.flatten().collect()
 }
 
 fn environment(request: &SetupRequest, existing: &Result<Environment, NotReady>) -> [Finding; 4] {

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod estimate;
 pub mod events;
 pub mod gateway;
+pub mod host;
 pub mod key;
 pub mod logs;
 pub mod man;

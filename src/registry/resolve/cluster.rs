@@ -136,7 +136,7 @@ fn from_file(scope: &Scope<'_>, written: &At<String>) -> (HostFile, Vec<Placed>)
         }
         Err(why) => {
             let message = format!("the host file `{}` cannot be read: {why}", quote(&written.value));
-            scope.notes.wrong(written, message, "mlx.distributed_config --output FILE writes one");
+            scope.notes.wrong(written, message, "mlx.distributed_config --output-hostfile FILE writes one");
             (HostFile::default(), Vec::new())
         }
     }

@@ -1,0 +1,140 @@
+//! Asks the machines of a cluster for their [`Report`], over the ssh that `mlx.launch` uses, without a prompt.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::host::{Question, Report};
+use crate::registry::Cluster;
+
+/// How long ssh may take to connect, whole seconds.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long the whole answer may take.
+const ANSWER: Duration = Duration::from_secs(20);
+/// No report is longer; what a login script prints may be.
+const LONGEST: u64 = 1 << 20;
+
+/// How a machine is reached.
+#[derive(Debug, Clone)]
+pub struct Ssh {
+    /// The program.
+    pub program: PathBuf,
+    /// `mlxctl`, at the same path on every machine.
+    pub binary: PathBuf,
+    /// How long an answer may take.
+    pub limit: Duration,
+}
+
+/// What a machine said, or in one sentence why it said nothing.
+pub type Answer = Result<Report, String>;
+
+impl Ssh {
+    /// The system's, for a `mlxctl` at `binary`.
+    #[must_use]
+    pub fn new(binary: &Path) -> Self {
+        Self { program: PathBuf::from("ssh"), binary: binary.to_owned(), limit: ANSWER }
+    }
+
+    /// Asks every other machine of `cluster`, all at once; by host, in the order of their ranks. Blocks for as long as
+    /// the slowest takes, no more than the limit.
+    #[must_use]
+    pub fn ask(&self, cluster: &Cluster, question: &Question) -> Vec<(String, Answer)> {
+        let remote: Vec<String> = cluster
+            .hosts()
+            .iter()
+            .filter(|(rank, _)| !rank.local)
+            .map(|(rank, _)| rank.host.clone())
+            .collect();
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = remote
+                .into_iter()
+                .map(|host| {
+                    let name = host.clone();
+                    (host, scope.spawn(move || self.one(&name, question)))
+                })
+                .collect();
+            asked
+                .into_iter()
+                .map(|(host, answer)| {
+                    (host, answer.join().unwrap_or_else(|_| Err("it could not be asked".into())))
+                })
+                .collect()
+        })
+    }
+
+    fn one(&self, host: &str, question: &Question) -> Answer {
+        let connect = format!("ConnectTimeout={}", CONNECT.as_secs());
+        let mut child = Command::new(&self.program)
+            .args(["-o", "BatchMode=yes", "-o", &connect, host, &self.remote(question)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("ssh cannot be run: {error}"))?;
+        let out = read(child.stdout.take());
+        let err = read(child.stderr.take());
+        let deadline = Instant::now() + self.limit;
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Ok(None) | Err(_) => {
+                    // It may be gone in this very moment.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(format!("no answer within {}", humantime::format_duration(self.limit)));
+                }
+            }
+        };
+        let (out, err) = (text(&out), text(&err));
+        let last = err.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing was printed");
+        match status.code() {
+            // ssh's own failures (ssh(1), EXIT STATUS).
+            Some(255) => return Err(format!("ssh cannot reach it without a prompt: {last}")),
+            Some(126 | 127) => {
+                return Err(format!("there is no mlxctl at {}: {last}", self.binary.display()));
+            }
+            Some(0) => {}
+            _ => return Err(format!("mlxctl host failed there: {last}")),
+        }
+        // A login script may have printed something before.
+        let start = out.find('{').unwrap_or(out.len());
+        serde_json::from_str(&out[start..])
+            .map_err(|error| format!("its mlxctl gives no answer that this one understands: {error}"))
+    }
+
+    /// The command line for the shell of the other machine.
+    fn remote(&self, question: &Question) -> String {
+        let mut words = vec![self.binary.display().to_string(), "host".to_owned(), "--json".to_owned()];
+        if let Some(venv) = &question.venv {
+            words.extend(["--venv".to_owned(), venv.display().to_string()]);
+        }
+        if let Some(model) = &question.model {
+            words.extend(["--model".to_owned(), model.to_string()]);
+        }
+        for program in &question.programs {
+            words.extend(["--running".to_owned(), program.clone()]);
+        }
+        words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn read(pipe: Option<impl Read + Send + 'static>) -> std::sync::mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(pipe) = pipe {
+            // What was read until it broke is what there is.
+            let _ = pipe.take(LONGEST).read_to_end(&mut bytes);
+        }
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+/// What came; a program that ssh left behind may hold the pipe open.
+fn text(pipe: &std::sync::mpsc::Receiver<Vec<u8>>) -> String {
+    let bytes = pipe.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,184 @@
+//! What a machine tells the others of its cluster: `mlxctl host --json`. Read-only; needs no registry.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::backend::weights;
+use crate::control::api::SCHEMA;
+use crate::host::Host;
+use crate::python::venv::{self, SetupRequest};
+use crate::registry::Source;
+
+/// What is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The environment whose versions count.
+    pub venv: Option<PathBuf>,
+    /// The model whose files count.
+    pub model: Option<Source>,
+    /// Programs that memory is reserved for while they run.
+    pub programs: Vec<String>,
+}
+
+/// The document of `mlxctl host --json`; keys are promises. What is not known is null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Of this document.
+    pub schema: u32,
+    /// "macOS 26.2".
+    pub os: String,
+    /// "Apple M4 Max".
+    pub chip: Option<String>,
+    /// Installed.
+    pub memory_bytes: u64,
+    /// What a new process could take.
+    pub available_bytes: Option<u64>,
+    /// What the GPU may hold.
+    pub gpu_limit_bytes: Option<u64>,
+    /// Of mlxctl.
+    pub version: String,
+    /// The path of mlxctl.
+    pub binary: Option<PathBuf>,
+    /// The environment; null: not asked for.
+    pub venv: Option<Environment>,
+    /// The model's files; null: not asked for, or not there.
+    pub model: Option<ModelFiles>,
+    /// "rdma_en2".
+    pub rdma: Vec<String>,
+    /// Those of the programs asked for that run.
+    pub running: Vec<String>,
+}
+
+/// An environment as it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Where it was looked for.
+    pub path: PathBuf,
+    /// Why it cannot be used; null: it can.
+    pub problem: Option<String>,
+    /// Of Python.
+    pub python: Option<String>,
+    /// Of MLX.
+    pub mlx: Option<String>,
+    /// Of mlx-lm.
+    pub mlx_lm: Option<String>,
+}
+
+/// A model's files as they are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFiles {
+    /// Where they lie.
+    pub folder: PathBuf,
+    /// SHA-256 of the index and of `config.json`; without an index of the names and sizes of the weights.
+    pub index_sha256: String,
+}
+
+/// Looks at this machine.
+#[must_use]
+pub fn report(host: &dyn Host, question: &Question) -> Report {
+    let (facts, memory) = (host.facts(), host.memory().unwrap_or_default());
+    Report {
+        schema: SCHEMA,
+        os: facts.os.clone(),
+        chip: facts.chip.clone(),
+        memory_bytes: facts.memory.0,
+        available_bytes: memory.available.map(|bytes| bytes.0),
+        gpu_limit_bytes: memory.gpu_limit.map(|bytes| bytes.0),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        binary: std::env::current_exe().ok(),
+        venv: question.venv.as_deref().map(environment),
+        model: question.model.as_ref().and_then(weights::folder).and_then(|folder| {
+            let index_sha256 = index(&folder)?;
+            Some(ModelFiles { folder, index_sha256 })
+        }),
+        rdma: rdma(),
+        running: host.running(&question.programs),
+    }
+}
+
+fn environment(path: &Path) -> Environment {
+    let request = SetupRequest {
+        venv: path.to_owned(),
+        packages: Vec::new(),
+        interpreter: None,
+        nvidia: None,
+        uv: None,
+        verify: false,
+    };
+    let (versions, problem) = match venv::existing(&request) {
+        Ok(found) => (Some(found.versions), None),
+        Err(not) => (None, Some(not.why)),
+    };
+    let of = |pick: fn(&venv::Versions) -> &String| versions.as_ref().map(|versions| pick(versions).clone());
+    Environment {
+        path: path.to_owned(),
+        problem,
+        python: of(|versions| &versions.python),
+        mlx: of(|versions| &versions.mlx),
+        mlx_lm: of(|versions| &versions.mlx_lm),
+    }
+}
+
+/// Tells one version of a model's files from another, without reading the weights.
+fn index(folder: &Path) -> Option<String> {
+    let mut weights: Vec<(String, u64)> = Vec::new();
+    let mut indexes = Vec::new();
+    for entry in fs_err::read_dir(folder).ok()?.filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors.index.json") {
+            indexes.push(entry.path());
+        } else if name.starts_with("model") && name.ends_with(".safetensors") {
+            // Through the link that a hub's cache has there.
+            weights.push((name, fs_err::metadata(entry.path()).ok()?.len()));
+        }
+    }
+    let mut hash = Sha256::new();
+    hash.update(fs_err::read(folder.join("config.json")).ok()?);
+    indexes.sort();
+    weights.sort();
+    for index in &indexes {
+        hash.update(fs_err::read(index).ok()?);
+    }
+    if indexes.is_empty() {
+        weights.iter().for_each(|(name, size)| hash.update(format!("{name} {size}\n")));
+    }
+    Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The RDMA devices, as `mlx.distributed_config` finds them.
+fn rdma() -> Vec<String> {
+    let listed = Command::new("ibv_devices").stdin(Stdio::null()).output();
+    let text = listed.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned()).unwrap_or_default();
+    text.split_whitespace().filter(|word| word.starts_with("rdma_")).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_files_have_the_same_hash_and_others_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs_err::write(folder.path().join(name), text).unwrap();
+        assert_eq!(index(folder.path()), None, "no config.json, no model");
+        write("config.json", "{}");
+        write("model.safetensors", "1234");
+        let first = index(folder.path()).unwrap();
+        assert_eq!((first.len(), index(folder.path())), (64, Some(first.clone())));
+        write("model.safetensors", "12345");
+        let longer = index(folder.path()).unwrap();
+        write("model.safetensors.index.json", "{}");
+        let indexed = index(folder.path()).unwrap();
+        assert!(first != longer && longer != indexed);
+    }
+
+    #[test]
+    fn an_environment_that_is_not_there_is_said_with_its_place() {
+        let found = environment(Path::new("/nowhere/venv"));
+        assert_eq!((found.python, found.path), (None, PathBuf::from("/nowhere/venv")));
+        assert!(found.problem.unwrap().contains("no virtual environment at /nowhere/venv"));
+    }
+}
