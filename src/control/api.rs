@@ -319,13 +319,13 @@ pub struct ReloadRequest {
 /// What a reload changes, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// A line a model.
+    /// A line a model, and one for `[router]` and `[metrics]` each, if they change.
     pub changes: Vec<Change>,
     /// Whether it is in force now.
     pub applied: bool,
 }
 
-/// What a reload means for one model.
+/// What a reload means for one model, or for a listener that is no model's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Its name.

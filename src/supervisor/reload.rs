@@ -1,5 +1,6 @@
 //! A changed registry: told apart by model, and only what changed is touched.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,9 +15,10 @@ use crate::registry::{Model, Registry};
 impl Driver {
     /// Takes `next` in, or only says what it would change.
     pub fn reload(&mut self, next: Registry, dry_run: bool) -> Vec<Change> {
-        let changes = changes(&self.registry, &next);
+        let models = changes(&self.registry, &next);
+        let all = [models.clone(), listeners(&self.registry, &next)].concat();
         if dry_run {
-            return changes;
+            return all;
         }
         self.registry_problem = None;
         self.registry_seen = written(&next.file);
@@ -45,12 +47,12 @@ impl Driver {
         for model in &registry.models {
             self.look_for_differences(&Name::from(model.name.as_str()));
         }
-        for change in changes.iter().filter(|change| change.change != ChangeKind::Unchanged) {
+        for change in models.iter().filter(|change| change.change != ChangeKind::Unchanged) {
             let detail = change.detail.as_deref().unwrap_or_default();
             let text = format!("the registry was reloaded: {:?} {detail}", change.change).to_lowercase();
             self.note(Some(&change.model), "reloaded", text.trim_end());
         }
-        changes
+        all
     }
 
     /// Looks whether the file on disk is still the registry in force; one `stat`, unless it was written to.
@@ -105,6 +107,25 @@ fn changes(old: &Registry, new: &Registry) -> Vec<Change> {
             .map(|model| change(&model.name, ChangeKind::Removed, Some("it is drained and stopped".into()))),
     );
     changes
+}
+
+/// The listeners that are no model's, as far as they change.
+fn listeners(old: &Registry, new: &Registry) -> Vec<Change> {
+    let router = |registry: &Registry| Some(SocketAddr::new(registry.network.host, registry.router?));
+    let of_router = listener("[router]", router(old), router(new));
+    of_router.into_iter().chain(listener("[metrics]", old.metrics.address, new.metrics.address)).collect()
+}
+
+/// What becomes of a listener that is no model's; nothing where it stays as it is.
+fn listener(table: &str, old: Option<SocketAddr>, new: Option<SocketAddr>) -> Option<Change> {
+    match (old, new) {
+        (None, Some(new)) => Some(change(table, ChangeKind::Added, Some(new.to_string()))),
+        (Some(old), None) => Some(change(table, ChangeKind::Removed, Some(old.to_string()))),
+        (Some(old), Some(new)) if old != new => {
+            Some(change(table, ChangeKind::Changed, Some(format!("{old}, now {new}"))))
+        }
+        _ => None,
+    }
 }
 
 fn change(model: &str, change: ChangeKind, detail: Option<String>) -> Change {

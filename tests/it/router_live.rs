@@ -78,7 +78,7 @@ fn a_reload_opens_moves_and_closes_it() {
     let mut instance = Instance::fake(vec![Entry::new("a", "always")]).serve();
     instance.wait_state("a", "ready");
     assert_eq!(instance.status()["router"], Value::Null);
-    let mut with = |more: Option<u16>| {
+    let mut with = |more: Option<u16>, said: &str| {
         let mut entry = Entry::new("a", "always");
         entry.port = instance.models.remove(0).port;
         instance.models = vec![match more {
@@ -86,15 +86,17 @@ fn a_reload_opens_moves_and_closes_it() {
             None => entry,
         }];
         instance.write_registry();
-        instance.expect(0, &["reload"]);
+        assert!(instance.expect(0, &["reload", "--dry-run"]).contains(said), "nothing is in force yet");
+        let changes = instance.expect(0, &["reload"]);
+        assert!(changes.contains("[router]") && changes.contains(said), "{changes}");
     };
-    with(Some(first));
+    with(Some(first), &format!("127.0.0.1:{first}"));
     wait("the router opens", || listens(first));
     assert_eq!(http(at(first), "POST", "/v1/chat/completions", &chat("a", "")).0, 200);
-    with(Some(second));
+    with(Some(second), &format!("127.0.0.1:{first}, now 127.0.0.1:{second}"));
     wait("the router moves", || listens(second) && !listens(first));
     assert_eq!(http(at(second), "POST", "/v1/chat/completions", &chat("a", "")).0, 200);
-    with(None);
+    with(None, "removed");
     wait("the router closes", || !listens(second));
     assert_eq!(instance.status()["router"], Value::Null);
     let kinds: Vec<_> =
