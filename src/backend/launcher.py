@@ -18,12 +18,14 @@ import io
 import json
 import logging
 import os
+import queue
 import runpy
 import signal
 import socket
 import socketserver
 import sys
 import threading
+import time
 import traceback
 import weakref
 
@@ -31,6 +33,8 @@ PROTOCOL = 1
 SECRET_HEADER = "x-mlxctl-secret"
 LONGEST_REQUEST = 65536  # bytes of one line on the link
 LONGEST_ERROR = 4000  # characters of an error that is told
+LOOK = 0.25  # seconds between two looks at a client
+QUIET = 10.0  # seconds that a stream is silent, at most, while tokens come
 ONE_TOKEN = 20  # seconds that one token may take when kept prompts are given up
 
 
@@ -248,6 +252,105 @@ def guard_requests(secret):
             log_request(self, *args, **kwargs)
 
     http.server.BaseHTTPRequestHandler.log_request = quieter
+
+
+class Answer:
+    """One answer under way. It stands in for `wfile` meanwhile, and looks after the client between two tokens.
+
+    mlx_lm.server notices that a client has left when a write fails: never in a plain answer, and in a stream not while
+    there are tokens without text (of a tool call, of half a character). It would compute for nobody, and say nothing
+    that tells it from a server that hangs. Its request threads take each token from a queue.Queue; there it is looked
+    to. An exception there ends the generation, as that of a failed write does.
+    """
+
+    here = threading.local()
+
+    def __init__(self, handler):
+        self.handler, self.wire = handler, handler.wfile
+        # From the head on an exception stops the generation; before, nobody would.
+        self.begun = self.stream = self.sent = self.came = False
+        self.looked = self.spoke = time.monotonic()
+
+    def __getattr__(self, name):
+        return getattr(self.wire, name)
+
+    def write(self, data):
+        self.spoke, self.sent, self.came = time.monotonic(), True, False
+        return self.wire.write(data)
+
+    def look(self):
+        now = time.monotonic()
+        if not self.begun or now - self.looked < LOOK:
+            return
+        self.looked = now
+        if self._client_left():
+            raise ConnectionAbortedError("the client has left")
+        # Only if something came: a generation that hangs is not to look alive.
+        if self.stream and self.came and now - self.spoke >= QUIET:
+            self.write(b": keepalive\n\n")
+
+    def _client_left(self):
+        try:
+            return not self.handler.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def fail(self, error):
+        """Says that there will be no answer, where mlx_lm.server would only close the connection."""
+        text = describe(error)
+        if self.stream and self.sent:
+            event = {"error": {"message": text, "type": "server_error", "code": "model_server_error"}}
+            self.write(f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n".encode())
+        elif not self.sent:
+            body = json.dumps({"error": text}).encode()
+            head = f"HTTP/1.0 500 Error\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            self.write(head.encode() + body)
+
+    @classmethod
+    def install(cls):
+        handler = http.server.BaseHTTPRequestHandler
+        handle, send_response, send_header = handler.handle_one_request, handler.send_response, handler.send_header
+        get = queue.Queue.get
+
+        def handle_one_request(self):
+            answer = cls.here.answer = self.wfile = cls(self)
+            try:
+                handle(self)
+            except ConnectionError:
+                self.close_connection = True
+            except Exception as error:
+                self.close_connection = True
+                traceback.print_exc()
+                try:
+                    answer.fail(error)
+                except OSError:
+                    pass
+            finally:
+                cls.here.answer, self.wfile = None, answer.wire
+
+        def noted_response(self, *args, **kwargs):
+            send_response(self, *args, **kwargs)
+            self.wfile.begun = True
+
+        def noted_header(self, keyword, value):
+            send_header(self, keyword, value)
+            if keyword.lower() == "content-type" and value.startswith("text/event-stream"):
+                self.wfile.stream = True
+
+        def attended_get(self, block=True, timeout=None):
+            answer = getattr(cls.here, "answer", None)
+            if answer is None:
+                return get(self, block, timeout)
+            answer.look()
+            item = get(self, block, timeout)
+            answer.came = True
+            return item
+
+        handler.handle_one_request = handle_one_request
+        handler.send_response, handler.send_header = noted_response, noted_header
+        queue.Queue.get = attended_get
 
 
 class Watch:
@@ -491,6 +594,7 @@ def main():
     link.open()
     try:
         guard_requests(spec["secret"])
+        Answer.install()
         watch.install()
         import mlx.core as mx
 

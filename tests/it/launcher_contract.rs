@@ -334,3 +334,87 @@ fn an_answer_that_is_sent_back_to_be_continued_kills_nothing() {
         assert!(answer.contains(&format!("\"text\": \"{next}\"")), "{said:?}: {answer}");
     }
 }
+
+/// A generation that ends in hours.
+fn endless() -> String {
+    let config = std::fs::read(real::tiny_model().join("config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let ends = config["eos_token_id"].as_array().unwrap();
+    let bias: serde_json::Map<_, _> = ends.iter().map(|end| (end.to_string(), json!(-100))).collect();
+    json!({"prompt": "Hello", "max_tokens": 10_000_000, "logit_bias": bias}).to_string()
+}
+
+/// Sends a request whose answer nobody waits for.
+fn ask_and_leave(port: u16, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!("x-mlxctl-secret: {SECRET}\r\nContent-Length: {length}\r\n\r\n");
+    write!(stream, "POST /v1/completions HTTP/1.0\r\n{head}{body}").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream
+}
+
+#[test]
+fn a_plain_answer_that_nobody_waits_for_is_ended() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    let mut answer = Vec::new();
+    ask_and_leave(port, &endless()).read_to_end(&mut answer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "", "{}", backend.log());
+    // A request with a seed is served alone: when it is, nothing else is computed any more.
+    assert_eq!(chat(port, json!({"seed": 1})).0, 200);
+    assert!(!backend.log().contains("Traceback"), "leaving is no error: {}", backend.log());
+}
+
+#[test]
+fn an_exception_in_an_answer_is_told_instead_of_a_closed_connection() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    // The server reads `include_usage` without asking, after the last token.
+    let (status, answer) = chat(port, json!({"stream": true, "stream_options": {}}));
+    assert_eq!(status, 200);
+    assert!(answer.contains("\"message\": \"KeyError") && answer.ends_with("data: [DONE]\n\n"), "{answer}");
+    // And float(None) before anything is sent.
+    let (status, answer) = chat(port, json!({"logit_bias": {"1": null}}));
+    assert!(status == 500 && answer.contains("{\"error\": \"TypeError"), "{answer}");
+    assert_eq!(chat(port, json!({})).0, 200);
+}
+
+/// Half characters, tool calls: tokens come, and mlx_lm.server writes nothing.
+#[test]
+fn a_stream_with_tokens_and_without_text_is_kept_alive_and_one_without_tokens_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("launcher.py"), mlxctl::backend::LAUNCHER).unwrap();
+    let script = "\
+import http.server, queue, socket, threading, time
+import launcher
+launcher.LOOK, launcher.QUIET = 0, 0.01
+launcher.Answer.install()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        tokens = queue.Queue()
+        self.send_response(200)
+        self.send_header('Content-type', 'text/event-stream')
+        self.end_headers()
+        if self.path == '/tokens':
+            for token in range(4):
+                tokens.put(token)
+                time.sleep(0.02)
+                tokens.get()
+        else:
+            for _ in range(4):
+                try: tokens.get(timeout=0.02)
+                except queue.Empty: pass
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+for path in '/tokens', '/hang':
+    client = socket.create_connection(server.server_address)
+    client.sendall(f'GET {path} HTTP/1.0\\r\\n\\r\\n'.encode())
+    with client.makefile('rb') as answer: print(path, answer.read().count(b': keepalive\\n\\n'))
+";
+    let output =
+        Command::new(real::python()).current_dir(folder.path()).args(["-c", script]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.trim(), "/tokens 3\n/hang 0", "{}", String::from_utf8_lossy(&output.stderr));
+}
