@@ -96,6 +96,7 @@ fn config(listen: SocketAddr, options: &HashMap<&str, &str>) -> Result<GateConfi
             remote_images: false,
         },
         context: optional("context")?,
+        default_tokens: 512,
         vocabulary: optional("vocabulary")?,
         keys: text("keys", "/nonexistent").into(),
         access_log: text("log", "/dev/null").into(),

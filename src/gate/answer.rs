@@ -10,6 +10,7 @@ use super::http::Method;
 use super::reply::Reply;
 use super::validate::Endpoint;
 use super::{Availability, GateConfig};
+use crate::host::Moment;
 use crate::registry::Start;
 
 /// What a path means.
@@ -72,13 +73,19 @@ pub fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Ref
 
 /// The answer of a route that only informs.
 #[must_use]
-pub fn inform(route: &Route, config: &GateConfig, availability: &Availability, created: u64) -> Reply {
+pub fn inform(
+    route: &Route,
+    config: &GateConfig,
+    availability: &Availability,
+    created: u64,
+    now: Moment,
+) -> Reply {
     if let Route::Model(id) = route
         && !knows(config, id)
     {
         return Refusal::unknown_model(id, &config.accepted).reply();
     }
-    match (route, unavailable(config, availability)) {
+    match (route, unavailable(config, availability, now)) {
         (Route::Health, Some(refusal)) => {
             let mut document = refusal.body();
             document["status"] = "unavailable".into();
@@ -127,7 +134,7 @@ pub fn knows(config: &GateConfig, id: &str) -> bool {
 
 /// Why the model is not to be had now; `None`: it is ready.
 #[must_use]
-pub fn unavailable(config: &GateConfig, availability: &Availability) -> Option<Refusal> {
+pub fn unavailable(config: &GateConfig, availability: &Availability, now: Moment) -> Option<Refusal> {
     let name = &config.name;
     let refusal = |state: &'static str, message: String, wait: Duration| {
         Some(Refusal { state: Some(state), ..Refusal::unavailable(state_code(state), message, wait) })
@@ -146,14 +153,18 @@ pub fn unavailable(config: &GateConfig, availability: &Availability) -> Option<R
                 PERSON,
             ),
         },
-        Availability::Loading { remaining, .. } => {
-            let wait = remaining.unwrap_or(UNKNOWN_LOAD);
-            let text = match remaining {
-                Some(left) => format!("model '{name}' is loading, about {} s left", left.as_secs().max(1)),
-                None => format!("model '{name}' is loading"),
-            };
-            refusal("loading", text, wait)
-        }
+        Availability::Loading { ready_at, .. } => match ready_at.map(|at| at.since(now)) {
+            Some(Duration::ZERO) => refusal(
+                "loading",
+                format!("model '{name}' is loading, for longer than it usually takes"),
+                OVERDUE,
+            ),
+            Some(left) => {
+                let seconds = left.as_secs().max(1);
+                refusal("loading", format!("model '{name}' is loading, about {seconds} s left"), left)
+            }
+            None => refusal("loading", format!("model '{name}' is loading"), UNKNOWN_LOAD),
+        },
         Availability::Draining => {
             refusal("draining", format!("model '{name}' is being stopped and takes nothing new"), DRAINING)
         }
@@ -164,12 +175,18 @@ pub fn unavailable(config: &GateConfig, availability: &Availability) -> Option<R
     }
 }
 
-/// Why a request is turned away now; `None`: the model is ready, or worth waiting for.
+/// Why a request is turned away now; `None`: the model is ready, or worth waiting for. `patient`: it asked to wait
+/// for a model that is on its way.
 #[must_use]
-pub fn turned_away(config: &GateConfig, availability: &Availability) -> Option<Refusal> {
+pub fn turned_away(
+    config: &GateConfig,
+    availability: &Availability,
+    now: Moment,
+    patient: bool,
+) -> Option<Refusal> {
     match availability {
-        Availability::Loading { hold: true, .. } => None,
-        _ => unavailable(config, availability),
+        Availability::Loading { hold, .. } if *hold || patient => None,
+        _ => unavailable(config, availability, now),
     }
 }
 
@@ -177,6 +194,8 @@ pub fn turned_away(config: &GateConfig, availability: &Availability) -> Option<R
 const PERSON: Duration = Duration::from_secs(60);
 /// A load of which nothing is known yet.
 const UNKNOWN_LOAD: Duration = Duration::from_secs(10);
+/// A load that takes longer than those before it.
+const OVERDUE: Duration = Duration::from_secs(5);
 /// A drain ends in a stop or a restart.
 const DRAINING: Duration = Duration::from_secs(10);
 /// Memory comes back when somebody gives it back.
@@ -202,6 +221,25 @@ pub fn preflight(wanted_headers: Option<&str>) -> Reply {
     reply.header("access-control-allow-headers", wanted.unwrap_or("authorization, content-type"));
     reply.header("access-control-max-age", "600");
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_says_what_is_left_of_it_until_it_takes_longer_than_usual() {
+        let config = crate::gate::shared::Shared::for_tests().settings().config.clone();
+        let at = |millis| Moment(Duration::from_millis(millis));
+        let loading = Availability::Loading { ready_at: Some(at(20_000)), hold: false };
+        let told = |now| {
+            let refusal = unavailable(&config, &loading, at(now)).unwrap();
+            (refusal.retry_after.unwrap().as_millis(), refusal.message)
+        };
+        assert_eq!(told(13_500), (6500, "model 'tiny' is loading, about 6 s left".to_owned()));
+        assert_eq!(told(19_900), (100, "model 'tiny' is loading, about 1 s left".to_owned()));
+        assert_eq!(told(20_000).1, "model 'tiny' is loading, for longer than it usually takes");
+    }
 }
 
 mod percent {

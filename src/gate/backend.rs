@@ -1,7 +1,7 @@
 //! One connection to a backend: HTTP/1.0, one request, the answer ends with the connection.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::task::{Context, Poll, ready};
 
 use socket2::{Domain, Socket, Type};
@@ -20,8 +20,7 @@ pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> S
         Endpoint::Completions => "/v1/completions",
     };
     format!(
-        "POST {path} HTTP/1.0\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{}: {}\r\n\r\n",
-        upstream.address,
+        "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{}: {}\r\n\r\n",
         super::SECRET_HEADER,
         upstream.secret
     )
@@ -50,6 +49,12 @@ impl Link {
                 Err(_would_block) => {}
             }
         }
+    }
+
+    /// Tells the backend that nothing more is wanted of it; what it still sends can be read.
+    pub fn hang_up(&self) {
+        // An error means that it is gone already.
+        let _ = self.0.get_ref().shutdown(Shutdown::Write);
     }
 
     /// Writes once.

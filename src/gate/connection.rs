@@ -9,12 +9,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::access::Caller;
-use super::access_log::Line;
+use super::access_log::Line as LogLine;
 use super::answer;
 use super::body::{Chunks, too_large};
 use super::decide::{Asked, Verdict};
 use super::error::Refusal;
-use super::exchange::{Exchange, Outcome};
+use super::exchange::{Exchange, Outcome, Work};
 use super::front::{Door, Judged};
 use super::http::{self, Framing, Head, Method};
 use super::reply::{Envelope, Reply};
@@ -22,6 +22,8 @@ use super::rewrite;
 use super::shared::{Held, Settings, Shared};
 use super::stream::{by, poll_append, write_all};
 use super::validate::{Endpoint, validate};
+use super::wait::{Line, Patience};
+use crate::host;
 
 /// How long a connection may stay open without a request.
 const IDLE: Duration = Duration::from_secs(75);
@@ -83,16 +85,17 @@ impl Connection {
                 Ok(None) => return,
                 Err(refusal) => {
                     let id = door.next_id();
-                    let envelope = Envelope { id: &id, origin: None, close: true, head_only: false };
+                    let envelope =
+                        Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
                     let answer = refusal.reply().render(&envelope);
-                    door.log().write(&Line {
+                    door.log().write(&LogLine {
                         client: Some(self.client),
                         id: &id,
                         method: "-",
                         path: "-",
                         status: refusal.status,
                         outcome: refusal.code,
-                        ..Line::default()
+                        ..LogLine::default()
                     });
                     let _ = write_all(&self.stream, &answer).await;
                     return Box::pin(self.linger()).await;
@@ -173,8 +176,10 @@ impl Connection {
         let path: Box<str> =
             String::from_utf8_lossy(self.buffer.get(head.path.clone()).unwrap_or_default()).into();
         let head_only = head.method == Method::Head;
-        let close = !head.keep_alive || (head.framing != Framing::None && head.framing != Framing::Length(0));
-        let envelope = Envelope { id: &id, origin: origin.as_deref(), close, head_only };
+        // A body that is not read stands before the next request.
+        let unread = head.framing != Framing::None && head.framing != Framing::Length(0);
+        let close = !head.keep_alive || (unread && !matches!(verdict, Verdict::Generate(_)));
+        let mut envelope = Envelope { id: &id, origin: origin.as_deref(), close, head_only, waits: None };
         let mut record = Record { outcome: "ok", ..Record::default() };
         let goes_on = match verdict {
             Verdict::Answer(reply) => {
@@ -186,8 +191,7 @@ impl Connection {
                 Box::pin(self.refuse(&refusal, &envelope, &mut record)).await
             }
             Verdict::Generate(endpoint) => {
-                let envelope = Envelope { close: !head.keep_alive, ..envelope };
-                let goes_on = self.generate(head, endpoint, &envelope, door, started, &mut record).await;
+                let goes_on = self.generate(head, endpoint, &mut envelope, door, started, &mut record).await;
                 if let Some(gate) = &record.gate
                     && record.outcome != "ok"
                     && record.outcome != "client_gone"
@@ -202,7 +206,7 @@ impl Connection {
             None => (door.traffic(), door.log()),
         };
         traffic.ended(record.status, record.outcome == "client_gone");
-        log.write(&Line {
+        log.write(&LogLine {
             client: Some(self.client),
             key: if let Caller::Named(name) = &caller { Some(name) } else { None },
             id: &id,
@@ -243,7 +247,7 @@ impl Connection {
         &mut self,
         head: &Head,
         endpoint: Endpoint,
-        envelope: &Envelope<'_>,
+        envelope: &mut Envelope<'_>,
         door: &Arc<dyn Door>,
         started: Instant,
         record: &mut Record,
@@ -256,8 +260,8 @@ impl Connection {
             }
             Err(refusal) => {
                 // Where its body ends is not known, so the next request's place is not either.
-                let envelope = Envelope { close: true, ..*envelope };
-                return Box::pin(self.refuse(&refusal, &envelope, record)).await;
+                envelope.close = true;
+                return Box::pin(self.refuse(&refusal, envelope, record)).await;
             }
         };
         record.received = body.len() as u64;
@@ -267,14 +271,16 @@ impl Connection {
         };
         shared.traffic.accepted();
         let settings = shared.settings();
-        let prepared = prepare(&body, endpoint, &shared, &settings);
+        let patience = Patience::of(head.wait, settings.config.limits.queue_timeout);
+        envelope.waits = patience.asked();
+        let prepared = prepare(&body, endpoint, &shared, &settings, patience);
         drop(body);
-        let body = match prepared {
-            Ok(body) => body,
+        let work = match prepared {
+            Ok(work) => work,
             Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
         };
-        let mut exchange =
-            Exchange::new(self.client, endpoint, body, head.chunks, &shared, &settings, envelope, started);
+        let line = Line { client: self.client, shared: &shared, settings: &settings, patience };
+        let mut exchange = Exchange::new(line, work, head.chunks, envelope, started);
         let outcome = exchange.run(&mut self.stream, record).await;
         drop(held);
         match outcome {
@@ -294,8 +300,7 @@ impl Connection {
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
-        // What is promised is reserved: a thousand clients must not fill memory with halves of bodies.
-        let held = door.bodies().hold(length.unwrap_or(limit), limit).ok_or_else(crowded)?;
+        let mut held = door.bodies().none();
         self.buffer.drain(..head.length);
         if head.expects && self.buffer.is_empty() && length != Some(0) {
             let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -305,22 +310,25 @@ impl Connection {
         }
         let begun = Instant::now();
         let mut chunks = Chunks::default();
-        let mut read = 0;
         loop {
+            let arrived = (self.buffer.len() + chunks.body.len()) as u64;
+            // A thousand clients must not fill memory with halves of bodies.
+            if !held.grow(arrived, limit) {
+                return Err(crowded());
+            }
             match length.and_then(|length| usize::try_from(length).ok()) {
                 Some(length) if self.buffer.len() >= length => {
                     let rest = self.buffer.split_off(length);
                     return Ok(Some((std::mem::replace(&mut self.buffer, rest), held)));
                 }
-                Some(_) => read = self.buffer.len() as u64,
+                Some(_) => {}
                 None => {
-                    read += self.buffer.len() as u64;
                     if chunks.take(&mut self.buffer, limit)? {
                         return Ok(Some((chunks.body, held)));
                     }
                 }
             }
-            let deadline = begun + bounds.read_timeout + Duration::from_secs(read / SLOWEST);
+            let deadline = begun + bounds.read_timeout + Duration::from_secs(arrived / SLOWEST);
             if !self.more(deadline).await {
                 return if Instant::now() >= deadline { Err(slow()) } else { Ok(None) };
             }
@@ -334,16 +342,21 @@ fn prepare(
     endpoint: Endpoint,
     shared: &Shared,
     settings: &Settings,
-) -> Result<Vec<u8>, Box<Refusal>> {
+    patience: Patience,
+) -> Result<Work, Box<Refusal>> {
     // A door to several gates lets in what the largest of them takes.
     if body.len() as u64 > settings.config.limits.body.0 {
         return Err(Box::new(too_large(settings.config.limits.body.0)));
     }
-    if let Some(refusal) = answer::turned_away(&settings.config, &shared.availability.borrow()) {
+    let availability = &*shared.availability.borrow();
+    if let Some(refusal) =
+        answer::turned_away(&settings.config, availability, host::now(), patience.asked().is_some())
+    {
         return Err(Box::new(refusal));
     }
     let mut accepted = validate(body, endpoint, &settings.rules())?;
-    Ok(rewrite::apply(body, &mut accepted.edits, &settings.served_json))
+    let body = rewrite::apply(body, &mut accepted.edits, &settings.served_json);
+    Ok(Work { endpoint, body, stream: accepted.stream })
 }
 
 fn slow() -> Refusal {

@@ -4,33 +4,26 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::answer;
 use super::backend::{self, AnswerHead, Link, Opened};
 use super::connection::Record;
 use super::error::{self, Refusal, ServerError};
 use super::events::completion_tokens;
 use super::lease::Lease;
-use super::queue::{Place, Turn};
+use super::queue::Place;
 use super::relay::{Relay, Relayed};
 use super::reply::{self, Envelope};
-use super::shared::{Settings, Shared};
-use super::stream::{gone, poll_append_link, poll_gone, write_all};
+use super::stream::{MIDDLE, poll_append_link, poll_gone, with_scratch, write_all};
 use super::validate::Endpoint;
-use super::{Availability, Report, Upstream};
+use super::wait::{self, Line, Loss};
+use super::{Report, Upstream};
 
-/// How long the supervisor may take to see that a backend is gone, after a connection was cut.
-const NOTICED: Duration = Duration::from_secs(2);
-/// Between two attempts to connect to a backend that refuses and is said to be ready.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Answers up to this size are collected and sent whole; larger ones pass as they come.
 const WHOLE: u64 = 256 * 1024;
 /// Bytes of an answer that tells no length and is no stream, at most.
@@ -38,15 +31,20 @@ const ENDLESS: usize = 16 << 20;
 
 /// One request at work.
 pub(super) struct Exchange<'a> {
-    client: IpAddr,
-    endpoint: Endpoint,
-    body: Vec<u8>,
-    shared: &'a Arc<Shared>,
-    settings: &'a Arc<Settings>,
+    line: Line<'a>,
+    work: Work,
     envelope: &'a Envelope<'a>,
     started: Instant,
-    deadline: Instant,
     relay: Relay,
+}
+
+/// What goes to the backend.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) endpoint: Endpoint,
+    pub(super) body: Vec<u8>,
+    /// Whether the answer will be a stream.
+    pub(super) stream: bool,
 }
 
 /// How it ended.
@@ -71,56 +69,51 @@ enum Attempt {
     ClientGone,
 }
 
-/// A run that a request was lost on.
-#[derive(Clone, Copy)]
-struct Loss {
-    generation: u64,
-    at: Instant,
-    sent: bool,
-}
-
 impl<'a> Exchange<'a> {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "called once; a struct of the same fields would be this one"
-    )]
     pub(super) fn new(
-        client: IpAddr,
-        endpoint: Endpoint,
-        body: Vec<u8>,
+        line: Line<'a>,
+        work: Work,
         chunks: bool,
-        shared: &'a Arc<Shared>,
-        settings: &'a Arc<Settings>,
         envelope: &'a Envelope<'a>,
         started: Instant,
     ) -> Self {
-        let deadline = started + settings.config.limits.queue_timeout;
-        let relay = Relay::new(chunks);
-        Self { client, endpoint, body, shared, settings, envelope, started, deadline, relay }
+        Self { line, work, envelope, started, relay: Relay::new(chunks) }
     }
 
     pub(super) async fn run(&mut self, client: &mut TcpStream, record: &mut Record) -> Outcome {
-        let _turn = match self.shared.queue.ask(self.client) {
+        let shared = self.line.shared;
+        let mut deadline = self.line.patience.until(self.started);
+        let _turn = match shared.queue.ask(self.line.client) {
             Ok(Place::Now(turn)) => turn,
-            Ok(Place::Later(place)) => match Box::pin(self.wait_turn(place, client)).await {
+            Ok(Place::Later(place)) => match Box::pin(self.line.turn(place, deadline, client)).await {
                 Ok(turn) => turn,
                 Err(outcome) => return self.over(outcome, record),
             },
-            Err(_) => return refused(full()),
+            Err(_) => return refused(wait::full()),
         };
         let mut loss: Option<Loss> = None;
         loop {
-            let upstream = match self.shared.ready().filter(|_| loss.is_none()) {
+            let upstream = match shared.ready().filter(|_| loss.is_none()) {
                 Some(upstream) => upstream,
-                None => match Box::pin(self.wait_ready(loss, client)).await {
+                None => match Box::pin(self.line.ready(loss, deadline, client)).await {
                     Ok(upstream) => upstream,
                     Err(outcome) => return Box::pin(self.end(outcome, client, record)).await,
                 },
             };
             record.attempts += 1;
             record.waited = if record.attempts == 1 { self.started.elapsed() } else { record.waited };
-            let lease = self.shared.leases.begin(upstream.generation, &self.shared.traffic);
-            match self.attempt(&upstream, &lease, client, record).await {
+            let lease = shared.leases.begin(upstream.generation, &shared.traffic);
+            let attempt = match self.send(&upstream, &lease, client).await {
+                Ok(backend) => {
+                    let attempt = self.attempt(&backend, &lease, client, record).await;
+                    if matches!(attempt, Attempt::ClientGone) && !self.work.stream {
+                        Box::pin(self.outlast(&backend, &lease)).await;
+                    }
+                    attempt
+                }
+                Err(attempt) => attempt,
+            };
+            match attempt {
                 Attempt::Done(outcome) => return Box::pin(self.end(outcome, client, record)).await,
                 Attempt::ClientGone => return self.over(Outcome::Over, record),
                 Attempt::Aborted(why) => {
@@ -129,13 +122,13 @@ impl<'a> Exchange<'a> {
                 Attempt::Lost { why, sent } => {
                     drop(lease);
                     let generation = upstream.generation;
-                    self.shared.report(Report::Suspect { generation, why: why.clone() });
+                    shared.report(Report::Suspect { generation, why: why.clone() });
                     let again = loss.is_some_and(|loss| loss.sent);
                     if self.relay.begun() || (again && sent) {
-                        return Box::pin(self.end(refused(lost(&why)), client, record)).await;
+                        return Box::pin(self.end(refused(wait::lost(&why)), client, record)).await;
                     }
                     // It waited for an answer until now, not for a model; that wait begins here.
-                    self.deadline = Instant::now() + self.settings.config.limits.queue_timeout;
+                    deadline = self.line.patience.until(Instant::now());
                     loss = Some(Loss { generation, at: Instant::now(), sent: sent || again });
                 }
             }
@@ -164,91 +157,51 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    async fn wait_turn(
-        &self,
-        mut place: oneshot::Receiver<Turn>,
-        client: &TcpStream,
-    ) -> Result<Turn, Outcome> {
-        let _queued = Queued::new(self.shared);
-        let mut availability = self.shared.availability.clone();
-        loop {
-            tokio::select! {
-                biased;
-                turn = &mut place => return turn.map_err(|_| refused(full())),
-                () = gone(client) => return Err(Outcome::Over),
-                () = tokio::time::sleep_until(self.deadline) => return Err(refused(waited())),
-                changed = availability.changed() => {
-                    let now = availability.borrow_and_update().clone();
-                    if let Some(refusal) = answer::turned_away(&self.settings.config, &now).filter(|_| changed.is_ok()) {
-                        return Err(refused(refusal));
-                    }
-                    if changed.is_err() {
-                        return Err(refused(closing()));
-                    }
-                }
-            }
+    /// Opens a connection to the backend and sends the request.
+    async fn send(&self, upstream: &Upstream, lease: &Lease, client: &TcpStream) -> Result<Link, Attempt> {
+        let head = backend::request_head(self.work.endpoint, upstream, self.work.body.len());
+        let Opened { link, sent } = backend::open(upstream.address, head.as_bytes(), &self.work.body)
+            .map_err(|error| Attempt::Lost { why: format!("cannot connect: {error}"), sent: false })?;
+        if sent < head.len() + self.work.body.len() {
+            Box::pin(self.send_rest(&head, sent, &link, lease, client)).await?;
         }
+        Ok(link)
     }
 
-    /// Waits until there is a run to send to, after `loss` another one.
-    async fn wait_ready(&self, loss: Option<Loss>, client: &TcpStream) -> Result<Upstream, Outcome> {
-        let _queued = Queued::new(self.shared);
-        let mut availability = self.shared.availability.clone();
-        loop {
-            let now = availability.borrow_and_update().clone();
-            let mut until = self.deadline;
-            if let Availability::Ready(upstream) = &now {
-                match loss.filter(|loss| loss.generation == upstream.generation) {
-                    None => return Ok(upstream.clone()),
-                    // Still the run that cut it off. Nothing was sent: it may try there again.
-                    Some(loss) if !loss.sent && loss.at.elapsed() >= PAUSE => return Ok(upstream.clone()),
-                    Some(loss) if loss.sent && loss.at.elapsed() >= NOTICED => {
-                        return Err(refused(lost("it closed the connection without an answer")));
-                    }
-                    Some(loss) => until = until.min(loss.at + if loss.sent { NOTICED } else { PAUSE }),
+    /// Waits for the end of an answer that nobody waits for any more. The server finds out that a client is gone only
+    /// when a write fails, and a plain answer is written when it is complete: until then the backend computes, and
+    /// its turn and its lease are taken. Being hung up on tells the launcher, which then ends it.
+    async fn outlast(&mut self, backend: &Link, lease: &Lease) {
+        self.work.body = Vec::new();
+        backend.hang_up();
+        poll_fn(|cx| {
+            loop {
+                if lease.ended(cx.waker()).is_some() {
+                    return Poll::Ready(());
                 }
-            } else if let Some(refusal) = answer::turned_away(&self.settings.config, &now) {
-                return Err(refused(refusal));
-            }
-            if Instant::now() >= self.deadline {
-                return Err(refused(answer::unavailable(&self.settings.config, &now).unwrap_or_else(waited)));
-            }
-            tokio::select! {
-                biased;
-                () = gone(client) => return Err(Outcome::Over),
-                changed = availability.changed() => {
-                    if changed.is_err() {
-                        return Err(refused(closing()));
-                    }
+                let read = with_scratch(|scratch| {
+                    backend.poll_read(cx, scratch.get_mut(..MIDDLE).unwrap_or_default())
+                });
+                match ready!(read) {
+                    Ok(1..) => self.line.shared.traffic.heard(Instant::now()),
+                    Ok(0) | Err(_) => return Poll::Ready(()),
                 }
-                () = tokio::time::sleep_until(until) => {}
             }
-        }
+        })
+        .await;
     }
 
+    /// Waits for the answer and passes it on.
     async fn attempt(
         &mut self,
-        upstream: &Upstream,
+        backend: &Link,
         lease: &Lease,
         client: &mut TcpStream,
         record: &mut Record,
     ) -> Attempt {
-        let head = backend::request_head(self.endpoint, upstream, self.body.len());
-        let Opened { link: backend, sent } =
-            match backend::open(upstream.address, head.as_bytes(), &self.body) {
-                Ok(opened) => opened,
-                Err(error) => return Attempt::Lost { why: format!("cannot connect: {error}"), sent: false },
-            };
-        if sent < head.len() + self.body.len() {
-            match Box::pin(self.send_rest(&head, sent, &backend, lease, client)).await {
-                Ok(()) => {}
-                Err(attempt) => return attempt,
-            }
-        }
-        drop(head);
         let mut bytes = Vec::new();
         let answer = loop {
-            match self.receive(&backend, lease, client, &mut bytes).await {
+            match self.receive(backend, lease, client, &mut bytes).await {
                 Received::Bytes => {}
                 Received::End(why) => return Attempt::Lost { why, sent: true },
                 Received::Stop(attempt) => return attempt,
@@ -261,9 +214,9 @@ impl<'a> Exchange<'a> {
         };
         bytes.drain(..answer.bytes);
         if answer.status == 200 && (answer.events || answer.length.is_some_and(|length| length > WHOLE)) {
-            return self.pass_on(&backend, &answer, &mut bytes, lease, client, record).await;
+            return self.pass_on(backend, &answer, &mut bytes, lease, client, record).await;
         }
-        Box::pin(self.collect(&backend, &answer, &mut bytes, lease, client, record)).await
+        Box::pin(self.collect(backend, &answer, &mut bytes, lease, client, record)).await
     }
 
     async fn send_rest(
@@ -278,10 +231,10 @@ impl<'a> Exchange<'a> {
             let refused = error.kind() == io::ErrorKind::ConnectionRefused;
             Attempt::Lost { why: format!("cannot send: {error}"), sent: !refused }
         };
-        while sent < head.len() + self.body.len() {
+        while sent < head.len() + self.work.body.len() {
             let parts = [
                 io::IoSlice::new(head.as_bytes().get(sent..).unwrap_or_default()),
-                io::IoSlice::new(self.body.get(sent.saturating_sub(head.len())..).unwrap_or_default()),
+                io::IoSlice::new(self.work.body.get(sent.saturating_sub(head.len())..).unwrap_or_default()),
             ];
             let written = poll_fn(|cx| {
                 if let Some(why) = lease.ended(cx.waker()) {
@@ -309,7 +262,7 @@ impl<'a> Exchange<'a> {
                 return Poll::Ready(match result {
                     Ok(0) => Received::End("it closed the connection without an answer".to_owned()),
                     Ok(_) => {
-                        self.shared.traffic.heard(Instant::now());
+                        self.line.shared.traffic.heard(Instant::now());
                         Received::Bytes
                     }
                     Err(error) => Received::End(format!("the connection broke: {error}")),
@@ -366,7 +319,7 @@ impl<'a> Exchange<'a> {
         record.status = 200;
         record.sent = body.len() as u64;
         record.tokens = completion_tokens(body).unwrap_or(0);
-        self.shared.traffic.answered(record.tokens, None, self.started.elapsed());
+        self.line.shared.traffic.answered(record.tokens, None, self.started.elapsed());
         match write_all(client, &bytes).await {
             Ok(()) => Attempt::Done(Outcome::Answered),
             Err(_) => Attempt::ClientGone,
@@ -386,14 +339,16 @@ impl<'a> Exchange<'a> {
             self.relay.prepare(answer, self.envelope);
         }
         record.status = 200;
-        let result =
-            self.relay.run(backend, first, &mut self.body, lease, client, &self.shared.traffic).await;
+        let result = self
+            .relay
+            .run(backend, first, &mut self.work.body, lease, client, &self.line.shared.traffic)
+            .await;
         let first_token = self.relay.first_token().map(|at| at.saturating_duration_since(self.started));
         record.first_token = first_token;
         record.sent = self.relay.sent();
         record.tokens = self.relay.tokens();
         if self.relay.begun() {
-            self.shared.traffic.answered(record.tokens, first_token, self.started.elapsed());
+            self.line.shared.traffic.answered(record.tokens, first_token, self.started.elapsed());
         }
         match result {
             Relayed::Done => Attempt::Done(Outcome::Answered),
@@ -413,40 +368,6 @@ enum Received {
     Bytes,
     End(String),
     Stop(Attempt),
-}
-
-/// Counted as waiting, for as long as it lives.
-struct Queued<'a>(&'a Shared);
-
-impl<'a> Queued<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.traffic.queue_grew();
-        Self(shared)
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.traffic.queue_shrank();
-    }
-}
-
-fn full() -> Refusal {
-    let message = "too many requests wait for this model already";
-    Refusal { retry_after: Some(Duration::from_secs(2)), ..Refusal::new(429, "queue_full", message) }
-}
-
-fn waited() -> Refusal {
-    Refusal::unavailable("queue_timeout", "the request waited for its turn too long", Duration::from_secs(5))
-}
-
-fn closing() -> Refusal {
-    Refusal::unavailable("closing", "this server is going down", Duration::from_secs(10))
-}
-
-fn lost(why: &str) -> Refusal {
-    let message = format!("the model server went away before the answer was complete: {why}");
-    Refusal { retry_after: Some(Duration::from_secs(5)), ..Refusal::new(502, "backend_lost", message) }
 }
 
 fn aborted(why: &str) -> Refusal {

@@ -13,6 +13,7 @@ use super::error::Refusal;
 use super::shared::{Bodies, Shared};
 use super::traffic::Traffic;
 use super::{GateConfig, answer};
+use crate::host;
 
 /// What holds a connection in bounds until it is known which gate a request goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Door for Shared {
         let config = &settings.config;
         let caller = access::caller(asked.authorization, &config.network, &settings.keys);
         let (verdict, origin) = decide(asked, &caller, &config.network, |route| {
-            answer::inform(route, config, &self.availability.borrow(), self.created)
+            answer::inform(route, config, &self.availability.borrow(), self.created, host::now())
         });
         Judged { verdict, origin, caller }
     }

@@ -2,6 +2,7 @@
 //! because that is what request smuggling is made of. Nothing of a client's head goes to the backend.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::error::Refusal;
 
@@ -53,6 +54,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether it waits for `100 Continue`.
     pub expects: bool,
+    /// How long it asks to wait for a model that is on its way: `Prefer: wait=…` (RFC 7240).
+    pub wait: Option<Duration>,
     /// `Host`
     pub host: Option<Range<usize>>,
     /// `Origin`
@@ -102,6 +105,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
         chunks: http11,
         framing: Framing::None,
         expects: false,
+        wait: None,
         host: None,
         origin: None,
         authorization: None,
@@ -127,6 +131,11 @@ impl Head {
         match header.name.len() {
             4 if is("host") => once(&mut self.host, bytes, value, "Host"),
             6 if is("origin") => once(&mut self.origin, bytes, value, "Origin"),
+            6 if is("prefer") => {
+                // Of preferences that are given twice the first counts.
+                self.wait = self.wait.or_else(|| preferred_wait(value));
+                Ok(())
+            }
             6 if is("expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::new(
@@ -193,6 +202,16 @@ impl Head {
     }
 }
 
+/// `wait` of a list of preferences. Whatever is not understood is no preference (RFC 7240, section 2).
+fn preferred_wait(value: &[u8]) -> Option<Duration> {
+    let list = std::str::from_utf8(value).ok()?;
+    list.split(',').find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        let seconds = value.trim().trim_matches('"').parse::<u32>().ok()?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| Duration::from_secs(seconds.into()))
+    })
+}
+
 /// A head's lines end in CR LF; a bare one of them is where readers begin to differ.
 fn line_ends(bytes: &[u8]) -> Result<(), Refusal> {
     let mut before = 0;
@@ -256,6 +275,22 @@ mod tests {
         assert_eq!(&text[head.authorization.clone().unwrap()], "Bearer k");
         assert_eq!((head.method, head.framing, head.keep_alive), (Method::Post, Framing::Length(2), true));
         assert_eq!(head.length, text.len() - 2);
+    }
+
+    #[test]
+    fn a_preference_to_wait_is_found_among_others_and_what_is_none_is_no_error() {
+        let wait = |lines: &str| {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
+            read(&text).unwrap().unwrap().wait.map(|wait| wait.as_secs())
+        };
+        assert_eq!(wait("Prefer: wait=30"), Some(30));
+        assert_eq!(wait("prefer: respond-async, Wait = \"7\"; x=y"), Some(7));
+        assert_eq!(wait("Prefer: return=minimal\r\nPrefer: wait=5\r\nPrefer: wait=9"), Some(5));
+        for none in
+            ["Prefer: wait", "Prefer: wait=", "Prefer: wait=-1", "Prefer: wait=soon", "Prefer: waits=3"]
+        {
+            assert_eq!(wait(none), None, "{none}");
+        }
     }
 
     #[test]

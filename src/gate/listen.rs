@@ -229,7 +229,7 @@ async fn take(
 async fn tell(stream: TcpStream, id: String) {
     let message = "too many connections are open already";
     let refusal = Refusal::unavailable("too_many_connections", message, Duration::from_secs(5));
-    let envelope = Envelope { id: &id, origin: None, close: true, head_only: false };
+    let envelope = Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
     let _ = write_all(&stream, &refusal.reply().render(&envelope)).await;
     Connection::ending(stream).linger().await;
 }

@@ -2,16 +2,25 @@
 
 use super::error::Refusal;
 use super::json::{Kind, Scanner, Text};
-use super::validate::{expect, expect_string, wrong};
+use super::value::{expect, expect_string, wrong};
 
 /// Bytes of one image inside a request, as base64 text.
 pub const IMAGE_BYTES: usize = 16 << 20;
 
-/// Reads the array of messages; returns the bytes of text in it, images not counted.
+/// A chat that may go to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chat {
+    /// Bytes that become part of the prompt; of images none.
+    pub text: u64,
+    /// How many.
+    pub messages: u32,
+}
+
+/// Reads the array of messages.
 ///
 /// # Errors
 /// 400 with the path of the field.
-pub fn check(scanner: &mut Scanner<'_>, most: u32, remote_images: bool) -> Result<u64, Refusal> {
+pub fn check(scanner: &mut Scanner<'_>, most: u32, remote_images: bool) -> Result<Chat, Refusal> {
     expect(scanner, "messages", Kind::Array, "an array of messages")?;
     scanner.enter()?;
     let mut walk = Walk { text: 0, remote_images, message: 0 };
@@ -27,7 +36,7 @@ pub fn check(scanner: &mut Scanner<'_>, most: u32, remote_images: bool) -> Resul
     if count == 0 {
         return Err(Refusal::invalid(Some("messages"), "'messages' must not be empty".to_owned()));
     }
-    Ok(walk.text)
+    Ok(Chat { text: walk.text, messages: count })
 }
 
 struct Walk {
@@ -51,12 +60,12 @@ impl Walk {
         while let Some(key) = scanner.member(&mut first)? {
             match key.decoded().as_ref() {
                 "role" => {
-                    expect_string(scanner, &self.path("role"))?;
+                    self.text += expect_string(scanner, &self.path("role"))?.length();
                     role = true;
                 }
                 "content" => self.content(scanner)?,
                 "tool_calls" => self.tool_calls(scanner)?,
-                _ => scanner.skip(&mut self.text)?,
+                _ => self.text += scanner.skip()?,
             }
         }
         if role {
@@ -68,9 +77,9 @@ impl Walk {
 
     fn content(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
         match scanner.kind()? {
-            Kind::Null => Ok(scanner.skip(&mut 0)?),
+            Kind::Null => Ok(scanner.word().map(drop)?),
             Kind::String => {
-                self.text += scanner.string()?.raw.len() as u64;
+                self.text += scanner.string()?.length();
                 Ok(())
             }
             Kind::Array => {
@@ -101,11 +110,11 @@ impl Walk {
                     expect_string(scanner, &field(".type"))?;
                     kind = true;
                 }
-                "text" => self.text += expect_string(scanner, &field(".text"))?.raw.len() as u64,
+                "text" => self.text += expect_string(scanner, &field(".text"))?.length(),
                 name @ ("image_url" | "image") => {
                     image(scanner, &field(&format!(".{name}")), self.remote_images)?;
                 }
-                _ => scanner.skip(&mut self.text)?,
+                _ => self.text += scanner.skip()?,
             }
         }
         if kind {
@@ -117,13 +126,13 @@ impl Walk {
     fn tool_calls(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
         let found = scanner.kind()?;
         match found {
-            Kind::Null => Ok(scanner.skip(&mut 0)?),
+            Kind::Null => Ok(scanner.word().map(drop)?),
             Kind::Array => {
                 scanner.enter()?;
                 let mut first = true;
                 while scanner.item(&mut first)? {
                     expect(scanner, &self.path("tool_calls"), Kind::Object, "an array of objects")?;
-                    scanner.skip(&mut self.text)?;
+                    self.text += scanner.skip()?;
                 }
                 Ok(())
             }
@@ -134,7 +143,7 @@ impl Walk {
 
 fn image(scanner: &mut Scanner<'_>, field: &str, remote: bool) -> Result<(), Refusal> {
     match scanner.kind()? {
-        Kind::Null => Ok(scanner.skip(&mut 0)?),
+        Kind::Null => Ok(scanner.word().map(drop)?),
         Kind::String => address(&scanner.string()?, field, remote),
         Kind::Object => {
             scanner.enter()?;
@@ -144,7 +153,7 @@ fn image(scanner: &mut Scanner<'_>, field: &str, remote: bool) -> Result<(), Ref
                     let name = format!("{field}.url");
                     address(&expect_string(scanner, &name)?, &name, remote)?;
                 } else {
-                    scanner.skip(&mut 0)?;
+                    scanner.skip()?;
                 }
             }
             Ok(())

@@ -34,13 +34,15 @@ mod shared;
 mod stream;
 mod traffic;
 mod validate;
+mod value;
+mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::host::Moment;
 use crate::registry::{Limits, Network, Start};
 
 pub use handle::{Gate, LAST_WORDS};
@@ -67,6 +69,8 @@ pub struct GateConfig {
     pub limits: Limits,
     /// Longest prompt plus answer, tokens.
     pub context: Option<u32>,
+    /// Tokens of an answer whose request names no number.
+    pub default_tokens: u32,
     /// Tokens that the model knows: `vocab_size` of its config.json. `None`: requests that depend on it
     /// (`logit_bias`, a large `top_k`) are refused, because one too large ends the generation thread.
     pub vocabulary: Option<u32>,
@@ -105,9 +109,9 @@ pub enum Availability {
     Offline,
     /// On its way: first load, or back after a crash.
     Loading {
-        /// Seconds left, as learned from earlier loads.
-        remaining: Option<Duration>,
-        /// Whether requests wait for it (always-on) or are told to come back.
+        /// When it will be ready, as learned from earlier loads, on the clock of [`crate::host::now`].
+        ready_at: Option<Moment>,
+        /// Whether requests wait for it (always-on), or only those that ask to (`Prefer: wait`).
         hold: bool,
     },
     /// It has completed a token.

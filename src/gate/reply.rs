@@ -22,6 +22,8 @@ pub struct Envelope<'a> {
     pub close: bool,
     /// Whether only the head was asked for.
     pub head_only: bool,
+    /// The wait that was asked for and granted, seconds (RFC 7240).
+    pub waits: Option<u64>,
 }
 
 impl Reply {
@@ -76,6 +78,9 @@ pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
             head,
             "access-control-allow-origin: {origin}\r\naccess-control-expose-headers: x-request-id, retry-after\r\nvary: origin\r\n"
         );
+    }
+    if let Some(seconds) = envelope.waits {
+        let _ = write!(head, "preference-applied: wait={seconds}\r\n");
     }
     if envelope.close {
         head.push_str("connection: close\r\n");

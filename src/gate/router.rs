@@ -23,7 +23,8 @@ use super::keys::KeyRing;
 use super::reply::Reply;
 use super::shared::{Bodies, Ids, Shared};
 use super::traffic::Traffic;
-use super::validate::expect_string;
+use super::value::expect_string;
+use crate::host;
 use crate::registry::Network;
 
 /// What a router needs to know beside its gates.
@@ -147,7 +148,8 @@ impl Table {
             Route::Models => self.models(),
             Route::Model(id) => match self.named(id) {
                 Some(gate) => {
-                    answer::inform(route, &gate.settings().config, &gate.availability.borrow(), gate.created)
+                    let availability = gate.availability.borrow();
+                    answer::inform(route, &gate.settings().config, &availability, gate.created, host::now())
                 }
                 None => Refusal::unknown_model(id, &self.names()).reply(),
             },
@@ -182,7 +184,8 @@ impl Table {
             let availability = gate.availability.borrow();
             states.insert(settings.config.name.clone(), answer::state(&availability).into());
             waits.extend(
-                answer::unavailable(&settings.config, &availability).map(|refusal| refusal.retry_after),
+                answer::unavailable(&settings.config, &availability, host::now())
+                    .map(|refusal| refusal.retry_after),
             );
         }
         if waits.len() < self.gates.len() {
@@ -285,7 +288,7 @@ fn model(body: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
     let mut first = true;
     while let Some(key) = scanner.member(&mut first)? {
         if key.decoded() != "model" {
-            scanner.skip(&mut 0)?;
+            scanner.skip()?;
         } else if scanner.kind()? == Kind::Null {
             return Ok(None);
         } else {

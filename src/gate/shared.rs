@@ -42,6 +42,7 @@ impl Settings {
             max_tokens: config.limits.max_tokens,
             messages: config.limits.messages,
             context: config.context,
+            default_tokens: config.default_tokens,
             vocabulary: config.vocabulary,
             remote_images: config.limits.remote_images,
         }
@@ -127,6 +128,7 @@ impl Shared {
             network,
             limits,
             context: None,
+            default_tokens: 512,
             vocabulary: None,
             keys: "/dev/null".into(),
             access_log: "/dev/null".into(),
@@ -188,11 +190,9 @@ impl Ids {
 pub struct Bodies(AtomicU64);
 
 impl Bodies {
-    /// Takes `bytes` of it, unless too much of it is taken; `largest`: what one body may have.
-    pub fn hold(self: &Arc<Self>, bytes: u64, largest: u64) -> Option<Held> {
-        let before = self.0.fetch_add(bytes, Relaxed);
-        let held = Held { bodies: self.clone(), bytes };
-        (before + bytes <= largest.saturating_mul(BODIES)).then_some(held)
+    /// The memory of one body, of which nothing has come yet.
+    pub fn none(self: &Arc<Self>) -> Held {
+        Held { bodies: self.clone(), bytes: 0 }
     }
 }
 
@@ -201,6 +201,17 @@ impl Bodies {
 pub struct Held {
     bodies: Arc<Bodies>,
     bytes: u64,
+}
+
+impl Held {
+    /// Counts what has come of the body, `bytes` in all; `largest`: what one may have. Only what came counts: what a
+    /// client says will come costs it nothing. `false`: all bodies together take too much.
+    pub fn grow(&mut self, bytes: u64, largest: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        self.bytes += more;
+        let before = self.bodies.0.fetch_add(more, Relaxed);
+        before + more <= largest.saturating_mul(BODIES)
+    }
 }
 
 impl Drop for Held {

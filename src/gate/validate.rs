@@ -5,6 +5,7 @@ use super::fields::{FIELDS, Rule, TEMPLATE_VARIABLES};
 use super::json::{Fault, Kind, Scanner, Text};
 use super::messages;
 use super::rewrite::Edit;
+use super::value::{boolean, expect, expect_string, integer, number, wrong};
 
 /// The two endpoints of `mlx_lm.server` that generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Rules<'a> {
     pub messages: u32,
     /// Longest prompt plus answer, tokens.
     pub context: Option<u32>,
+    /// Tokens of an answer whose request names no number.
+    pub default_tokens: u32,
     /// Tokens that the model knows.
     pub vocabulary: Option<u32>,
     /// Whether remote images may be named.
@@ -54,6 +57,8 @@ const TOP_K: i64 = 255;
 /// Bytes of text a token, for the estimate that is held against the context. Measured for English prose with
 /// the tokenizers of Qwen2.5 and DeepSeek: 4 to 5; code and other scripts take more tokens, so the estimate is low.
 const BYTES_PER_TOKEN: u64 = 5;
+/// Tokens that a chat template writes around a message: four or five in ChatML and Llama 3, two in the shortest.
+const MESSAGE_TOKENS: u64 = 2;
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
@@ -72,13 +77,20 @@ pub fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Ac
     }
     scanner.enter()?;
     let start = scanner.position();
-    let mut check =
-        Check { rules, edits: Vec::new(), stream: false, text: 0, max_tokens: [None; 2], named: false };
+    let mut check = Check {
+        rules,
+        edits: Vec::new(),
+        stream: false,
+        text: 0,
+        tokens: 0,
+        max_tokens: [None; 2],
+        named: false,
+    };
     let (mut first, mut seen, mut input) = (true, 0_u64, false);
     while let Some(key) = scanner.member(&mut first)? {
         let name = key.decoded();
         let Some(index) = FIELDS.iter().position(|(field, _)| *field == name) else {
-            scanner.skip(&mut 0)?;
+            scanner.skip()?;
             continue;
         };
         if seen & (1 << index) != 0 {
@@ -108,7 +120,10 @@ struct Check<'r> {
     rules: &'r Rules<'r>,
     edits: Vec<Edit>,
     stream: bool,
+    /// Bytes that become part of the prompt.
     text: u64,
+    /// Tokens beside them.
+    tokens: u64,
     max_tokens: [Option<i64>; 2],
     named: bool,
 }
@@ -128,7 +143,9 @@ impl Check<'_> {
         match rule {
             Rule::Model => self.model(scanner),
             Rule::Messages => {
-                self.text += messages::check(scanner, self.rules.messages, self.rules.remote_images)?;
+                let chat = messages::check(scanner, self.rules.messages, self.rules.remote_images)?;
+                self.text += chat.text;
+                self.tokens += u64::from(chat.messages) * MESSAGE_TOKENS;
                 Ok(())
             }
             Rule::Prompt => self.prompt(scanner),
@@ -157,7 +174,10 @@ impl Check<'_> {
             Rule::Bias => self.bias(scanner),
             Rule::StreamOptions => self.stream_options(scanner, key),
             Rule::Tools => self.tools(scanner),
-            Rule::TemplateArguments => template_arguments(scanner),
+            Rule::TemplateArguments => {
+                self.text += template_arguments(scanner)?;
+                Ok(())
+            }
             Rule::Refused(why) => {
                 Err(Refusal::invalid(Some(name), format!("'{name}' is not accepted here: {why}")))
             }
@@ -200,7 +220,7 @@ impl Check<'_> {
         if text.decoded().trim().is_empty() {
             return Err(Refusal::invalid(Some("prompt"), "'prompt' must not be empty".to_owned()));
         }
-        self.text += text.raw.len() as u64;
+        self.text += text.length();
         Ok(())
     }
 
@@ -241,7 +261,7 @@ impl Check<'_> {
                 boolean(scanner, "stream_options.include_usage")?;
                 usage = true;
             } else {
-                scanner.skip(&mut 0)?;
+                scanner.skip()?;
             }
         }
         if !usage {
@@ -257,17 +277,19 @@ impl Check<'_> {
         let mut first = true;
         while scanner.item(&mut first)? {
             expect(scanner, "tools", Kind::Object, "an array of objects")?;
-            scanner.skip(&mut self.text)?;
+            self.text += scanner.skip()?;
         }
         Ok(())
     }
 
-    /// Holds an estimate of the prompt against the context. The exact count needs the tokenizer; this one is low.
+    /// Holds an estimate of the prompt and the answer against the context. The exact count needs the tokenizer; this one
+    /// is low, but leaves out nothing that a chat template writes except pictures.
     fn fits(&self) -> Result<(), Refusal> {
         let Some(context) = self.rules.context.map(u64::from) else { return Ok(()) };
         let [old, new] = self.max_tokens;
-        let answer = new.or(old).and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
-        let prompt = self.text / BYTES_PER_TOKEN;
+        let asked = new.or(old).and_then(|tokens| u64::try_from(tokens).ok());
+        let answer = asked.unwrap_or(u64::from(self.rules.default_tokens));
+        let prompt = self.text.div_ceil(BYTES_PER_TOKEN) + self.tokens;
         if prompt.saturating_add(answer) <= context {
             return Ok(());
         }
@@ -281,59 +303,6 @@ impl Check<'_> {
             )
         })
     }
-}
-
-/// A value of another kind than the one that is wanted.
-pub(super) fn wrong(name: &str, wanted: &str, found: Kind) -> Refusal {
-    Refusal::invalid(Some(name), format!("'{name}' must be {wanted}, not {}", found.name()))
-}
-
-pub(super) fn expect(scanner: &mut Scanner<'_>, name: &str, kind: Kind, wanted: &str) -> Result<(), Refusal> {
-    let found = scanner.kind()?;
-    if found == kind { Ok(()) } else { Err(wrong(name, wanted, found)) }
-}
-
-pub(super) fn expect_string<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result<Text<'a>, Refusal> {
-    expect(scanner, name, Kind::String, "a string")?;
-    Ok(scanner.string()?)
-}
-
-fn boolean(scanner: &mut Scanner<'_>, name: &str) -> Result<bool, Refusal> {
-    expect(scanner, name, Kind::Bool, "true or false")?;
-    Ok(scanner.word()?.unwrap_or(false))
-}
-
-fn integer(scanner: &mut Scanner<'_>, name: &str, min: i64, max: i64) -> Result<i64, Refusal> {
-    expect(scanner, name, Kind::Number, "a whole number")?;
-    let text = scanner.number()?;
-    match text.parse::<i64>() {
-        Ok(value) if (min..=max).contains(&value) => Ok(value),
-        _ => {
-            Err(Refusal::invalid(Some(name), format!("'{name}' must be a whole number from {min} to {max}")))
-        }
-    }
-}
-
-fn number(
-    scanner: &mut Scanner<'_>,
-    name: &str,
-    min: f64,
-    max: f64,
-    least: f64,
-    point: bool,
-) -> Result<(), Refusal> {
-    expect(scanner, name, Kind::Number, "a number")?;
-    let text = scanner.number()?;
-    let value = text.parse::<f64>().unwrap_or(f64::NAN);
-    if point && !text.contains(['.', 'e', 'E']) {
-        return Err(Refusal::invalid(Some(name), format!("'{name}' must have a decimal point")));
-    }
-    // Halfway to zero is no case of its own: the sampler divides by it or takes its logarithm.
-    if (min..=max).contains(&value) && (value == 0.0 || value.abs() >= least) {
-        return Ok(());
-    }
-    let small = if least > 0.0 { format!(", and not closer to 0 than {least}") } else { String::new() };
-    Err(Refusal::invalid(Some(name), format!("'{name}' must be a number from {min} to {max}{small}")))
 }
 
 fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
@@ -363,11 +332,12 @@ fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn template_arguments(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+/// Returns the bytes of their values.
+fn template_arguments(scanner: &mut Scanner<'_>) -> Result<u64, Refusal> {
     const NAME: &str = "chat_template_kwargs";
     expect(scanner, NAME, Kind::Object, "an object")?;
     scanner.enter()?;
-    let mut first = true;
+    let (mut first, mut text) = (true, 0);
     while let Some(key) = scanner.member(&mut first)? {
         let name = key.decoded();
         let field = format!("{NAME}.{name}");
@@ -378,7 +348,7 @@ fn template_arguments(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
             );
             return Err(Refusal::invalid(Some(&field), why));
         }
-        scanner.skip(&mut 0)?;
+        text += scanner.skip()?;
     }
-    Ok(())
+    Ok(text)
 }

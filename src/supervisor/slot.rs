@@ -96,6 +96,7 @@ pub(super) fn gate_config(
         port: model.port,
         network: registry.network.clone(),
         limits: model.limits.clone(),
+        default_tokens: model.server.max_tokens.unwrap_or(DEFAULT_TOKENS),
         context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
         keys: keys_file(registry),
         access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
@@ -107,6 +108,9 @@ pub(super) fn keys_file(registry: &Registry) -> std::path::PathBuf {
     registry.paths.state.join("keys.json")
 }
 
+/// `--max-tokens` of `mlx_lm.server` where it is not given (0.32.2).
+const DEFAULT_TOKENS: u32 = 512;
+
 /// `<logs>/<name>.log`.
 pub(super) fn log_file(logs: &Path, name: &str) -> std::path::PathBuf {
     logs.join(format!("{name}.log"))
@@ -117,7 +121,7 @@ impl Slot {
     /// supervisor is about to take over, so that nothing new is begun.
     pub fn publish(&self, managed: &Managed, now: Moment, load_time: Option<Duration>, leaving: bool) {
         let wanted = match self.available(managed, now, load_time) {
-            Availability::Ready(_) if leaving => Availability::Loading { remaining: None, hold: true },
+            Availability::Ready(_) if leaving => Availability::Loading { ready_at: None, hold: true },
             other => other,
         };
         self.availability.send_if_modified(|current| {
@@ -131,12 +135,12 @@ impl Slot {
         // A run that was found ready will be so again in a moment.
         let adopted = managed.state.run().is_some_and(|run| run.adopted);
         let hold = managed.policy.start == Start::Always || adopted;
+        let from_now = load_time.map(|time| now.after(time));
         match &managed.state {
             State::Stopped { .. } => Availability::Offline,
-            State::Spawning { .. } => Availability::Loading { remaining: load_time, hold },
+            State::Spawning { .. } => Availability::Loading { ready_at: from_now, hold },
             State::Loading { run, .. } => {
-                let remaining = load_time.map(|time| time.saturating_sub(now.since(run.spawned)));
-                Availability::Loading { remaining, hold }
+                Availability::Loading { ready_at: load_time.map(|time| run.spawned.after(time)), hold }
             }
             State::Ready { run, .. } => match (run.port, &self.run) {
                 (Some(port), Some(tasks)) => Availability::Ready(Upstream {
@@ -144,7 +148,7 @@ impl Slot {
                     secret: tasks.secret.clone(),
                     generation: run.generation.0,
                 }),
-                _ => Availability::Loading { remaining: None, hold },
+                _ => Availability::Loading { ready_at: None, hold },
             },
             State::Draining { next, .. } | State::Stopping { next, .. } => match next {
                 Next::Stop(
@@ -155,8 +159,8 @@ impl Slot {
                     | StopReason::Power
                     | StopReason::NeverStarted,
                 ) => Availability::Draining,
-                Next::Restart { .. } => Availability::Loading { remaining: load_time, hold: true },
-                Next::Recover(_) => Availability::Loading { remaining: load_time, hold },
+                Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },
+                Next::Recover(_) => Availability::Loading { ready_at: from_now, hold },
             },
             State::Backoff { last, .. } if last.kind == FailureKind::Refused => {
                 Availability::Refused { why: last.text.clone() }
@@ -165,8 +169,7 @@ impl Slot {
                 Availability::Failed { why: last.text.clone() }
             }
             State::Backoff { until, .. } => {
-                let remaining = Some(until.since(now) + load_time.unwrap_or_default());
-                Availability::Loading { remaining, hold }
+                Availability::Loading { ready_at: Some(until.after(load_time.unwrap_or_default())), hold }
             }
             State::Failed { last } => Availability::Failed { why: last.text.clone() },
         }

@@ -8,7 +8,7 @@ use crate::support::door::{Client, Door};
 use crate::support::upstream::{Backend, Step, answer_of, comment, done, event, json, stream, stream_head};
 
 const STREAM: &str = ", \"stream\": true";
-const AWAY: Availability = Availability::Loading { remaining: None, hold: true };
+const AWAY: Availability = Availability::Loading { ready_at: None, hold: true };
 
 type Death = fn() -> Vec<Step>;
 
@@ -86,6 +86,30 @@ async fn requests_wait_for_an_always_on_model_that_restarts() {
 }
 
 #[tokio::test]
+async fn a_manual_model_that_is_on_its_way_is_waited_for_by_those_who_ask_to() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let manual = Availability::Loading { ready_at: None, hold: false };
+    let door =
+        Door::open(manual.clone(), |config| config.limits.queue_timeout = Duration::from_secs(40)).await;
+    assert_eq!(door.chat("").await.error()["code"], "model_loading", "nobody waits unasked");
+    let mut client = door.client().await;
+    client.chat_with("Prefer: wait=600\r\n", "").await;
+    door.queued(1).await;
+    door.availability.send_replace(Availability::Ready(backend.upstream(1)));
+    let answer = client.answer().await;
+    // No longer than the registry allows.
+    assert_eq!((answer.status, answer.header("preference-applied")), (200, Some("wait=40")));
+    assert_eq!(door.chat("").await.header("preference-applied"), None);
+    door.availability.send_replace(manual);
+    client.chat_with("Prefer: wait=0\r\n", "").await;
+    assert_eq!(client.answer().await.error()["code"], "model_loading");
+    // Waiting starts nothing.
+    door.availability.send_replace(Availability::Offline);
+    client.chat_with("Prefer: wait=30\r\n", "").await;
+    assert_eq!(client.answer().await.error()["code"], "model_offline");
+}
+
+#[tokio::test]
 async fn they_stop_waiting_when_there_is_nothing_to_wait_for() {
     for (next, code) in [
         (Availability::Failed { why: "it crashed 5 times".to_owned() }, "model_failed"),
@@ -111,7 +135,7 @@ async fn a_manual_model_that_crashes_is_not_waited_for() {
     let mut door = Door::before(&backend).await;
     let mut client = posted(&door, "").await;
     door.suspect().await;
-    door.availability.send_replace(Availability::Loading { remaining: None, hold: false });
+    door.availability.send_replace(Availability::Loading { ready_at: None, hold: false });
     assert_eq!(client.answer().await.error()["code"], "model_loading");
 }
 

@@ -51,6 +51,23 @@ async fn every_request_of_the_other_corpus_passes() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_clients_head_reaches_the_backend() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::before(&backend).await;
+    let mut client = door.client().await;
+    client.chat_with("Cookie: a\r\nOrigin: https://ui.example\r\n", "").await;
+    assert_eq!(client.answer().await.status, 200);
+    let length = backend.received()[0].body.len();
+    assert_eq!(
+        backend.received()[0].head,
+        format!(
+            "POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\nx-mlxctl-secret: s3cret\r\n\r\n"
+        )
+    );
+}
+
+#[tokio::test]
 async fn the_models_name_is_the_only_thing_that_changes() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::before(&backend).await;
@@ -161,6 +178,28 @@ async fn a_prompt_that_cannot_fit_the_context_is_refused() {
         config.context = Some(1000)
     })
     .await;
+    let long = "word ".repeat(900);
+    let tools =
+        format!(r#","tools":[{{"type":"function","function":{{"name":"f","description":"{long}"}}}}]"#);
+    // Everything that a template writes counts: tools, every message, parts, the answer that is not asked for.
+    for (content, more, fits) in [
+        (r#""Hi""#.to_owned(), r#","max_tokens":10"#.to_owned(), true),
+        (r#""Hi""#.to_owned(), format!(r#"{tools},"max_tokens":10"#), true),
+        (r#""Hi""#.to_owned(), format!(r#"{tools},"max_tokens":100"#), false),
+        (r#""Hi""#.to_owned(), tools, false),
+        (format!(r#"[{{"type":"text","text":"{long}"}}]"#), r#","max_tokens":90"#.to_owned(), true),
+        (format!(r#"[{{"type":"text","text":"{long}"}}]"#), r#","max_tokens":100"#.to_owned(), false),
+        // Six bytes as it is written, three as it is meant.
+        (format!("\"{}\"", "\\u4f60".repeat(1400)), r#","max_tokens":100"#.to_owned(), true),
+    ] {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":{content}}}]{more}}}"#);
+        let answer = door.post("/v1/chat/completions", &body).await;
+        assert_eq!(answer.status == 200, fits, "{} {}", &body[..body.len().min(200)], answer.text());
+    }
+    let many = vec![r#"{"role":"user","content":""}"#; 95].join(",");
+    let body = |answer: u32| format!(r#"{{"messages":[{many}],"max_tokens":{answer}}}"#);
+    assert_eq!(door.post("/v1/chat/completions", &body(700)).await.status, 200);
+    assert_eq!(door.post("/v1/chat/completions", &body(750)).await.status, 400);
     for (words, answer, fits) in [(10, 100, true), (1001, 1, false), (900, 200, false), (10, 1001, false)] {
         let text = "word ".repeat(words);
         let body = format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer}}}"#);

@@ -113,6 +113,40 @@ async fn bodies_over_the_limit_are_refused_however_they_come() {
 }
 
 #[tokio::test]
+async fn memory_is_taken_by_bytes_that_came_and_not_by_those_that_are_promised() {
+    const LIMIT: usize = 100_000;
+    let (_backend, door) = door(|config| config.limits.body = Bytes(LIMIT as u64)).await;
+    let begin = async |head: &str, sent: usize| {
+        let mut client = door.client().await;
+        let post = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n";
+        client.send(&format!("{post}{head}\r\n\r\n{}", " ".repeat(sent))).await;
+        client
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        waiting.push(begin(&format!("Content-Length: {LIMIT}"), 0).await);
+        waiting.push(begin("Transfer-Encoding: chunked", 0).await);
+    }
+    assert_eq!(door.chat("").await.status, 200, "eighty promises cost nothing");
+    for _ in 0..7 {
+        waiting.push(begin(&format!("Content-Length: {LIMIT}"), LIMIT - 1).await);
+    }
+    assert_eq!(door.chat("").await.status, 200);
+    // Two more are over what all bodies together may take.
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        last.push(begin(&format!("Content-Length: {LIMIT}"), LIMIT - 1).await);
+    }
+    let (first, second) = last.split_at_mut(1);
+    let refused = tokio::select! {
+        answer = first[0].answer() => answer,
+        answer = second[0].answer() => answer,
+    };
+    assert_eq!((refused.status, &refused.error()["code"]), (503, &"overloaded".into()));
+    drop((waiting, last));
+}
+
+#[tokio::test]
 async fn shapes_of_smuggling_are_refused_and_the_connection_ends() {
     let (backend, door) = door(|_| {}).await;
     let body = chat("");

@@ -114,6 +114,42 @@ async fn whoever_waits_too_long_is_told_and_whoever_leaves_the_line_frees_its_pl
 }
 
 #[tokio::test]
+async fn a_plain_request_without_a_client_keeps_its_turn_until_the_backend_is_done_with_it() {
+    let backend = Backend::start(|number, _| match number {
+        0 => [vec![Step::HungUp, Step::Compute], answer_of(9)].concat(),
+        _ => answer_of(1),
+    })
+    .await;
+    let door =
+        Door::open(Availability::Ready(backend.upstream(1)), |config| config.limits.in_flight = 1).await;
+    let left = posted(&door).await;
+    backend.open(1).await;
+    let mut next = posted(&door).await;
+    door.queued(1).await;
+    drop(left);
+    backend.hung_up(1).await;
+    // As long as it takes to send the next one, if that were let in.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((backend.received().len(), door.gate.traffic().queued()), (1, 1));
+    assert_eq!(*door.gate.traffic().in_flight().borrow(), 1, "a drain waits for it");
+    backend.go_on();
+    assert_eq!(next.answer().await.status, 200);
+    door.gate.traffic().drained().await;
+}
+
+#[tokio::test]
+async fn an_abort_ends_a_request_without_a_client_as_well() {
+    let backend = Backend::start(|_, _| vec![Step::HungUp, Step::Compute]).await;
+    let door = Door::before(&backend).await;
+    let left = posted(&door).await;
+    backend.open(1).await;
+    drop(left);
+    backend.hung_up(1).await;
+    door.gate.abort(1, "it hung for 5 minutes");
+    door.gate.traffic().drained().await;
+}
+
+#[tokio::test]
 async fn a_new_configuration_is_in_force_for_the_next_request_and_touches_none_under_way() {
     let backend = patient().await;
     let door = Door::before(&backend).await;

@@ -10,11 +10,11 @@ use crate::support::upstream::{Backend, answer_of};
 
 #[tokio::test]
 async fn only_a_ready_model_answers_200() {
-    let loading = |hold| Availability::Loading { remaining: Some(Duration::from_millis(6500)), hold };
+    let loading = |hold| Availability::Loading { ready_at: None, hold };
     let cases = [
         (Availability::Offline, "offline", "model_offline", "60", "mlxctl start tiny"),
-        (loading(true), "loading", "model_loading", "7", "about 6 s left"),
-        (loading(false), "loading", "model_loading", "7", "about 6 s left"),
+        (loading(true), "loading", "model_loading", "10", "is loading"),
+        (loading(false), "loading", "model_loading", "10", "is loading"),
         (Availability::Draining, "draining", "model_draining", "10", "being stopped"),
         (
             Availability::Refused { why: "8 GB are missing".to_owned() },
@@ -51,6 +51,17 @@ async fn only_a_ready_model_answers_200() {
             assert_eq!((answer.status, &answer.error()["code"]), (503, &code.into()), "{now:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_time_that_a_load_has_left_goes_down_by_itself() {
+    let ready_at = Some(mlxctl::host::now().after(Duration::from_secs(3600)));
+    let door = Door::open(Availability::Loading { ready_at, hold: false }, |_| {}).await;
+    let left = async || door.get("/health").await.header("retry-after").unwrap().parse::<u64>().unwrap();
+    let first = left().await;
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    let second = left().await;
+    assert!(first <= 3600 && second < first, "{first} {second}");
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
             remote_images: false,
         },
         context: Some(32_768),
+        default_tokens: 512,
         vocabulary: Some(512),
         keys: folder.path().join("keys.json"),
         access_log: folder.path().join("tiny.access.log"),
@@ -192,6 +193,16 @@ impl Client {
         let length = body.len();
         self.send(&format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+    }
+
+    /// A chat; `headers` are lines of its head, each with its end.
+    pub async fn chat_with(&mut self, headers: &str, more: &str) {
+        let (body, post) = (chat(more), "POST /v1/chat/completions HTTP/1.1");
+        self.send(&format!(
+            "{post}\r\nHost: localhost\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
         ))
         .await;
     }

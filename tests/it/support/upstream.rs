@@ -18,6 +18,10 @@ pub enum Step {
     Send(Vec<u8>),
     /// Waits until the test lets it go on ([`Backend::go_on`]).
     Wait,
+    /// As `Wait`, but does not see its client leave, as the server while it computes a plain answer.
+    Compute,
+    /// Waits until its client has hung up.
+    HungUp,
     /// Waits for a moment.
     Pause(Duration),
     /// Cuts the connection, as a killed process does.
@@ -38,6 +42,7 @@ struct State {
     received: Mutex<Vec<Received>>,
     permits: Semaphore,
     open: watch::Sender<usize>,
+    hung_up: watch::Sender<usize>,
 }
 
 /// A backend that listens until it is killed or dropped.
@@ -57,6 +62,7 @@ impl Backend {
             received: Mutex::default(),
             permits: Semaphore::new(0),
             open: watch::Sender::new(0),
+            hung_up: watch::Sender::new(0),
         });
         let task = tokio::spawn(serve(listener, state.clone()));
         Self { address, state, task }
@@ -80,6 +86,11 @@ impl Backend {
     /// Resolves when `count` connections are open.
     pub async fn open(&self, count: usize) {
         self.state.open.subscribe().wait_for(|open| *open == count).await.unwrap();
+    }
+
+    /// Resolves when `count` clients have hung up.
+    pub async fn hung_up(&self, count: usize) {
+        self.state.hung_up.subscribe().wait_for(|seen| *seen == count).await.unwrap();
     }
 
     /// As `kill -9` does: every connection is reset, and nobody listens any more.
@@ -123,6 +134,15 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) {
                 permit = state.permits.acquire() => { permit.unwrap().forget(); false }
                 _ = stream.read_u8() => true,
             },
+            Step::Compute => {
+                state.permits.acquire().await.unwrap().forget();
+                false
+            }
+            Step::HungUp => {
+                let _ = stream.read_u8().await;
+                state.hung_up.send_modify(|count| *count += 1);
+                false
+            }
             Step::Pause(time) => {
                 tokio::time::sleep(time).await;
                 false
