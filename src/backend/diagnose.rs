@@ -105,7 +105,9 @@ pub fn explain(text: &str, fallback: FailureKind) -> Failure {
 /// What a run that ended by itself died of: by its exit, and by what its log says since it was spawned.
 #[must_use]
 pub fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
-    let Some(line) = telling_line(log) else {
+    // Whoever is killed has no last words: what its log says is of something else.
+    let killed = matches!(exit, Exit::Signal(libc::SIGKILL | libc::SIGTERM));
+    let Some(line) = telling_line(log).filter(|_| !killed) else {
         let failure = Failure::new(FailureKind::Crashed, format!("run {generation} {exit}"));
         return match exit {
             Exit::Signal(libc::SIGKILL) => {
@@ -119,7 +121,8 @@ pub fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
     Failure { kind, text: format!("run {generation} {exit}: {}", told.text), ..told }
 }
 
-/// The last line that speaks of an error: an exception's last line, a logged ERROR, an abort's message.
+/// The last line that speaks of an error: an exception's last line, a logged ERROR, an abort's message, a refusal of the
+/// arguments. Warnings are none.
 #[must_use]
 pub fn telling_line(log: &str) -> Option<&str> {
     log.lines().rev().map(str::trim).find(|line| {
@@ -131,7 +134,9 @@ pub fn telling_line(log: &str) -> Option<&str> {
             || line.contains(" - CRITICAL - ")
             || line.starts_with("libc++abi:")
             || line.starts_with("terminate called")
-            || line.starts_with("mlxctl:")
+            || (line.starts_with("mlxctl:") && !line.starts_with("mlxctl: warning:"))
+            // argparse: "python -m mlx_lm server: error: …".
+            || line.split_once(": error: ").is_some_and(|(program, _)| !program.contains(" - "))
     })
 }
 
@@ -187,6 +192,19 @@ mod tests {
         );
         assert_eq!(death(Generation(1), Exit::Signal(11), "all fine\n").text, "run #1 was ended by SIGSEGV");
         assert!(death(Generation(1), Exit::Signal(9), "").hint.is_some());
+    }
+
+    #[test]
+    fn what_the_log_says_of_something_else_is_no_reason() {
+        let log =
+            "2026-01-01 - ERROR - KeyError: 'x'\nmlxctl: warning: this mlx-lm starts no generation thread\n";
+        assert_eq!(death(Generation(1), Exit::Signal(9), log).text, "run #1 was ended by SIGKILL");
+        assert_eq!(
+            death(Generation(1), Exit::Code(1), log).text,
+            "run #1 ended with code 1: 2026-01-01 - ERROR - KeyError: 'x'"
+        );
+        let usage = "usage: server [-h]\npython -m mlx_lm server: error: unrecognized arguments: --no-such\n";
+        assert_eq!(telling_line(usage), usage.lines().last());
     }
 
     #[test]

@@ -45,6 +45,9 @@ struct State {
 struct Process {
     identity: Identity,
     arguments: String,
+    parent: i32,
+    session: i32,
+    born: Moment,
     footprint: Footprint,
     cpu_time: Duration,
     bytes_read: Option<Bytes>,
@@ -106,12 +109,16 @@ impl Fake {
 
     /// A process that leads its group. A pid that was used before gets another start time, as it would.
     pub fn spawn(&self, pid: i32, arguments: &str) -> Identity {
+        let born = self.now();
         let mut state = self.state();
         state.spawned += 1;
         let identity = Identity { pid, started: state.spawned };
         let process = Process {
             identity,
             arguments: arguments.to_owned(),
+            parent: 1,
+            session: pid,
+            born,
             footprint: Footprint::default(),
             cpu_time: Duration::ZERO,
             bytes_read: None,
@@ -221,6 +228,10 @@ impl Host for Fake {
         Ok(self.state().processes.get(&pid).filter(|process| process.alive()).map(|process| process.identity))
     }
 
+    fn started(&self, who: Identity) -> Moment {
+        self.state().processes.get(&who.pid).map(|process| process.born).unwrap_or_default()
+    }
+
     fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
         let state = self.state();
         let Some(process) = state.processes.get(&who.pid).filter(|process| process.identity == who) else {
@@ -307,6 +318,8 @@ impl Host for Fake {
         let mut found: Vec<Marked> = found
             .map(|process| Marked {
                 who: process.identity,
+                parent: process.parent,
+                session: process.session,
                 arguments: process.arguments.split(' ').map(str::to_owned).collect(),
             })
             .collect();

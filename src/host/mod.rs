@@ -125,6 +125,11 @@ pub struct Identity {
 pub struct Marked {
     /// Who it is.
     pub who: Identity,
+    /// Its parent's process id; that of init, or of a subreaper, once its own has ended.
+    pub parent: i32,
+    /// Its session: the process id of whoever began it. A backend begins its own; what it forks has its arguments, until
+    /// it becomes something else, but not a session of its own.
+    pub session: i32,
     /// Its arguments, the program's name first; what is no UTF-8 is replaced.
     pub arguments: Vec<String>,
 }
@@ -268,6 +273,9 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// The system's own, if it does not answer.
     fn identify(&self, pid: i32) -> io::Result<Option<Identity>>;
+
+    /// When this process was started, on the clock of [`Host::now`], to 10 ms. What it was before an exec counts.
+    fn started(&self, who: Identity) -> Moment;
 
     /// Watches a process for its end, child or not (pidfd, kqueue). Event-driven: costs nothing while it lives.
     ///

@@ -10,6 +10,8 @@ use crate::memory::Bytes;
 pub struct Stat {
     /// Field 3, a letter: `R`, `S`, `D`, `Z` (zombie), `X` (dead), …
     pub state: u8,
+    /// Field 4.
+    pub parent: i32,
     /// Field 5.
     pub group: i32,
     /// Field 6.
@@ -36,6 +38,7 @@ pub fn stat(text: &str) -> Option<Stat> {
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Stat {
         state: *field(3)?.as_bytes().first()?,
+        parent: field(4)?.parse().ok()?,
         group: field(5)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
         cpu_ticks: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
@@ -171,6 +174,7 @@ mod tests {
             stat(STAT),
             Some(Stat {
                 state: b'S',
+                parent: 15045,
                 group: 15044,
                 session: 15043,
                 cpu_ticks: 300,

@@ -11,8 +11,8 @@ use super::driver::Driver;
 use super::handle::Input;
 use super::journal::wall_seconds;
 use super::kept::{self, Kept};
-use crate::backend::record;
 use crate::backend::spec::{Record, Spec};
+use crate::backend::{logs, record};
 use crate::cluster;
 use crate::host::{Host, Identity, Marked, Moment, Signal};
 use crate::lifecycle::{Event, Generation, Name, Run, StopReason};
@@ -29,6 +29,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct Found {
     /// Runs that live and are who their record says.
     pub alive: Vec<Record>,
+    /// Runs whose process is gone by their record: whoever has their arguments now is another.
+    pub ended: Vec<(Name, Generation)>,
     /// The last generation of each model, live or not.
     pub last: Vec<(Name, Generation)>,
     /// Files that could not be read, and what became of them.
@@ -64,7 +66,10 @@ fn look_at_record(found: &mut Found, run: &Path, model: &str, host: &dyn Host) {
             found.last.push((Name::from(model), Generation(record.spec.generation)));
             if lives(&record, host) {
                 found.alive.push(record);
-            } else if let Err(error) = record::forget(run, model) {
+                return;
+            }
+            found.ended.push((Name::from(model), Generation(record.spec.generation)));
+            if let Err(error) = record::forget(run, model) {
                 found.problems.push(error.to_string());
             }
         }
@@ -96,6 +101,23 @@ pub(super) fn serves(arguments: &[String], run: &Path) -> Option<String> {
     model_of_spec(name).filter(|model| !model.contains('/')).map(str::to_owned)
 }
 
+/// Those of our processes that belong to no recorded run, and to none of each other: what a backend forked is the
+/// backend's, also where it has its arguments still, or has begun a session of its own.
+fn strays(ours: Vec<(String, Marked)>, recorded: &[Identity]) -> Vec<(String, Marked)> {
+    let begins_its_session = |marked: &Marked| marked.session == marked.who.pid;
+    let leaders: Vec<i32> = ours
+        .iter()
+        .filter(|(_, marked)| begins_its_session(marked))
+        .map(|(_, marked)| marked.who.pid)
+        .chain(recorded.iter().map(|identity| identity.pid))
+        .collect();
+    let is_stray = |(_, marked): &(String, Marked)| {
+        let another = if begins_its_session(marked) { marked.parent } else { marked.session };
+        !recorded.contains(&marked.who) && !leaders.contains(&another)
+    };
+    ours.into_iter().filter(is_stray).collect()
+}
+
 impl Driver {
     /// Takes over what was found. What belongs to no model of the registry, or cannot be made use of, is ended: it is
     /// ours, and nobody would ever stop it.
@@ -105,14 +127,11 @@ impl Driver {
         }
         self.recall();
         let run = self.registry.paths.run.clone();
-        let mut strays: Vec<(String, Marked)> = self
-            .host
-            .find_by_argument(&run.to_string_lossy())
-            .into_iter()
-            .filter_map(|marked| Some((serves(&marked.arguments, &run)?, marked)))
-            .collect();
+        let marked = self.host.find_by_argument(&run.to_string_lossy()).into_iter();
+        let ours = marked.filter_map(|marked| Some((serves(&marked.arguments, &run)?, marked))).collect();
+        let recorded: Vec<_> = found.alive.iter().map(|record| record.identity).collect();
+        let strays = strays(ours, &recorded);
         for record in found.alive {
-            strays.retain(|(_, marked)| marked.who != record.identity);
             let name = Name::from(record.spec.model.as_str());
             if self.slots.contains_key(&name) {
                 self.take_over(&name, record);
@@ -122,7 +141,7 @@ impl Driver {
         }
         for (model, marked) in strays {
             let name = Name::from(model.as_str());
-            match self.without_record(&name, &marked) {
+            match self.without_record(&name, &marked, &found.ended) {
                 Some(spec) => self.take_over_without_record(&name, spec, marked.who),
                 None => self.put_away(name, marked.who, "it runs our launcher but belongs to no run"),
             }
@@ -143,22 +162,29 @@ impl Driver {
     }
 
     /// The spec of a backend whose record was lost, if it still is what the process was started with.
-    fn without_record(&self, name: &Name, marked: &Marked) -> Option<Spec> {
+    fn without_record(&self, name: &Name, marked: &Marked, ended: &[(Name, Generation)]) -> Option<Spec> {
+        if marked.session != marked.who.pid {
+            // What a backend that has ended forked.
+            return None;
+        }
         let slot = self.slots.get(name)?;
         let spec = record::read_spec(&self.registry.paths.run, name).ok().flatten()?;
         let same = marked.arguments.ends_with(spec.argv.get(1..)?);
-        (slot.run.is_none() && same).then_some(spec)
+        let over = ended.contains(&(name.clone(), Generation(spec.generation)));
+        (slot.run.is_none() && same && !over).then_some(spec)
     }
 
     fn take_over_without_record(&mut self, name: &Name, spec: Spec, who: Identity) {
         let text = format!("process {} has no record: it was found by its arguments", who.pid);
         self.note(Some(name), "record_lost", &text);
+        let started = self.host.started(who);
         let record = Record {
             spec,
             identity: who,
             boot_id: self.host.facts().boot_id.clone(),
-            spawned_at: wall_seconds(SystemTime::now()),
-            spawned: None,
+            spawned_at: wall_seconds(SystemTime::now())
+                .saturating_sub(self.host.now().since(started).as_secs()),
+            spawned: Some(started),
         };
         if let Err(error) = record::write_record(&self.registry.paths.run, &record) {
             self.note(Some(name), "record_problem", &error.to_string());
@@ -180,7 +206,8 @@ impl Driver {
         };
         // It must be in the books before its exit can be reported.
         self.handle(Event::Adopt { model: name.clone(), run });
-        self.attend(name, generation, record.identity, spec);
+        let log_start = logs::mark(&spec.log);
+        self.attend(name, generation, record.identity, spec, log_start);
         self.look_for_differences(name);
         if self.slots.get(name).is_some_and(|slot| slot.before.by_hand) {
             // The supervisor died while it carried out somebody's `stop`.
@@ -262,6 +289,27 @@ mod tests {
     fn model(line: &str) -> Option<String> {
         let arguments: Vec<_> = line.split(' ').map(str::to_owned).collect();
         serves(&arguments, Path::new("/m/run"))
+    }
+
+    #[test]
+    fn what_a_backend_forked_is_no_backend() {
+        let process = |pid, parent, session| {
+            let who = Identity { pid, started: 1 };
+            ("m".to_owned(), Marked { who, parent, session, arguments: Vec::new() })
+        };
+        let pids = |ours: Vec<(String, Marked)>, recorded: &[i32]| -> Vec<i32> {
+            let recorded: Vec<_> = recorded.iter().map(|&pid| Identity { pid, started: 1 }).collect();
+            strays(ours, &recorded).into_iter().map(|(_, marked)| marked.who.pid).collect()
+        };
+        let family = || vec![process(70, 1, 70), process(71, 70, 70), process(72, 70, 72)];
+        assert_eq!(pids(family(), &[70]), [] as [i32; 0], "the recorded one and its children");
+        assert_eq!(pids(family(), &[]), [70], "the one whose record was lost");
+        let orphans = vec![process(71, 1, 70), process(72, 1, 72)];
+        assert_eq!(pids(orphans, &[]), [71, 72], "of one that has ended");
+        // Its number is another backend's now.
+        let mut again = vec![process(70, 1, 70)];
+        again[0].1.who.started = 2;
+        assert_eq!(pids(again, &[70]), [70]);
     }
 
     #[test]

@@ -270,6 +270,8 @@ impl Driver {
         fault::point("spawn cleared");
         let file = record::write_spec(run, &spec).map_err(failed("cannot write its spec"))?;
         fault::point("spawn written");
+        // It may have said its last before we know that it is there.
+        let log_start = logs::mark(&spec.log);
         let identity = exec::spawn(&self.binary, &file, held).map_err(failed("cannot make a process"))?;
         fault::point("spawn made");
         if self.priority != Priority::Normal
@@ -277,7 +279,7 @@ impl Driver {
         {
             tracing::warn!(%error, model = &**name, "a new backend keeps its priority");
         }
-        self.attend(name, generation, identity, spec);
+        self.attend(name, generation, identity, spec, log_start);
         Ok(identity)
     }
 
@@ -328,8 +330,15 @@ impl Driver {
         }
     }
 
-    /// Starts what watches a run: also one that was adopted.
-    pub fn attend(&mut self, name: &Name, generation: Generation, identity: Identity, spec: Spec) {
+    /// Starts what watches a run: also one that was adopted. What its log says from `log_start` on is of this run.
+    pub fn attend(
+        &mut self,
+        name: &Name,
+        generation: Generation,
+        identity: Identity,
+        spec: Spec,
+        log_start: logs::Mark,
+    ) {
         let exit = exits::watch(self.host.clone(), identity);
         let events = events_of(&self.inbox);
         let Some(slot) = self.slots.get_mut(name) else { return };
@@ -354,7 +363,6 @@ impl Driver {
             vitals: vitals.clone(),
         };
         let log = log_file(&self.registry.paths.logs, name);
-        let log_start = logs::mark(&log);
         let last_words = exits::LastWords {
             host: self.host.clone(),
             identity,

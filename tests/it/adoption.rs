@@ -205,3 +205,48 @@ fn after_a_kill_both_models_are_ready_again_within_a_second_and_no_request_is_lo
     // The best of several, since the machine may be busy with something else.
     assert!(fastest < Duration::from_secs(1), "{fastest:?}");
 }
+
+/// All processes with the launcher's arguments for a model, oldest first.
+fn with_arguments(instance: &Instance, model: &str) -> Vec<mlxctl::host::Marked> {
+    let spec = instance.root().join(format!("run/{model}.json")).display().to_string();
+    let mut found = mlxctl::host::system().find_by_argument(&spec);
+    found.sort_by_key(|marked| (marked.who.started, marked.who.pid));
+    found
+}
+
+#[test]
+fn what_a_backend_forked_is_neither_adopted_nor_stopped_in_its_place() {
+    let mut instance = Instance::fake(vec![Entry::new("a", "manual").faults(&["forks"])]).serve();
+    instance.expect(0, &["start", "a"]);
+    let pid = instance.pid("a");
+    assert_eq!(with_arguments(&instance, "a").len(), 3, "two children have its arguments");
+    let uptime = |instance: &Instance| instance.model("a")["uptime_seconds"].as_f64().unwrap();
+    for record in [true, false] {
+        instance.kill_supervisor();
+        if !record {
+            std::fs::remove_file(instance.root().join("run/a.live.json")).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1200));
+        instance.serve_again();
+        instance.wait_state("a", "ready");
+        assert_eq!(instance.pid("a"), pid, "with a record: {record}");
+        assert_eq!(with_arguments(&instance, "a").len(), 3, "with a record: {record}");
+        assert!(uptime(&instance) >= 1.0, "counted from its own start, with a record: {record}");
+    }
+
+    // Left behind by a backend that died while nobody watched, they are stopped before there is another one.
+    instance.kill_supervisor();
+    crate::support::signal(pid, nix::sys::signal::Signal::SIGKILL);
+    let began = Instant::now();
+    while with_arguments(&instance, "a").len() > 2 {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    instance.serve_again();
+    while !with_arguments(&instance, "a").is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", with_arguments(&instance, "a"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let model = instance.model("a");
+    assert_eq!((&model["state"], &model["pid"]), (&"stopped".into(), &Value::Null));
+}

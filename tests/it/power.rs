@@ -42,6 +42,9 @@ impl Host for Laptop {
     fn identify(&self, pid: i32) -> io::Result<Option<Identity>> {
         self.machine.identify(pid)
     }
+    fn started(&self, who: Identity) -> Moment {
+        self.machine.started(who)
+    }
     fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
         self.machine.watch(who)
     }

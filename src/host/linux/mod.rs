@@ -110,6 +110,11 @@ impl Host for System {
         identify(pid)
     }
 
+    fn started(&self, who: Identity) -> Moment {
+        // Counted from the boot, sleep included, as the clock is (proc_pid_stat(5), clock_gettime(2)).
+        Moment(Duration::from_millis(who.started.saturating_mul(1000 / TICKS_PER_SECOND)))
+    }
+
     fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
         pidfd::watch(who)
     }

@@ -150,7 +150,8 @@ pub fn find_by_argument(marker: &str) -> Vec<Marked> {
         let stat = stat(pid).ok()??;
         let arguments = line.strip_suffix(&[0]).unwrap_or(&line).split(|byte| *byte == 0);
         let arguments = arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
-        stat.alive().then_some(Marked { who: Identity { pid, started: stat.started }, arguments })
+        let who = Identity { pid, started: stat.started };
+        stat.alive().then_some(Marked { who, parent: stat.parent, session: stat.session, arguments })
     };
     pids().filter(|&pid| pid != own).filter_map(look).collect()
 }

@@ -95,6 +95,12 @@ impl Host for System {
         identify(pid)
     }
 
+    fn started(&self, who: Identity) -> Moment {
+        let epoch = Duration::from_micros(who.started);
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Moment(now().0.saturating_sub(wall.saturating_sub(epoch)))
+    }
+
     fn watch(&self, who: Identity) -> io::Result<ExitWatch> {
         watch::watch(who)
     }

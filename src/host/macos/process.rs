@@ -13,6 +13,7 @@ use crate::memory::Bytes;
 /// A process, as far as it is needed of `struct proc_bsdinfo`.
 #[derive(Debug, Clone, Copy)]
 pub struct Info {
+    pub parent: i32,
     pub group: i32,
     /// µs since the epoch, taken when it was forked; exec does not change it.
     pub started: u64,
@@ -43,6 +44,7 @@ pub fn info(pid: i32) -> io::Result<Option<Info>> {
         };
     }
     Ok(Some(Info {
+        parent: bsd.pbi_ppid.cast_signed(),
         group: bsd.pbi_pgid.cast_signed(),
         started: bsd.pbi_start_tvsec.saturating_mul(1_000_000).saturating_add(bsd.pbi_start_tvusec),
         zombie: bsd.pbi_status == libc::SZOMB,
@@ -209,7 +211,14 @@ pub fn find_by_argument(marker: &str) -> Vec<Marked> {
             let arguments = darwin::arguments(bytes);
             let arguments =
                 arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
-            found.push(Marked { who: Identity { pid, started: info.started }, arguments });
+            let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
+            found.push(Marked {
+                who: Identity { pid, started: info.started },
+                parent: info.parent,
+                // Gone meanwhile: nobody's.
+                session: session.map_or(0, nix::unistd::Pid::as_raw),
+                arguments,
+            });
         }
     }
     found

@@ -12,6 +12,7 @@ this folder is first on PYTHONPATH. `--fault NAME[=VALUE]`, any number of times:
   ignore-term        SIGTERM does nothing
   abort-on-int       what the launcher makes of SIGTERM aborts
   grandchild         leaves a child behind in its process group
+  forks              leaves two forked children behind, with its own arguments, one of them in a session of its own
   grow=BYTES         takes so much memory a second
   token=SECONDS      so long between two tokens
   tokens=N           tokens of an answer that asks for more
@@ -157,6 +158,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
 
+def fork(then):
+    """A child that runs no other program and outlives its parent."""
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        then()
+        while True:
+            time.sleep(60)
+
+
 def chatter(lines):
     for n in range(lines):
         print(f"line {n} ".ljust(999, "."), file=sys.stderr if n % 2 else sys.stdout)
@@ -212,6 +222,9 @@ def main():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "grandchild" in faults:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    if "forks" in faults:
+        fork(os.getpid)
+        fork(os.setsid)
     if "grow" in faults:
         threading.Thread(target=grow, args=(faults.number("grow"),), daemon=True).start()
     if "chatter" in faults:

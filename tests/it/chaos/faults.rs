@@ -31,6 +31,9 @@ const FAULTS: &[(&str, Fault)] = &[
     ("garbage on the sockets", garbage),
     ("crash in mid-stream with a grandchild", crash_in_stream),
     ("reload while it works", reloads),
+    ("listener lost", |lane| backend_of(lane, "l")),
+    ("stranger on the port", |lane| backend_of(lane, "s")),
+    ("backend that forked", forked),
 ];
 
 pub fn any(lane: &mut Lane) -> String {
@@ -196,4 +199,31 @@ fn reloads(lane: &mut Lane) {
         signal(lane.instance.supervisor_pid(), Signal::SIGHUP);
         pause(lane, 20);
     }
+}
+
+/// A manual model whose server is of no use soon after it was ready: it is found and stopped, well within the minute
+/// after which a hang would be one.
+fn backend_of(lane: &mut Lane, name: &str) {
+    lane.tell("start", name, "");
+    if lane.until_state(name, &["ready"]).is_some() {
+        let failed = lane.until_state(name, &["failed"]).expect("it is found");
+        let reason = failed["reason"].as_str().unwrap();
+        let wanted = if name == "l" { "nothing listens" } else { "another process answers" };
+        assert!(reason.contains(wanted), "{reason}");
+    }
+}
+
+/// The supervisor dies while a backend has children with its arguments, and loses its record now and then.
+fn forked(lane: &mut Lane) {
+    lane.tell("start", "f", "");
+    let pid = lane.until_state("f", &["ready"]).and_then(|model| model["pid"].as_i64());
+    lane.kill_supervisor();
+    if lane.dice.roll(2) == 0 {
+        let _ = std::fs::remove_file(lane.instance.root().join("run/f.live.json"));
+    }
+    lane.instance.serve_until(None);
+    let again = lane.until_state("f", &["ready"]).and_then(|model| model["pid"].as_i64());
+    assert!(pid.is_none() || again.is_none() || pid == again, "{pid:?} became {again:?}");
+    lane.tell("stop", "f", "");
+    lane.until_state("f", &["stopped"]);
 }

@@ -14,6 +14,10 @@ use crate::support::{Entry, Instance, PATIENCE, signal, try_control, try_http};
 const QUICK: &str = r#"health = { interval = "300ms", timeout = "500ms", hang_after = "1500ms" }
 stop = { drain = "3s", term = "500ms" }"#;
 
+/// As [`QUICK`], but what answers nothing is no hang for a long time.
+const PATIENT: &str = r#"health = { interval = "300ms", timeout = "500ms", hang_after = "10m" }
+stop = { drain = "3s", term = "500ms" }"#;
+
 pub struct Lane {
     pub instance: Instance,
     pub dice: Dice,
@@ -35,6 +39,7 @@ impl Lane {
             Entry::new(name, "always").with(QUICK).with(&restart(stable, "300ms", "400ms"))
         };
         let manual = |name: &str| Entry::new(name, "manual").with(QUICK);
+        let patient = |name: &str| Entry::new(name, "manual").with(PATIENT);
         let models = vec![
             always("a", "100ms").faults(&["load=0.1"]),
             always("g", "1h").faults(&["load=0.1"]),
@@ -43,6 +48,9 @@ impl Lane {
             manual("c").faults(&["load=60"]),
             manual("d").faults(&["exit=3"]),
             manual("h").faults(&["thread-dies-at=2"]),
+            patient("l").faults(&["lose-listener=0.3"]),
+            patient("s").faults(&["stranger=nothing"]),
+            manual("f").faults(&["forks"]),
             manual("e").faults(&["die-at=3", "grandchild"]),
         ];
         let dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(number));

@@ -13,6 +13,9 @@ pub fn backends(instance: &Instance) -> BTreeMap<String, Vec<i32>> {
     let run = instance.root().join("run");
     let mut found: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     for marked in mlxctl::host::system().find_by_argument(&run.to_string_lossy()) {
+        if marked.session != marked.who.pid {
+            continue;
+        }
         let launcher = marked.arguments.iter().position(|argument| argument.ends_with("/launcher.py"));
         let exec = marked.arguments.iter().position(|argument| argument == "__exec");
         let Some(at) = launcher.or(exec) else { continue };

@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -59,9 +59,38 @@ pub fn copy_program(from: &Path, to: &Path) {
     assert!(copied.success(), "{} → {}", from.display(), to.display());
 }
 
-/// A port that nobody has at the moment.
+/// A port that nobody has, and that nobody is given again while this process lives: not by another test, nor by those
+/// of another checkout, and not by the system, which takes its own from above (`ip_local_port_range`, 32768 and up; macOS:
+/// 49152 and up).
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 20_000;
+    const ALL: u32 = 12_000;
+    /// Locked for as long as the process lives.
+    static GIVEN: Mutex<Vec<std::fs::File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join("mlxctl-test-ports");
+    std::fs::create_dir_all(&folder).unwrap();
+    // Two processes seldom begin at the same place, so that few are tried twice.
+    let begin = std::process::id().wrapping_mul(97);
+    for number in 0..ALL {
+        let port = u16::try_from(FIRST + begin.wrapping_add(number) % ALL).unwrap();
+        let file = std::fs::File::create(folder.join(port.to_string())).unwrap();
+        // Another file description of ours is refused as well.
+        if file.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            GIVEN.lock().unwrap().push(file);
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
+
+#[test]
+fn no_port_is_given_twice() {
+    let given: Vec<u16> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| [free_port(), free_port()])).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let different: std::collections::HashSet<_> = given.iter().collect();
+    assert_eq!(different.len(), given.len(), "{given:?}");
 }
 
 /// A model entry for [`Instance::new`].
