@@ -189,18 +189,20 @@ def lose_descriptor(listener):
 
 
 def let_in(listener, answer):
-    """Gives the port to a process of a session of its own, which ends with the one that it was taken from."""
-    stranger = pathlib.Path(__file__).with_name("stranger.py")
-    host, port = listener.getsockname()
-    lifeline, end = os.pipe()
-    lose_descriptor(listener)
-    subprocess.Popen(
-        [sys.executable, stranger, host, str(port), answer],
+    """Gives the listening socket to a process of a session of its own, which ends with this one."""
+    program = pathlib.Path(__file__).with_name("stranger.py")
+    # Its other end stays open for as long as this process lives.
+    lifeline, _ = os.pipe()
+    stranger = subprocess.Popen(
+        [sys.executable, program, str(listener.fileno()), answer],
         stdin=lifeline,
+        stdout=subprocess.PIPE,
+        pass_fds=[listener.fileno()],
         start_new_session=True,
     )
     os.close(lifeline)
-    # `end` stays open for as long as this process lives.
+    stranger.stdout.readline()
+    lose_descriptor(listener)
 
 
 def main():

@@ -1,22 +1,16 @@
-"""Listens on a port that was another's: stranger.py HOST PORT ANSWER, until its standard input ends."""
+"""Answers on a listening socket that was another's: stranger.py DESCRIPTOR ANSWER, until its standard input ends."""
 
 import os
 import socket
 import sys
 import threading
-import time
 
-host, port, answer = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-while True:
-    try:
-        listener.bind((host, port))
-        break
-    except OSError:
-        time.sleep(0.005)
-listener.listen(64)
+listener, answer = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+# Its owner may have made it non-blocking, and has it still for a moment.
+listener.setblocking(True)
+# Not through sys.stdin, whose lock a thread that waits for ever would hold.
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
+print("ready", flush=True)
 held = []
 while True:
     client, _ = listener.accept()
