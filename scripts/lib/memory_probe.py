@@ -60,8 +60,9 @@ def of_this_machine(platform=None):
 class Sampler:
     """The highest footprint since the last `reset`."""
 
-    def __init__(self, footprint, pid):
-        self.footprint, self.pid = footprint, pid
+    def __init__(self, footprint, *pids):
+        # A card's count is of all that use it.
+        self.footprint, self.pids = footprint, pids[:1] if isinstance(footprint, Card) else pids
         self.stop = threading.Event()
         self.reset()
         self.count, self.started = 0, time.monotonic()
@@ -72,7 +73,7 @@ class Sampler:
         self.highest = 0
 
     def now(self):
-        return self.footprint(self.pid)
+        return sum(self.footprint(pid) for pid in self.pids)
 
     def _run(self):
         while not self.stop.wait(1 / HERTZ):
