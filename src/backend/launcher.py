@@ -31,6 +31,8 @@ import weakref
 
 PROTOCOL = 1
 SECRET_HEADER = "x-mlxctl-secret"
+# What mlx.launch and mpirun tell a rank.
+RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 LONGEST_REQUEST = 65536  # bytes of one line on the link
 LONGEST_ERROR = 4000  # characters of an error that is told
 LOOK = 0.25  # seconds between two looks at a client
@@ -468,6 +470,14 @@ def tell_closing(listener, told):
         warn("this Python's sockets cannot be watched; a listener that is lost is found by the next check")
 
 
+def stay_alone():
+    """mlx_lm.server asks MLX whether it is one of several, and MLX then loads any MPI that is installed, which ends a
+    process that nobody started as a rank when it finds no way to start its daemon. MLX takes the library's name from
+    this variable; one that does not exist counts as no MPI."""
+    if not any(name in os.environ for name in RANK_VARIABLES):
+        os.environ.setdefault("MLX_MPI_LIBNAME", "none")
+
+
 def shrink_heap():
     """glibc keeps what small arrays leave behind (malloc_trim(3)); other systems' allocators need no telling."""
     try:
@@ -596,6 +606,7 @@ def main():
         guard_requests(spec["secret"])
         Answer.install()
         watch.install()
+        stay_alone()
         import mlx.core as mx
 
         if spec.get("cache_limit") is not None:

@@ -177,6 +177,26 @@ fn trim_gives_the_buffer_cache_back() {
 }
 
 #[test]
+fn a_lone_backend_loads_no_mpi_and_a_rank_may() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("launcher.py"), mlxctl::backend::LAUNCHER).unwrap();
+    let says = |text: &str, rank: Option<&str>| {
+        let mut python = Command::new(real::python());
+        python
+            .current_dir(folder.path())
+            .env_remove("MLX_MPI_LIBNAME")
+            .envs(rank.map(|rank| ("MLX_RANK", rank)));
+        let output = python.args(["-c", text]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let named = "import os, launcher; launcher.stay_alone(); print(os.environ.get('MLX_MPI_LIBNAME'))";
+    assert_eq!((says(named, None).as_str(), says(named, Some("0")).as_str()), ("none", "None"));
+    let known = "import mlx.core, pathlib; folder = pathlib.Path(mlx.core.__file__).parent / 'lib'\n\
+                 print(any(b'MLX_MPI_LIBNAME' in file.read_bytes() for file in folder.glob('libmlx*')))";
+    assert_eq!(says(known, None), "True", "the variable is MLX's own");
+}
+
+#[test]
 fn release_gives_kept_prompts_and_the_last_batch_up() {
     let bound = json!({"prompt_cache_bytes": 1 << 30});
     let mut backend =
