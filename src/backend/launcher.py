@@ -203,8 +203,8 @@ class Link:
         if prompts and self.state["port"]:
             prompts.release(self.state["port"])
         self.mx.clear_cache()
-        after = self._memory()
         shrink_heap()
+        after = self._memory()
         return max(0, before["active"] + before["cache"] - after["active"] - after["cache"])
 
     def _memory(self):
@@ -486,6 +486,20 @@ def shrink_heap():
         pass
 
 
+def shrink_heap_with_cache(mx):
+    """On a CPU, MLX's buffers come from malloc: where mlx_lm has MLX give freed ones back, which it does after every
+    step of a prefill, the heap follows."""
+    if sys.platform != "linux" or mx.default_device().type != mx.cpu:
+        return
+    clear = mx.clear_cache
+
+    def clear_cache():
+        clear()
+        shrink_heap()
+
+    mx.clear_cache = clear_cache
+
+
 class Prompts:
     """The server's caches of prompts: bounded in bytes, and given up when asked."""
 
@@ -609,6 +623,7 @@ def main():
         stay_alone()
         import mlx.core as mx
 
+        shrink_heap_with_cache(mx)
         if spec.get("cache_limit") is not None:
             mx.set_cache_limit(spec["cache_limit"])
         prompts = Prompts(spec["secret"])

@@ -241,6 +241,11 @@ pub fn estimate(
         Origin::Fitted,
         format!("Python and MLX on {}", platform.name()),
     ));
+    let tokenizer = Bytes(files.shape.vocab.saturating_mul(platform.word()));
+    if tokenizer > Bytes::ZERO {
+        let of = format!("{} words", files.shape.vocab);
+        terms.push(term("tokenizer", tokenizer, ALWAYS, Origin::Fitted, of));
+    }
 
     let precision = bounds.precision(files.activation());
     let context = u64::from(bounds.context);

@@ -153,6 +153,12 @@ impl Shape {
         self.caches.iter().map(wide).max().unwrap_or(0).saturating_mul(4)
     }
 
+    /// Layers that keep a state of fixed size.
+    #[must_use]
+    pub fn recurrent_layers(&self) -> u64 {
+        self.caches.iter().filter(|cache| matches!(cache, Cache::State { .. })).count() as u64
+    }
+
     /// The most tokens that a token attends to at a sequence of `tokens` tokens, while `step` are processed.
     #[must_use]
     pub fn attended(&self, tokens: u64, step: u64) -> u64 {

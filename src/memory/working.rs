@@ -13,6 +13,10 @@ const BUFFERS: u64 = 11;
 /// Operations of a decoder layer, about.
 const OPERATIONS_A_LAYER: u64 = 22;
 
+/// What MLX holds of one token's operations in one recurrent layer before it runs them, bytes. Measured on a CPU with
+/// a gated delta net, steps of 332 and 512 tokens: 21 and 26 KB.
+const GRAPH_A_TOKEN: u64 = 24_000;
+
 /// One prefill step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
@@ -55,8 +59,9 @@ pub fn prefill(shape: &Shape, weights: Bytes, step: Step, precision: Precision, 
     let times = |bytes: Bytes, n: u64| Bytes(bytes.0.saturating_mul(n));
     if platform == Platform::Cpu {
         // Operations run one after the other and give their memory back at once: measured, one layer's scores and
-        // twice its activations.
-        return times(activations, 2) + Bytes(scores) + logits;
+        // twice its activations, and the lazy graph of the layers that run token by token.
+        let graph = GRAPH_A_TOKEN.saturating_mul(step.tokens).saturating_mul(shape.recurrent_layers());
+        return times(activations, 2) + Bytes(scores + graph) + logits;
     }
     let in_flight = layers_in_flight(shape, weights, platform);
     let copies = if platform == Platform::Cuda { 4 } else { 2 };
