@@ -56,6 +56,11 @@ pub enum LinkEvent {
         /// The last error that was logged.
         error: Option<String>,
     },
+    /// A rank is lost, and the whole group is being taken down: a conductor's alone.
+    GroupLost {
+        /// Which rank, on which host, and what became of it.
+        error: String,
+    },
     /// The ranks of a model that runs on several: a conductor's alone.
     Ranks {
         /// All of them, by number.

@@ -111,6 +111,8 @@ struct Knowledge {
     port: Option<u16>,
     ready: bool,
     last_error: Option<String>,
+    /// It is a conductor: which rank is lost, and why, it finds out itself.
+    group: bool,
     /// CPU time of a group's slowest rank.
     cpu: Option<Duration>,
     /// The last answer was bad, and is to be confirmed.
@@ -130,6 +132,7 @@ impl Probe {
             port: None,
             ready: false,
             last_error: None,
+            group: false,
             cpu: None,
             doubted: false,
             next_check: Instant::now(),
@@ -226,7 +229,11 @@ impl Probe {
                 known.last_error = error.or(known.last_error.take());
                 self.thread_died(known);
             }
+            LinkEvent::GroupLost { error } => {
+                self.useless(diagnose::explain(&error, FailureKind::Crashed));
+            }
             LinkEvent::Ranks { ranks, cpu_ms } => {
+                known.group = true;
                 known.cpu = cpu_ms.map(Duration::from_millis);
                 self.vitals.set_ranks(ranks);
             }
@@ -281,6 +288,11 @@ impl Probe {
             // Cut while loading: the link or the exit watch says why, if it was not an accident.
             Err(_) => return RECONNECT,
         };
+        if bad.is_some() && known.group && known.ready {
+            // What rank 0 does is a consequence, and the conductor is about to tell the cause.
+            self.observe(known, false);
+            return self.health.interval;
+        }
         let doubted = std::mem::replace(&mut known.doubted, bad.is_some());
         match bad {
             None => self.passed(known),

@@ -1,12 +1,10 @@
 //! `mlxctl __conduct SPEC`: the backend process of a model on several ranks. It runs `mlx.launch`, watches the ranks,
 //! takes all of them down when one is lost, and ends when every one is proven gone.
 
-use std::collections::VecDeque;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,30 +12,24 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
-use super::frame::{Beat, Down, Gone, Order, Up, decode, encode};
-use super::group::{Group, ranks_folder, scratch};
+use super::frame::{Beat, Down, Gone, Order, Up, encode};
+use super::group::{Group, scratch};
 use super::link_server::{self, Seen};
 use super::silence::Silence;
-use super::streams::{Writer, read_lines};
+use super::streams::Writer;
 use super::verdict::{Sign, Verdict};
-use super::{proof, rank};
-use crate::backend::link::{RankState, RankStatus, Request};
-use crate::backend::record::replace;
+use super::watched::Watched;
+use super::{mlx_launch, proof, rank};
+use crate::backend::link::Request;
 use crate::backend::spec::Spec;
 use crate::host::{self, Exit, Host, Identity, Signal};
 
-/// The text of the Python that runs `mlx.launch`.
-const MLX_LAUNCH: &str = include_str!("mlx_launch.py");
 /// Until every rank has said its first word: ssh, a shell and our binary, no Python yet.
 const COME_UP: Duration = Duration::from_secs(30);
 /// Between the first bad sign and the verdict: the cause may be told after its consequences.
 const SETTLE: Duration = Duration::from_millis(700);
 /// For the goodbyes, beyond what a rank gives its Python.
 const GOODBYES: Duration = Duration::from_secs(1);
-/// Lines of each rank that are kept for the verdict.
-const TAIL: usize = 60;
-/// The ring's ports: below those that Linux and macOS give away themselves.
-const PORTS: std::ops::Range<u16> = 21_000..31_000;
 
 /// What happens to a conductor.
 pub(super) enum Input {
@@ -93,22 +85,6 @@ struct Conductor {
     ssh_says: Option<String>,
 }
 
-/// What is known of a rank.
-struct Watched {
-    beat: Option<Beat>,
-    silence: Silence,
-    gone: Option<Gone>,
-    /// `mlx.launch` saw it end.
-    lost: bool,
-    tail: VecDeque<String>,
-}
-
-impl Watched {
-    fn is_over(&self) -> bool {
-        self.gone.is_some() || self.lost
-    }
-}
-
 impl Conductor {
     fn start(spec: Spec, group: Group, spec_file: &Path) -> io::Result<(Self, UnboundedReceiver<Input>)> {
         let run = spec_file.parent().unwrap_or(Path::new("/")).to_owned();
@@ -116,16 +92,10 @@ impl Conductor {
         on_signals(sender.clone())?;
         let (seen, looks) = watch::channel(Seen::new(spec.generation));
         link_server::serve(&spec.link, looks, sender.clone())?;
-        let (launch, output) = launch(&spec, &group, &run, &sender)?;
+        let (launch, output) = mlx_launch::start(&spec, &group, &run, &sender)?;
         let now = Instant::now();
         let come_up = COME_UP.max(group.timeout());
-        let watched = |_: &_| Watched {
-            beat: None,
-            silence: Silence::new(now, come_up, group.heartbeat()),
-            gone: None,
-            lost: false,
-            tail: VecDeque::new(),
-        };
+        let watched = |_: &_| Watched::new(Silence::new(now, come_up, group.heartbeat()));
         let conductor = Self {
             ranks: group.places.iter().map(watched).collect(),
             spec,
@@ -235,10 +205,7 @@ impl Conductor {
         tell(&format!("[{rank} {host}] {line}"));
         let Some(watched) = self.ranks.get_mut(rank) else { return };
         watched.silence.heard(Instant::now());
-        if watched.tail.len() == TAIL {
-            watched.tail.pop_front();
-        }
-        watched.tail.push_back(line);
+        watched.remember(line);
     }
 
     fn gone(&mut self, gone: Gone) {
@@ -259,7 +226,7 @@ impl Conductor {
             return;
         }
         tell(line);
-        let Some((rank, code)) = lost_rank(line) else { return };
+        let Some((rank, code)) = mlx_launch::lost_rank(line) else { return };
         let Some(watched) = self.ranks.get_mut(rank) else { return };
         watched.lost = true;
         if watched.gone.is_none() {
@@ -292,26 +259,9 @@ impl Conductor {
     /// Tells the supervisor what is known.
     fn show(&self) {
         let now = Instant::now();
-        let ranks = self.ranks.iter().zip(&self.group.places).enumerate().map(|(rank, (watched, place))| {
-            let beat = watched.beat.as_ref();
-            let state = if watched.is_over() {
-                RankState::Ended
-            } else if watched.silence.length(now) > self.group.heartbeat() * 3 && beat.is_some() {
-                RankState::Silent
-            } else if beat.is_some_and(|beat| beat.pid.is_some()) {
-                RankState::Running
-            } else {
-                RankState::Starting
-            };
-            let over = state == RankState::Ended;
-            RankStatus {
-                rank,
-                host: place.host.clone(),
-                pid: beat.and_then(|beat| beat.pid).filter(|_| !over),
-                footprint_bytes: beat.and_then(|beat| beat.footprint).filter(|_| !over),
-                state,
-            }
-        });
+        let heartbeat = self.group.heartbeat();
+        let ranks = self.ranks.iter().zip(&self.group.places).enumerate();
+        let ranks = ranks.map(|(rank, (watched, place))| watched.status(rank, &place.host, now, heartbeat));
         let ranks: Vec<_> = ranks.collect();
         let first = self.ranks.first().and_then(|watched| watched.beat.as_ref());
         // Who stands still is the one that holds the others up.
@@ -329,9 +279,11 @@ impl Conductor {
     async fn take_down(&mut self, inputs: &mut UnboundedReceiver<Input>) {
         if let Some(line) = self.blame() {
             tell(&format!("mlxctl: {line}; the whole group is taken down"));
+            // Before its consequences can be seen.
+            self.seen.send_modify(|seen| seen.lost = Some(line));
         }
         self.say(&Down::End);
-        let blamed = self.verdict.clone();
+        let (blamed, asked) = (self.verdict.clone(), self.asked);
         let silent = |watched: &Watched, group: &Group| {
             watched.silence.length(Instant::now()) > group.timeout() || watched.beat.is_none()
         };
@@ -344,9 +296,9 @@ impl Conductor {
                 Ok(None) | Err(_) => break,
             }
         }
-        // Who ends now ends because we said so.
-        self.verdict = blamed;
         self.end_launch(inputs).await;
+        // Who ends now ends because we said so, and who asks now asks because of what we said.
+        (self.verdict, self.asked) = (blamed, asked);
         let unproven: Vec<usize> =
             (0..self.ranks.len()).filter(|rank| self.ranks[*rank].gone.is_none()).collect();
         let unheard = self.last_beat.elapsed();
@@ -391,10 +343,7 @@ impl Conductor {
         if self.asked {
             return None;
         }
-        let said = |rank: usize| {
-            let tail = self.ranks.get(rank).map(|watched| watched.tail.iter().cloned().collect::<Vec<_>>());
-            tail.unwrap_or_default().join("\n")
-        };
+        let said = |rank: usize| self.ranks.get(rank).map(Watched::said).unwrap_or_default();
         let line = self.verdict.line(&self.group, said)?;
         Some(match &self.ssh_says {
             Some(why) => format!("{line} (ssh: {why})"),
@@ -409,91 +358,12 @@ impl Conductor {
         if let Some(line) = &blame {
             tell(&format!("mlxctl: {line}"));
         }
-        self.seen.send_modify(|seen| seen.exiting = Some((i32::from(code), blame)));
         // Nobody waits for these files, and the next run replaces them.
         let _ = std::fs::remove_file(&self.spec.link);
         let _ = std::fs::remove_dir_all(scratch(&self.run, &self.spec.model));
         self.output.close(Duration::from_millis(100));
         code
     }
-}
-
-/// The rank that `mlx.launch` says has ended, with its exit code.
-fn lost_rank(line: &str) -> Option<(usize, Option<i32>)> {
-    let (_, rest) = line.split_once("Node with rank ")?;
-    let (rank, how) = rest.split_once(' ')?;
-    let code = how.strip_prefix("exited with code ").map(|code| code.split_whitespace().next());
-    if code.is_none() && !how.starts_with("was killed") {
-        return None;
-    }
-    Some((rank.parse().ok()?, code.flatten().and_then(|code| code.parse().ok())))
-}
-
-/// Starts `mlx.launch` with ourselves on every rank.
-fn launch(
-    spec: &Spec,
-    group: &Group,
-    run: &Path,
-    inputs: &UnboundedSender<Input>,
-) -> io::Result<(Identity, Writer)> {
-    let ranks = ranks_folder(run);
-    DirBuilder::new().recursive(true).mode(0o700).create(&ranks)?;
-    let script = ranks.join(format!("{}.launch.py", spec.model));
-    std::fs::write(&script, MLX_LAUNCH)?;
-    let hosts = ranks.join(format!("{}.hosts.json", spec.model));
-    replace(&hosts, &group.hostfile())?;
-    let mut command = Command::new(&group.python);
-    command.arg(script).args(["--backend", &group.backend]).arg("--hostfile").arg(hosts);
-    if group.backend == "mpi" {
-        // By default rank 0 alone has a standard input.
-        command.args(["--mpi-arg", "--stdin all"]);
-    } else {
-        command.args(["--starting-port", &free_port(group)?.to_string()]);
-    }
-    command.arg("--").arg(&group.binary).arg(super::RANK);
-    // Its launch script makes files with mktemp and leaves them.
-    let scratch = scratch(run, &spec.model);
-    DirBuilder::new().recursive(true).mode(0o700).create(&scratch)?;
-    command.env("TMPDIR", scratch);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let who = host::identify_child(i32::try_from(child.id()).map_err(io::Error::other)?)?;
-    let exit = host::system().watch(who)?;
-    let ended = inputs.clone();
-    tokio::spawn(async move {
-        let exit = exit.await;
-        // Its last words come through other threads.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let _ = ended.send(Input::Launch(exit));
-    });
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
-        return Err(io::Error::other("mlx.launch has no standard streams"));
-    };
-    let heard = inputs.clone();
-    let said = move |line: Vec<u8>| {
-        let input = decode(&line).map_or(Input::Text(line), Input::Up);
-        let _ = heard.send(input);
-    };
-    read_lines(stdout, said.clone(), || ());
-    read_lines(stderr, said, || ());
-    Ok((who, Writer::new(stdin)))
-}
-
-/// The first of a row of ports that are free on this machine, different from run to run: the last run's connections
-/// may still be fading.
-fn free_port(group: &Group) -> io::Result<u16> {
-    let rows: usize = group.places.iter().map(|place| place.addresses.len().max(1)).sum();
-    let rows = u16::try_from(rows).map_err(io::Error::other)?;
-    for _ in 0..100 {
-        let mut random = [0; 2];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let first = PORTS.start + u16::from_ne_bytes(random) % (PORTS.end - PORTS.start - rows);
-        let free = (first..first + rows).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok());
-        if free {
-            return Ok(first);
-        }
-    }
-    Err(io::Error::other("no free ports for the ranks"))
 }
 
 fn reopen_log(log: &Path) -> io::Result<()> {
@@ -518,20 +388,5 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_mlx_launch_says_of_a_rank_is_understood() {
-        let line = "\u{1b}[33m[WARN] Node with rank 1 exited with code 255 \u{1b}[0m";
-        assert_eq!(lost_rank(line), Some((1, Some(255))));
-        assert_eq!(lost_rank("[WARN] Node with rank 12 exited with code -9"), Some((12, Some(-9))));
-        assert_eq!(lost_rank("[WARN] Node with rank 2 was killed"), Some((2, None)));
-        assert_eq!(lost_rank("[INFO] Node with rank 2 completed"), None);
-        assert_eq!(lost_rank("anything"), None);
     }
 }

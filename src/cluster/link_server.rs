@@ -28,20 +28,24 @@ pub struct Seen {
     pub ranks: Vec<RankStatus>,
     /// The least CPU time that a rank has used, milliseconds.
     pub cpu_ms: Option<u64>,
-    /// With which code it is about to end, and why.
-    pub exiting: Option<(i32, Option<String>)>,
+    /// Which rank was lost, once one was: the group is being taken down.
+    pub lost: Option<String>,
 }
 
 impl Seen {
     /// Nothing yet.
     #[must_use]
     pub fn new(generation: u64) -> Self {
-        Self { generation, port: None, ranks: Vec::new(), cpu_ms: None, exiting: None }
+        Self { generation, port: None, ranks: Vec::new(), cpu_ms: None, lost: None }
     }
 
     fn hello(&self) -> Value {
         json!({"event": "hello", "protocol": 1, "generation": self.generation, "pid": std::process::id(),
             "port": self.port, "thread": "alive", "error": null})
+    }
+
+    fn lost(&self) -> Option<Value> {
+        self.lost.as_ref().map(|error| json!({"event": "group_lost", "error": error}))
     }
 
     fn ranks(&self) -> Value {
@@ -77,7 +81,8 @@ async fn attend(client: UnixStream, mut seen: watch::Receiver<Seen>, asked: Unbo
     let (reader, mut writer) = client.into_split();
     let mut reader = BufReader::new(reader.take(LONGEST_LINE));
     let mut told = seen.borrow_and_update().clone();
-    if send(&mut writer, &[told.hello(), told.ranks()]).await.is_err() {
+    let welcome: Vec<_> = [told.hello(), told.ranks()].into_iter().chain(told.lost()).collect();
+    if send(&mut writer, &welcome).await.is_err() {
         return;
     }
     let mut line = Vec::new();
@@ -117,10 +122,8 @@ fn news(told: &Seen, now: &Seen) -> Vec<Value> {
     if told.ranks != now.ranks || told.cpu_ms != now.cpu_ms {
         news.push(now.ranks());
     }
-    if told.exiting != now.exiting
-        && let Some((code, error)) = &now.exiting
-    {
-        news.push(json!({"event": "exiting", "code": code, "error": error}));
+    if told.lost != now.lost {
+        news.extend(now.lost());
     }
     news
 }

@@ -10,12 +10,15 @@ pub mod frame;
 pub mod group;
 pub mod host;
 mod link_server;
+mod mlx_launch;
 pub mod proof;
 pub mod rank;
+mod rank_python;
 pub mod record;
 pub mod silence;
 pub mod streams;
 pub mod verdict;
+mod watched;
 
 use std::ffi::OsString;
 
@@ -31,7 +34,7 @@ pub fn hidden(arguments: impl Iterator<Item = OsString>) -> Option<u8> {
     match arguments.first()?.as_str() {
         CONDUCT => Some(conduct::run(std::path::Path::new(arguments.get(1)?))),
         RANK => Some(rank::run()),
-        END_RANKS => Some(rank::end_ranks(arguments.get(1..)?)),
+        END_RANKS => Some(record::end_ranks(arguments.get(1..)?)),
         _ => None,
     }
 }

@@ -4,28 +4,22 @@
 //! Python holds the other end of a pipe of ours as its standard input: where we are killed, it sees the end of it and
 //! goes too (`launcher.py`, "tied").
 
-use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::frame::{Beat, Down, Gone, LONGEST_LINE, Order, Up, Why, decode, encode};
-use super::group::{rank_name, ranks_folder};
-use super::record::{self, RankRecord};
+use super::frame::{Beat, Down, Gone, Order, Up, Why, decode, encode};
+use super::rank_python::Python;
+use super::record;
 use super::silence::Silence;
 use super::streams::{Writer, read_lines};
-use crate::backend::LAUNCHER;
-use crate::backend::link::{Link, LinkEvent, Message, Request, Thread};
-use crate::backend::record::replace;
-use crate::control::paths::{link_path, make_folder};
+use crate::backend::link::{LinkEvent, Request, Thread};
 use crate::host::{self, Exit, Host, Identity, Signal};
 
 /// So long it waits for its order: nothing is in memory yet.
@@ -40,7 +34,7 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What happens to a rank.
-enum Input {
+pub(super) enum Input {
     Down(Down),
     /// The conductor's end of the connection is closed, or a signal says so.
     Ended,
@@ -79,19 +73,6 @@ struct Rank {
     order: Option<Order>,
     python: Option<Python>,
     ending: Option<Ending>,
-}
-
-struct Python {
-    who: Identity,
-    /// Its end is Python's.
-    _tie: Option<ChildStdin>,
-    requests: UnboundedSender<Request>,
-    port: Option<u16>,
-    thread: Thread,
-    error: Option<String>,
-    exit: Option<Exit>,
-    /// Its stdout and stderr.
-    streams: u8,
 }
 
 struct Ending {
@@ -218,7 +199,7 @@ impl Rank {
             }
             LinkEvent::Exiting { error, .. } => python.error = error.or(python.error.take()),
             // A listener that is gone is found from outside, by the next request or check.
-            LinkEvent::Ranks { .. } | LinkEvent::ListenerClosed => {}
+            LinkEvent::Ranks { .. } | LinkEvent::GroupLost { .. } | LinkEvent::ListenerClosed => {}
         }
         self.beat();
     }
@@ -245,7 +226,7 @@ impl Rank {
     }
 
     async fn start(&mut self, order: Order) {
-        let made = self.make_python(&order).await;
+        let made = Python::start(&order, self.rank, self.own, &*self.host, &self.inputs).await;
         self.order = Some(order);
         match made {
             Ok(python) => self.python = Some(python),
@@ -253,77 +234,6 @@ impl Rank {
                 self.ending = Some(Ending { why: Why::Obstacle(error.to_string()), kill_at: Instant::now() });
             }
         }
-    }
-
-    async fn make_python(&self, order: &Order) -> io::Result<Python> {
-        let run = &order.run;
-        let ranks = ranks_folder(run);
-        DirBuilder::new().recursive(true).mode(0o700).create(&ranks)?;
-        // One of an earlier run that is not gone yet would share the machine's memory with this one.
-        record::wait_gone(&*self.host, run, &order.model, self.rank, TERM).await?;
-        let mut written = RankRecord {
-            generation: order.generation,
-            keeper: self.own,
-            python: None,
-            boot_id: self.host.facts().boot_id.clone(),
-        };
-        record::write(run, &order.model, self.rank, &written)?;
-        let name = rank_name(&order.model, self.rank);
-        let launcher = launcher(&ranks)?;
-        let link = link_path(&ranks, &name);
-        make_folder(&link)?;
-        let spec = ranks.join(format!("{name}.json"));
-        replace(&spec, &launcher_spec(order, &link))?;
-        let mut child = Command::new(&order.python)
-            .arg(launcher)
-            .arg(spec)
-            .args(&order.arguments)
-            .envs(order.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", order.python.display())))?;
-        let who = host::identify_child(i32::try_from(child.id()).map_err(io::Error::other)?)?;
-        written.python = Some(who);
-        record::write(run, &order.model, self.rank, &written)?;
-        self.attend(who, &mut child, link)
-    }
-
-    fn attend(&self, who: Identity, child: &mut Child, link: PathBuf) -> io::Result<Python> {
-        let exit = self.host.watch(who)?;
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            let _ = inputs.send(Input::Exited(exit.await));
-        });
-        let mut streams = 0;
-        for stream in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
-            let (lines, end) = (self.inputs.clone(), self.inputs.clone());
-            streams += 1;
-            read_lines(
-                stream,
-                move |line| {
-                    let line: String =
-                        String::from_utf8_lossy(line.trim_ascii_end()).chars().take(LONGEST_LINE).collect();
-                    let _ = lines.send(Input::Line(line));
-                },
-                move || {
-                    let _ = end.send(Input::LinesEnded);
-                },
-            );
-        }
-        let (requests, asked) = unbounded_channel();
-        tokio::spawn(follow(link, self.inputs.clone(), asked));
-        Ok(Python {
-            who,
-            _tie: child.stdin.take(),
-            requests,
-            port: None,
-            thread: Thread::None,
-            error: None,
-            exit: None,
-            streams,
-        })
     }
 
     /// Begins to end; the first reason is the one that is told.
@@ -382,54 +292,6 @@ fn forget_launch_files() {
     }
 }
 
-fn boxed(stream: impl io::Read + Send + 'static) -> Box<dyn io::Read + Send> {
-    Box::new(stream)
-}
-
-/// Writes the launcher where it is not, or is another version's.
-fn launcher(ranks: &Path) -> io::Result<PathBuf> {
-    let path = ranks.join("launcher.py");
-    if std::fs::read(&path).is_ok_and(|found| found == LAUNCHER.as_bytes()) {
-        return Ok(path);
-    }
-    let beside = ranks.join(format!("launcher.{}.tmp", std::process::id()));
-    std::fs::write(&beside, LAUNCHER)?;
-    std::fs::rename(beside, &path)?;
-    Ok(path)
-}
-
-/// What `launcher.py` reads.
-fn launcher_spec(order: &Order, link: &Path) -> serde_json::Value {
-    serde_json::json!({
-        "link": link,
-        "generation": order.generation,
-        "secret": order.secret,
-        "cache_limit": order.cache_limit,
-        "prompt_cache_bytes": order.prompt_cache_bytes,
-        "tied": true,
-    })
-}
-
-/// Passes on what the launcher says, for as long as this process lives.
-async fn follow(path: PathBuf, inputs: UnboundedSender<Input>, mut asked: UnboundedReceiver<Request>) {
-    const AGAIN: Duration = Duration::from_millis(20);
-    loop {
-        if let Ok(mut link) = Link::connect(&path).await {
-            loop {
-                tokio::select! {
-                    message = link.next() => match message {
-                        Ok(Message::Event(event)) => { let _ = inputs.send(Input::Link(event)); }
-                        Ok(Message::Reply(_)) => {}
-                        Err(_) => break,
-                    },
-                    Some(request) = asked.recv() => if link.ask(request).await.is_err() { break },
-                }
-            }
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
 /// Over ssh, standard input is a terminal: it must not edit, echo, or turn bytes into signals.
 fn raw_terminal() {
     let stdin = io::stdin();
@@ -461,32 +323,5 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-/// `mlxctl __end_ranks RUN MODEL RANKS PATIENCE_MS`: waits until these ranks are gone from this host, kills what is not, and says
-/// so; the exit code.
-#[must_use]
-pub fn end_ranks(arguments: &[String]) -> u8 {
-    let [run, model, ranks, patience] = arguments else { return 2 };
-    let ranks: Option<Vec<usize>> = ranks.split(',').map(|rank| rank.parse().ok()).collect();
-    let (Some(ranks), Ok(patience)) = (ranks, patience.parse().map(Duration::from_millis)) else { return 2 };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
-    let host = host::system();
-    let all = async {
-        for rank in ranks {
-            record::wait_gone(&*host, Path::new(run), model, rank, patience).await?;
-        }
-        Ok::<(), io::Error>(())
-    };
-    let limit = patience * 4 + Duration::from_secs(20);
-    match runtime.block_on(async { timeout(limit, all).await }) {
-        Ok(Ok(())) => 0,
-        Ok(Err(error)) => {
-            // The one who asked shows it; where even that cannot be written, the code is what is left.
-            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{error}\n"));
-            1
-        }
-        Err(_) => 1,
     }
 }

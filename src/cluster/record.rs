@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::group::{rank_name, ranks_folder};
 use crate::backend::record::{read, remove, replace};
 use crate::control::paths::link_path;
-use crate::host::{Host, Identity, Signal};
+use crate::host::{self, Host, Identity, Signal};
 
 /// Between two looks at a process that is to end.
 const LOOK: Duration = Duration::from_millis(20);
@@ -89,5 +90,32 @@ pub async fn wait_gone(
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// `mlxctl __end_ranks RUN MODEL RANKS PATIENCE_MS`: waits until these ranks are gone from this host, kills what is
+/// not, and says what went wrong; the exit code.
+#[must_use]
+pub fn end_ranks(arguments: &[String]) -> u8 {
+    let [run, model, ranks, patience] = arguments else { return 2 };
+    let ranks: Option<Vec<usize>> = ranks.split(',').map(|rank| rank.parse().ok()).collect();
+    let (Some(ranks), Ok(patience)) = (ranks, patience.parse().map(Duration::from_millis)) else { return 2 };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
+    let host = host::system();
+    let all = async {
+        for rank in ranks {
+            wait_gone(&*host, Path::new(run), model, rank, patience).await?;
+        }
+        Ok::<(), io::Error>(())
+    };
+    let limit = patience * 4 + Duration::from_secs(20);
+    match runtime.block_on(async { timeout(limit, all).await }) {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            // The one who asked shows it; where even that cannot be written, the code is what is left.
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{error}\n"));
+            1
+        }
+        Err(_) => 1,
     }
 }

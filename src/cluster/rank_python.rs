@@ -1,0 +1,178 @@
+//! The Python of one rank: the launcher, tied to whoever started it.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::frame::{LONGEST_LINE, Order};
+use super::group::{rank_name, ranks_folder};
+use super::rank::{Input, TERM};
+use super::record::{self, RankRecord};
+use super::streams::read_lines;
+use crate::backend::LAUNCHER;
+use crate::backend::link::{Link, Message, Request, Thread};
+use crate::backend::record::replace;
+use crate::control::paths::{link_path, make_folder};
+use crate::host::{self as system, Exit, Host, Identity};
+
+/// A rank's Python.
+pub(super) struct Python {
+    /// Who it is.
+    pub who: Identity,
+    /// Its end is Python's.
+    _tie: Option<ChildStdin>,
+    /// To its launcher.
+    pub requests: UnboundedSender<Request>,
+    /// Where `mlx_lm.server` listens.
+    pub port: Option<u16>,
+    /// The generation thread.
+    pub thread: Thread,
+    /// The last error that was told.
+    pub error: Option<String>,
+    /// How it ended, once it did.
+    pub exit: Option<Exit>,
+    /// How many of its stdout and stderr are open.
+    pub streams: u8,
+}
+
+impl Python {
+    /// Starts it and tells `inputs` what it does.
+    ///
+    /// # Errors
+    /// The system's own; a rank of an earlier run that does not end.
+    pub(super) async fn start(
+        order: &Order,
+        rank: usize,
+        keeper: Identity,
+        host: &dyn Host,
+        inputs: &UnboundedSender<Input>,
+    ) -> io::Result<Self> {
+        let run = &order.run;
+        let ranks = ranks_folder(run);
+        DirBuilder::new().recursive(true).mode(0o700).create(&ranks)?;
+        // One of an earlier run that is not gone yet would share the machine's memory with this one.
+        record::wait_gone(host, run, &order.model, rank, TERM).await?;
+        let mut written = RankRecord {
+            generation: order.generation,
+            keeper,
+            python: None,
+            boot_id: host.facts().boot_id.clone(),
+        };
+        record::write(run, &order.model, rank, &written)?;
+        let name = rank_name(&order.model, rank);
+        let launcher = launcher(&ranks)?;
+        let link = link_path(&ranks, &name);
+        make_folder(&link)?;
+        let spec = ranks.join(format!("{name}.json"));
+        replace(&spec, &launcher_spec(order, &link))?;
+        let mut child = Command::new(&order.python)
+            .arg(launcher)
+            .arg(spec)
+            .args(&order.arguments)
+            .envs(order.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", order.python.display())))?;
+        let who = system::identify_child(i32::try_from(child.id()).map_err(io::Error::other)?)?;
+        written.python = Some(who);
+        record::write(run, &order.model, rank, &written)?;
+        Self::attend(who, &mut child, link, host, inputs)
+    }
+
+    fn attend(
+        who: Identity,
+        child: &mut Child,
+        link: PathBuf,
+        host: &dyn Host,
+        inputs: &UnboundedSender<Input>,
+    ) -> io::Result<Self> {
+        let exit = host.watch(who)?;
+        let ended = inputs.clone();
+        tokio::spawn(async move {
+            let _ = ended.send(Input::Exited(exit.await));
+        });
+        let mut streams = 0;
+        for stream in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
+            let (lines, end) = (inputs.clone(), inputs.clone());
+            streams += 1;
+            read_lines(
+                stream,
+                move |line| {
+                    let line: String =
+                        String::from_utf8_lossy(line.trim_ascii_end()).chars().take(LONGEST_LINE).collect();
+                    let _ = lines.send(Input::Line(line));
+                },
+                move || {
+                    let _ = end.send(Input::LinesEnded);
+                },
+            );
+        }
+        let (requests, asked) = unbounded_channel();
+        tokio::spawn(follow(link, inputs.clone(), asked));
+        Ok(Self {
+            who,
+            _tie: child.stdin.take(),
+            requests,
+            port: None,
+            thread: Thread::None,
+            error: None,
+            exit: None,
+            streams,
+        })
+    }
+}
+
+fn boxed(stream: impl io::Read + Send + 'static) -> Box<dyn io::Read + Send> {
+    Box::new(stream)
+}
+
+/// Writes the launcher where it is not, or is another version's.
+fn launcher(ranks: &Path) -> io::Result<PathBuf> {
+    let path = ranks.join("launcher.py");
+    if std::fs::read(&path).is_ok_and(|found| found == LAUNCHER.as_bytes()) {
+        return Ok(path);
+    }
+    let beside = ranks.join(format!("launcher.{}.tmp", std::process::id()));
+    std::fs::write(&beside, LAUNCHER)?;
+    std::fs::rename(beside, &path)?;
+    Ok(path)
+}
+
+/// What `launcher.py` reads.
+fn launcher_spec(order: &Order, link: &Path) -> serde_json::Value {
+    serde_json::json!({
+        "link": link,
+        "generation": order.generation,
+        "secret": order.secret,
+        "cache_limit": order.cache_limit,
+        "prompt_cache_bytes": order.prompt_cache_bytes,
+        "tied": true,
+    })
+}
+
+/// Passes on what the launcher says, for as long as this process lives.
+async fn follow(path: PathBuf, inputs: UnboundedSender<Input>, mut asked: UnboundedReceiver<Request>) {
+    const AGAIN: Duration = Duration::from_millis(20);
+    loop {
+        if let Ok(mut link) = Link::connect(&path).await {
+            loop {
+                tokio::select! {
+                    message = link.next() => match message {
+                        Ok(Message::Event(event)) => { let _ = inputs.send(Input::Link(event)); }
+                        Ok(Message::Reply(_)) => {}
+                        Err(_) => break,
+                    },
+                    Some(request) = asked.recv() => if link.ask(request).await.is_err() { break },
+                }
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}

@@ -1,0 +1,73 @@
+//! What a conductor knows of one rank.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::frame::{Beat, Gone};
+use super::silence::Silence;
+use crate::backend::link::{RankState, RankStatus};
+
+/// Lines that are kept for the verdict.
+const TAIL: usize = 60;
+
+/// One rank, as far as it was heard of.
+pub(super) struct Watched {
+    /// Its last beat.
+    pub beat: Option<Beat>,
+    /// Since when nothing was heard.
+    pub silence: Silence,
+    /// Its goodbye.
+    pub gone: Option<Gone>,
+    /// `mlx.launch` saw it end.
+    pub lost: bool,
+    tail: VecDeque<String>,
+}
+
+impl Watched {
+    /// A rank of which nothing was heard yet.
+    pub fn new(silence: Silence) -> Self {
+        Self { beat: None, silence, gone: None, lost: false, tail: VecDeque::new() }
+    }
+
+    /// It will say no more.
+    pub fn is_over(&self) -> bool {
+        self.gone.is_some() || self.lost
+    }
+
+    /// Keeps a line of its output.
+    pub fn remember(&mut self, line: String) {
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line);
+    }
+
+    /// The last lines of its output.
+    pub fn said(&self) -> String {
+        self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    /// As `status` shows it.
+    pub fn status(&self, rank: usize, host: &str, now: Instant, heartbeat: Duration) -> RankStatus {
+        let beat = self.beat.as_ref();
+        let state = if self.is_over() {
+            RankState::Ended
+        } else if self.silence.length(now) > heartbeat * 3 && beat.is_some() {
+            RankState::Silent
+        } else if beat.is_some_and(|beat| beat.pid.is_some()) {
+            RankState::Running
+        } else {
+            RankState::Starting
+        };
+        let live = beat.filter(|_| state != RankState::Ended);
+        RankStatus {
+            rank,
+            host: host.to_owned(),
+            pid: live.and_then(|beat| beat.pid),
+            footprint_bytes: live.and_then(|beat| beat.footprint),
+            state,
+        }
+    }
+}
