@@ -189,3 +189,55 @@ fn any_bytes_on_the_control_socket_leave_the_supervisor_answering() {
     });
     assert_eq!(instance.model("m")["state"], "stopped");
 }
+
+#[test]
+fn any_weights_are_measured_or_refused() {
+    target("safetensors", files(&folder("safetensors")), |input| {
+        let model = tempfile::tempdir().unwrap();
+        let config = r#"{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,
+            "num_key_value_heads":2,"intermediate_size":128,"vocab_size":300}"#;
+        std::fs::write(model.path().join("config.json"), config).unwrap();
+        std::fs::write(model.path().join("model.safetensors"), input).unwrap();
+        if let Ok(files) = mlxctl::memory::files::read_folder(model.path()) {
+            assert!(files.weights.bytes.0 <= input.len() as u64, "more than there is");
+        }
+        std::fs::write(model.path().join("model.safetensors.index.json"), input).unwrap();
+        // A file outside the folder is never looked at, whatever the index says.
+        if let Ok(files) = mlxctl::memory::files::read_folder(model.path()) {
+            assert_eq!(files.shards, 1);
+        }
+    });
+}
+
+/// Raw HTTP, and the bodies that the gate is known to pass or to refuse.
+#[test]
+fn any_bytes_at_the_gate_are_answered_and_leave_the_backend_as_it_was() {
+    let instance = Instance::fake(vec![Entry::new("m", "always")]).serve();
+    instance.wait_state("m", "ready");
+    let (pid, gate) = (instance.pid("m"), instance.gate("m"));
+    let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/gate");
+    let bodies = ["passed.jsonl", "refused.jsonl"].into_iter().flat_map(|name| {
+        let text = std::fs::read_to_string(known.join(name)).unwrap();
+        let body = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["body"].clone();
+        text.lines().map(|line| body(line).as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    });
+    let requests = bodies.map(|body| {
+        let length = body.len();
+        format!("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    });
+    let corpus = files(&folder("gate")).into_iter().chain(requests).collect();
+    target("gate", corpus, |input| {
+        let mut stream = std::net::TcpStream::connect(gate).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // It may hang up before it has read everything.
+        let _ = stream.write_all(input);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer);
+        let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!timed_out, "neither answered nor closed");
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+    });
+    assert_eq!((&instance.model("m")["state"], instance.pid("m")), (&"ready".into(), pid));
+}

@@ -362,8 +362,11 @@ impl Instance {
             if wanted(&model) {
                 return model;
             }
-            assert!(began.elapsed() < PATIENCE, "{name} does not get there: {model:#}\n{}", self.serve_log());
-            std::thread::sleep(Duration::from_millis(10));
+            let waited = began.elapsed();
+            // Two loads of the real server take half a minute where the machine has ten times as much to do as it can.
+            assert!(waited < 3 * PATIENCE, "{name} does not get there: {model:#}\n{}", self.serve_log());
+            // A look is a process: the longer it takes, the less they shall keep the machine from what is waited for.
+            std::thread::sleep((waited / 20).clamp(Duration::from_millis(10), Duration::from_millis(250)));
         }
     }
 
