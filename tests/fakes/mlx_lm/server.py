@@ -12,7 +12,8 @@ this folder is first on PYTHONPATH. `--fault NAME[=VALUE]`, any number of times:
   ignore-term        SIGTERM does nothing
   abort-on-int       what the launcher makes of SIGTERM aborts
   grandchild         leaves a child behind in its process group
-  forks              leaves two forked children behind, with its own arguments, one of them in a session of its own
+  forks[=group]      leaves forked children behind, with its own arguments: one in its group and, unless told otherwise,
+                     one in a session of its own, which outlives every stop
   grow=BYTES         takes so much memory a second
   token=SECONDS      so long between two tokens
   tokens=N           tokens of an answer that asks for more
@@ -226,7 +227,8 @@ def main():
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     if "forks" in faults:
         fork(os.getpid)
-        fork(os.setsid)
+        if faults["forks"] != "group":
+            fork(os.setsid)
     if "grow" in faults:
         threading.Thread(target=grow, args=(faults.number("grow"),), daemon=True).start()
     if "chatter" in faults:

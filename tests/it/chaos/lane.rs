@@ -50,7 +50,7 @@ impl Lane {
             manual("h").faults(&["thread-dies-at=2"]),
             patient("l").faults(&["lose-listener=0.3"]),
             patient("s").faults(&["stranger=nothing"]),
-            manual("f").faults(&["forks"]),
+            manual("f").faults(&["forks=group"]),
             manual("e").faults(&["die-at=3", "grandchild"]),
         ];
         let dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(number));
