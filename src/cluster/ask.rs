@@ -40,24 +40,24 @@ impl Ssh {
     /// the slowest takes, no more than the limit.
     #[must_use]
     pub fn ask(&self, cluster: &Cluster, question: &Question) -> Vec<(String, Answer)> {
-        let remote: Vec<String> = cluster
-            .hosts()
-            .iter()
-            .filter(|(rank, _)| !rank.local)
-            .map(|(rank, _)| rank.host.clone())
-            .collect();
         std::thread::scope(|scope| {
-            let asked: Vec<_> = remote
+            let asked: Vec<_> = cluster
+                .others()
                 .into_iter()
                 .map(|host| {
                     let name = host.clone();
-                    (host, scope.spawn(move || self.one(&name, question)))
+                    let ask = move || self.one(&name, question);
+                    (host, std::thread::Builder::new().spawn_scoped(scope, ask))
                 })
                 .collect();
             asked
                 .into_iter()
                 .map(|(host, answer)| {
-                    (host, answer.join().unwrap_or_else(|_| Err("it could not be asked".into())))
+                    let answer =
+                        answer.map_err(|error| format!("it could not be asked: {error}")).and_then(|asked| {
+                            asked.join().unwrap_or_else(|_| Err("it could not be asked".into()))
+                        });
+                    (host, answer)
                 })
                 .collect()
         })

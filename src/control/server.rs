@@ -248,7 +248,7 @@ fn progress(now: &ModelStatus, elapsed: Duration) -> Progress {
             "warming up, waiting for the first token".to_owned()
         }
         (StateName::Loading, ..) => "starting Python".to_owned(),
-        (StateName::Spawning, ..) => "spawning".to_owned(),
+        (StateName::Spawning, ..) => now.reason.clone().unwrap_or_else(|| "spawning".to_owned()),
         (StateName::Draining, ..) => match now.traffic.in_flight {
             1 => "waiting for 1 request in flight".to_owned(),
             n => format!("waiting for {n} requests in flight"),

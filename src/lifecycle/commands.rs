@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Outcome};
 use super::fleet::{Fleet, Managed, Policy};
-use super::state::{Generation, Name, Next, Rung, State, StopReason};
+use super::state::{Cause, Generation, Name, Next, Rung, State, StopReason};
 use super::step::Turn;
 use super::waiters::{WaiterId, Wants};
 use crate::host::Signal;
@@ -36,11 +36,19 @@ impl Fleet {
                 return turn.reply(waiter, Outcome::Ready { changed: false });
             }
             State::Ready { .. } | State::Loading { .. } => {}
+            State::Asking { grant, .. } => {
+                if force {
+                    grant.forced = true;
+                    turn.note(name, "forced", "started before the other machines have answered");
+                    self.agreed(turn, index);
+                }
+            }
             State::Spawning { instead, .. } => *instead = None,
             State::Draining { next, .. } | State::Stopping { next, .. } => *next = Next::Restart { force },
             State::Stopped { .. } | State::Backoff { .. } | State::Failed { .. } => {
                 model.failures.forgive();
-                if let Err(failure) = self.launch(turn, index, force) {
+                let cause = Cause::Person(Box::new(model.state.clone()));
+                if let Err(failure) = self.launch(turn, index, force, cause) {
                     return turn.reply(waiter, Outcome::Failed(failure));
                 }
                 self.models[index].restarts = 0;
@@ -105,6 +113,8 @@ impl Fleet {
         let drain = drain.unwrap_or(model.policy.stop.drain);
         let limit = turn.now.after(drain);
         match &mut model.state {
+            // There is no process yet; the answers are stale when they come.
+            State::Asking { .. } => self.follow(turn, index, next),
             State::Spawning { instead, .. } => *instead = Some(next),
             State::Loading { .. } => self.terminate(turn, index, next),
             State::Ready { run, since } => {
@@ -194,7 +204,7 @@ impl Fleet {
                 (State::Stopped { why: StopReason::NeverStarted | StopReason::Removed }, Start::Always)
                     if !self.closing =>
                 {
-                    if let Err(failure) = self.launch(turn, index, false) {
+                    if let Err(failure) = self.launch(turn, index, false, Cause::Supervisor) {
                         self.fall(turn, index, failure);
                     }
                 }

@@ -9,6 +9,13 @@ use crate::memory::Bytes;
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub enum Effect {
+    /// Ask the other machines of its cluster for room. Answered by `Agreed` or `Refused`.
+    Ask {
+        /// Of which model.
+        model: Name,
+        /// Of which run.
+        generation: Generation,
+    },
     /// Make a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
         /// Of which model.

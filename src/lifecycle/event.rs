@@ -94,6 +94,10 @@ pub enum Event {
 /// What may happen to one run. Signed with its generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signed {
+    /// The other machines of its cluster have room.
+    Agreed,
+    /// One of them has none, or could not be asked.
+    Refused(Failure),
     /// The process exists.
     Spawned(Identity),
     /// It could not be made.

@@ -50,6 +50,8 @@ pub struct Verdict {
     pub reserved: Bytes,
     /// The refusal that `--force` went past.
     pub overridden: Option<String>,
+    /// Whether other machines have to agree.
+    pub others: bool,
 }
 
 /// One model with its life.
@@ -162,6 +164,7 @@ impl Managed {
                 super::Next::Restart { .. } => "restarting".to_owned(),
                 super::Next::Recover(failure) => failure.text.clone(),
             }),
+            State::Asking { .. } => Some("the other machines of its cluster are asked for room".to_owned()),
             State::Spawning { .. } | State::Loading { .. } | State::Ready { .. } => None,
         }
     }

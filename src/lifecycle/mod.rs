@@ -10,6 +10,9 @@
 //!     └──────────────────────── gone ────────┘ └─────────────────────────────────┘
 //! ```
 //!
+//! A start in which other machines have a say is `Asking` before it is `Spawning`: its bytes are reserved, and there is
+//! no process yet.
+//!
 //! | promise | where it holds |
 //! |---|---|
 //! | at most one live run a model | [`State`] has room for one |
@@ -35,5 +38,5 @@ mod properties;
 pub use effect::{Effect, Outcome};
 pub use event::{Event, Signed};
 pub use fleet::{Admission, Fleet, Managed, Policy, Verdict};
-pub use state::{Failure, FailureKind, Generation, Grant, Name, Next, Run, Rung, State, StopReason};
+pub use state::{Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, Rung, State, StopReason};
 pub use waiters::WaiterId;

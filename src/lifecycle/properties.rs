@@ -1,5 +1,8 @@
 //! What holds whatever happens, tried on random histories against a small world that carries effects out.
 
+mod cases;
+mod others;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -33,18 +36,51 @@ fn policy(start: Start) -> Policy {
 /// What may happen, before the world has filled in generations and waiters.
 #[derive(Debug, Clone)]
 enum Happening {
-    Start { manual: bool, force: bool, wait: bool, timeout: Option<u8> },
-    Stop { manual: bool, now: bool },
-    Restart { manual: bool, now: bool },
-    Signed { manual: bool, what: u8, back: u8 },
+    Start {
+        manual: bool,
+        force: bool,
+        wait: bool,
+        timeout: Option<u8>,
+    },
+    Stop {
+        manual: bool,
+        now: bool,
+    },
+    Restart {
+        manual: bool,
+        now: bool,
+    },
+    Signed {
+        manual: bool,
+        what: u8,
+        back: u8,
+    },
     Pass(u16),
     Slept(u16),
     Short(bool),
-    Retry { manual: bool },
-    Yield { manual: bool },
-    Return { manual: bool },
-    Reload { keep_manual: bool, swap: bool },
-    Shutdown { now: bool },
+    /// From now on other machines have a say.
+    Apart(bool),
+    Answer {
+        manual: bool,
+        agreed: bool,
+        back: u8,
+    },
+    Retry {
+        manual: bool,
+    },
+    Yield {
+        manual: bool,
+    },
+    Return {
+        manual: bool,
+    },
+    Reload {
+        keep_manual: bool,
+        swap: bool,
+    },
+    Shutdown {
+        now: bool,
+    },
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -58,6 +94,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => any::<u16>().prop_map(H::Pass),
         1 => any::<u16>().prop_map(H::Slept),
         1 => any::<bool>().prop_map(H::Short),
+        1 => any::<bool>().prop_map(H::Apart),
+        3 => (any::<bool>(), any::<bool>(), 0u8..2)
+            .prop_map(|(manual, agreed, back)| H::Answer { manual, agreed, back }),
         1 => any::<bool>().prop_map(|manual| H::Retry { manual }),
         1 => any::<bool>().prop_map(|manual| H::Yield { manual }),
         1 => any::<bool>().prop_map(|manual| H::Return { manual }),
@@ -69,6 +108,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// Grants as long as the sum fits.
 struct Sums {
     short: bool,
+    others: bool,
 }
 
 impl Admission for Sums {
@@ -79,7 +119,7 @@ impl Admission for Sums {
         let fits = !self.short && sum + reserved <= BUDGET;
         if fits || force {
             let overridden = (!fits).then(|| "memory is short".to_owned());
-            return Ok(Verdict { reserved, overridden });
+            return Ok(Verdict { reserved, overridden, others: self.others && !force });
         }
         Err(Failure::new(FailureKind::Refused, "memory is short"))
     }
@@ -106,7 +146,7 @@ impl World {
         let mut world = Self {
             fleet: Fleet::new(models, seed),
             now: Moment(Duration::from_secs(1000)),
-            admission: Sums { short: false },
+            admission: Sums { short: false, others: false },
             alive: BTreeMap::new(),
             waiting: BTreeSet::new(),
             next_waiter: 0,
@@ -162,7 +202,8 @@ impl World {
                 assert!(self.alive.is_empty(), "finished while runs live");
                 assert!(!std::mem::replace(&mut self.finished, true), "finished twice");
             }
-            Effect::Drain { .. } | Effect::Abort { .. } | Effect::Note { .. } => {}
+            // Answered by what happens, or never.
+            Effect::Ask { .. } | Effect::Drain { .. } | Effect::Abort { .. } | Effect::Note { .. } => {}
         }
     }
 
@@ -172,12 +213,13 @@ impl World {
             .fleet
             .models()
             .iter()
+            .filter(|model| !matches!(model.state, State::Asking { .. }))
             .filter_map(|model| Some((model.name.to_string(), model.state.generation()?.0)))
             .collect();
         assert_eq!(live, self.alive, "the fleet's runs are the world's");
         let reserved: Bytes = self.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
         let forced = self.fleet.models().iter().any(|model| match &model.state {
-            State::Spawning { grant, .. } => grant.forced,
+            State::Asking { grant, .. } | State::Spawning { grant, .. } => grant.forced,
             other => other.run().is_some_and(|run| run.forced),
         });
         assert!(reserved <= BUDGET || forced, "{reserved} reserved");
@@ -232,6 +274,10 @@ impl World {
                 self.send(Event::Slept(length));
             }
             Happening::Short(short) => self.admission.short = *short,
+            Happening::Apart(apart) => self.admission.others = *apart,
+            Happening::Answer { manual, agreed, back } => {
+                self.answer(&name(manual), *agreed, u64::from(*back));
+            }
             Happening::Retry { manual } => self.send(Event::Retry(name(manual))),
             Happening::Yield { manual } => {
                 let why = StopReason::Pressure;
@@ -252,6 +298,19 @@ impl World {
             }
             Happening::Shutdown { now } => self.send(Event::Shutdown { now: *now }),
         }
+    }
+
+    /// What the other machines say to the start that they are asked about, or (`back` > 0) to one before.
+    fn answer(&mut self, model: &Name, agreed: bool, back: u64) {
+        let Some(State::Asking { grant, .. }) = self.fleet.get(model).map(|model| &model.state) else {
+            return;
+        };
+        let generation = Generation(grant.generation.0.saturating_sub(back));
+        let refusal = || Failure::new(FailureKind::Refused, "studio has no room");
+        let signed = if agreed { Signed::Agreed } else { Signed::Refused(refusal()) };
+        let before = self.fleet.clone();
+        self.send(Event::Of { model: model.clone(), generation, signed });
+        assert_eq!(before == self.fleet, back > 0, "an answer counts once, and for its own start");
     }
 
     /// Something of the live run, or (`back` > 0) of one that is no more.
@@ -320,50 +379,4 @@ proptest! {
         prop_assert!(world.waiting.is_empty(), "everyone was answered");
         prop_assert_eq!(world.fleet.deadline(), None);
     }
-}
-
-#[test]
-fn a_process_that_ignores_sigterm_is_killed_at_the_deadline_and_not_before() {
-    let mut world = World::new(1);
-    world.signed(&Name::from(ALWAYS), 1, 0);
-    world.happen(&Happening::Stop { manual: false, now: true });
-    let mut kills = Vec::new();
-    for second in 0..=121 {
-        world.now = world.now.after(Duration::from_secs(1));
-        for effect in world.fleet.step(world.now, Event::Tick, &mut world.admission) {
-            if let Effect::Signal { signal: Signal::Kill, .. } = effect {
-                kills.push(second + 1);
-            }
-        }
-    }
-    assert_eq!(kills, [120]);
-}
-
-#[test]
-fn a_crash_after_a_stable_run_spawns_in_the_same_step() {
-    let mut world = World::new(1);
-    world.signed(&Name::from(ALWAYS), 1, 0);
-    world.pass(Duration::from_secs(61));
-    world.alive.clear();
-    let gone = Event::Of {
-        model: Name::from(ALWAYS),
-        generation: Generation(1),
-        signed: Signed::Gone { exit: Exit::Signal(9), diagnosis: None },
-    };
-    let effects = world.fleet.step(world.now, gone, &mut world.admission);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Spawn { generation: Generation(2), .. })));
-    assert_eq!(world.fleet.get(ALWAYS).map(|model| model.restarts), Some(1));
-}
-
-#[test]
-fn a_manual_model_that_crashed_stays_down_and_says_why() {
-    let mut world = World::new(1);
-    world.happen(&Happening::Start { manual: true, force: false, wait: true, timeout: None });
-    world.signed(&Name::from(MANUAL), 1, 0);
-    world.signed(&Name::from(MANUAL), 7, 0);
-    let model = world.fleet.get(MANUAL).unwrap();
-    assert!(matches!(model.state, State::Failed { .. }));
-    assert_eq!(model.reason().as_deref(), Some("run #1 was ended by SIGKILL"));
-    world.pass(Duration::from_secs(100_000));
-    assert!(world.fleet.get(MANUAL).unwrap().state.generation().is_none());
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::effect::Effect;
 use super::event::Signed;
 use super::fleet::Fleet;
-use super::state::{Failure, FailureKind, Generation, Grant, Name, Next, Run, State, StopReason};
+use super::state::{Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, State, StopReason};
 use super::step::{Turn, human};
 use crate::host::{Exit, Identity};
 
 impl Fleet {
     pub(super) fn signed(&mut self, turn: &mut Turn, index: usize, signed: Signed) {
         match signed {
+            Signed::Agreed => self.agreed(turn, index),
+            Signed::Refused(failure) => self.refused(turn, index, failure),
             Signed::Spawned(identity) => self.spawned(turn, index, identity),
             Signed::SpawnFailed(failure) => {
                 let instead = match &mut self.models[index].state {
@@ -108,8 +110,11 @@ impl Fleet {
                 turn.note(&model.name, "crashed", &failure.text);
                 self.fall(turn, index, failure);
             }
-            State::Spawning { .. } | State::Stopped { .. } | State::Backoff { .. } | State::Failed { .. } => {
-            }
+            State::Asking { .. }
+            | State::Spawning { .. }
+            | State::Stopped { .. }
+            | State::Backoff { .. }
+            | State::Failed { .. } => {}
         }
     }
 
@@ -124,7 +129,7 @@ impl Fleet {
             Next::Restart { force } => {
                 // The slot must be free before the next run takes it.
                 self.models[index].state = State::Stopped { why: StopReason::ByHand };
-                match self.launch(turn, index, force) {
+                match self.launch(turn, index, force, Cause::Supervisor) {
                     Ok(()) => self.models[index].restarts = 0,
                     Err(failure) => self.fall(turn, index, failure),
                 }
@@ -173,14 +178,25 @@ impl Fleet {
 
     /// The end of a backoff.
     pub(super) fn come_back(&mut self, turn: &mut Turn, index: usize) {
-        match self.launch(turn, index, false) {
-            Ok(()) => self.models[index].restarts = self.models[index].restarts.saturating_add(1),
+        match self.launch(turn, index, false, Cause::Backoff) {
+            Ok(()) => {
+                let model = &mut self.models[index];
+                if !matches!(model.state, State::Asking { .. }) {
+                    model.restarts = model.restarts.saturating_add(1);
+                }
+            }
             Err(failure) => self.fall(turn, index, failure),
         }
     }
 
     /// Asks admission and, if it agrees, takes the slot. The caller made sure that it is free.
-    pub(super) fn launch(&mut self, turn: &mut Turn, index: usize, force: bool) -> Result<(), Failure> {
+    pub(super) fn launch(
+        &mut self,
+        turn: &mut Turn,
+        index: usize,
+        force: bool,
+        cause: Cause,
+    ) -> Result<(), Failure> {
         let live = self.reserved();
         let model = &mut self.models[index];
         let verdict = match turn.admission.judge(&model.name, &live, force) {
@@ -197,9 +213,44 @@ impl Fleet {
         model.ready_for = Duration::ZERO;
         let (generation, reserved) = (model.generation, verdict.reserved);
         let grant = Grant { generation, reserved, forced: verdict.overridden.is_some() };
-        model.state = State::Spawning { grant, instead: None };
-        turn.effects.push(Effect::Spawn { model: model.name.clone(), generation, reserved });
+        if verdict.others {
+            model.state = State::Asking { grant, cause };
+            turn.effects.push(Effect::Ask { model: model.name.clone(), generation });
+        } else {
+            model.state = State::Spawning { grant, instead: None };
+            turn.effects.push(Effect::Spawn { model: model.name.clone(), generation, reserved });
+        }
         Ok(())
+    }
+
+    /// The other machines have room, or a person does not care.
+    pub(super) fn agreed(&mut self, turn: &mut Turn, index: usize) {
+        let model = &mut self.models[index];
+        let State::Asking { grant, cause } = &model.state else { return };
+        if *cause == Cause::Backoff {
+            model.restarts = model.restarts.saturating_add(1);
+        }
+        let grant = grant.clone();
+        turn.effects.push(Effect::Spawn {
+            model: model.name.clone(),
+            generation: grant.generation,
+            reserved: grant.reserved,
+        });
+        model.state = State::Spawning { grant, instead: None };
+    }
+
+    /// Another machine has no room: what was granted here is free again.
+    fn refused(&mut self, turn: &mut Turn, index: usize, failure: Failure) {
+        let model = &mut self.models[index];
+        let State::Asking { cause, .. } = &model.state else { return };
+        turn.note(&model.name, "refused", &failure.text);
+        match cause.clone() {
+            Cause::Person(before) => {
+                model.state = *before;
+                self.waiters.refuse(&model.name, &failure, &mut turn.effects);
+            }
+            Cause::Supervisor | Cause::Backoff => self.fall(turn, index, failure),
+        }
     }
 
     pub(super) fn adopt(&mut self, turn: &mut Turn, name: &Name, run: Run) {

@@ -69,6 +69,13 @@ pub enum State {
         /// Why not.
         why: StopReason,
     },
+    /// There is room here; the other machines of its cluster are asked.
+    Asking {
+        /// What was granted here.
+        grant: Grant,
+        /// Who wanted it.
+        cause: Cause,
+    },
     /// The process is being made.
     Spawning {
         /// What was granted.
@@ -124,6 +131,17 @@ pub enum State {
         /// Why.
         last: Failure,
     },
+}
+
+/// Who wanted a start, which decides what its refusal by another machine leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// A person, who is told; the model goes back to what it did.
+    Person(Box<State>),
+    /// The supervisor; the model waits, as after every refusal.
+    Supervisor,
+    /// The end of a backoff, which counts as a restart once it is agreed to.
+    Backoff,
 }
 
 /// Why a stopped model is stopped.
@@ -211,7 +229,7 @@ impl State {
     pub fn name(&self) -> StateName {
         match self {
             Self::Stopped { .. } => StateName::Stopped,
-            Self::Spawning { .. } => StateName::Spawning,
+            Self::Asking { .. } | Self::Spawning { .. } => StateName::Spawning,
             Self::Loading { .. } => StateName::Loading,
             Self::Ready { .. } => StateName::Ready,
             Self::Draining { .. } => StateName::Draining,
@@ -229,7 +247,11 @@ impl State {
             | Self::Ready { run, .. }
             | Self::Draining { run, .. }
             | Self::Stopping { run, .. } => Some(run),
-            Self::Stopped { .. } | Self::Spawning { .. } | Self::Backoff { .. } | Self::Failed { .. } => None,
+            Self::Stopped { .. }
+            | Self::Asking { .. }
+            | Self::Spawning { .. }
+            | Self::Backoff { .. }
+            | Self::Failed { .. } => None,
         }
     }
 
@@ -237,7 +259,7 @@ impl State {
     #[must_use]
     pub fn reserved(&self) -> Bytes {
         match self {
-            Self::Spawning { grant, .. } => grant.reserved,
+            Self::Asking { grant, .. } | Self::Spawning { grant, .. } => grant.reserved,
             other => other.run().map_or(Bytes::ZERO, |run| run.reserved),
         }
     }
@@ -246,7 +268,7 @@ impl State {
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {
         match self {
-            Self::Spawning { grant, .. } => Some(grant.generation),
+            Self::Asking { grant, .. } | Self::Spawning { grant, .. } => Some(grant.generation),
             other => other.run().map(|run| run.generation),
         }
     }
@@ -259,7 +281,11 @@ impl State {
             | Self::Draining { deadline, .. }
             | Self::Stopping { deadline, .. }
             | Self::Backoff { until: deadline, .. } => Some(*deadline),
-            Self::Stopped { .. } | Self::Spawning { .. } | Self::Ready { .. } | Self::Failed { .. } => None,
+            Self::Stopped { .. }
+            | Self::Asking { .. }
+            | Self::Spawning { .. }
+            | Self::Ready { .. }
+            | Self::Failed { .. } => None,
         }
     }
 }

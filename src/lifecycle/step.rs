@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::effect::{Effect, Outcome};
 use super::event::Event;
 use super::fleet::{Admission, Fleet};
-use super::state::{Failure, FailureKind, Generation, Name, Rung, State, StopReason};
+use super::state::{Cause, Failure, FailureKind, Generation, Name, Rung, State, StopReason};
 use super::waiters::{WaiterId, Wants};
 use crate::host::{Moment, Signal};
 use crate::registry::Start;
@@ -41,7 +41,7 @@ impl Fleet {
                 if let Some(index) = self.index(&model)
                     && matches!(self.models[index].state, State::Stopped { why: StopReason::Pressure })
                     && !self.closing
-                    && let Err(failure) = self.launch(&mut turn, index, false)
+                    && let Err(failure) = self.launch(&mut turn, index, false, Cause::Supervisor)
                 {
                     self.fall(&mut turn, index, failure);
                 }
@@ -94,7 +94,7 @@ impl Fleet {
             let model = &self.models[index];
             if model.policy.start == Start::Always
                 && matches!(model.state, State::Stopped { why: StopReason::NeverStarted })
-                && let Err(failure) = self.launch(turn, index, false)
+                && let Err(failure) = self.launch(turn, index, false, Cause::Supervisor)
             {
                 self.fall(turn, index, failure);
             }
@@ -147,6 +147,7 @@ impl Fleet {
                 }
                 State::Backoff { .. } => self.come_back(turn, index),
                 State::Stopped { .. }
+                | State::Asking { .. }
                 | State::Spawning { .. }
                 | State::Ready { .. }
                 | State::Failed { .. } => {}

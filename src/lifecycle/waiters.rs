@@ -2,7 +2,7 @@
 //! so it is answered exactly once.
 
 use super::effect::{Effect, Outcome};
-use super::state::{Generation, Name, Next, State, StopReason};
+use super::state::{Failure, Generation, Name, Next, State, StopReason};
 use crate::host::Moment;
 
 /// One command that awaits its answer.
@@ -61,6 +61,14 @@ impl Waiters {
         self.take(effects, |waiter| (waiter.model == *model).then_some(Outcome::Superseded(why)));
     }
 
+    /// Answers everyone who waits for a start of `model`, which was refused.
+    pub fn refuse(&mut self, model: &Name, why: &Failure, effects: &mut Vec<Effect>) {
+        self.take(effects, |waiter| {
+            let starts = matches!(waiter.wants, Wants::Ready(_) | Wants::Granted);
+            (waiter.model == *model && starts).then(|| Outcome::Failed(why.clone()))
+        });
+    }
+
     /// How many wait.
     #[cfg(test)]
     pub fn len(&self) -> usize {
@@ -86,6 +94,7 @@ fn answer(wants: Wants, state: &State) -> Option<Outcome> {
             _ => Some(Outcome::Down { changed: true }),
         },
         Wants::Granted | Wants::Ready(_) => match state {
+            State::Asking { .. } => None,
             State::Spawning { instead: Some(next), .. } => superseded(next),
             State::Spawning { instead: None, .. } | State::Loading { .. } => {
                 (wants == Wants::Granted).then_some(Outcome::Granted)

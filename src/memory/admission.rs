@@ -25,6 +25,8 @@ pub struct Grant {
 /// Who may take what. Owned by the supervisor's loop; nothing else changes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
+    /// Whose memory, as ssh calls it; `None`: this machine's.
+    pub host: Option<String>,
     /// The machine's memory.
     pub total: Bytes,
     /// The registry's reserves.
@@ -51,7 +53,13 @@ impl Ledger {
     /// A ledger without grants.
     #[must_use]
     pub fn new(total: Bytes, reserves: Vec<Reserve>) -> Self {
-        Self { total, reserves, granted: BTreeMap::new() }
+        Self { host: None, total, reserves, granted: BTreeMap::new() }
+    }
+
+    /// That of another machine.
+    #[must_use]
+    pub fn of_host(self, host: &str) -> Self {
+        Self { host: Some(host.to_owned()), ..self }
     }
 
     /// All grants by model name.
@@ -105,7 +113,13 @@ pub fn judge(
     estimate: Option<&Estimate>,
 ) -> Result<Grant, Box<Refusal>> {
     let refuse = |why| {
-        Err(Box::new(Refusal { model: model.to_owned(), why, checks: Vec::new(), remedies: Vec::new() }))
+        Err(Box::new(Refusal {
+            model: model.to_owned(),
+            host: ledger.host.clone(),
+            why,
+            checks: Vec::new(),
+            remedies: Vec::new(),
+        }))
     };
     if ledger.granted.contains_key(model) {
         return refuse(Why::AlreadyGranted);
@@ -117,9 +131,11 @@ pub fn judge(
     if checks.iter().all(|check| check.missing == Bytes::ZERO) {
         return Ok(Grant { bytes: need, forced: false });
     }
-    let remedies = remedy::remedies(ledger, live, &checks);
+    // What could be done elsewhere is not known here.
+    let remedies = if ledger.host.is_some() { Vec::new() } else { remedy::remedies(ledger, live, &checks) };
     Err(Box::new(Refusal {
         model: model.to_owned(),
+        host: ledger.host.clone(),
         why: Why::NoRoom { need, declared: estimate.declared },
         checks,
         remedies,
@@ -157,7 +173,8 @@ fn granted(ledger: &Ledger) -> impl Iterator<Item = Line> + '_ {
 }
 
 fn plan(ledger: &Ledger, live: Live<'_>) -> Vec<Line> {
-    let mut lines = vec![Line::plus("memory of this machine", ledger.total)];
+    let whose = ledger.host.as_deref().unwrap_or("this machine");
+    let mut lines = vec![Line::plus(format!("memory of {whose}"), ledger.total)];
     for reserve in &ledger.reserves {
         lines.push(if in_force(reserve, live.programs) {
             Line::minus(format!("{}, reserved", reserve.name), reserve.size)

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod bounds;
 pub mod budget;
 mod bytes;
+pub mod elsewhere;
 pub mod estimate;
 mod family;
 pub mod files;

@@ -12,6 +12,9 @@ use super::remedy::Remedy;
 pub struct Refusal {
     /// The model.
     pub model: String,
+    /// The machine that is short, as ssh calls it; `None`: this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// In one word.
     pub why: Why,
     /// All checks, also those that passed.
@@ -98,8 +101,9 @@ impl Refusal {
             Why::AlreadyGranted => format!("{model} is starting or running already"),
             Why::Unknown => format!("nobody knows how much memory {model} takes"),
             Why::NoRoom { need, declared } => format!(
-                "{model} needs {need}{}, {} more than there is",
+                "{model} needs {need}{}{}, {} more than there is",
                 if *declared { " (as declared)" } else { "" },
+                self.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default(),
                 self.missing()
             ),
         }
@@ -124,6 +128,9 @@ impl Refusal {
                         format!("{act}  (frees {}{enough})", remedy.frees)
                     })
                     .collect();
+                lines.extend(self.host.as_ref().map(|host| {
+                    format!("free memory on {host}: `mlxctl host` there says what it has, `mlxctl estimate {}` what it needs", self.model)
+                }));
                 lines.push(format!("{force}  (at the risk of swapping)"));
                 lines.join("\n")
             }
@@ -153,7 +160,8 @@ impl fmt::Display for Refusal {
                 .collect();
             let name = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
             let bytes = rows.iter().map(|(_, bytes)| bytes.chars().count()).max().unwrap_or(0);
-            writeln!(f, "{}:", check.name)?;
+            let host = self.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
+            writeln!(f, "{}{host}:", check.name)?;
             for (row, text) in rows {
                 writeln!(f, "{}", format!("  {row:<name$}  {text:>bytes$}").trim_end())?;
             }

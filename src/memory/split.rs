@@ -4,7 +4,7 @@
 use super::Bytes;
 use super::estimate::Files;
 use super::problem::Problem;
-use super::shape::{Cache, Kv};
+use super::shape::{Cache, Kv, Shape};
 use super::weights::{Header, Named};
 use crate::registry::ClusterMode;
 
@@ -66,23 +66,39 @@ enum Cut {
 /// # Errors
 /// [`Problem::Cluster`]: mlx_lm cannot divide this model so.
 pub fn split(files: &Files, mode: ClusterMode, ranks: usize) -> Result<Vec<Files>, Problem> {
-    let family = files.shape.family.as_str();
-    let able: &[&str] = match mode {
-        ClusterMode::Tensor => &TENSOR,
-        ClusterMode::Pipeline => &PIPELINE,
-    };
-    // A family that is new here may be able to: the server says so itself.
-    if files.shape.known && !able.contains(&family) {
-        let other = if mode == ClusterMode::Tensor { &PIPELINE[..] } else { &TENSOR[..] };
-        let instead = if other.contains(&family) { "; it can in the other mode" } else { "" };
-        return Err(problem(format!("mlx_lm has no {} mode for `{family}`{instead}", mode.name())));
-    }
+    divides(&files.shape, mode, ranks)?;
     match mode {
         ClusterMode::Tensor => {
             let share = tensor_share(files, ranks as u64)?;
             Ok(vec![share; ranks])
         }
-        ClusterMode::Pipeline => pipeline_shares(files, ranks as u64),
+        ClusterMode::Pipeline => Ok(pipeline_shares(files, ranks as u64)),
+    }
+}
+
+/// Whether a model of this shape can be divided so, as far as its `config.json` tells.
+///
+/// # Errors
+/// [`Problem::Cluster`]: mlx_lm cannot.
+pub fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<(), Problem> {
+    let family = shape.family.as_str();
+    let able: &[&str] = match mode {
+        ClusterMode::Tensor => &TENSOR,
+        ClusterMode::Pipeline => &PIPELINE,
+    };
+    // A family that is new here may be able to: the server says so itself.
+    if shape.known && !able.contains(&family) {
+        let other = if mode == ClusterMode::Tensor { &PIPELINE[..] } else { &TENSOR[..] };
+        let instead = if other.contains(&family) { "; it can in the other mode" } else { "" };
+        return Err(problem(format!("mlx_lm has no {} mode for `{family}`{instead}", mode.name())));
+    }
+    let (layers, ranks) = (shape.layers, ranks as u64);
+    match mode {
+        ClusterMode::Tensor => tensor_shape(shape, ranks).map(drop),
+        ClusterMode::Pipeline if layers < ranks => {
+            Err(problem(format!("{layers} layers cannot be divided over {ranks} ranks")))
+        }
+        ClusterMode::Pipeline => Ok(()),
     }
 }
 
@@ -90,10 +106,15 @@ fn problem(why: String) -> Problem {
     Problem::Cluster { why }
 }
 
-/// All ranks hold the same amount.
-fn tensor_share(files: &Files, ranks: u64) -> Result<Files, Problem> {
-    let mut shape = files.shape.clone();
-    let gated = shape.family.starts_with("qwen3_5");
+/// Qwen 3.5 divides more than the others do.
+fn is_gated(shape: &Shape) -> bool {
+    shape.family.starts_with("qwen3_5")
+}
+
+/// The shape that every rank sees.
+fn tensor_shape(shape: &Shape, ranks: u64) -> Result<Shape, Problem> {
+    let gated = is_gated(shape);
+    let mut shape = shape.clone();
     let even = |what: &str, n: u64| {
         if n.is_multiple_of(ranks) {
             Ok(n / ranks)
@@ -124,6 +145,13 @@ fn tensor_share(files: &Files, ranks: u64) -> Result<Files, Problem> {
         .collect::<Result<_, Problem>>()?;
     shape.heads = even("attention heads", shape.heads)?;
     shape.intermediate = shape.intermediate.div_ceil(ranks);
+    Ok(shape)
+}
+
+/// All ranks hold the same amount.
+fn tensor_share(files: &Files, ranks: u64) -> Result<Files, Problem> {
+    let gated = is_gated(&files.shape);
+    let shape = tensor_shape(&files.shape, ranks)?;
     let heads = files.shape.caches.iter().find_map(|cache| match cache {
         Cache::Full(kv) => Some(kv.heads),
         _ => None,
@@ -190,11 +218,8 @@ fn cut(tensor: &Named, gated: bool) -> Cut {
 
 /// The last layers go to rank 0; the low ranks have one more where it does not come out even. Everything outside the
 /// layers is on every rank.
-fn pipeline_shares(files: &Files, ranks: u64) -> Result<Vec<Files>, Problem> {
+fn pipeline_shares(files: &Files, ranks: u64) -> Vec<Files> {
     let layers = files.shape.layers;
-    if layers < ranks {
-        return Err(problem(format!("{layers} layers cannot be divided over {ranks} ranks")));
-    }
     let mut end = layers;
     let share = |rank: u64| {
         let count = layers / ranks + u64::from(rank < layers % ranks);
@@ -222,5 +247,5 @@ fn pipeline_shares(files: &Files, ranks: u64) -> Result<Vec<Files>, Problem> {
         let weights = Header { bytes, tensors, ..files.weights };
         Files { shape, weights, tensors: Vec::new(), shards: files.shards }
     };
-    Ok((0..ranks).map(share).collect())
+    (0..ranks).map(share).collect()
 }

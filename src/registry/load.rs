@@ -12,7 +12,7 @@ use super::problem::{Finding, Problems, Written};
 use super::raw::RawRegistry;
 use super::reader::Section;
 use super::resolve::resolve;
-use super::{Registry, fits};
+use super::{Registry, Source, divides, fits};
 use crate::memory::Bytes;
 
 /// The registry of `mlxctl demo`: the built-in tiny model on loopback.
@@ -37,10 +37,22 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong.
     pub fn load_here(file: &Path, total: Bytes) -> Result<Self, Problems> {
-        let file = absolute(file);
-        let text = read(&file)?;
-        let (registry, problems) = examine(&file, &text, &Surroundings::of(&file));
-        let problems = problems.and(check_paths(&registry)).and(fits(&registry, total));
+        let (registry, problems) = examine_here(file, total)?;
+        if problems.is_empty() { Ok(registry) } else { Err(problems) }
+    }
+
+    /// As [`load_here`](Self::load_here), and whether the models of clusters can be divided over their ranks. `folder`:
+    /// where a model's files are, if they are here.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn check_here(
+        file: &Path,
+        total: Bytes,
+        folder: impl Fn(&Source) -> Option<PathBuf>,
+    ) -> Result<Self, Problems> {
+        let (registry, problems) = examine_here(file, total)?;
+        let problems = problems.and(divides(&registry, folder));
         if problems.is_empty() { Ok(registry) } else { Err(problems) }
     }
 
@@ -67,6 +79,15 @@ impl Registry {
         }
         registry
     }
+}
+
+/// The registry, and what is wrong with it on a machine of `total` bytes; `Err`: it cannot be read.
+fn examine_here(file: &Path, total: Bytes) -> Result<(Registry, Problems), Problems> {
+    let file = absolute(file);
+    let text = read(&file)?;
+    let (registry, problems) = examine(&file, &text, &Surroundings::of(&file));
+    let problems = problems.and(check_paths(&registry)).and(fits(&registry, total));
+    Ok((registry, problems))
 }
 
 /// The registry as far as it can be understood, and all that is wrong with it.

@@ -6,6 +6,7 @@
 //! Every key, its type, its default and its meaning stand in `docs/registry.md`; a test holds the two together.
 
 mod advice;
+mod divides;
 #[cfg(test)]
 mod documented;
 mod edit;
@@ -22,6 +23,7 @@ mod resolve;
 mod types;
 
 pub use advice::advice;
+pub use divides::divides;
 pub use edit::{Change, EditError, use_repo};
 pub use fits::fits;
 pub use load::DEMO;

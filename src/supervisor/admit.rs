@@ -15,7 +15,7 @@ use crate::memory::pressure::Policy;
 use crate::memory::{Bytes, Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
 use crate::python::tiny;
 use crate::python::venv::{self, SetupRequest};
-use crate::registry::{Model, Registry, Source};
+use crate::registry::{Cluster, Model, Registry, Source};
 
 /// What a start needs, found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,7 @@ impl Admission for Gatekeeper<'_> {
         let estimate = plan.estimate.clone();
         slot.plan = Some(plan);
         let start = slot.model.start;
+        let others = slot.model.cluster.as_ref().map(Cluster::others).unwrap_or_default();
         if let Some(why) = self.policy.refuses(start).filter(|_| !force) {
             let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
             return Err(failure.hint("wait until it is over, or --force"));
@@ -111,12 +112,17 @@ impl Admission for Gatekeeper<'_> {
         }
         let refusal =
             match self.weigh(name, granted, Machine { reading, platform, gpu_limit }, estimate.as_ref()) {
-                Ok(grant) => return Ok(Verdict { reserved: grant.bytes, overridden: None }),
+                Ok(grant) => {
+                    let asked = !force && !others.is_empty();
+                    let overridden = (force && !others.is_empty())
+                        .then(|| format!("{} was not asked for room", others.join(", ")));
+                    return Ok(Verdict { reserved: grant.bytes, overridden, others: asked });
+                }
                 Err(refusal) => refusal,
             };
         if force {
             let reserved = estimate.as_ref().map(Estimate::reserve).unwrap_or_default();
-            return Ok(Verdict { reserved, overridden: Some(refusal.sentence()) });
+            return Ok(Verdict { reserved, overridden: Some(refusal.sentence()), others: false });
         }
         let mut failure = Failure::new(FailureKind::Refused, refusal.sentence()).hint(refusal.hint());
         failure.detail = Some(refusal.to_string());
@@ -141,7 +147,11 @@ impl Gatekeeper<'_> {
         let footprints: BTreeMap<String, Footprint> = self
             .live
             .iter()
-            .filter_map(|(other, identity)| Some((other.to_string(), self.host.footprint(*identity).ok()?)))
+            .filter_map(|(other, identity)| {
+                let leader = self.host.footprint(*identity).ok()?;
+                let footprint = self.slots.get(other).map_or(leader, |slot| slot.charged(leader));
+                Some((other.to_string(), footprint))
+            })
             .collect();
         let watched: Vec<String> =
             self.registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();

@@ -165,6 +165,7 @@ impl Driver {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
+            Effect::Ask { model, generation } => return self.ask_others(&model, generation),
             Effect::Spawn { model, generation, reserved } => {
                 let signed = match self.spawn(&model, generation, reserved) {
                     Ok(identity) => Signed::Spawned(identity),

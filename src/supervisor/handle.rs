@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::others::Others;
 use crate::control::api::{
     ApiError, Change, CommandDone, ErrorCode, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
 };
@@ -28,6 +29,8 @@ pub(super) enum Input {
     PutAway(Name, Identity),
     /// What a trim gave back; `None`: the launcher did not answer.
     Trimmed(Name, Option<Bytes>, Answer<CommandDone>),
+    /// What the other machines of a cluster say to a start.
+    Others(Box<Others>),
     /// Where the power comes from, seen now.
     Power(Power),
 }

@@ -56,7 +56,7 @@ impl Driver {
         });
         ready
             .filter_map(|(name, run, since)| {
-                let found = self.host.footprint(run.identity).ok()?;
+                let found = self.slots.get(&name)?.charged(self.host.footprint(run.identity).ok()?);
                 let (footprint, peak) = match (platform, found.gpu) {
                     (Platform::Cuda, Some(gpu)) => (gpu, None),
                     _ => (found.bytes, found.peak),

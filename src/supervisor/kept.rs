@@ -83,7 +83,11 @@ fn stopped_by_hand(state: &State) -> bool {
         State::Stopped { why } => *why == StopReason::ByHand,
         State::Spawning { instead, .. } => instead.as_ref() == Some(&by_hand),
         State::Draining { next, .. } | State::Stopping { next, .. } => *next == by_hand,
-        State::Loading { .. } | State::Ready { .. } | State::Backoff { .. } | State::Failed { .. } => false,
+        State::Asking { .. }
+        | State::Loading { .. }
+        | State::Ready { .. }
+        | State::Backoff { .. }
+        | State::Failed { .. } => false,
     }
 }
 

@@ -16,6 +16,7 @@ mod learned;
 mod leave;
 mod leftovers;
 mod lock;
+mod others;
 mod plan;
 mod power;
 mod reload;

@@ -8,7 +8,7 @@ use crate::backend::assess::learning_key;
 use crate::backend::launch::Limits;
 use crate::backend::weights;
 use crate::lifecycle::{Failure, FailureKind};
-use crate::memory::group::{Outlook, outlook};
+use crate::memory::group::{HostEstimate, Outlook, outlook};
 use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem};
 use crate::registry::Model;
 
@@ -72,10 +72,10 @@ impl Files {
         };
         let footprints =
             |bounds: &Bounds| learned.footprints(&learning_key(model, versions, bounds)).cloned();
-        let Outlook { bounds, estimate, .. } =
+        let Outlook { bounds, estimate, hosts } =
             outlook(model, files, draft, platform, footprints).map_err(|problem| unusable(&problem))?;
         let key = learning_key(model, versions, &bounds);
-        Ok(Plan { bounds, estimate, key, environment: platform.environment() })
+        Ok(Plan { bounds, estimate, hosts, key, environment: platform.environment() })
     }
 }
 
@@ -86,6 +86,8 @@ pub(super) struct Plan {
     pub bounds: Bounds,
     /// What it takes on this machine; `None`: nobody knows.
     pub estimate: Option<Estimate>,
+    /// What it takes on every machine of its cluster; empty: it has none, or nobody knows.
+    pub hosts: Vec<HostEstimate>,
     /// Under what its footprints are learned.
     pub key: String,
     /// Variables that the promise needs.

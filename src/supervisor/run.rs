@@ -202,6 +202,7 @@ impl Driver {
                 // The asker may have gone.
                 drop(answer.send(done));
             }
+            Input::Others(others) => self.others_answered(*others),
             Input::Power(power) => self.powered(power),
             Input::LogReopened(name, generation, done) => self.log_reopened(&name, generation, done),
             Input::PutAway(name, who) => self.was_put_away(&name, who),

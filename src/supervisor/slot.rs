@@ -17,6 +17,7 @@ use crate::gate::{Availability, Gate, GateConfig, Upstream};
 use crate::host::{Footprint, Moment};
 use crate::lifecycle::{FailureKind, Generation, Managed, Next, State, StopReason};
 use crate::memory::upkeep::Upkeep;
+use crate::memory::{Bytes, Estimate};
 use crate::registry::{Model, Registry, Start};
 
 /// One model's things.
@@ -117,6 +118,29 @@ pub(super) fn log_file(logs: &Path, name: &str) -> std::path::PathBuf {
 }
 
 impl Slot {
+    /// What its live run takes on this machine. `leader`: what the OS charges its process; ranks lead sessions of their
+    /// own, and those that are here count as they were last heard of.
+    pub fn charged(&self, leader: Footprint) -> Footprint {
+        let Some((run, group)) = self.run.as_ref().and_then(|run| Some((run, run.spec.group.as_ref()?)))
+        else {
+            return leader;
+        };
+        let ranks = run.vitals.ranks();
+        let here: Bytes = ranks
+            .iter()
+            .filter(|rank| group.places.get(rank.rank).is_some_and(|place| place.local))
+            .filter_map(|rank| rank.footprint_bytes.map(Bytes))
+            .sum();
+        let bytes = leader.bytes + here;
+        Footprint { bytes, peak: leader.peak.map(|peak| peak + here), ..leader }
+    }
+
+    /// What it takes on a machine of its cluster; `None`: it is not one of them, or nobody knows.
+    pub fn share(&self, host: &str) -> Option<&Estimate> {
+        let hosts = &self.plan.as_ref()?.hosts;
+        hosts.iter().find(|share| share.host == host).map(|share| &share.estimate)
+    }
+
     /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
     /// supervisor is about to take over, so that nothing new is begun.
     pub fn publish(&self, managed: &Managed, now: Moment, load_time: Option<Duration>, leaving: bool) {
@@ -138,7 +162,9 @@ impl Slot {
         let from_now = load_time.map(|time| now.after(time));
         match &managed.state {
             State::Stopped { .. } => Availability::Offline,
-            State::Spawning { .. } => Availability::Loading { ready_at: from_now, hold },
+            State::Asking { .. } | State::Spawning { .. } => {
+                Availability::Loading { ready_at: from_now, hold }
+            }
             State::Loading { run, .. } => {
                 Availability::Loading { ready_at: load_time.map(|time| run.spawned.after(time)), hold }
             }

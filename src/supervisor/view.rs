@@ -59,8 +59,9 @@ impl Driver {
     fn measure(&mut self, now: Moment) {
         for managed in self.fleet.models() {
             if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name))
-                && let Ok(footprint) = self.host.footprint(run.identity)
+                && let Ok(leader) = self.host.footprint(run.identity)
             {
+                let footprint = slot.charged(leader);
                 let before =
                     slot.sample.map_or(Bytes::ZERO, |(_, before)| before.peak.unwrap_or(before.bytes));
                 let peak = Some(footprint.peak.unwrap_or(footprint.bytes).max(before));

@@ -12,6 +12,7 @@ mod adoption;
 mod agent;
 mod agent_real;
 mod chaos;
+mod cluster_admission;
 mod cluster_hosts;
 mod cluster_real;
 mod command_line;

@@ -1,5 +1,6 @@
 //! `mlxctl check`
 
+use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::memory::Bytes;
@@ -23,7 +24,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             let problems = fits(&registry, total);
             if problems.is_empty() { Ok(registry) } else { Err(problems) }
         }),
-        None => Registry::load_here(&context.config, memory_here()),
+        None => Registry::check_here(&context.config, memory_here(), weights::folder),
     };
     let registry = registry.map_err(|problems: Problems| context.broken(&problems))?;
     for note in advice(&registry) {

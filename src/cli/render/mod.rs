@@ -4,6 +4,7 @@ pub mod bench;
 pub mod budget;
 pub mod human;
 pub mod progress;
+pub mod ranks;
 pub mod status;
 pub mod table;
 

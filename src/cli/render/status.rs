@@ -1,7 +1,7 @@
 //! `status` and `ps` as text.
 
 use super::table::{Cell, Column, draw};
-use super::{Look, Style, budget, hanging, human};
+use super::{Look, Style, budget, hanging, human, ranks};
 use crate::control::api::{HostStatus, ModelStatus, StateName, Status, SupervisorStatus};
 use crate::host::Pressure;
 use crate::memory::Bytes;
@@ -19,6 +19,11 @@ pub fn status(status: &Status, look: &Look) -> String {
         out.push('\n');
     } else {
         out.push_str(&models(&status.models, look));
+    }
+    let ranks = ranks::ranks(&status.models, look);
+    if !ranks.is_empty() {
+        out.push('\n');
+        out.push_str(&ranks);
     }
     if let Some(router) = &status.router {
         let style = if router.problem.is_some() { Style::Busy } else { Style::Plain };

@@ -71,6 +71,13 @@ impl Cluster {
         }
         hosts
     }
+
+    /// The hosts beside this machine, as ssh calls them, in the order of their first ranks.
+    #[must_use]
+    pub fn others(&self) -> Vec<String> {
+        let hosts = self.hosts().into_iter().filter(|(rank, _)| !rank.local);
+        hosts.map(|(rank, _)| rank.host.clone()).collect()
+    }
 }
 
 impl ClusterBackend {

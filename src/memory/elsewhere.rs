@@ -1,0 +1,159 @@
+//! Whether another machine of a cluster has room for its share of a model, by what it says of itself.
+
+use std::collections::BTreeMap;
+
+use super::Bytes;
+use super::admission::{Grant, Ledger, Live, judge};
+use super::estimate::Estimate;
+use super::gpu::GpuLimit;
+use super::platform::Platform;
+use super::refusal::Refusal;
+use crate::host::{Footprint, MemoryReading};
+use crate::registry::Reserve;
+
+/// Another machine as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// What ssh calls it.
+    pub host: String,
+    /// Installed.
+    pub total: Bytes,
+    /// What a new process could take.
+    pub available: Option<Bytes>,
+    /// What the GPU may hold.
+    pub gpu_limit: Option<Bytes>,
+    /// Programs of the reserves' `while_running` that run there.
+    pub programs: Vec<String>,
+    /// Where MLX runs there.
+    pub platform: Platform,
+}
+
+/// What a live run of another model holds on that machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The model.
+    pub model: String,
+    /// What was granted for it there.
+    pub grant: Grant,
+    /// What its ranks there take now.
+    pub now: Bytes,
+}
+
+/// Whether `share`, what the machine would have to hold of `model`, has room there. The registry's reserves hold on
+/// every machine. Runs that only the machine's own supervisor knows of count as far as they have taken their memory.
+///
+/// # Errors
+/// A [`Refusal`] that names the machine, and whose lines add up to the byte.
+pub fn judge_there(
+    machine: &Elsewhere,
+    reserves: &[Reserve],
+    held: &[Held],
+    model: &str,
+    share: Option<&Estimate>,
+) -> Result<Grant, Box<Refusal>> {
+    let mut ledger = Ledger::new(machine.total, reserves.to_vec()).of_host(&machine.host);
+    let mut footprints = BTreeMap::new();
+    for Held { model, grant, now } in held {
+        // Names are unique, so that every grant is entered.
+        let _ = ledger.enter(model, *grant);
+        footprints.insert(model.clone(), Footprint { bytes: *now, ..Footprint::default() });
+    }
+    let reading = MemoryReading {
+        available: machine.available,
+        gpu_limit: machine.gpu_limit,
+        ..MemoryReading::default()
+    };
+    let live = Live {
+        reading: &reading,
+        footprints: &footprints,
+        programs: &machine.programs,
+        platform: machine.platform,
+        gpu_limit: GpuLimit::of(machine.platform, &reading, None),
+    };
+    judge(&ledger, live, model, share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::estimate::{Figure, Origin, Term};
+
+    fn studio(available: u64) -> Elsewhere {
+        Elsewhere {
+            host: "studio".to_owned(),
+            total: Bytes::gb(64),
+            available: Some(Bytes::gb(available)),
+            gpu_limit: Some(Bytes::gb(48)),
+            programs: Vec::new(),
+            platform: Platform::Metal,
+        }
+    }
+
+    fn reserve() -> Reserve {
+        Reserve { name: "macOS".to_owned(), size: Bytes::gb(10), while_running: Vec::new() }
+    }
+
+    fn share(gb: u64) -> Estimate {
+        let term = Term {
+            name: "all".into(),
+            bytes: Bytes::gb(gb),
+            figures: vec![Figure::Idle, Figure::Resident, Figure::Peak],
+            origin: Origin::File,
+            detail: String::new(),
+            before: None,
+        };
+        Estimate::of(vec![term], None)
+    }
+
+    fn other(gb: u64, now: u64) -> Held {
+        let grant = Grant { bytes: Bytes::gb(gb), forced: false };
+        Held { model: "235b".to_owned(), grant, now: Bytes::gb(now) }
+    }
+
+    #[test]
+    fn a_machine_with_room_agrees_to_its_share() {
+        let share = share(20);
+        let granted = judge_there(&studio(50), &[reserve()], &[], "480b", Some(&share)).unwrap();
+        assert_eq!(granted.bytes, share.reserve());
+    }
+
+    #[test]
+    fn a_short_machine_is_named_and_its_terms_add_up() {
+        let share = share(30);
+        let held = [other(20, 15)];
+        let refusal = judge_there(&studio(35), &[reserve()], &held, "480b", Some(&share)).unwrap_err();
+        assert_eq!(refusal.host.as_deref(), Some("studio"));
+        for check in &refusal.checks {
+            assert_eq!(check.lines.iter().map(|line| line.bytes).sum::<i128>(), check.free, "{check:?}");
+            let missing = (i128::from(check.need.0) - check.free).max(0);
+            assert_eq!(i128::from(check.missing.0), missing, "{check:?}");
+        }
+        // Of 64 GB, less 10 and 20; of 35 GB, less the 5 that the other may still take; of 48 GB, less 20.
+        let free: Vec<_> =
+            refusal.checks.iter().map(|check| (check.name.as_str(), check.free / 1_000_000_000)).collect();
+        assert_eq!(free, [("plan", 34), ("available now", 30), ("GPU limit", 28)]);
+        assert!(refusal.sentence().starts_with(&format!("480b needs {} on studio, ", share.reserve())));
+        let table = refusal.to_string();
+        assert!(table.contains("GPU limit on studio:"), "{table}");
+        assert!(refusal.hint().contains("free memory on studio"), "{}", refusal.hint());
+    }
+
+    #[test]
+    fn a_program_that_runs_there_holds_its_reserve() {
+        let game = Reserve { while_running: vec!["Civ V".to_owned()], ..reserve() };
+        let share = share(45);
+        let mut machine = studio(60);
+        machine.gpu_limit = None;
+        let judge =
+            |machine: &Elsewhere| judge_there(machine, &[game.clone(), reserve()], &[], "480b", Some(&share));
+        assert!(judge(&machine).is_ok());
+        machine.programs = game.while_running.clone();
+        let refusal = judge(&machine).unwrap_err();
+        assert!(refusal.to_string().contains("memory of studio"), "{refusal}");
+    }
+
+    #[test]
+    fn a_share_that_nobody_knows_is_not_granted() {
+        assert!(judge_there(&studio(60), &[], &[], "480b", None).is_err());
+    }
+}
