@@ -91,6 +91,6 @@ mod tests {
     #[test]
     fn a_limit_names_its_source() {
         let limit = GpuLimit { bytes: Bytes::gb(107), source: LimitSource::Setup };
-        assert_eq!(limit.to_string(), "107.0 GB (macOS's default, from mlxctl setup)");
+        assert_eq!(limit.to_string(), "107 GB (macOS's default, from mlxctl setup)");
     }
 }

@@ -80,29 +80,41 @@ fn gone(host: &dyn Host, who: Identity, patience: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::CommandExt;
+    #[cfg(not(target_os = "macos"))]
     use std::process::{Child, Command};
 
     use super::*;
 
-    /// A process that looks like the backend of `model`, in a group of its own, doing `script`.
+    /// A process that looks like the backend of `model`, in a session of its own, doing `script`.
+    #[cfg(not(target_os = "macos"))]
     fn backend(run: &Path, model: &str, script: &str) -> Child {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]).arg(run.join("launcher.py")).arg(run.join(format!("{model}.json")));
-        command.process_group(0).spawn().unwrap()
+        // setsid(1) becomes the program, since it leads no group; macOS has none.
+        let mut command = Command::new("setsid");
+        command
+            .args(["/bin/sh", "-c", script])
+            .arg(run.join("launcher.py"))
+            .arg(run.join(format!("{model}.json")));
+        command.spawn().unwrap()
     }
 
+    #[cfg(not(target_os = "macos"))]
     fn reap(mut child: Child) {
         // Only its parent can take a zombie away, and a zombie does not count.
         child.wait().unwrap();
     }
 
+    #[cfg(not(target_os = "macos"))]
     #[test]
     fn a_backend_whose_supervisor_is_dead_is_found_and_ended() {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path();
         let host = crate::host::system();
-        let child = backend(run, "32b", "while :; do sleep 0.01; done");
+        let ready = run.join("ready");
+        let child =
+            backend(run, "32b", &format!("touch '{}'; while :; do sleep 0.01; done", ready.display()));
+        while !ready.exists() {
+            std::thread::sleep(LOOK);
+        }
         let mut left = Leftovers::find(run, &*host).unwrap().unwrap();
         assert_eq!(
             left.backends.values().map(|who| who.pid.cast_unsigned()).collect::<Vec<_>>(),
@@ -115,6 +127,7 @@ mod tests {
         assert!(Leftovers::find(run, &*host).unwrap().unwrap().backends.is_empty());
     }
 
+    #[cfg(not(target_os = "macos"))]
     #[test]
     fn one_that_ignores_its_end_is_killed() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,15 @@
 """As much of mlx.core as the launcher asks for; nothing here computes."""
 
 _cache = 0
+cpu = "cpu"
+
+
+class Device:
+    type = cpu
+
+
+def default_device():
+    return Device()
 
 
 def set_cache_limit(limit):
