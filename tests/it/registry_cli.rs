@@ -118,17 +118,20 @@ fn a_switch_to_what_is_not_offered_is_refused_with_what_is() {
 fn a_model_here_that_its_ranks_cannot_share_is_exit_2_with_its_place() {
     let model = r#"{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,
         "num_key_value_heads":2,"intermediate_size":128,"vocab_size":300}"#;
-    let text = "[paths]\nroot = \"root\"\n[[model]]\nname = \"m\"\nrepo = \"./model\"\nport = 8800\n[model.cluster]\n\
-                backend = \"mpi\"\nmode = \"tensor\"\nhosts = [{ ssh = \"laptop\", ranks = 4 }]\n";
-    let (folder, file) = registry(text);
-    fs_err::create_dir(folder.path().join("model")).unwrap();
-    fs_err::write(folder.path().join("model/config.json"), model).unwrap();
+    let (folder, file) = registry("");
+    let here = folder.path().join("model");
+    let text = format!(
+        "[paths]\nroot = \"root\"\n[[model]]\nname = \"m\"\nrepo = {here:?}\nport = 8800\n[model.cluster]\n\
+         backend = \"mpi\"\nmode = \"tensor\"\nhosts = [{{ ssh = \"laptop\", ranks = 4 }}]\n"
+    );
+    fs_err::write(&file, &text).unwrap();
+    fs_err::create_dir(&here).unwrap();
+    fs_err::write(here.join("config.json"), model).unwrap();
     let said = seen(mlxctl(&file).arg("check"), folder.path());
     assert!(said.starts_with("exit 2\n"), "{said}");
     assert!(said.contains("models.toml:9:8"), "{said}");
     assert!(said.contains("2 KV heads cannot be divided over 4 ranks"), "{said}");
     assert!(said.contains("mode = \"pipeline\""), "{said}");
-    let text = text.replace("tensor", "pipeline");
-    fs_err::write(&file, text).unwrap();
+    fs_err::write(&file, text.replace("tensor", "pipeline")).unwrap();
     assert!(seen(mlxctl(&file).arg("check"), folder.path()).starts_with("exit 0\n"));
 }
