@@ -1,5 +1,7 @@
 //! What the loop shows of itself: the documents of the control API.
 
+use std::time::Duration;
+
 use super::driver::Driver;
 use super::slot::Slot;
 use crate::control::api::{
@@ -13,8 +15,11 @@ use crate::lifecycle::{Managed, Name, State};
 use crate::memory::Bytes;
 use crate::metrics::Snapshot;
 
+/// For how long a footprint counts as that of now.
+const FRESH: Duration = Duration::from_secs(1);
+
 impl Driver {
-    /// The document of `mlxctl status --json`, measured now.
+    /// The document of `mlxctl status --json`.
     pub fn status(&mut self) -> Status {
         let now = self.host.now();
         self.look_at_registry();
@@ -55,10 +60,12 @@ impl Driver {
         Some(self.model_status(now, managed, self.slots.get(&managed.name)?))
     }
 
-    /// Looks at the footprints of all live runs.
+    /// Looks at the footprints of all live runs, but for those that were looked at just now: whoever asks often does
+    /// not want to know it more exactly than that.
     fn measure(&mut self, now: Moment) {
         for managed in self.fleet.models() {
             if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name))
+                && slot.sample.is_none_or(|(at, _)| now.since(at) >= FRESH)
                 && let Ok(leader) = self.host.footprint(run.identity)
             {
                 let footprint = slot.charged(leader);

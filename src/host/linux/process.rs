@@ -13,7 +13,8 @@ use crate::memory::Bytes;
 /// A whole file of `/proc`, most of which fit into the first read.
 pub fn read(path: &str) -> io::Result<String> {
     let mut bytes = Vec::with_capacity(4096);
-    File::open(path)?.read_to_end(&mut bytes)?;
+    // `take` keeps the standard library from asking for a size, two calls a file, which is 0 here anyway.
+    File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
     // A process may call itself anything, UTF-8 or not.
     Ok(String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
