@@ -25,6 +25,7 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+mod beat;
 pub mod bench;
 pub mod cli;
 pub mod cluster;

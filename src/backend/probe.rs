@@ -18,6 +18,7 @@ use super::client::{self, Answer};
 use super::diagnose;
 use super::link::{Link, LinkEvent, Message, RankStatus, Reply, Request, Thread};
 use super::watchdog::{Observation, Watchdog};
+use crate::beat;
 use crate::host::{Host, Identity};
 use crate::lifecycle::{Failure, FailureKind, Signed};
 use crate::registry::Health;
@@ -295,7 +296,10 @@ impl Probe {
         }
         let doubted = std::mem::replace(&mut known.doubted, bad.is_some());
         match bad {
-            None => self.passed(known),
+            None => {
+                self.passed(known);
+                return beat::wait(self.health.interval);
+            }
             Some(_) if !doubted => return CONFIRM,
             Some(failure) => self.useless(failure),
         }

@@ -16,11 +16,12 @@ use super::error::Refusal;
 use super::front::Door;
 use super::reply::Envelope;
 use super::stream::write_all;
+use crate::beat;
 
 /// Between two attempts to get the address.
 const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks whether the address is still there: a laptop leaves its network without a word.
-const LOOK: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(10);
 /// Connections that the kernel holds for us.
 const BACKLOG: u32 = 1024;
 /// After an error in accepting: no more file descriptors, most likely.
@@ -126,7 +127,7 @@ impl Listeners {
         let mut pause = ACCEPT_PAUSE.0;
         self.bind();
         self.report(&**door);
-        let mut look = Instant::now() + self.next_look();
+        let mut look = self.next_look();
         loop {
             tokio::select! {
                 biased;
@@ -135,17 +136,23 @@ impl Listeners {
                 accepted = accept(self.loopback.as_ref()) => take(accepted, door, connections, &mut pause).await,
                 _ = connections.served.join_next(), if !connections.served.is_empty() => {}
                 _ = connections.told.join_next(), if !connections.told.is_empty() => {}
-                () = sleep_until(look) => {
+                () = at(look) => {
                     self.bind();
                     self.report(&**door);
-                    look = Instant::now() + self.next_look();
+                    look = self.next_look();
                 }
             }
         }
     }
 
-    fn next_look(&self) -> Duration {
-        if self.problem.is_some() { RETRY } else { LOOK }
+    /// `None`: all is as it should be, and loopback does not go away.
+    fn next_look(&self) -> Option<Instant> {
+        let wait = match &self.problem {
+            Some(_) => RETRY,
+            None if self.wanted.ip().is_loopback() => return None,
+            None => beat::wait(LOOK),
+        };
+        Some(Instant::now() + wait)
     }
 
     /// Gets what can be had now.
@@ -197,6 +204,13 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
 async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -76,8 +76,8 @@ pub(super) struct Driver {
     pub power: PowerState,
     /// Idle sleep is held off through it.
     pub awake: Awake,
-    /// When memory was looked at last.
-    pub looked: Moment,
+    /// When the next look at memory is due, if any model is ready then.
+    pub look_due: Moment,
     /// Processes of ours that belong to no run and are being ended.
     pub strays: Vec<(Name, Identity)>,
     /// When the next look at files is due.

@@ -12,6 +12,7 @@ use super::handle::Input;
 use super::slot::log_file;
 use crate::backend::link::{Reply, Request};
 use crate::backend::logs;
+use crate::beat;
 use crate::lifecycle::{Generation, Name};
 
 /// Between two looks. A log may grow by what is written meanwhile.
@@ -27,7 +28,7 @@ impl Driver {
         if now < self.upkeep {
             return;
         }
-        self.upkeep = now.after(BETWEEN);
+        self.upkeep = now.after(beat::wait(BETWEEN));
         self.journal.try_again();
         self.learned.try_again();
         self.keep(true);

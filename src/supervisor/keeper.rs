@@ -1,10 +1,13 @@
 //! Keeps memory in bounds while the models run: pressure, programs that the models yield to, ceilings, idle trims;
 //! and learns what models really take. Decisions are those of [`crate::memory`]; here they are fed and carried out.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use crate::backend::link::Request;
+use crate::beat;
 use crate::host::{Moment, Priority};
 use crate::lifecycle::{Event, Failure, FailureKind, Generation, Name, Signed, State, StopReason};
 use crate::memory::learn::Learned as Footprints;
@@ -25,16 +28,16 @@ impl Driver {
     /// When to look again: with the health checks of ready models (a look costs some 0.1 ms). `None`: nothing runs,
     /// and nothing has to be undone.
     pub fn next_look(&self) -> Option<Moment> {
-        let ready = self.fleet.models().iter().filter(|model| matches!(model.state, State::Ready { .. }));
-        let interval =
-            ready.filter_map(|model| Some(self.slots.get(&model.name)?.model.health.interval)).min();
-        interval.map(|interval| self.looked.after(interval)).into_iter().chain(self.policy.next()).min()
+        let mut models = self.fleet.models().iter();
+        let ready = models.any(|model| matches!(model.state, State::Ready { .. }));
+        ready.then_some(self.look_due).into_iter().chain(self.policy.next()).min()
     }
 
     /// Looks, decides, acts.
     pub fn look(&mut self) {
         let now = self.host.now();
-        self.looked = now;
+        let interval = self.slots.values().map(|slot| slot.model.health.interval).min();
+        self.look_due = now.after(interval.map_or(Duration::ZERO, beat::wait));
         let reading = self.host.memory().unwrap_or_default();
         let seen = self.ready_runs(now, Platform::of(&reading));
         let running = seen.iter().filter_map(|seen| self.running(seen)).collect::<Vec<_>>();

@@ -134,7 +134,7 @@ impl Supervisor {
             finished: false,
             policy,
             priority: Priority::Normal,
-            looked: Moment::default(),
+            look_due: Moment::default(),
             power,
             awake,
             strays: Vec::new(),
