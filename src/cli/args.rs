@@ -31,6 +31,8 @@ pub struct Cli {
 
 /// The verbs, each with a file of its own in `commands/`.
 #[derive(Debug, Subcommand)]
+// The arguments of a verb are put together when it is the one that was typed.
+#[command(defer = true)]
 pub enum Command {
     /// Show the whole thing on a built-in tiny model, from nothing to a clean stop
     Demo(commands::demo::Args),
@@ -97,5 +99,25 @@ impl Cli {
             return file.clone();
         }
         folders::config().join("models.toml")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn each_verb_says_of_itself_what_the_overview_says_of_it() {
+        let overview = Cli::command();
+        let mut whole = Cli::command();
+        whole.build();
+        for verb in overview.get_subcommands() {
+            let about = verb.get_about().map(ToString::to_string);
+            let built = whole.find_subcommand(verb.get_name());
+            assert_eq!(built.and_then(|verb| verb.get_about()).map(ToString::to_string), about);
+            assert!(about.is_some(), "{}", verb.get_name());
+        }
     }
 }

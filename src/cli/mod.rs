@@ -1,7 +1,7 @@
 //! The command line: one verb a file in [`commands`]; stdout is data, stderr is talk.
 
 pub mod args;
-pub mod commands;
+mod commands;
 pub mod error;
 mod live;
 mod machine;

@@ -21,6 +21,7 @@ use super::power::PowerState;
 use super::rest::Rest;
 use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
+use super::view::Glance;
 use crate::backend::launch::{self, Launch};
 use crate::backend::probe::{Probe, Vitals};
 use crate::backend::spec::Spec;
@@ -76,6 +77,8 @@ pub(super) struct Driver {
     pub power: PowerState,
     /// Idle sleep is held off through it.
     pub awake: Awake,
+    /// What was looked at for the last document.
+    pub glance: Glance,
     /// When the next look at memory is due, if any model is ready then.
     pub look_due: Moment,
     /// Processes of ours that belong to no run and are being ended.

@@ -22,6 +22,7 @@ use super::lock::{self, LockError};
 use super::power::PowerState;
 use super::rest::Rest;
 use super::router::Routing;
+use super::view::Glance;
 use crate::backend::LAUNCHER;
 use crate::gate::Listening;
 use crate::host::{Host, Moment, Priority};
@@ -134,6 +135,7 @@ impl Supervisor {
             finished: false,
             policy,
             priority: Priority::Normal,
+            glance: Glance::default(),
             look_due: Moment::default(),
             power,
             awake,

@@ -14,9 +14,28 @@ use crate::host::{Footprint, Host, Moment};
 use crate::lifecycle::{Managed, Name, State};
 use crate::memory::Bytes;
 use crate::metrics::Snapshot;
+use crate::registry::Reserve;
 
-/// For how long a footprint counts as that of now.
+/// For how long what was looked at counts as that of now: whoever asks often does not want to know it more exactly.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// What was looked at for the last document, apart from the models.
+#[derive(Debug, Default)]
+pub(super) struct Glance {
+    at: Option<Moment>,
+    /// The supervisor's own memory.
+    own: Option<Bytes>,
+    /// Programs that reserves are for.
+    watched: Vec<String>,
+    /// Those of them that run.
+    running: Vec<String>,
+}
+
+impl Glance {
+    fn is_fresh(&self, now: Moment, watched: &[String]) -> bool {
+        self.watched == watched && self.at.is_some_and(|at| now.since(at) < FRESH)
+    }
+}
 
 impl Driver {
     /// The document of `mlxctl status --json`.
@@ -60,9 +79,9 @@ impl Driver {
         Some(self.model_status(now, managed, self.slots.get(&managed.name)?))
     }
 
-    /// Looks at the footprints of all live runs, but for those that were looked at just now: whoever asks often does
-    /// not want to know it more exactly than that.
+    /// Looks at the footprints of all live runs, and at what runs beside them; not at what was looked at just now.
     fn measure(&mut self, now: Moment) {
+        self.glance(now);
         for managed in self.fleet.models() {
             if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name))
                 && slot.sample.is_none_or(|(at, _)| now.since(at) >= FRESH)
@@ -77,10 +96,22 @@ impl Driver {
         }
     }
 
-    fn supervisor_status(&self, now: Moment) -> SupervisorStatus {
+    fn glance(&mut self, now: Moment) {
+        let names = |reserve: &Reserve| reserve.while_running.clone();
+        let watched: Vec<String> = self.registry.reserves.iter().flat_map(names).collect();
+        if self.glance.is_fresh(now, &watched) {
+            return;
+        }
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let own = self.host.identify(pid).ok().flatten();
-        let footprint = own.and_then(|own| self.host.footprint(own).ok());
+        let own = own.and_then(|own| Some(self.host.footprint(own).ok()?.bytes));
+        // One walk over all processes, whatever the number of reserves.
+        let running = if watched.is_empty() { Vec::new() } else { self.host.running(&watched) };
+        self.glance = Glance { at: Some(now), own, watched, running };
+    }
+
+    fn supervisor_status(&self, now: Moment) -> SupervisorStatus {
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let gates = self.slots.values().filter_map(|slot| slot.gate_problem.clone());
         let problems = [self.journal.problem(), self.learned.problem(), self.disk_problem.as_deref()];
         let problems =
@@ -94,7 +125,7 @@ impl Driver {
             uptime_seconds: now.since(self.started).as_secs_f64(),
             config: self.registry.file.display().to_string(),
             config_problem: self.registry_problem.clone(),
-            footprint_bytes: footprint.map(|footprint| footprint.bytes.0),
+            footprint_bytes: self.glance.own.map(|bytes| bytes.0),
             waiting_for,
         }
     }
@@ -108,7 +139,7 @@ impl Driver {
                 name: reserve.name.clone(),
                 bytes: reserve.size.0,
                 active: reserve.while_running.is_empty()
-                    || !self.host.running(&reserve.while_running).is_empty(),
+                    || reserve.while_running.iter().any(|name| self.glance.running.contains(name)),
             })
             .collect();
         let reserved: u64 =

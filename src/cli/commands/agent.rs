@@ -17,7 +17,6 @@ use crate::service::agent::{Agent, AgentError, LaunchdAgent, SystemdAgent};
 /// How long a stand-in for launchctl may take to start a job: it knows no throttle of minutes.
 const STAND_IN: Duration = Duration::from_secs(5);
 
-/// Arguments of `agent`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -26,7 +25,8 @@ pub struct Args {
     stand_ins: StandIns,
 }
 
-/// Programs to call instead of the system's: what tests use, and systems that keep theirs elsewhere.
+// Not documentation for clap, which would say it of the command: programs to call instead of the system's, for tests and
+// for systems that keep theirs elsewhere.
 #[derive(Debug, clap::Args)]
 pub struct StandIns {
     /// Call this launchctl, and treat this system as one that has launchd

@@ -16,7 +16,6 @@ use crate::cli::render::{self, Look};
 use crate::control::api::{ModelStatus, StateName};
 use crate::registry::{Model, Registry};
 
-/// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The model, by name or alias; it has to be ready

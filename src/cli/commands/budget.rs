@@ -13,7 +13,6 @@ use crate::memory::refusal::signed;
 use crate::memory::{self, Budget, Bytes, GpuLimit, Platform};
 use crate::registry::{Model, Registry, Start};
 
-/// Arguments of `budget`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Plan for a machine of this size, for example 128GB, instead of this one

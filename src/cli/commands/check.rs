@@ -6,7 +6,6 @@ use crate::cli::error::CliError;
 use crate::memory::Bytes;
 use crate::registry::{Problems, Registry, Start, advice, fits};
 
-/// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Judge the registry for another machine with this much memory, and leave this one's paths alone

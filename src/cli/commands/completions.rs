@@ -6,7 +6,6 @@ use crate::cli::Context;
 use crate::cli::args::Cli;
 use crate::cli::error::CliError;
 
-/// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The shell

@@ -22,7 +22,6 @@ use crate::supervisor::{Handle, Options, Supervisor, on_signals};
 /// What the model is asked; its training knows the answer.
 const QUESTION: &str = "What are you?";
 
-/// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Stay up until Ctrl-C

@@ -11,7 +11,6 @@ use crate::control::client::Client;
 use crate::doctor::{Finding, State, observe, trials};
 use crate::registry::Registry;
 
-/// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As a JSON document (schema 1)

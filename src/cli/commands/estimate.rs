@@ -15,7 +15,6 @@ use crate::memory::{Bounds, Bytes, Estimate, GpuLimit, Ledger, Live, Platform, P
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 
-/// Arguments of `estimate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The model, by name or alias

@@ -10,7 +10,6 @@ use crate::cli::render::{Look, Style};
 use crate::control::api::EventRecord;
 use crate::control::client::ClientError;
 
-/// Arguments of `events`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Go on with what happens, until Ctrl-C

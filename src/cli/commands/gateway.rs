@@ -4,7 +4,6 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::gateway::{Facts, Format, render};
 
-/// Arguments of `gateway`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// For whom

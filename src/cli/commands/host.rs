@@ -9,7 +9,6 @@ use crate::host;
 use crate::memory::Bytes;
 use crate::registry::{Registry, Source};
 
-/// Arguments of `host`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The environment whose versions are told [default: the registry's, if there is one]

@@ -6,7 +6,6 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::gate::keys::{self, KeyError};
 
-/// Arguments of `key`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

@@ -16,7 +16,6 @@ const BETWEEN: Duration = Duration::from_millis(200);
 /// Read at once, bytes.
 const BLOCK: u64 = 64 * 1024;
 
-/// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Its name or an alias

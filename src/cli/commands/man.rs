@@ -6,7 +6,6 @@ use crate::cli::Context;
 use crate::cli::args::Cli;
 use crate::cli::error::{CliError, Exit};
 
-/// Arguments of `man`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The page of this command instead of the program's

@@ -8,7 +8,6 @@ use crate::memory::Bytes;
 use crate::python::hub::{self, CachedModel};
 use crate::registry::{Model, Source, Start};
 
-/// Arguments of `models`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON

@@ -7,7 +7,6 @@ use crate::cli::error::{CliError, Exit};
 use crate::service::difference::{Difference, differences};
 use crate::service::launchd::Job;
 
-/// Arguments of `plist`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Say what differs in this file, and why it matters; exit 1 if anything does

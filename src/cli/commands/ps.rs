@@ -8,7 +8,6 @@ use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
 use crate::control::api::{ModelStatus, SCHEMA};
 
-/// Arguments of `ps`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As a JSON document: `{"schema":1,"backends":[…]}`, each as in `status --json`

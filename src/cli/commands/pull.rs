@@ -19,7 +19,6 @@ use crate::python::venv::{Environment, SetupRequest};
 use crate::python::whole::{self, Flaw, Whole};
 use crate::registry::{Model, Registry, Source};
 
-/// Arguments of `pull`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Its name or an alias

@@ -7,7 +7,6 @@ use crate::cli::render::table::{Cell, Column, draw};
 use crate::cli::render::{Look, Style};
 use crate::control::api::{Change, ChangeKind};
 
-/// Arguments of `reload`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only say what would change

@@ -7,7 +7,6 @@ use crate::registry::Registry;
 use crate::service::notify::Notifier;
 use crate::supervisor::{Options, StartError, Supervisor, on_signals};
 
-/// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 

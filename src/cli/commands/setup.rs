@@ -18,7 +18,6 @@ use crate::{folders, host};
 /// How long a new environment may take to serve the tiny model; a cold disk and a first import included.
 const TRIAL: Duration = Duration::from_secs(180);
 
-/// Arguments of `setup`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Import everything again, although the environment is known to be whole

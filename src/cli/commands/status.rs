@@ -15,7 +15,6 @@ use crate::control::plan::planned_status;
 /// Between two looks of `--watch`.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As a JSON document (schema 1)

@@ -9,7 +9,6 @@ use crate::cli::parse::duration;
 use crate::cli::remote::Remote;
 use crate::control::api::StopRequest;
 
-/// Arguments of `stop`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Its name or an alias

@@ -4,7 +4,6 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 
-/// Arguments of `trim`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Its name or an alias; all that run, if none is named

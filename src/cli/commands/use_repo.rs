@@ -5,7 +5,6 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::unknown_model;
 use crate::registry::{EditError, use_repo};
 
-/// Arguments of `use`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The model, by name or alias

@@ -11,7 +11,6 @@ use crate::control::client::Client;
 use crate::registry::Registry;
 use crate::service::agent::{Agent, Install, Seen, keep, plan, write};
 
-/// Arguments of `agent install`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Show what would be written and called, and do nothing

@@ -5,7 +5,6 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::control::client::Client;
 
-/// Arguments of `agent restart`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Show what would be done, and do nothing

@@ -8,7 +8,6 @@ use crate::control::api::{ModelStatus, SCHEMA, SupervisorStatus};
 use crate::control::client::Client;
 use crate::service::agent::{Agent, Seen};
 
-/// Arguments of `agent status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As a JSON document (schema 1)

@@ -11,7 +11,6 @@ use crate::supervisor::{Leftovers, LockError};
 /// Between SIGTERM and SIGKILL for a backend whose model is no longer in the registry.
 const TERM: Duration = Duration::from_secs(20);
 
-/// Arguments of `agent uninstall`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Show what would be called and removed, and do nothing
