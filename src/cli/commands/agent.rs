@@ -37,7 +37,6 @@ pub struct StandIns {
     systemctl: Option<PathBuf>,
 }
 
-/// What is to be done with the agent.
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Write its file, load it, and wait until the always-on models are ready
