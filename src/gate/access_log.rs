@@ -1,6 +1,5 @@
 //! A line a request, to a file of its own that rotates by size.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -63,14 +62,53 @@ struct State {
     file: Option<File>,
     size: u64,
     lines: Vec<u8>,
+    stamp: Stamp,
     complained: bool,
+}
+
+/// The time of a line; what changes only with the second is kept for the next.
+#[derive(Debug, Default)]
+struct Stamp {
+    second: u64,
+    /// RFC 3339 up to the point.
+    text: String,
+}
+
+impl Stamp {
+    fn write(&mut self, now: SystemTime, out: &mut Vec<u8>) {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if self.text.is_empty() || self.second != since.as_secs() {
+            self.second = since.as_secs();
+            self.text = humantime::format_rfc3339_seconds(now).to_string();
+            self.text.truncate(self.text.len().saturating_sub(1));
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        out.push(b'.');
+        padded(out, since.subsec_millis());
+        out.extend_from_slice(b"Z ");
+    }
+}
+
+/// Three digits.
+fn padded(out: &mut Vec<u8>, number: u32) {
+    for place in [100, 10, 1] {
+        let digit = u8::try_from(number / place % 10).unwrap_or_default();
+        out.push(b'0' + digit);
+    }
 }
 
 impl AccessLog {
     /// Lines go to `path`; the file is made with the first one.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        let state = State { path, file: None, size: 0, lines: Vec::new(), complained: false };
+        let state = State {
+            path,
+            file: None,
+            size: 0,
+            lines: Vec::new(),
+            stamp: Stamp::default(),
+            complained: false,
+        };
         Self { state: Mutex::new(state), more: Notify::new() }
     }
 
@@ -91,7 +129,9 @@ impl AccessLog {
     pub fn write(&self, line: &Line<'_>) {
         let mut state = self.state();
         let first = state.lines.is_empty();
-        line.format(&mut state.lines);
+        let State { lines, stamp, .. } = &mut *state;
+        stamp.write(SystemTime::now(), lines);
+        line.format(lines);
         if state.lines.len() >= FLUSH_BYTES {
             state.flush();
         } else if first {
@@ -173,50 +213,107 @@ fn rotate(path: &Path) -> std::io::Result<()> {
 }
 
 impl Line<'_> {
+    /// Joined, not formatted: `write!` would be a sixth of what the gate does for a request.
     fn format(&self, out: &mut Vec<u8>) {
-        let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-        let mut text = String::with_capacity(256);
-        let _ = write!(text, "{} ", humantime::format_rfc3339_millis(SystemTime::now()));
         match self.client {
-            Some(client) => _ = write!(text, "{client}"),
-            None => text.push('-'),
+            Some(IpAddr::V4(client)) => {
+                for (place, octet) in client.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        out.push(b'.');
+                    }
+                    number(out, octet.into());
+                }
+            }
+            // Rare, and not worth code of its own.
+            Some(client @ IpAddr::V6(_)) => out.extend_from_slice(client.to_string().as_bytes()),
+            None => out.push(b'-'),
         }
-        let _ = write!(
-            text,
-            " {} {} {} {} {} in={} out={} tokens={} wait={:.0}ms",
-            self.key.unwrap_or("-"),
-            self.id,
-            self.method,
-            Plain(self.path),
-            self.status,
-            self.received,
-            self.sent,
-            self.tokens,
-            millis(self.waited),
-        );
+        for word in [self.key.unwrap_or("-"), self.id, self.method] {
+            out.push(b' ');
+            out.extend_from_slice(word.as_bytes());
+        }
+        out.push(b' ');
+        plain(out, self.path);
+        out.push(b' ');
+        number(out, self.status.into());
+        for (name, value) in [(" in=", self.received), (" out=", self.sent), (" tokens=", self.tokens)] {
+            out.extend_from_slice(name.as_bytes());
+            number(out, value);
+        }
+        out.extend_from_slice(b" wait=");
+        number(out, u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX));
+        out.extend_from_slice(b"ms");
         if let Some(first) = self.first_token {
-            let _ = write!(text, " first={:.1}ms", millis(first));
+            out.extend_from_slice(b" first=");
+            tenths(out, first);
         }
-        let _ = writeln!(text, " total={:.1}ms sent={} {}", millis(self.total), self.attempts, self.outcome);
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(b" total=");
+        tenths(out, self.total);
+        out.extend_from_slice(b" sent=");
+        number(out, self.attempts.into());
+        out.push(b' ');
+        out.extend_from_slice(self.outcome.as_bytes());
+        out.push(b'\n');
     }
 }
 
-/// Text of a client without anything that could look like another field or line.
-struct Plain<'a>(&'a str);
+fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
 
-impl std::fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for char in self.0.chars().take(128) {
-            f.write_char(if char.is_ascii_graphic() { char } else { '?' })?;
-        }
-        Ok(())
-    }
+/// Milliseconds with one decimal.
+fn tenths(out: &mut Vec<u8>, time: Duration) {
+    let tenths = u64::try_from(time.as_micros() / 100).unwrap_or(u64::MAX);
+    number(out, tenths / 10);
+    out.push(b'.');
+    number(out, tenths % 10);
+    out.extend_from_slice(b"ms");
+}
+
+/// Text of a client without anything that could look like another field or line.
+fn plain(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.chars().take(128).map(|char| match u8::try_from(char) {
+        Ok(byte) if byte.is_ascii_graphic() => byte,
+        _ => b'?',
+    }));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_has_its_fields_in_order_and_the_time_with_its_milliseconds() {
+        let mut out = Vec::new();
+        let mut stamp = Stamp::default();
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        stamp.write(at(1_700_000_000_007), &mut out);
+        stamp.write(at(1_700_000_000_999), &mut out);
+        stamp.write(at(1_700_000_001_000), &mut out);
+        Line {
+            client: Some(IpAddr::from([192, 168, 132, 9])),
+            key: Some("gateway"),
+            id: "req-1",
+            method: "POST",
+            path: "/v1/chat/completions",
+            status: 200,
+            received: 10,
+            sent: 2048,
+            tokens: 7,
+            waited: Duration::from_micros(2_900),
+            first_token: Some(Duration::from_micros(12_345)),
+            total: Duration::from_micros(1_000_040),
+            attempts: 1,
+            outcome: "ok",
+        }
+        .format(&mut out);
+        Line { client: Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])), ..Line::default() }.format(&mut out);
+        let text = "2023-11-14T22:13:20.007Z 2023-11-14T22:13:20.999Z 2023-11-14T22:13:21.000Z \
+            192.168.132.9 gateway req-1 POST /v1/chat/completions 200 in=10 out=2048 tokens=7 wait=2ms first=12.3ms \
+            total=1000.0ms sent=1 ok\n\
+            ::1 -    0 in=0 out=0 tokens=0 wait=0ms total=0.0ms sent=0 \n";
+        assert_eq!(String::from_utf8(out).unwrap(), text);
+    }
 
     #[test]
     fn a_path_cannot_forge_a_line() {

@@ -19,11 +19,19 @@ pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> S
         Endpoint::Chat => "/v1/chat/completions",
         Endpoint::Completions => "/v1/completions",
     };
-    format!(
-        "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{}: {}\r\n\r\n",
+    // Joined, not formatted: it is made for every request.
+    [
+        "POST ",
+        path,
+        " HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ",
+        itoa::Buffer::new().format(length),
+        "\r\n",
         super::SECRET_HEADER,
-        upstream.secret
-    )
+        ": ",
+        &upstream.secret,
+        "\r\n\r\n",
+    ]
+    .concat()
 }
 
 /// The connection. It is registered for what it will be asked for only: every readiness that nobody waits for

@@ -1,6 +1,10 @@
 //! Counting the events of a stream as they pass. Not parsing: a JSON text has no raw line ends, so the first byte
 //! of a line tells an event (`data: …`) from a comment (`: keepalive …`).
 
+use std::sync::LazyLock;
+
+use memchr::memmem::FinderRev;
+
 const DONE: &[u8; 14] = b"data: [DONE]\n\n";
 
 /// What passed so far.
@@ -70,8 +74,10 @@ impl Events {
 /// `usage.completion_tokens` of a whole answer. It stands near the end, so it is searched from there.
 #[must_use]
 pub fn completion_tokens(body: &[u8]) -> Option<u64> {
-    const KEY: &[u8] = b"\"completion_tokens\":";
-    let rest = body.get(memchr::memmem::rfind(body, KEY)? + KEY.len()..)?.trim_ascii_start();
+    const KEY: &str = "\"completion_tokens\":";
+    // To make it costs more than to search with it.
+    static FINDER: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(KEY));
+    let rest = body.get(FINDER.rfind(body)? + KEY.len()..)?.trim_ascii_start();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()
 }

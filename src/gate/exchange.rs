@@ -311,10 +311,10 @@ impl<'a> Exchange<'a> {
             return Attempt::Lost { why: "it did not answer with a stream".to_owned(), sent: true };
         }
         body.truncate(answer.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX));
-        let mut bytes = reply::head(200, self.envelope).into_bytes();
-        bytes.extend_from_slice(
-            format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes(),
-        );
+        let mut head = reply::head(200, self.envelope);
+        head.push_str("content-type: application/json\r\n");
+        reply::length(&mut head, body.len());
+        let mut bytes = head.into_bytes();
         bytes.extend_from_slice(body);
         record.status = 200;
         record.sent = body.len() as u64;

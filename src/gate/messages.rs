@@ -2,7 +2,7 @@
 
 use super::error::Refusal;
 use super::json::{Kind, Scanner, Text};
-use super::value::{expect, expect_string, wrong};
+use super::value::{expect, expect_string, string_at, wrong};
 
 /// Bytes of one image inside a request, as base64 text.
 pub const IMAGE_BYTES: usize = 16 << 20;
@@ -60,7 +60,7 @@ impl Walk {
         while let Some(key) = scanner.member(&mut first)? {
             match key.decoded().as_ref() {
                 "role" => {
-                    self.text += expect_string(scanner, &self.path("role"))?.length();
+                    self.text += string_at(scanner, || self.path("role"))?.length();
                     role = true;
                 }
                 "content" => self.content(scanner)?,
@@ -107,10 +107,10 @@ impl Walk {
         while let Some(key) = scanner.member(&mut first)? {
             match key.decoded().as_ref() {
                 "type" => {
-                    expect_string(scanner, &field(".type"))?;
+                    string_at(scanner, || field(".type"))?;
                     kind = true;
                 }
-                "text" => self.text += expect_string(scanner, &field(".text"))?.length(),
+                "text" => self.text += string_at(scanner, || field(".text"))?.length(),
                 name @ ("image_url" | "image") => {
                     image(scanner, &field(&format!(".{name}")), self.remote_images)?;
                 }

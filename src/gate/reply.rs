@@ -56,10 +56,11 @@ impl Reply {
     pub fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
         let mut head = head(self.status, envelope);
         head.push_str(&self.headers);
-        if self.status != 204 {
-            let _ = write!(head, "content-length: {}\r\n", self.body.len());
+        if self.status == 204 {
+            head.push_str("\r\n");
+        } else {
+            length(&mut head, self.body.len());
         }
-        head.push_str("\r\n");
         let mut out = head.into_bytes();
         if !envelope.head_only {
             out.extend_from_slice(&self.body);
@@ -72,7 +73,12 @@ impl Reply {
 #[must_use]
 pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
     let mut head = String::with_capacity(256);
-    let _ = write!(head, "HTTP/1.1 {status} {}\r\nx-request-id: {}\r\n", reason(status), envelope.id);
+    let mut digits = itoa::Buffer::new();
+    for part in
+        ["HTTP/1.1 ", digits.format(status), " ", reason(status), "\r\nx-request-id: ", envelope.id, "\r\n"]
+    {
+        head.push_str(part);
+    }
     if let Some(origin) = envelope.origin {
         let _ = write!(
             head,
@@ -86,6 +92,13 @@ pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
         head.push_str("connection: close\r\n");
     }
     head
+}
+
+/// The line that tells the length of a body, and the empty one that ends the head.
+pub fn length(head: &mut String, length: usize) {
+    for part in ["content-length: ", itoa::Buffer::new().format(length), "\r\n\r\n"] {
+        head.push_str(part);
+    }
 }
 
 fn reason(status: u16) -> &'static str {

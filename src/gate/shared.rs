@@ -168,19 +168,21 @@ impl Shared {
 /// Ids for requests, unique over the life of the machine as far as chance allows.
 #[derive(Debug)]
 pub struct Ids {
-    /// Not a secret: it tells one supervisor's requests from the next one's.
-    seed: u32,
+    /// With a number that is no secret: it tells one supervisor's requests from the next one's.
+    prefix: String,
     next: AtomicU64,
 }
 
 impl Ids {
     pub fn new() -> Self {
-        Self { seed: getrandom::u32().unwrap_or(std::process::id()), next: AtomicU64::new(0) }
+        let seed = getrandom::u32().unwrap_or(std::process::id());
+        Self { prefix: format!("req-{seed:08x}-"), next: AtomicU64::new(0) }
     }
 
     pub fn next(&self) -> String {
-        let mut id = String::with_capacity(24);
-        let _ = write!(id, "req-{:08x}-{:x}", self.seed, self.next.fetch_add(1, Relaxed));
+        let mut id = String::with_capacity(32);
+        id.push_str(&self.prefix);
+        let _ = write!(id, "{:x}", self.next.fetch_add(1, Relaxed));
         id
     }
 }

@@ -18,6 +18,17 @@ pub(super) fn expect_string<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result
     Ok(scanner.string()?)
 }
 
+/// As [`expect_string`], where the name has to be put together first: only for the refusal.
+pub(super) fn string_at<'a>(
+    scanner: &mut Scanner<'a>,
+    name: impl FnOnce() -> String,
+) -> Result<Text<'a>, Refusal> {
+    match scanner.kind()? {
+        Kind::String => Ok(scanner.string()?),
+        found => Err(wrong(&name(), "a string", found)),
+    }
+}
+
 pub(super) fn boolean(scanner: &mut Scanner<'_>, name: &str) -> Result<bool, Refusal> {
     expect(scanner, name, Kind::Bool, "true or false")?;
     Ok(scanner.word()?.unwrap_or(false))
