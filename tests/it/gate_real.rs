@@ -7,6 +7,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::gate_door::{corpus, path};
@@ -45,6 +47,42 @@ fn the_corpus_leaves_the_real_server_as_it_was() {
     }
     assert_eq!(instance.pid("tiny"), pid);
     assert_eq!(instance.model("tiny")["restarts"], 0);
+}
+
+/// One at a time is at the backend, and the others wait, when its process is killed.
+#[test]
+fn fifty_queued_requests_outlive_the_real_server() {
+    let entry = Entry::new("tiny", "always")
+        .with("limits = { max_tokens = 64, in_flight = 1, queue = 60, queue_timeout = \"2m\" }")
+        .with("restart = { stable_after = \"100ms\" }");
+    let instance = Instance::real(vec![entry]).serve();
+    instance.wait_state("tiny", "ready");
+    let (gate, pid) = (instance.gate("tiny"), instance.pid("tiny"));
+    let ask = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":64,"stream":true}"#;
+    let clients: Vec<_> = (0..51)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gate).unwrap();
+            stream.set_read_timeout(Some(3 * PATIENCE)).unwrap();
+            let length = ask.len();
+            write!(stream, "POST /v1/chat/completions HTTP/1.1\r\nHost: {gate}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{ask}").unwrap();
+            stream
+        })
+        .collect();
+    // An answer takes tens of milliseconds: nearly all are still in the line.
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let (mut whole, mut cut) = (0, 0);
+    for mut client in clients {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        match (text.contains("[DONE]"), text.contains("backend_lost")) {
+            (true, false) => whole += 1,
+            (false, true) => cut += 1,
+            _ => panic!("neither whole nor ended with the event: {text}"),
+        }
+    }
+    assert!(whole >= 50 && whole + cut == 51, "{whole} whole, {cut} cut");
+    assert_ne!(instance.pid("tiny"), pid);
 }
 
 #[test]
