@@ -161,11 +161,15 @@ pub async fn measure(target: &Target, plan: &Plan, mut tell: impl FnMut(&str)) -
     Ok(measured)
 }
 
-/// How often a thing that takes `once` is measured: as often as is wanted, unless it takes forever.
+/// How often a thing that takes `once` is measured: as often as is wanted, less often what takes forever, and oftener
+/// what is over in milliseconds: the median of a few of those tells what else the machine did.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
 fn repeats(wanted: u32, once: Duration) -> u32 {
     const ENOUGH: f64 = 30.0;
-    ((ENOUGH / once.as_secs_f64().max(0.001)) as u32).clamp(1, wanted.max(1))
+    const LEAST: f64 = 1.0;
+    const MOST: u32 = 50;
+    let fits = |seconds: f64| (seconds / once.as_secs_f64().max(0.001)) as u32;
+    fits(ENOUGH).clamp(1, wanted.max(1)).max(fits(LEAST).min(MOST))
 }
 
 fn millis(time: Duration) -> f64 {
@@ -265,6 +269,13 @@ mod tests {
         let decode = decode(2, &[round]).unwrap();
         assert_eq!(decode.tokens_per_second.median, 100.0, "200 tokens in 2 s");
         assert_eq!((decode.each.max, decode.ttft_ms.median), (100.0, 350.0));
+    }
+
+    #[test]
+    fn what_is_short_is_measured_oftener_and_what_is_long_less_often() {
+        let times = |millis| repeats(5, Duration::from_millis(millis));
+        assert_eq!((times(0), times(10), times(100), times(300)), (50, 50, 10, 5));
+        assert_eq!((times(6_000), times(10_000), times(100_000)), (5, 3, 1));
     }
 
     #[test]
