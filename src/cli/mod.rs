@@ -1,4 +1,4 @@
-//! The command line: one verb a file in [`commands`]; stdout is data, stderr is talk.
+//! The command line: one verb a file in `commands/`; stdout is data, stderr is talk.
 
 pub mod args;
 mod commands;
