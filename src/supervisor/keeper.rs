@@ -36,6 +36,7 @@ impl Driver {
     /// Looks, decides, acts.
     pub fn look(&mut self) {
         let now = self.host.now();
+        // Of all models: one that becomes ready before the next look has its interval kept as well.
         let interval = self.slots.values().map(|slot| slot.model.health.interval).min();
         self.look_due = now.after(interval.map_or(Duration::ZERO, beat::wait));
         let reading = self.host.memory().unwrap_or_default();

@@ -29,7 +29,7 @@ pub struct Args {
     /// Tokens of an answer
     #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(2..=65_536))]
     tokens: u32,
-    /// Measurements of each thing
+    /// Measurements of each thing; a prompt that takes milliseconds is measured oftener
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
     /// Lengths of prompts, tokens; what the model's context cannot hold is left out
