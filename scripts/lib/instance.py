@@ -74,7 +74,9 @@ class Instance:
         if not folder.exists():
             say("making the tiny model")
             command = [self.options.venv / "bin/python", ROOT / "src/python/tiny_model.py", folder]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"the tiny model cannot be made:\n{done.stderr[-3000:]}")
         return folder
 
     def log(self, name):
