@@ -55,6 +55,14 @@ pub(super) struct Record {
     gate: Option<Arc<Shared>>,
 }
 
+/// The body of a request.
+struct Body {
+    bytes: Vec<u8>,
+    /// Where in `bytes` it begins; it reaches to their end.
+    from: usize,
+    held: Held,
+}
+
 /// Whether the connection goes on.
 type GoesOn = bool;
 
@@ -252,7 +260,7 @@ impl Connection {
         started: Instant,
         record: &mut Record,
     ) -> GoesOn {
-        let (body, held) = match Box::pin(self.body(head, &**door)).await {
+        let Body { bytes, from, held } = match Box::pin(self.body(head, &**door)).await {
             Ok(Some(body)) => body,
             Ok(None) => {
                 record.outcome = "client_gone";
@@ -264,8 +272,9 @@ impl Connection {
                 return Box::pin(self.refuse(&refusal, envelope, record)).await;
             }
         };
+        let body = bytes.get(from..).unwrap_or_default();
         record.received = body.len() as u64;
-        let shared = match door.clone().gate(&body) {
+        let shared = match door.clone().gate(body) {
             Ok(found) => record.gate.insert(found).clone(),
             Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
         };
@@ -273,8 +282,8 @@ impl Connection {
         let settings = shared.settings();
         let patience = Patience::of(head.wait, settings.config.limits.queue_timeout);
         envelope.waits = patience.asked();
-        let prepared = prepare(&body, endpoint, &shared, &settings, patience);
-        drop(body);
+        let prepared = prepare(body, endpoint, &shared, &settings, patience);
+        drop(bytes);
         let work = match prepared {
             Ok(work) => work,
             Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
@@ -291,7 +300,7 @@ impl Connection {
     }
 
     /// Reads the body. `None`: the client went away in the middle.
-    async fn body(&mut self, head: &Head, door: &dyn Door) -> Result<Option<(Vec<u8>, Held)>, Refusal> {
+    async fn body(&mut self, head: &Head, door: &dyn Door) -> Result<Option<Body>, Refusal> {
         let bounds = door.bounds();
         let limit = bounds.body;
         let length = match head.framing {
@@ -301,8 +310,10 @@ impl Connection {
             Framing::Chunked => None,
         };
         let mut held = door.bodies().none();
-        self.buffer.drain(..head.length);
-        if head.expects && self.buffer.is_empty() && length != Some(0) {
+        // What has a length is taken out together with the head before it, so that nothing is moved.
+        let from = if length.is_some() { head.length } else { 0 };
+        self.buffer.drain(..head.length - from);
+        if head.expects && self.buffer.len() == from && length != Some(0) {
             let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
             if write_all(&self.stream, go_on).await.is_err() {
                 return Ok(None);
@@ -311,20 +322,21 @@ impl Connection {
         let begun = Instant::now();
         let mut chunks = Chunks::default();
         loop {
-            let arrived = (self.buffer.len() + chunks.body.len()) as u64;
+            let arrived = (self.buffer.len() - from + chunks.body.len()) as u64;
             // A thousand clients must not fill memory with halves of bodies.
             if !held.grow(arrived, limit) {
                 return Err(crowded());
             }
             match length.and_then(|length| usize::try_from(length).ok()) {
-                Some(length) if self.buffer.len() >= length => {
-                    let rest = self.buffer.split_off(length);
-                    return Ok(Some((std::mem::replace(&mut self.buffer, rest), held)));
+                Some(length) if self.buffer.len() - from >= length => {
+                    let rest = self.buffer.split_off(from + length);
+                    let bytes = std::mem::replace(&mut self.buffer, rest);
+                    return Ok(Some(Body { bytes, from, held }));
                 }
                 Some(_) => {}
                 None => {
                     if chunks.take(&mut self.buffer, limit)? {
-                        return Ok(Some((chunks.body, held)));
+                        return Ok(Some(Body { bytes: chunks.body, from, held }));
                     }
                 }
             }

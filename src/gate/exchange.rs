@@ -114,6 +114,7 @@ impl<'a> Exchange<'a> {
                 Err(attempt) => attempt,
             };
             match attempt {
+                Attempt::Done(Outcome::Answered) => return Outcome::Answered,
                 Attempt::Done(outcome) => return Box::pin(self.end(outcome, client, record)).await,
                 Attempt::ClientGone => return self.over(Outcome::Over, record),
                 Attempt::Aborted(why) => {
@@ -314,8 +315,7 @@ impl<'a> Exchange<'a> {
         let mut head = reply::head(200, self.envelope);
         head.push_str("content-type: application/json\r\n");
         reply::length(&mut head, body.len());
-        let mut bytes = head.into_bytes();
-        bytes.extend_from_slice(body);
+        let bytes = [head.as_bytes(), body].concat();
         record.status = 200;
         record.sent = body.len() as u64;
         record.tokens = completion_tokens(body).unwrap_or(0);

@@ -94,9 +94,9 @@ mod tests {
         leases.abort(1, "it hung");
         assert_eq!(old.ended(Waker::noop()).as_deref(), Some("it hung"));
         assert_eq!(new.ended(Waker::noop()), None);
-        assert_eq!(*traffic.in_flight().borrow(), 2);
+        assert_eq!(traffic.in_flight(), 2);
         drop((old, new));
-        assert_eq!(*traffic.in_flight().borrow(), 0);
+        assert_eq!(traffic.in_flight(), 0);
         let again = leases.begin(1, &traffic);
         assert_eq!(again.ended(Waker::noop()), None, "an abort is about the leases that were there");
         assert_eq!(leases.live.lock().unwrap().all.len(), 2, "slots are used again");

@@ -13,7 +13,7 @@ use super::backend::{AnswerHead, Link};
 use super::events::Events;
 use super::lease::Lease;
 use super::reply::{self, Envelope};
-use super::stream::{BEFORE, MIDDLE, poll_gone, with_scratch, write_all};
+use super::stream::{BEFORE, MIDDLE, PIECE, poll_gone, with_scratch, write_all};
 use super::traffic::Traffic;
 
 /// An answer on its way; it survives the backend, so that another one can go on with it.
@@ -206,7 +206,7 @@ impl Relay {
     ) -> Poll<Option<Step>> {
         loop {
             let step = with_scratch(|scratch| {
-                let place = scratch.get_mut(BEFORE..BEFORE + MIDDLE).unwrap_or_default();
+                let place = scratch.get_mut(BEFORE..BEFORE + PIECE).unwrap_or_default();
                 match backend.poll_read(cx, place) {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Ok(0)) => {

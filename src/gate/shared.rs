@@ -1,6 +1,5 @@
 //! What the connections of one gate have in common.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -182,7 +181,7 @@ impl Ids {
     pub fn next(&self) -> String {
         let mut id = String::with_capacity(32);
         id.push_str(&self.prefix);
-        let _ = write!(id, "{:x}", self.next.fetch_add(1, Relaxed));
+        id.push_str(itoa::Buffer::new().format(self.next.fetch_add(1, Relaxed)));
         id
     }
 }

@@ -4,13 +4,13 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::backend::Link;
 
@@ -18,6 +18,9 @@ use super::backend::Link;
 pub const BEFORE: usize = 1024;
 /// Read at once, at most.
 pub const MIDDLE: usize = 64 * 1024;
+/// Of a stream: where more than this is there at once, client and gate work side by side, and what is copied stays in
+/// the processor's first cache (`scripts/bench-gate`, chunks a second).
+pub const PIECE: usize = 8 * 1024;
 /// Room behind it, for the ends of a chunk and of the stream.
 pub const BEHIND: usize = 16;
 
@@ -72,12 +75,19 @@ pub async fn gone(stream: &TcpStream) {
     poll_fn(|cx| poll_gone(stream, cx)).await;
 }
 
-/// Polls once before it sets a timer: most of what is waited for is there.
+/// Sets a timer only where the first poll has to wait: most of what is waited for is there.
 pub async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
-    if let Poll::Ready(value) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
-        return Some(value);
-    }
-    tokio::time::timeout_at(deadline, poll_fn(poll)).await.ok()
+    let mut timer = pin!(None);
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = poll(cx) {
+            return Poll::Ready(Some(value));
+        }
+        if timer.is_none() {
+            timer.set(Some(sleep_until(deadline)));
+        }
+        timer.as_mut().as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx)).map(|()| None)
+    })
+    .await
 }
 
 /// Writes everything, or gives up on a reader that takes nothing.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
@@ -15,7 +15,10 @@ use crate::control::api::TrafficStatus;
 #[derive(Debug)]
 pub struct Traffic {
     started: Instant,
-    in_flight: watch::Sender<u64>,
+    in_flight: AtomicU64,
+    /// Told when `in_flight` leaves 0 and when it comes back. A watch channel would be told of each request as well,
+    /// and has eight lists to look through for it.
+    turned: Notify,
     queued: AtomicU64,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -58,7 +61,8 @@ impl Default for Traffic {
     fn default() -> Self {
         Self {
             started: Instant::now(),
-            in_flight: watch::Sender::new(0),
+            in_flight: AtomicU64::new(0),
+            turned: Notify::new(),
             queued: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -73,16 +77,31 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// Requests at the backend now, and every change of that number.
+    /// Requests at the backend now.
     #[must_use]
-    pub fn in_flight(&self) -> watch::Receiver<u64> {
-        self.in_flight.subscribe()
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
     }
 
     /// Resolves as soon as nothing is in flight.
     pub async fn drained(&self) {
-        // The sender lives in `self`, so there is always a value to come.
-        let _ = self.in_flight().wait_for(|count| *count == 0).await;
+        self.turns(false).await;
+    }
+
+    /// Resolves as soon as something is in flight.
+    pub async fn busy(&self) {
+        self.turns(true).await;
+    }
+
+    async fn turns(&self, busy: bool) {
+        loop {
+            // Made before the look, so that what changes after it is heard.
+            let turned = self.turned.notified();
+            if (self.in_flight() > 0) == busy {
+                return;
+            }
+            turned.await;
+        }
     }
 
     /// Requests that wait for their turn, or for a model that is on its way.
@@ -101,7 +120,7 @@ impl Traffic {
     /// Requests at the backend now, and a number that changes whenever the backend sends a byte.
     #[must_use]
     pub fn progress(&self) -> (u32, u64) {
-        let in_flight = u32::try_from(*self.in_flight.borrow()).unwrap_or(u32::MAX);
+        let in_flight = u32::try_from(self.in_flight()).unwrap_or(u32::MAX);
         (in_flight, self.activity.load(Relaxed))
     }
 
@@ -110,7 +129,7 @@ impl Traffic {
     pub fn status(&self) -> TrafficStatus {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         TrafficStatus {
-            in_flight: *self.in_flight.borrow(),
+            in_flight: self.in_flight(),
             requests: self.requests.load(Relaxed),
             errors: self.errors.load(Relaxed),
             tokens: self.tokens.load(Relaxed),
@@ -137,12 +156,17 @@ impl Traffic {
         *self.codes.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
     }
 
-    pub(super) fn begin(&self) {
-        self.in_flight.send_modify(|count| *count += 1);
+    pub(crate) fn begin(&self) {
+        if self.in_flight.fetch_add(1, Relaxed) == 0 {
+            self.turned.notify_waiters();
+        }
     }
 
-    pub(super) fn end(&self) {
-        self.in_flight.send_modify(|count| *count = count.saturating_sub(1));
+    /// Once for each [`Self::begin`].
+    pub(crate) fn end(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.turned.notify_waiters();
+        }
     }
 
     pub(super) fn queue_grew(&self) {
@@ -161,7 +185,7 @@ impl Traffic {
         self.errors.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn heard(&self, now: Instant) {
+    pub(crate) fn heard(&self, now: Instant) {
         let millis = now.saturating_duration_since(self.started).as_millis();
         self.activity.store(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Relaxed);
     }

@@ -238,12 +238,13 @@ impl Driver {
         let (availability, seen) = watch::channel(Availability::Offline);
         let gate = Gate::spawn(config, seen, self.reports.clone());
         let name = Name::from(model.name.as_str());
-        self.awake.follow(gate.traffic().in_flight());
+        let followed = self.awake.follow(gate.traffic().clone());
         let slot = Slot {
             files,
             plan,
             model,
             gate,
+            followed,
             availability,
             addresses: Vec::new(),
             gate_problem: None,

@@ -29,7 +29,7 @@ impl Driver {
     /// Whether everything that was waited for is done, or the time is up.
     pub fn may_leave(&self) -> bool {
         let Some(limit) = self.leaving else { return false };
-        let quiet = self.slots.values().all(|slot| *slot.gate.traffic().in_flight().borrow() == 0);
+        let quiet = self.slots.values().all(|slot| slot.gate.traffic().in_flight() == 0);
         // A stop or restart that is half done would look like a crash to the next one.
         let settled = self.fleet.models().iter().all(|model| {
             !matches!(model.state, State::Draining { .. } | State::Stopping { .. } | State::Spawning { .. })

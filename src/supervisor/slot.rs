@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::admit;
+use super::awake::Followed;
 use super::kept::Kept;
 use super::plan::{Files, Plan};
 use crate::backend::probe::{Question, Vitals};
@@ -26,6 +27,9 @@ pub(super) struct Slot {
     pub model: Arc<Model>,
     /// Its front door.
     pub gate: Gate,
+    /// Keeps the machine awake for its requests.
+    #[expect(dead_code, reason = "it is only there to end with the gate")]
+    pub followed: Followed,
     /// What the gate may do.
     pub availability: watch::Sender<Availability>,
     /// Where the gate listens, and what it waits for.

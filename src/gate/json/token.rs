@@ -132,10 +132,22 @@ impl<'a> Scanner<'a> {
 fn plain_run(bytes: &[u8]) -> usize {
     let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
     let run = bytes.get(..end).unwrap_or_default();
-    if run.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= b' ' {
+    if least(run) >= b' ' {
         return end;
     }
     run.iter().position(|byte| *byte < b' ').unwrap_or(end)
+}
+
+/// The least of the bytes. A block is a few registers wide, so that the processor need not wait for the one before it.
+fn least(bytes: &[u8]) -> u8 {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let mut lanes = [u8::MAX; 64];
+    for block in blocks {
+        for (least, byte) in lanes.iter_mut().zip(block) {
+            *least = (*least).min(*byte);
+        }
+    }
+    lanes.iter().chain(rest).fold(u8::MAX, |least, byte| least.min(*byte))
 }
 
 #[cfg(test)]
@@ -146,7 +158,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_run_of_plain_bytes_ends_where_a_slow_search_says(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn a_run_of_plain_bytes_ends_where_a_slow_search_says(
+            bytes in proptest::collection::vec(prop_oneof![200 => b' '..=b'!', 1 => any::<u8>()], 0..300)
+        ) {
             let slow = bytes.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(bytes.len());
             prop_assert_eq!(plain_run(&bytes), slow);
         }
