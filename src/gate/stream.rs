@@ -20,7 +20,7 @@ pub const BEFORE: usize = 1024;
 pub const MIDDLE: usize = 64 * 1024;
 /// Of a stream: where more than this is there at once, client and gate work side by side, and what is copied stays in
 /// the processor's first cache (`scripts/bench-gate`, chunks a second).
-pub const PIECE: usize = 8 * 1024;
+pub const PIECE: usize = 4 * 1024;
 /// Room behind it, for the ends of a chunk and of the stream.
 pub const BEHIND: usize = 16;
 
