@@ -26,15 +26,19 @@ impl Driver {
         self.publish();
     }
 
+    /// Whether no model has a request in flight.
+    pub fn quiet(&self) -> bool {
+        self.slots.values().all(|slot| slot.gate.traffic().in_flight() == 0)
+    }
+
     /// Whether everything that was waited for is done, or the time is up.
     pub fn may_leave(&self) -> bool {
         let Some(limit) = self.leaving else { return false };
-        let quiet = self.slots.values().all(|slot| slot.gate.traffic().in_flight() == 0);
         // A stop or restart that is half done would look like a crash to the next one.
         let settled = self.fleet.models().iter().all(|model| {
             !matches!(model.state, State::Draining { .. } | State::Stopping { .. } | State::Spawning { .. })
         });
-        (quiet && settled) || self.host.now() >= limit
+        (self.quiet() && settled) || self.host.now() >= limit
     }
 
     /// How soon to look again while it leaves.

@@ -41,8 +41,7 @@ impl Driver {
                 State::Stopped { .. } | State::Ready { .. } | State::Backoff { .. } | State::Failed { .. }
             )
         });
-        let idle = self.slots.values().all(|slot| slot.gate.traffic().in_flight() == 0);
-        if settled && idle && self.leaving.is_none() && self.rest.comes(self.host.now()) {
+        if settled && self.quiet() && self.leaving.is_none() && self.rest.comes(self.host.now()) {
             self.host.give_back();
         }
     }
