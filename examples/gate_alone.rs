@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mlxctl::gate::{Availability, Gate, GateConfig, Upstream};
-use mlxctl::memory::Bytes;
 use mlxctl::registry::{Limits, Network, Start};
+use mlxctl::units::Bytes;
 use tokio::sync::{mpsc, watch};
 
 type Failure = Box<dyn std::error::Error>;

@@ -24,10 +24,11 @@
 //! - [`cli`]: one verb a file; stdout is data, stderr is talk.
 #![warn(missing_docs)]
 
+pub mod api;
 pub mod backend;
-mod beat;
 pub mod bench;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod control;
 pub mod doctor;
@@ -47,3 +48,4 @@ pub mod python;
 pub mod registry;
 pub mod service;
 pub mod supervisor;
+pub mod units;

@@ -3,9 +3,10 @@
 use super::weights;
 use crate::memory::files::read_learned;
 use crate::memory::group::{HostEstimate, Outlook, outlook};
-use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem, learn};
+use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem, learn};
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
+use crate::units::Bytes;
 
 /// What a start of a model would be held to, and would take.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::gate::SECRET_HEADER;
+use crate::backend::SECRET_HEADER;
 
 /// More than any answer to the two requests has.
 const LONGEST_ANSWER: u64 = 64 * 1024;

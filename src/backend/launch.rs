@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use super::record;
 use super::spec::{SCHEMA, Spec};
-use crate::cluster::{self, group::Group};
-use crate::memory::Bytes;
+use crate::backend::group::Group;
 use crate::registry::{ClusterMode, Model, ServerOptions};
+use crate::units::Bytes;
 
 /// Variables of the supervisor's environment that a backend is given too.
 const INHERITED: &[&str] = &[
@@ -93,7 +93,7 @@ impl Launch<'_> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let launcher = self.run.join("launcher.py");
         let (program, first) = match &group {
-            Some(_) => (text(self.binary), cluster::CONDUCT.to_owned()),
+            Some(_) => (text(self.binary), super::CONDUCT.to_owned()),
             None => (text(self.python), text(&launcher)),
         };
         let mut argv = vec![program, first, text(&record::spec_file(self.run, &self.model.name))];

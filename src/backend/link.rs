@@ -1,6 +1,7 @@
 //! The link: what only the inside of a backend knows, pushed as it happens. The protocol is in
 //! `docs/architecture.md`, "The link".
 
+use crate::api::RankStatus;
 use std::io;
 use std::path::Path;
 
@@ -68,35 +69,6 @@ pub enum LinkEvent {
         /// The least CPU time that one of them has used, milliseconds: the slowest holds the others up.
         cpu_ms: Option<u64>,
     },
-}
-
-/// One rank of a model that runs on several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RankStatus {
-    /// Its number.
-    pub rank: usize,
-    /// Where it runs, as the registry names it.
-    pub host: String,
-    /// Of its Python, on that host.
-    pub pid: Option<i32>,
-    /// What that host charges its Python.
-    pub footprint_bytes: Option<u64>,
-    /// In one word.
-    pub state: RankState,
-}
-
-/// What a rank is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RankState {
-    /// It has no Python yet.
-    Starting,
-    /// Its Python runs.
-    Running,
-    /// Signs of life are missing.
-    Silent,
-    /// It is gone.
-    Ended,
 }
 
 /// The generation thread of `mlx_lm.server`.

@@ -4,6 +4,7 @@ pub mod assess;
 pub mod client;
 pub mod diagnose;
 pub mod exec;
+pub mod group;
 pub mod launch;
 pub mod link;
 pub mod logs;
@@ -16,3 +17,9 @@ pub mod weights;
 
 /// The launcher's text; the supervisor writes it to `<run>/launcher.py`.
 pub const LAUNCHER: &str = include_str!("launcher.py");
+
+/// The header that carries a run's secret to its launcher.
+pub const SECRET_HEADER: &str = "x-mlxctl-secret";
+
+/// The hidden first argument of a conductor: our own binary as the backend of a model on several machines.
+pub const CONDUCT: &str = "__conduct";

@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{self, Answer};
 use super::diagnose;
-use super::link::{Link, LinkEvent, Message, RankStatus, Reply, Request, Thread};
+use super::link::{Link, LinkEvent, Message, Reply, Request, Thread};
 use super::watchdog::{Observation, Watchdog};
-use crate::beat;
+use crate::api::RankStatus;
+use crate::clock::beat;
 use crate::host::{Host, Identity};
 use crate::lifecycle::{Failure, FailureKind, Signed};
 use crate::registry::Health;

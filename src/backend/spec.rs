@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::group::Group;
-use crate::host::{Identity, Moment};
+use crate::backend::group::Group;
+use crate::clock::Moment;
+use crate::host::Identity;
 
 /// The version of both files.
 pub const SCHEMA: u32 = 1;

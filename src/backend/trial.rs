@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::launch::{self, Launch, Limits};
 use super::link::{Link, LinkEvent, Message};
 use super::{LAUNCHER, client, logs, record};
-use crate::memory::Bytes;
 use crate::registry::Registry;
+use crate::units::Bytes;
 
 /// Between two tries to reach the launcher, and two looks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::Moment;
+use crate::clock::Moment;
 use crate::lifecycle::{Failure, FailureKind};
 use crate::registry::Health;
 

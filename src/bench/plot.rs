@@ -169,7 +169,7 @@ mod tests {
     use super::super::roofline::{Bandwidth, Roofline};
     use super::super::shape::Shape;
     use super::*;
-    use crate::memory::Bytes;
+    use crate::units::Bytes;
 
     #[test]
     fn every_measurement_and_the_limit_are_in_the_picture_and_names_are_escaped() {

@@ -90,7 +90,7 @@ pub fn judge(target: f64, measured: f64, roofline: Option<&Roofline>) -> TargetV
 mod tests {
     use super::super::chips;
     use super::*;
-    use crate::memory::Bytes;
+    use crate::units::Bytes;
 
     fn m4_max(weights: u64) -> Roofline {
         let chip = chips::find("Apple M4 Max", 16).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// A model, as far as its speed goes.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Context;
 use super::output::Output;
 use super::render::progress;
-use crate::control::api::{Progress, StateName};
+use crate::api::{Progress, StateName};
 
 /// Shows progress on stderr until it is dropped.
 pub struct Live<'a> {

@@ -1,6 +1,6 @@
 //! What a command can say about the machine while no supervisor runs.
 
-use crate::control::api::HostStatus;
+use crate::api::HostStatus;
 use crate::host::{Host, MemoryReading};
 use crate::registry::Registry;
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::error::{CliError, Exit};
-use crate::control::api::{ApiError, ErrorCode, Status};
-use crate::control::client::{Client, ClientError};
-use crate::control::paths;
+use crate::api::client::{Client, ClientError};
+use crate::api::paths;
+use crate::api::{ApiError, ErrorCode, Status};
 use crate::registry::{Registry, UnknownModel};
 
 /// The supervisor of one registry.

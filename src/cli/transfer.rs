@@ -6,8 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
 use super::render::human;
-use crate::memory::Bytes;
 use crate::python::pull::{Plan, Step};
+use crate::units::Bytes;
 
 /// Shows a download on stderr until it is dropped.
 pub struct Transfer<'a> {

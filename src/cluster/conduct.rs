@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
 use super::frame::{Beat, Down, Gone, Order, Up, encode};
-use super::group::{Group, scratch};
 use super::link_server::{self, Seen};
 use super::silence::Silence;
 use super::streams::Writer;
 use super::verdict::{Sign, Verdict};
 use super::watched::Watched;
 use super::{mlx_launch, proof, rank};
+use crate::backend::group::{Group, scratch};
 use crate::backend::link::Request;
 use crate::backend::spec::Spec;
 use crate::host::{self, Exit, Host, Identity, Signal};

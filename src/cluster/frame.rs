@@ -121,9 +121,9 @@ pub struct Order {
     pub cache_limit: Option<u64>,
     /// Bound of the prompt cache, bytes.
     pub prompt_cache_bytes: Option<u64>,
-    /// See [`super::group::Group`].
+    /// See [`crate::backend::group::Group`].
     pub heartbeat_ms: u64,
-    /// See [`super::group::Group`].
+    /// See [`crate::backend::group::Group`].
     pub timeout_ms: u64,
 }
 

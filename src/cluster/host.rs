@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::api::SCHEMA;
 use crate::backend::weights;
-use crate::control::api::SCHEMA;
 use crate::host::Host;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::Source;

@@ -12,7 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::conduct::Input;
-use crate::backend::link::{RankStatus, Request};
+use crate::api::RankStatus;
+use crate::backend::link::Request;
 
 /// The longest line that a client may send.
 const LONGEST_LINE: u64 = 64 * 1024;
@@ -58,7 +59,7 @@ impl Seen {
 /// # Errors
 /// The system's, if the socket cannot be made.
 pub fn serve(path: &Path, seen: watch::Receiver<Seen>, asked: UnboundedSender<Input>) -> io::Result<()> {
-    crate::control::paths::make_folder(path)?;
+    crate::api::paths::make_folder(path)?;
     crate::backend::record::remove(path)?;
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;

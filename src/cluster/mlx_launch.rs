@@ -11,8 +11,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::conduct::Input;
 use super::frame::decode;
-use super::group::{Group, ranks_folder, scratch};
 use super::streams::{Writer, read_lines};
+use crate::backend::group::{Group, ranks_folder, scratch};
 use crate::backend::record::replace;
 use crate::backend::spec::Spec;
 use crate::host::{self, Identity};

@@ -7,7 +7,6 @@
 pub mod ask;
 pub mod conduct;
 pub mod frame;
-pub mod group;
 pub mod host;
 mod link_server;
 mod mlx_launch;
@@ -22,8 +21,9 @@ mod watched;
 
 use std::ffi::OsString;
 
-/// The hidden first arguments.
-pub const CONDUCT: &str = "__conduct";
+use crate::backend::CONDUCT;
+
+/// The hidden first arguments, beside [`CONDUCT`].
 pub(crate) const RANK: &str = "__rank";
 const END_RANKS: &str = "__end_ranks";
 

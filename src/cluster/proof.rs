@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::group::{Group, Place};
 use super::{rank, record};
+use crate::backend::group::{Group, Place};
 use crate::host::{self, Host};
 
 /// ssh gives up on a host that does not answer.

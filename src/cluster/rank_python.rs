@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::frame::{LONGEST_LINE, Order};
-use super::group::{rank_name, ranks_folder};
 use super::rank::{Input, TERM};
 use super::record::{self, RankRecord};
 use super::streams::read_lines;
+use crate::api::paths::{link_path, make_folder};
 use crate::backend::LAUNCHER;
+use crate::backend::group::{rank_name, ranks_folder};
 use crate::backend::link::{Link, Message, Request, Thread};
 use crate::backend::record::replace;
-use crate::control::paths::{link_path, make_folder};
 use crate::host::{self as system, Exit, Host, Identity};
 
 /// A rank's Python.

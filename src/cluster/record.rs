@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::group::{rank_name, ranks_folder};
+use crate::api::paths::link_path;
+use crate::backend::group::{rank_name, ranks_folder};
 use crate::backend::record::{read, remove, replace};
-use crate::control::paths::link_path;
 use crate::host::{self, Host, Identity, Signal};
 
 /// Between two looks at a process that is to end.

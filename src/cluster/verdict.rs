@@ -1,8 +1,8 @@
 //! Who is to blame when a group ends: one rank dies, and every other one soon dies of that. Pure.
 
 use super::frame::{Beat, Gone, Why};
-use super::group::Group;
 use crate::backend::diagnose;
+use crate::backend::group::Group;
 use crate::backend::link::Thread;
 use crate::host::Exit;
 
@@ -145,7 +145,7 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::group::example;
+    use crate::backend::group::example;
 
     fn line(signs: Vec<(usize, Sign)>, said: &str) -> String {
         let mut verdict = Verdict::default();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::frame::{Beat, Gone};
 use super::silence::Silence;
-use crate::backend::link::{RankState, RankStatus};
+use crate::api::{RankState, RankStatus};
 
 /// Lines that are kept for the verdict.
 const TAIL: usize = 60;

@@ -1,8 +1,3 @@
-//! The supervisor's API: HTTP + JSON over a Unix socket in a 0700 folder; `curl --unix-socket` can speak it.
+//! The supervisor's end of the API ([`crate::api`]) on a Unix socket.
 
-pub mod api;
-pub mod client;
-mod http;
-pub mod paths;
-pub mod plan;
 pub mod server;

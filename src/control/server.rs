@@ -18,14 +18,14 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::api::{
+use crate::api::paths;
+use crate::api::{
     ApiError, CommandDone, ErrorCode, EventRecord, Events, Line, ModelStatus, Progress, ReloadRequest,
     Reloaded, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, StopRequest,
 };
-use super::paths;
-use crate::memory::Bytes as Size;
 use crate::metrics;
 use crate::supervisor::Handle;
+use crate::units::Bytes as Size;
 
 /// No request has a longer body, bytes.
 const BODY_MAX: usize = 64 * 1024;

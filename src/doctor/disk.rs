@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// What the disk must keep free beside the models: macOS swaps and updates into it.
 const HEADROOM: Bytes = Bytes::gb(5);

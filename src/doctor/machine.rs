@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
-use crate::memory::{Bytes, GpuLimit};
+use crate::memory::GpuLimit;
+use crate::units::Bytes;
 
 /// The oldest macOS that MLX's wheels run on.
 const OLDEST_MACOS: u32 = 14;

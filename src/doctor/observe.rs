@@ -11,17 +11,18 @@ use super::machine::Power;
 use super::network::PortUse;
 use super::python::Installed;
 use super::{Finding, cluster, disk, machine, network, python, service};
+use crate::api::Status;
+use crate::api::paths;
 use crate::backend::record;
 use crate::cluster::ask::Ssh;
 use crate::cluster::host::{Question, report};
-use crate::control::api::Status;
-use crate::control::paths;
 use crate::host::{self, Host};
-use crate::memory::{Bytes, GpuLimit, Platform};
+use crate::memory::{GpuLimit, Platform};
 use crate::python::venv::{self, Environment, NotReady, SetupRequest};
 use crate::python::{hub, interpreter};
 use crate::registry::{Problems, Registry, Source, Start};
 use crate::service::agent::Agent;
+use crate::units::Bytes;
 
 /// The checks that need no registry.
 #[must_use]

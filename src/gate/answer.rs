@@ -10,7 +10,7 @@ use super::http::Method;
 use super::reply::Reply;
 use super::validate::Endpoint;
 use super::{Availability, GateConfig};
-use crate::host::Moment;
+use crate::clock::Moment;
 use crate::registry::Start;
 
 /// What a path means.

@@ -26,7 +26,7 @@ pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> S
         " HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ",
         itoa::Buffer::new().format(length),
         "\r\n",
-        super::SECRET_HEADER,
+        crate::backend::SECRET_HEADER,
         ": ",
         &upstream.secret,
         "\r\n\r\n",

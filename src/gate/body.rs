@@ -99,7 +99,7 @@ fn bad() -> Refusal {
 /// 413, with the limit.
 #[must_use]
 pub fn too_large(limit: u64) -> Refusal {
-    Refusal::new(413, "body_too_large", format!("the body is larger than {}", crate::memory::Bytes(limit)))
+    Refusal::new(413, "body_too_large", format!("the body is larger than {}", crate::units::Bytes(limit)))
 }
 
 #[cfg(test)]

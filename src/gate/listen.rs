@@ -16,7 +16,7 @@ use super::error::Refusal;
 use super::front::Door;
 use super::reply::Envelope;
 use super::stream::write_all;
-use crate::beat;
+use crate::clock::beat;
 
 /// Between two attempts to get the address.
 const RETRY: Duration = Duration::from_secs(2);

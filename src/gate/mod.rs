@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::host::Moment;
+use crate::clock::Moment;
 use crate::registry::{Limits, Network, Start};
 
 pub use handle::{Gate, LAST_WORDS};
@@ -98,9 +98,6 @@ pub struct Upstream {
     /// The run's generation.
     pub generation: u64,
 }
-
-/// The launcher's header.
-pub const SECRET_HEADER: &str = "x-mlxctl-secret";
 
 /// What the supervisor says of a model, as far as a client is concerned. Only `Ready` answers 200.
 #[derive(Debug, Clone, PartialEq, Eq)]

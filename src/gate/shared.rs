@@ -97,8 +97,8 @@ impl Shared {
 
     #[cfg(test)]
     pub(super) fn for_tests() -> Self {
-        use crate::memory::Bytes;
         use crate::registry::{Limits, Network, Start};
+        use crate::units::Bytes;
         let network = Network {
             host: std::net::Ipv4Addr::LOCALHOST.into(),
             allow_from: Vec::new(),

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
-use crate::control::api::TrafficStatus;
+use crate::api::TrafficStatus;
 
 /// The counters of one model, since its gate was made. Reading never waits for a writer for long.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What does not change while the machine is up, as far as all systems say it alike.
 
 use super::Facts;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// Asks the system once; takes some milliseconds, so it is done when the first caller asks.
 pub fn collect(os: String, memory: Bytes, boot_id: String) -> Facts {

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{
-    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority,
-    Signal, SleepHold, posix,
+    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal,
+    SleepHold, posix,
 };
-use crate::memory::Bytes;
+use crate::clock::Moment;
+use crate::units::Bytes;
 
 /// A machine of which a test decides everything. Time starts one hour after boot.
 ///

@@ -32,7 +32,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::memory::Bytes;
+use crate::clock::Moment;
+use crate::units::Bytes;
 
 /// This machine. Cheap: what takes time is asked when it is first needed.
 #[must_use]
@@ -84,30 +85,6 @@ pub fn now() -> Moment {
 /// `NotFound` if it is no such child; the system's own otherwise.
 pub fn identify_child(pid: i32) -> io::Result<Identity> {
     native::identify_child(pid)
-}
-
-/// A point on a clock that never jumps and goes on through sleep, as a time since boot.
-///
-/// Linux: `CLOCK_BOOTTIME`; macOS: `CLOCK_MONOTONIC_RAW`, which there counts sleep (clock_gettime(3)), unlike
-/// `std::time::Instant`, which stands still (`CLOCK_UPTIME_RAW`). macOS's `CLOCK_MONOTONIC` counts it too, but is the
-/// wall clock less the time of boot, and so is slewed with it; against the clock that stands still it would drift, and
-/// the drift would be taken for sleep.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Moment(pub Duration);
-
-impl Moment {
-    /// The moment `wait` later; the end of time where that cannot be held.
-    #[must_use]
-    pub fn after(self, wait: Duration) -> Self {
-        Self(self.0.saturating_add(wait))
-    }
-
-    /// The time from `earlier` to here, zero if it lies ahead.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
 }
 
 /// A process that cannot be mistaken for another: pids are used again, start times are not.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Pressure;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// One line of `/proc/PID/stat`, as far as it is needed (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

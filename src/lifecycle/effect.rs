@@ -3,7 +3,7 @@
 use super::state::{Failure, Generation, Name, Run, StopReason};
 use super::waiters::WaiterId;
 use crate::host::Signal;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// What shall be done.
 #[derive(Debug, Clone, PartialEq)]

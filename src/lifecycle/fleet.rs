@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::restart::Failures;
 use super::state::{Failure, Generation, Name, State, StopReason};
 use super::waiters::Waiters;
-use crate::host::Moment;
-use crate::memory::Bytes;
+use crate::clock::Moment;
 use crate::registry::{Model, Restart, Start, Stop};
+use crate::units::Bytes;
 
 /// What the registry says about a model's life.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,9 +9,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::host::{Exit, Identity, Moment, Signal};
-use crate::memory::Bytes;
+use crate::clock::Moment;
+use crate::host::{Exit, Identity, Signal};
 use crate::registry::{Restart, Start, Stop};
+use crate::units::Bytes;
 
 const ALWAYS: &str = "32b";
 const MANUAL: &str = "70b";

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::host::Moment;
+use crate::clock::Moment;
 use crate::registry::Restart;
 
 /// A model's failures, as far as they still matter.

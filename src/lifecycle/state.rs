@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::api::StateName;
-use crate::host::{Identity, Moment};
-use crate::memory::Bytes;
+use crate::api::StateName;
+use crate::clock::Moment;
+use crate::host::Identity;
+use crate::units::Bytes;
 
 /// A model's name; the key of everything here.
 pub type Name = Arc<str>;

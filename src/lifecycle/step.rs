@@ -7,7 +7,8 @@ use super::event::Event;
 use super::fleet::{Admission, Fleet};
 use super::state::{Cause, Failure, FailureKind, Generation, Name, Rung, State, StopReason};
 use super::waiters::{WaiterId, Wants};
-use crate::host::{Moment, Signal};
+use crate::clock::Moment;
+use crate::host::Signal;
 use crate::registry::Start;
 
 /// Between two SIGKILLs to a process that does not go: it hangs in the kernel, and saying so again is all one can do.

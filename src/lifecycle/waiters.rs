@@ -3,7 +3,7 @@
 
 use super::effect::{Effect, Outcome};
 use super::state::{Failure, Generation, Name, Next, State, StopReason};
-use crate::host::Moment;
+use crate::clock::Moment;
 
 /// One command that awaits its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

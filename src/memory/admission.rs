@@ -9,9 +9,10 @@ use super::estimate::Estimate;
 use super::gpu::GpuLimit;
 use super::platform::Platform;
 use super::refusal::{Check, Line, Refusal, Why};
-use super::{Bytes, remedy};
+use super::remedy;
 use crate::host::{Footprint, MemoryReading};
 use crate::registry::Reserve;
+use crate::units::Bytes;
 
 /// Bytes that a live run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

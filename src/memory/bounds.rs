@@ -3,19 +3,13 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Bytes;
 use super::estimate::{Estimate, ModelFiles, estimate};
 use super::platform::Platform;
 use super::problem::Problem;
 use super::shape::Precision;
-use crate::registry::Model;
+use crate::registry::{self, Model};
+use crate::units::Bytes;
 
-/// Longest prompt plus answer where the registry names none, tokens (no longer than the model's own limit). A 32B
-/// and a 72B model, 4-bit, fit beside macOS and a game into 128 GB with it.
-pub const CONTEXT: u32 = 32_768;
-/// Requests in the backend at once where the registry names none: each further one is promised a whole context of KV
-/// (8.59 GB for a 32B model). The rest queues at the gate.
-pub const CONCURRENCY: u32 = 1;
 /// Bytes of caches kept between requests where the registry names none: half of one 32k conversation of a 32B model.
 pub const KV_LIMIT: Bytes = Bytes::gb(4);
 /// MLX's buffer cache where the registry names no limit. Without one it keeps whatever was ever in use.
@@ -170,7 +164,7 @@ fn unbounded(model: &Model, files: &ModelFiles) -> Result<Bounds, Problem> {
     let concurrency = if batched { concurrency } else { 1 };
     let decode = server.decode_concurrency.unwrap_or(concurrency).clamp(1, concurrency);
     Ok(Bounds {
-        context: memory.context.unwrap_or(CONTEXT.min(own)),
+        context: memory.context.unwrap_or(registry::CONTEXT.min(own)),
         concurrency: decode,
         prompt_concurrency: server.prompt_concurrency.unwrap_or(decode).clamp(1, decode),
         batched,

@@ -13,7 +13,7 @@ fn of(memory: &str, server: &str) -> Result<Bounds, Problem> {
 #[test]
 fn without_a_word_in_the_registry_everything_is_bounded() {
     let bounds = of("", "").unwrap();
-    assert_eq!((bounds.context, bounds.concurrency), (CONTEXT, CONCURRENCY));
+    assert_eq!((bounds.context, bounds.concurrency), (registry::CONTEXT, registry::CONCURRENCY));
     let arguments = bounds.arguments().join(" ");
     assert_eq!(
         arguments,
@@ -38,7 +38,7 @@ fn a_ceiling_takes_kept_caches_first_and_context_last() {
     let mild = of("ceiling = \"26GB\"\ncontext = 8192", "").unwrap();
     assert!(mild.kv_limit < KV_LIMIT && mild.cache_limit == CACHE_LIMIT, "{mild:?}");
     let hard = of("ceiling = \"24GB\"", "").unwrap();
-    assert!(hard.context < CONTEXT && hard.context >= SMALLEST_CONTEXT, "{hard:?}");
+    assert!(hard.context < registry::CONTEXT && hard.context >= SMALLEST_CONTEXT, "{hard:?}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::Bytes;
-use crate::control::api::{BudgetStatus, ReserveStatus};
+use crate::api::{BudgetStatus, ReserveStatus};
 use crate::registry::{Registry, Reserve, Start};
+use crate::units::Bytes;
 
 /// A model in the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

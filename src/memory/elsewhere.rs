@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::Bytes;
 use super::admission::{Grant, Ledger, Live, judge};
 use super::estimate::Estimate;
 use super::gpu::GpuLimit;
@@ -10,6 +9,7 @@ use super::platform::Platform;
 use super::refusal::Refusal;
 use crate::host::{Footprint, MemoryReading};
 use crate::registry::Reserve;
+use crate::units::Bytes;
 
 /// Another machine as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Bytes;
 use super::bounds::Bounds;
 use super::learn::Learned;
 use super::platform::Platform;
 use super::shape::{Precision, Shape};
 use super::weights::{Header, Named};
 use super::working::{self, Step};
+use crate::units::Bytes;
 
 /// What is known of a model's files.
 #[derive(Debug, Clone, PartialEq)]

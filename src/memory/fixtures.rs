@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use super::Shape;
 use super::estimate::{Files, ModelFiles};
 use super::weights::Header;
-use super::{Bytes, Shape};
 use crate::registry::{Model, Registry};
+use crate::units::Bytes;
 
 /// DeepSeek-R1-Distill-Qwen-32B-4bit.
 pub(super) fn files_32b() -> ModelFiles {

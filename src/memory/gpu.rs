@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Bytes, Platform};
+use super::Platform;
 use crate::host::MemoryReading;
+use crate::units::Bytes;
 
 /// A limit that holds for all models together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

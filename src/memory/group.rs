@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use super::Bytes;
 use super::bounds::{Bounds, bounds};
 use super::estimate::{Estimate, ModelFiles, estimate};
 use super::learn::Learned;
@@ -11,6 +10,7 @@ use super::platform::Platform;
 use super::problem::Problem;
 use super::split::split;
 use crate::registry::{Cluster, Model};
+use crate::units::Bytes;
 
 /// What one machine of a cluster holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
 use super::estimate::{Estimate, Figure, Origin, RUNTIME, SLACK, Term, WORKING};
+use crate::units::Bytes;
 
 /// The highest footprints of one model under one version and one set of bounds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

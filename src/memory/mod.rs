@@ -4,7 +4,7 @@
 pub mod admission;
 pub mod bounds;
 pub mod budget;
-mod bytes;
+mod divides;
 pub mod elsewhere;
 pub mod estimate;
 mod family;
@@ -29,7 +29,7 @@ mod working;
 pub use admission::{Grant, Ledger, Live, judge};
 pub use bounds::{Bounds, bounds};
 pub use budget::{Budget, budget};
-pub use bytes::{Bytes, ParseBytesError};
+pub use divides::divides;
 pub use estimate::{Estimate, ModelFiles, estimate};
 pub use gpu::{GpuLimit, LimitSource};
 pub use learn::Learned;

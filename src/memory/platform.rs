@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
 use crate::host::MemoryReading;
+use crate::units::Bytes;
 
 /// The backend of MLX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]

@@ -4,52 +4,12 @@
 //! Rising is believed at once, falling only once it has lasted: a level that flickers makes one episode, not many.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use super::Bytes;
-use crate::host::{Moment, Pressure, Priority};
+use crate::clock::Moment;
+use crate::host::{Pressure, Priority};
 use crate::registry::Start;
-
-/// The registry's say in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Pressure has to be critical for so long before a model is stopped, and again before the next one is.
-    pub critical_hold: Duration,
-    /// Pressure has to be normal for so long before an episode is over.
-    pub calm_hold: Duration,
-    /// Programs that the models yield to while they run.
-    pub yield_to: Vec<String>,
-    /// How.
-    pub yield_actions: BTreeSet<YieldAction>,
-    /// Such a program has to be gone for so long before it counts as ended: launchers start games anew.
-    pub yield_hold: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            critical_hold: Duration::from_secs(30),
-            calm_hold: Duration::from_secs(120),
-            yield_to: Vec::new(),
-            yield_actions: [YieldAction::Trim, YieldAction::LowerPriority].into(),
-            yield_hold: Duration::from_secs(15),
-        }
-    }
-}
-
-/// What is done for a program in [`Settings::yield_to`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum YieldAction {
-    /// Cached memory is given back.
-    Trim,
-    /// Backends run behind everything else.
-    LowerPriority,
-    /// Manual models are not started without `--force`.
-    RefuseManual,
-    /// Manual models are drained and stopped. They do not come back by themselves.
-    StopManual,
-}
+use crate::registry::{PressureSettings, YieldAction};
+use crate::units::Bytes;
 
 /// A running model, as far as this matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +56,7 @@ pub enum Action {
 /// The state machine.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    settings: Settings,
+    settings: PressureSettings,
     /// The level that holds: the highest since pressure was last calm.
     level: Pressure,
     /// Since when pressure is critical, or since when the last model was stopped for it.
@@ -115,7 +75,7 @@ pub struct Policy {
 impl Policy {
     /// A policy at rest.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: PressureSettings) -> Self {
         Self {
             settings,
             level: Pressure::Normal,
@@ -129,7 +89,7 @@ impl Policy {
     }
 
     /// Takes in changed settings; what holds goes on holding.
-    pub fn set(&mut self, settings: Settings) {
+    pub fn set(&mut self, settings: PressureSettings) {
         self.settings = settings;
     }
 
@@ -163,7 +123,7 @@ impl Policy {
         .min()
     }
 
-    /// The next step: `programs` are those of [`Settings::yield_to`] that run.
+    /// The next step: `programs` are those of [`PressureSettings::yield_to`] that run.
     pub fn step(
         &mut self,
         now: Moment,

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use std::time::Duration;
+
 use super::*;
 
 fn at(seconds: u64) -> Moment {
@@ -31,7 +33,7 @@ fn trims(actions: &[Action]) -> usize {
 
 #[test]
 fn rising_pressure_trims_and_refuses_starts_until_it_has_been_calm_for_the_set_time() {
-    let mut policy = Policy::new(Settings::default());
+    let mut policy = Policy::new(PressureSettings::default());
     assert_eq!(policy.refuses(Start::Always), None);
     assert_eq!(trims(&policy.step(at(0), Pressure::Warning, &models(false), &[])), 1);
     assert!(policy.refuses(Start::Always).is_some());
@@ -45,7 +47,7 @@ fn rising_pressure_trims_and_refuses_starts_until_it_has_been_calm_for_the_set_t
 
 #[test]
 fn critical_pressure_stops_manual_models_largest_first_and_one_at_a_time() {
-    let mut policy = Policy::new(Settings::default());
+    let mut policy = Policy::new(PressureSettings::default());
     assert_eq!(stops(&policy.step(at(0), Pressure::Critical, &models(false), &[])), [""; 0]);
     assert_eq!(stops(&policy.step(at(29), Pressure::Critical, &models(false), &[])), [""; 0]);
     assert_eq!(stops(&policy.step(at(30), Pressure::Critical, &models(false), &[])), ["70b"]);
@@ -60,7 +62,7 @@ fn critical_pressure_stops_manual_models_largest_first_and_one_at_a_time() {
 
 #[test]
 fn an_always_on_model_yields_only_if_allowed_and_comes_back_when_pressure_is_over() {
-    let mut policy = Policy::new(Settings::default());
+    let mut policy = Policy::new(PressureSettings::default());
     let only = [model("32b", Start::Always, 20, true)];
     let _ = policy.step(at(0), Pressure::Critical, &only, &[]);
     assert_eq!(stops(&policy.step(at(30), Pressure::Critical, &only, &[])), ["32b"]);
@@ -72,7 +74,7 @@ fn an_always_on_model_yields_only_if_allowed_and_comes_back_when_pressure_is_ove
 
 #[test]
 fn critical_pressure_that_lets_up_starts_its_time_anew() {
-    let mut policy = Policy::new(Settings::default());
+    let mut policy = Policy::new(PressureSettings::default());
     let _ = policy.step(at(0), Pressure::Critical, &models(false), &[]);
     let _ = policy.step(at(20), Pressure::Warning, &models(false), &[]);
     let _ = policy.step(at(21), Pressure::Critical, &models(false), &[]);
@@ -84,7 +86,8 @@ fn critical_pressure_that_lets_up_starts_its_time_anew() {
 fn models_yield_while_the_game_runs_and_for_no_longer() {
     let all =
         [YieldAction::Trim, YieldAction::LowerPriority, YieldAction::RefuseManual, YieldAction::StopManual];
-    let mut policy = Policy::new(Settings { yield_actions: all.into(), ..Settings::default() });
+    let mut policy =
+        Policy::new(PressureSettings { yield_actions: all.into(), ..PressureSettings::default() });
     let game = ["Civilization V".to_owned()];
     let on = policy.step(at(0), Pressure::Normal, &models(false), &game);
     assert_eq!((trims(&on), stops(&on)), (1, vec!["7b", "70b"]));
@@ -112,7 +115,7 @@ proptest! {
     /// However pressure and the game come and go: an episode trims at most twice, and lasts at least `calm_hold`.
     #[test]
     fn nothing_flaps(steps in pressures()) {
-        let settings = Settings::default();
+        let settings = PressureSettings::default();
         let mut policy = Policy::new(settings.clone());
         let game = ["game".to_owned()];
         let (mut now, mut trims, mut switches, mut stopped) = (0, 0, 0, Vec::new());

@@ -1,6 +1,6 @@
 //! What is wrong with a model's files, or with the bounds that were set for it.
 
-use super::Bytes;
+use crate::units::Bytes;
 
 /// A named problem: the display says what and why, [`Problem::hint`] what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Bytes;
 use super::remedy::Remedy;
+use crate::units::Bytes;
 
 /// A start that may not happen now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::Bytes;
 use super::admission::{Ledger, Live, checks};
 use super::budget::in_force;
 use super::refusal::Check;
+use crate::units::Bytes;
 
 /// One thing that a person could do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -5,8 +5,9 @@
 
 use serde_json::Value;
 
+use super::family;
 use super::problem::Problem;
-use super::{Bytes, family};
+use crate::units::Bytes;
 
 /// Caches grow by so many tokens at once (`KVCache.step` in `mlx_lm/models/cache.py`).
 pub const CACHE_STEP: u64 = 256;

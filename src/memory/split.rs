@@ -1,12 +1,12 @@
 //! What each rank of a cluster holds, as mlx_lm 0.32 divides a model: `Model.shard` for tensor mode,
 //! `PipelineMixin.pipeline` for pipeline mode. Checked against both by `tests/it/split.rs`.
 
-use super::Bytes;
 use super::estimate::Files;
 use super::problem::Problem;
 use super::shape::{Cache, Kv, Shape};
 use super::weights::{Header, Named};
 use crate::registry::ClusterMode;
+use crate::units::Bytes;
 
 /// Families that have `shard`, after `MODEL_REMAPPING` of `mlx_lm/utils.py`.
 const TENSOR: [&str; 23] = [

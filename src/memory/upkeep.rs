@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Bytes;
-use crate::host::Moment;
+use crate::clock::Moment;
+use crate::units::Bytes;
 
 /// After a trim the footprint is looked at again so much later: memory goes back to the system with a delay.
 const SETTLE: Duration = Duration::from_secs(5);

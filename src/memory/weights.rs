@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::Bytes;
+use crate::units::Bytes;
 
 /// Longest header that is read, bytes; the reference implementation has the same limit. Nothing is allocated for
 /// a longer one: the length field of a lying file can say 2⁶⁴−1.

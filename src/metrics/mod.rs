@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub use listen::Listener;
 pub use text::render;
 
-use crate::control::api::Status;
+use crate::api::Status;
 use crate::gate::TrafficDetail;
 
 /// The format's name.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Snapshot;
-use crate::control::api::{ModelStatus, StateName};
+use crate::api::{ModelStatus, StateName};
 use crate::gate::{Counted, TrafficDetail};
 use crate::host::Pressure;
 

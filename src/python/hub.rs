@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// A model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]

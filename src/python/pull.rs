@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process;
 use super::whole::{self, Flaw, Whole};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 const SCRIPT: &str = include_str!("pull.py");
 

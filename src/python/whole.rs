@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// The longest header that a safetensors file may have, bytes (the format's own limit).
 const LONGEST_HEADER: u64 = 100_000_000;

@@ -2,7 +2,7 @@
 
 use super::problem::{Finding, Problems};
 use super::{Registry, Start};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// Whether the always-on models, by their declared sizes, fit beside the reserves that always hold into a machine with
 /// `total` bytes. Models without a declared size count nothing: admission measures them.

@@ -8,12 +8,12 @@ use toml::de::DeTable;
 
 use super::notes::Notes;
 use super::places::{Surroundings, check_paths, plain};
-use super::problem::{Finding, Problems, Written};
+use super::problem::{Complaint, Finding, Problems, Written};
 use super::raw::RawRegistry;
 use super::reader::Section;
 use super::resolve::resolve;
-use super::{Registry, Source, divides, fits};
-use crate::memory::Bytes;
+use super::{Registry, fits};
+use crate::units::Bytes;
 
 /// The registry of `mlxctl demo`: the built-in tiny model on loopback.
 pub const DEMO: &str = include_str!("../../config/demo.toml");
@@ -41,19 +41,29 @@ impl Registry {
         if problems.is_empty() { Ok(registry) } else { Err(problems) }
     }
 
-    /// As [`load_here`](Self::load_here), and whether the models of clusters can be divided over their ranks. `folder`:
-    /// where a model's files are, if they are here.
+    /// As [`load_here`](Self::load_here), and what `more` finds in a registry that is valid so far.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn check_here(
         file: &Path,
         total: Bytes,
-        folder: impl Fn(&Source) -> Option<PathBuf>,
+        more: impl Fn(&Self) -> Vec<Complaint>,
     ) -> Result<Self, Problems> {
         let (registry, problems) = examine_here(file, total)?;
-        let problems = problems.and(divides(&registry, folder));
+        let problems = problems.and(registry.problems(more(&registry)));
         if problems.is_empty() { Ok(registry) } else { Err(problems) }
+    }
+
+    /// These complaints, each with its place in the file.
+    #[must_use]
+    pub fn problems(&self, complaints: Vec<Complaint>) -> Problems {
+        let found = complaints.into_iter().map(|complaint| Finding {
+            span: self.written.find(&complaint.key),
+            message: complaint.message,
+            hint: complaint.hint,
+        });
+        Problems::new(&self.file, self.written.text.clone(), found.collect())
     }
 
     /// Checks `text` as the content of `file`, which gives its relative paths their meaning and is not read.

@@ -6,7 +6,6 @@
 //! Every key, its type, its default and its meaning stand in `docs/registry.md`; a test holds the two together.
 
 mod advice;
-mod divides;
 #[cfg(test)]
 mod documented;
 mod edit;
@@ -16,6 +15,7 @@ mod lookup;
 mod notes;
 mod pin;
 mod places;
+mod pressure;
 mod problem;
 mod raw;
 mod reader;
@@ -23,12 +23,12 @@ mod resolve;
 mod types;
 
 pub use advice::advice;
-pub use divides::divides;
 pub use edit::{Change, EditError, use_repo};
 pub use fits::fits;
 pub use load::DEMO;
 pub use lookup::UnknownModel;
 pub use pin::{MIN_MLX_LM, check_pin, is_too_old};
 pub use places::check_paths;
-pub use problem::{Place, Problem, Problems, Written};
+pub use pressure::{PressureSettings, YieldAction};
+pub use problem::{Complaint, Place, Problem, Problems, Written};
 pub use types::*;

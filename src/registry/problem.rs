@@ -158,6 +158,17 @@ pub(super) struct Finding {
     pub hint: Option<String>,
 }
 
+/// Something wrong with a registry that only a later look finds: it is told at the key that it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complaint {
+    /// The key's path: `model[0].cluster.mode`.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
 /// Where each value stands in the text it was read from, so that what is found later still has a line.
 ///
 /// Equal to every other: two registries are the same when their values are, wherever those stand.

@@ -8,7 +8,7 @@ pub(super) use cluster::{RawCluster, RawHost};
 
 use super::reader::{At, Section};
 use super::{PowerChoice, ProcessType, Start};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 type Maybe<T> = Option<At<T>>;
 type Texts = Option<At<Vec<At<String>>>>;

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::notes::{Notes, nearest, without_index};
 use super::problem::quote;
-use crate::memory::{Bytes, ParseBytesError};
+use crate::units::{Bytes, ParseBytesError};
 
 /// A value and where it was written.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,8 +9,15 @@ use std::time::Duration;
 pub use cluster::{Cluster, ClusterBackend, ClusterMode, Rank};
 use ipnet::IpNet;
 
-use super::Written;
-use crate::memory::Bytes;
+use super::{PressureSettings, Written};
+use crate::units::Bytes;
+
+/// Longest prompt plus answer where the registry names none, tokens (no longer than the model's own limit). A 32B
+/// and a 72B model, 4-bit, fit beside macOS and a game into 128 GB with it.
+pub const CONTEXT: u32 = 32_768;
+/// Requests in the backend at once where the registry names none: each further one is promised a whole context of KV
+/// (8.59 GB for a 32B model). The rest queues at the gate.
+pub const CONCURRENCY: u32 = 1;
 
 /// A valid registry. Paths are absolute, names are unique, ports are distinct.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +33,7 @@ pub struct Registry {
     /// What is promised to something other than models.
     pub reserves: Vec<Reserve>,
     /// What happens under memory pressure, and what the models yield to.
-    pub pressure: crate::memory::pressure::Settings,
+    pub pressure: PressureSettings,
     /// What happens on battery and in low power mode.
     pub power: Power,
     /// The launchd agent (systemd user unit on Linux).
@@ -261,7 +268,7 @@ pub struct ServerOptions {
 /// Bounds from which the memory promise follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelMemory {
-    /// Longest prompt plus answer, tokens; `None`: [`crate::memory::bounds::CONTEXT`], or the model's own limit if
+    /// Longest prompt plus answer, tokens; `None`: [`CONTEXT`], or the model's own limit if
     /// that is less.
     pub context: Option<u32>,
     /// Requests in flight at once in the backend.

@@ -12,10 +12,11 @@ use crate::folders;
 use crate::host::{Footprint, Host, Identity, MemoryReading};
 use crate::lifecycle::{Admission, Failure, FailureKind, Name, Verdict};
 use crate::memory::pressure::Policy;
-use crate::memory::{Bytes, Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
+use crate::memory::{Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
 use crate::python::tiny;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Cluster, Model, Registry, Source};
+use crate::units::Bytes;
 
 /// What a start needs, found.
 #[derive(Debug, Clone, PartialEq, Eq)]

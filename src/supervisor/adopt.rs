@@ -13,10 +13,10 @@ use super::journal::wall_seconds;
 use super::kept::{self, Kept};
 use crate::backend::spec::{Record, Spec};
 use crate::backend::{logs, record};
-use crate::cluster;
-use crate::host::{Host, Identity, Marked, Moment, Signal};
+use crate::clock::Moment;
+use crate::host::{Host, Identity, Marked, Signal};
 use crate::lifecycle::{Event, Generation, Name, Run, StopReason};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// How long a process that is put away may take after SIGTERM: as long as the registry gives a backend.
 const TERM: Duration = Duration::from_secs(20);
@@ -95,7 +95,7 @@ fn lives(record: &Record, host: &dyn Host) -> bool {
 /// with a spec of ours. A person who reads one of these files is not.
 pub(super) fn serves(arguments: &[String], run: &Path) -> Option<String> {
     let launcher = run.join("launcher.py");
-    let ours = |first: &str| Path::new(first) == launcher || first == cluster::CONDUCT;
+    let ours = |first: &str| Path::new(first) == launcher || first == crate::backend::CONDUCT;
     let spec = arguments.windows(2).find(|pair| ours(&pair[0]))?[1].as_str();
     let name = Path::new(spec).strip_prefix(run).ok()?.to_str()?;
     model_of_spec(name).filter(|model| !model.contains('/')).map(str::to_owned)

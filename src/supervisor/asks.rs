@@ -4,10 +4,10 @@ use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::handle::{Answer, Ask};
+use crate::api::{ApiError, CommandDone, ErrorCode, StartRequest, StopRequest};
 use crate::backend::link::Reply;
-use crate::control::api::{ApiError, CommandDone, ErrorCode, StartRequest, StopRequest};
 use crate::lifecycle::{Event, FailureKind, Name, Outcome, State, StopReason};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// How long a launcher may take to answer; a release waits for one token of the model.
 const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(30);

@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::host::fake::Fake;
-    use crate::memory::Bytes;
+    use crate::units::Bytes;
 
     async fn settle() {
         sleep(Duration::from_millis(1)).await;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Handle, Options, Supervisor};
+use crate::api::StateName;
 use crate::backend::record;
 use crate::backend::spec::{Record, SCHEMA, Spec};
-use crate::control::api::StateName;
 use crate::host::Host;
 use crate::host::fake::Fake;
-use crate::memory::Bytes;
 use crate::registry::Registry;
+use crate::units::Bytes;
 
 /// A supervisor that has adopted a backend, which never says a word, with 600 s to load.
 fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {

@@ -22,23 +22,25 @@ use super::rest::Rest;
 use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
 use super::view::Glance;
+use crate::api::paths::link_path;
+use crate::api::{EventRecord, StateName};
 use crate::backend::launch::{self, Launch};
 use crate::backend::probe::{Probe, Vitals};
 use crate::backend::spec::Spec;
 use crate::backend::{exec, logs, record};
-use crate::control::api::{EventRecord, StateName};
-use crate::control::paths::link_path;
+use crate::clock::Moment;
 use crate::fault;
 use crate::gate::{Availability, Gate, Report};
-use crate::host::{Host, Identity, Moment, Priority, Signal};
+use crate::host::{Host, Identity, Priority, Signal};
 use crate::lifecycle::{
     Effect, Event, Failure, FailureKind, Fleet, Generation, Name, Outcome, Signed, State, WaiterId,
 };
+use crate::memory::Platform;
 use crate::memory::pressure::Policy;
 use crate::memory::upkeep::Upkeep;
-use crate::memory::{Bytes, Platform};
 use crate::metrics::{self, Noted};
 use crate::registry::{Model, Registry};
+use crate::units::Bytes;
 
 /// Less is the distance at which the two clocks are read.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);

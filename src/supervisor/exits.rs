@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::group::scratch;
 use crate::backend::spec::Spec;
 use crate::backend::{diagnose, logs};
-use crate::cluster::group::scratch;
 use crate::cluster::proof;
 use crate::host::{Exit, ExitWatch, Host, Identity, Signal};
 use crate::lifecycle::{Generation, Signed};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::others::Others;
-use crate::control::api::{
+use crate::api::{
     ApiError, Change, CommandDone, ErrorCode, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
 };
 use crate::host::{Identity, Power};
 use crate::lifecycle::{Event, Generation, Name, Outcome};
-use crate::memory::Bytes;
 use crate::metrics::Snapshot;
 use crate::registry::Registry;
+use crate::units::Bytes;
 
 /// What comes into the loop.
 pub(super) enum Input {

@@ -12,7 +12,7 @@ use super::handle::Input;
 use super::slot::log_file;
 use crate::backend::link::{Reply, Request};
 use crate::backend::logs;
-use crate::beat;
+use crate::clock::beat;
 use crate::lifecycle::{Generation, Name};
 
 /// Between two looks. A log may grow by what is written meanwhile.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 
-use crate::control::api::EventRecord;
+use crate::api::EventRecord;
 
 /// Size at which the file is put aside; together with the one put aside it holds some 10,000 events.
 const LARGEST: u64 = 1_000_000;

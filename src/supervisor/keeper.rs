@@ -7,13 +7,15 @@ use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use crate::backend::link::Request;
-use crate::beat;
-use crate::host::{Moment, Priority};
+use crate::clock::Moment;
+use crate::clock::beat;
+use crate::host::Priority;
 use crate::lifecycle::{Event, Failure, FailureKind, Generation, Name, Signed, State, StopReason};
+use crate::memory::Platform;
 use crate::memory::learn::Learned as Footprints;
 use crate::memory::pressure::{Action, Running};
 use crate::memory::upkeep::{self, Limits, Now, Why};
-use crate::memory::{Bytes, Platform};
+use crate::units::Bytes;
 
 /// One run, as it is now.
 struct Seen {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::TrafficStatus;
 use crate::backend::record;
-use crate::control::api::TrafficStatus;
 use crate::lifecycle::{Managed, Next, State, StopReason};
 
 /// The version of the file.

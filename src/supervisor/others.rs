@@ -9,8 +9,9 @@ use crate::cluster::ask::{Answer, Ssh};
 use crate::cluster::host::{Question, Report};
 use crate::lifecycle::{Event, Failure, FailureKind, Generation, Name, Signed, State};
 use crate::memory::elsewhere::{Elsewhere, Held, judge_there};
-use crate::memory::{Bytes, Grant, Platform, Refusal};
+use crate::memory::{Grant, Platform, Refusal};
 use crate::registry::Model;
+use crate::units::Bytes;
 
 /// What they say to one start.
 pub(super) struct Others {

@@ -9,8 +9,9 @@ use crate::backend::launch::Limits;
 use crate::backend::weights;
 use crate::lifecycle::{Failure, FailureKind};
 use crate::memory::group::{HostEstimate, Outlook, outlook};
-use crate::memory::{Bounds, Bytes, Estimate, ModelFiles, Platform, Problem};
+use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem};
 use crate::registry::Model;
+use crate::units::Bytes;
 
 /// What a model's files say. Read when they are new; a `stat` when they are not.
 #[derive(Debug, Clone, Default)]

@@ -127,7 +127,7 @@ impl Driver {
 mod tests {
     use super::*;
     use crate::host::fake::Fake;
-    use crate::memory::Bytes;
+    use crate::units::Bytes;
 
     const ON_BATTERY: Power = Power { on_battery: Some(true), low_power: Some(false) };
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::admit;
 use super::driver::Driver;
 use super::slot::gate_config;
-use crate::control::api::{ApiError, Change, ChangeKind, ErrorCode};
+use crate::api::{ApiError, Change, ChangeKind, ErrorCode};
 use crate::lifecycle::{Event, Name, Policy};
 use crate::registry::{Model, Registry};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::driver::Driver;
-use crate::host::Moment;
+use crate::clock::Moment;
 use crate::lifecycle::State;
 
 /// So long after the last of what happened. Short against the time for which a supervisor idles, long against the time

@@ -14,12 +14,14 @@ use super::kept::Kept;
 use super::plan::{Files, Plan};
 use crate::backend::probe::{Question, Vitals};
 use crate::backend::spec::Spec;
+use crate::clock::Moment;
 use crate::gate::{Availability, Gate, GateConfig, Upstream};
-use crate::host::{Footprint, Moment};
+use crate::host::Footprint;
 use crate::lifecycle::{FailureKind, Generation, Managed, Next, State, StopReason};
+use crate::memory::Estimate;
 use crate::memory::upkeep::Upkeep;
-use crate::memory::{Bytes, Estimate};
 use crate::registry::{Model, Registry, Start};
+use crate::units::Bytes;
 
 /// One model's things.
 pub(super) struct Slot {

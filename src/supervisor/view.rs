@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use super::slot::Slot;
-use crate::control::api::{
+use crate::api::plan;
+use crate::api::{
     BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, SCHEMA, Status,
     SupervisorStatus,
 };
-use crate::control::plan;
+use crate::clock::Moment;
 use crate::gate::Router;
-use crate::host::{Footprint, Host, Moment};
+use crate::host::{Footprint, Host};
 use crate::lifecycle::{Managed, Name, State};
-use crate::memory::Bytes;
 use crate::metrics::Snapshot;
 use crate::registry::Reserve;
+use crate::units::Bytes;
 
 /// For how long what was looked at counts as that of now: whoever asks often does not want to know it more exactly.
 const FRESH: Duration = Duration::from_secs(1);

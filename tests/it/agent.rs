@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use mlxctl::control::api::{Status, SupervisorStatus};
+use mlxctl::api::{Status, SupervisorStatus};
 use mlxctl::service::launchctl::print::Printed;
 
 use crate::command_line::status;

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
-use mlxctl::control::api::*;
+use mlxctl::api::*;
 use mlxctl::registry::Start;
 
 use crate::control_fake::{Instance, json, lines, serve};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mlxctl::gate::{Availability, GateConfig};
-use mlxctl::memory::Bytes;
+use mlxctl::units::Bytes;
 
 use crate::support::door::{Door, chat};
 use crate::support::upstream::{Backend, answer_of, stream};

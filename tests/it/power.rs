@@ -4,14 +4,14 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mlxctl::control::api::{ErrorCode, StartRequest, StateName, StopRequest};
+use mlxctl::api::{ErrorCode, StartRequest, StateName, StopRequest};
+use mlxctl::clock::Moment;
 use mlxctl::host::{
-    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority, Signal,
-    SleepHold,
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
 };
-use mlxctl::memory::Bytes;
 use mlxctl::registry::Registry;
 use mlxctl::supervisor::{Handle, Options, Supervisor};
+use mlxctl::units::Bytes;
 
 use crate::real;
 use crate::support::{PATIENCE, free_port, http, venv};

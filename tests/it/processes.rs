@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlxctl::host::{self, Exit, Host, Identity, Priority, Signal};
-use mlxctl::memory::Bytes;
+use mlxctl::units::Bytes;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

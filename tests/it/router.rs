@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use mlxctl::gate::{Availability, GateConfig, Listening, Router, RouterConfig, keys};
-use mlxctl::memory::Bytes;
 use mlxctl::registry::Start;
+use mlxctl::units::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::api::{ModelStatus, StateName};
 use crate::bench::client::{AskError, Target};
 use crate::bench::report::{Report, SCHEMA, settings};
 use crate::bench::roofline::{Bandwidth, Roofline, judge};
@@ -13,7 +14,6 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
-use crate::control::api::{ModelStatus, StateName};
 use crate::registry::{Model, Registry};
 
 #[derive(Debug, clap::Args)]

@@ -2,16 +2,18 @@
 
 use serde::Serialize;
 
+use crate::api::BudgetStatus;
 use crate::backend::assess::assess;
 use crate::cli::Context;
 use crate::cli::commands::estimate::{live_reading, unusable};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::unknown_model;
-use crate::control::api::BudgetStatus;
+use crate::memory;
 use crate::memory::budget::{Case, Planned, PlannedModel};
 use crate::memory::refusal::signed;
-use crate::memory::{self, Budget, Bytes, GpuLimit, Platform};
+use crate::memory::{Budget, GpuLimit, Platform};
 use crate::registry::{Model, Registry, Start};
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -3,8 +3,9 @@
 use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
-use crate::memory::Bytes;
+use crate::memory::divides;
 use crate::registry::{Problems, Registry, Start, advice, fits};
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,7 +24,9 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             let problems = fits(&registry, total);
             if problems.is_empty() { Ok(registry) } else { Err(problems) }
         }),
-        None => Registry::check_here(&context.config, memory_here(), weights::folder),
+        None => Registry::check_here(&context.config, memory_here(), |registry| {
+            divides(registry, weights::folder)
+        }),
     };
     let registry = registry.map_err(|problems: Problems| context.broken(&problems))?;
     for note in advice(&registry) {

@@ -9,10 +9,10 @@ use toml_edit::DocumentMut;
 
 use super::serve::{explain, runtime};
 use super::setup;
+use crate::api::{ApiError, StartRequest};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::render::{self, Look};
-use crate::control::api::{ApiError, StartRequest};
 use crate::control::server::Server;
 use crate::folders;
 use crate::python::venv::SetupRequest;

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::agent;
+use crate::api::SCHEMA;
+use crate::api::client::Client;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::render::human::count;
-use crate::control::api::SCHEMA;
-use crate::control::client::Client;
 use crate::doctor::{Finding, State, observe, trials};
 use crate::registry::Registry;
 

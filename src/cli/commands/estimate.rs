@@ -11,9 +11,10 @@ use crate::cli::remote::unknown_model;
 use crate::host::{self, MemoryReading};
 use crate::memory::estimate::{Figure, Term};
 use crate::memory::group::HostEstimate;
-use crate::memory::{Bounds, Bytes, Estimate, GpuLimit, Ledger, Live, Platform, Problem, Refusal, judge};
+use crate::memory::{Bounds, Estimate, GpuLimit, Ledger, Live, Platform, Problem, Refusal, judge};
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use crate::api::EventRecord;
+use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::Remote;
 use crate::cli::render::{Look, Style};
-use crate::control::api::EventRecord;
-use crate::control::client::ClientError;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -6,8 +6,8 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cluster::host::{Question, Report, report};
 use crate::host;
-use crate::memory::Bytes;
 use crate::registry::{Registry, Source};
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::cli::Context;
 use crate::cli::error::CliError;
-use crate::memory::Bytes;
 use crate::python::hub::{self, CachedModel};
 use crate::registry::{Model, Source, Start};
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
+use crate::api::{ModelStatus, SCHEMA};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
-use crate::control::api::{ModelStatus, SCHEMA};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -199,7 +199,7 @@ fn hint(kind: Kind, token: bool, again: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Bytes;
+    use crate::units::Bytes;
 
     #[test]
     fn a_disk_that_is_too_small_is_refused_for_now_with_both_sizes() {

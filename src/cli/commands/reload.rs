@@ -1,11 +1,11 @@
 //! `mlxctl reload`
 
+use crate::api::{Change, ChangeKind};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::Remote;
 use crate::cli::render::table::{Cell, Column, draw};
 use crate::cli::render::{Look, Style};
-use crate::control::api::{Change, ChangeKind};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

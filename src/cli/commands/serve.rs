@@ -1,8 +1,9 @@
 //! `mlxctl serve`
 
+use crate::api::paths;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
-use crate::control::{paths, server::Server};
+use crate::control::server::Server;
 use crate::registry::Registry;
 use crate::service::notify::Notifier;
 use crate::supervisor::{Options, StartError, Supervisor, on_signals};

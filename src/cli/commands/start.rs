@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::api::StartRequest;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::live::Live;
 use crate::cli::parse::duration;
 use crate::cli::remote::Remote;
-use crate::control::api::StartRequest;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

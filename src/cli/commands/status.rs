@@ -3,14 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use crate::api::client::ClientError;
+use crate::api::plan::planned_status;
+use crate::api::{HealthStatus, Status};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::machine;
 use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
-use crate::control::api::{HealthStatus, Status};
-use crate::control::client::ClientError;
-use crate::control::plan::planned_status;
 
 /// Between two looks of `--watch`.
 const BETWEEN: Duration = Duration::from_secs(1);

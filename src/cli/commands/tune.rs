@@ -10,6 +10,8 @@ use serde::Serialize;
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
 
 use super::bench;
+use crate::api::StartRequest;
+use crate::api::client::Client;
 use crate::bench::report::SCHEMA;
 use crate::bench::run::{Measured, Plan};
 use crate::bench::shape::Shape;
@@ -19,10 +21,8 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 use crate::cli::render::table::{Cell, Column, draw};
 use crate::cli::render::{Look, Style};
-use crate::control::api::StartRequest;
-use crate::control::client::Client;
-use crate::memory::Bytes;
 use crate::registry::{Model, Registry};
+use crate::units::Bytes;
 
 /// For a supervisor to come up, and to end after its model did.
 const SUPERVISOR: Duration = Duration::from_secs(60);

@@ -9,8 +9,8 @@ use crate::bench::history::{Comparison, Verdict};
 use crate::bench::report::Report;
 use crate::bench::roofline::{Roofline, TargetVerdict};
 use crate::bench::stats::Stats;
-use crate::memory::Bytes;
 use crate::registry::ProcessType;
+use crate::units::Bytes;
 
 /// The whole report.
 #[must_use]

@@ -3,9 +3,9 @@
 use unicode_width::UnicodeWidthStr;
 
 use super::{Look, Style};
-use crate::control::api::{ModelStatus, StateName, Status};
-use crate::memory::Bytes;
+use crate::api::{ModelStatus, StateName, Status};
 use crate::registry::Start;
+use crate::units::Bytes;
 
 /// The bar is never longer, columns.
 const BAR_MAX: usize = 72;

@@ -2,7 +2,7 @@
 
 use super::human;
 use super::status::state_word;
-use crate::control::api::{Progress, StateName};
+use crate::api::{Progress, StateName};
 
 /// "70b  loading 43 %  reading weights, 17.6 GB of 40.9 GB", without the time, which a terminal counts by itself.
 #[must_use]

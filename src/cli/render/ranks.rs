@@ -2,9 +2,9 @@
 
 use super::table::{Cell, Column, draw};
 use super::{Look, Style, hanging};
-use crate::backend::link::{RankState, RankStatus};
-use crate::control::api::ModelStatus;
-use crate::memory::Bytes;
+use crate::api::ModelStatus;
+use crate::api::{RankState, RankStatus};
+use crate::units::Bytes;
 
 /// One line a rank, below a line of heads; nothing where no model has any.
 #[must_use]

@@ -1,6 +1,6 @@
 //! Documents for tests.
 
-use crate::control::api::*;
+use crate::api::*;
 use crate::host::Pressure;
 use crate::registry::Start;
 

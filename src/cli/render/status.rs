@@ -2,9 +2,9 @@
 
 use super::table::{Cell, Column, draw};
 use super::{Look, Style, budget, hanging, human, ranks};
-use crate::control::api::{HostStatus, ModelStatus, StateName, Status, SupervisorStatus};
+use crate::api::{HostStatus, ModelStatus, StateName, Status, SupervisorStatus};
 use crate::host::Pressure;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// Below this many columns a model has a block of its own instead of a row.
 const NARROW: usize = 60;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Not, Outcome, Trial, seen};
 use crate::host::{self, Host};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 pub(super) const TRIALS: &[Trial] = &[
     Trial { id: "facts", without: "budget and bench do not know the machine", run: facts },

@@ -69,7 +69,7 @@ fn finding(trial: &Trial, host: &dyn Host) -> Finding {
 mod tests {
     use super::*;
     use crate::host::fake::Fake;
-    use crate::memory::Bytes;
+    use crate::units::Bytes;
 
     /// A seam that promises and does not keep it is found out. Everything that this one answers is made up.
     #[test]

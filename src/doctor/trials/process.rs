@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::subject::Subject;
 use super::{Not, Outcome, Trial, seen};
 use crate::host::{Exit, Host, Identity, Priority, Signal};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// How long an event may take. Generous: a machine may be busy.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ pub use layout::SOCKET_FDINFO;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Pressure;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// `vm_statistics64` (mach/vm_statistics.h), as far as it is needed. All are counts of pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

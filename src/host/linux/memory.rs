@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::procfs;
 use super::super::{MemoryReading, Pressure};
 use super::process::read;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// The memory cgroup (v2) and those above it that can have a limit. A process may be moved to another cgroup, but
 /// nobody does that to a daemon.

@@ -18,10 +18,11 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority, Signal,
-    SleepHold, facts, posix,
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
+    facts, posix,
 };
-use crate::memory::Bytes;
+use crate::clock::Moment;
+use crate::units::Bytes;
 
 /// The clock ticks of `/proc/PID/stat` in a second: `USER_HZ`, 100 on every architecture that Rust has a standard
 /// library for (include/asm-generic/param.h).

@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 const SUCCESS: c_int = 0;
 /// `NVML_VALUE_NOT_AVAILABLE`.

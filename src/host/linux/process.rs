@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::super::procfs::{self, Stat};
 use super::super::{Footprint, Identity, Marked, posix};
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// A whole file of `/proc`, most of which fit into the first read.
 pub fn read(path: &str) -> io::Result<String> {

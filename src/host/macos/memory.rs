@@ -5,7 +5,7 @@ use std::io;
 use super::super::MemoryReading;
 use super::super::darwin::{self, Pages};
 use super::sysctl;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// What stays the same from one reading to the next.
 #[derive(Debug)]

@@ -14,10 +14,11 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Moment, Power, Priority, Signal,
-    SleepHold, facts, posix, power,
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
+    facts, posix, power,
 };
-use crate::memory::Bytes;
+use crate::clock::Moment;
+use crate::units::Bytes;
 
 /// This machine.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::super::darwin;
 use super::super::{Footprint, Identity, Marked, Priority, posix};
 use super::sysctl;
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// A process, as far as it is needed of `struct proc_bsdinfo`.
 #[derive(Debug, Clone, Copy)]

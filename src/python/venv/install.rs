@@ -176,7 +176,7 @@ fn check_space(venv: &Path, needed: u64) -> Result<(), SetupError> {
     if free >= needed {
         return Ok(());
     }
-    let (free, needed) = (crate::memory::Bytes(free), crate::memory::Bytes(needed));
+    let (free, needed) = (crate::units::Bytes(free), crate::units::Bytes(needed));
     Err(SetupError::Io {
         what: format!("there is too little disk space for {}", venv.display()),
         why: format!("the packages need about {needed}, and {free} is free"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::memory::Bytes;
+use crate::units::Bytes;
 
 /// The marker's name inside the environment.
 pub const FILE: &str = "mlxctl-venv.json";

@@ -81,7 +81,7 @@ pub struct Environment {
     pub outdated: Option<String>,
     /// What macOS lets the GPU hold by default, as MLX said when the environment was verified; see
     /// [`Marker::gpu_limit`].
-    pub gpu_limit: Option<crate::memory::Bytes>,
+    pub gpu_limit: Option<crate::units::Bytes>,
 }
 
 /// What setup does at the moment.

@@ -20,8 +20,8 @@ use super::problem::quote;
 use super::raw::{RawAgent, RawPaths, RawPressure, RawRegistry};
 use super::reader::At;
 use super::{Agent, Model, Paths, Power, PowerChoice, ProcessType, Python, Registry, Reserve, Written};
-use crate::memory::Bytes;
-use crate::memory::pressure::{Settings, YieldAction};
+use crate::registry::{PressureSettings, YieldAction};
+use crate::units::Bytes;
 
 /// How the built-in model is written.
 pub(super) const TINY: &str = "builtin:tiny";
@@ -149,8 +149,8 @@ const YIELD_ACTIONS: [(&str, YieldAction); 4] = [
     ("stop_manual", YieldAction::StopManual),
 ];
 
-fn pressure(scope: &Scope<'_>, raw: &RawPressure) -> Settings {
-    let standard = Settings::default();
+fn pressure(scope: &Scope<'_>, raw: &RawPressure) -> PressureSettings {
+    let standard = PressureSettings::default();
     let named = |word: &str| YIELD_ACTIONS.iter().find(|(name, _)| *name == word).map(|(_, action)| *action);
     let known = || YIELD_ACTIONS.map(|(name, _)| format!("`{name}`")).join(", ");
     let actions = scope.texts("yield_actions", raw.yield_actions.as_ref(), |word| match named(word) {
@@ -159,7 +159,7 @@ fn pressure(scope: &Scope<'_>, raw: &RawPressure) -> Settings {
             Err((format!("`{}` is nothing to do for a program", quote(word)), format!("one of {}", known())))
         }
     });
-    Settings {
+    PressureSettings {
         yield_to: scope.texts("yield", raw.yield_to.as_ref(), |name| match name.trim() {
             "" => Err(("a program needs a name".into(), "as Activity Monitor shows it".into())),
             _ => Ok(()),

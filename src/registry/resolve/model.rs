@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Scope, TINY, cluster, options, plain_word, server};
-use crate::memory::Bytes;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawModel, RawRegistry};
 use crate::registry::reader::At;
 use crate::registry::{Model, Source, Start};
+use crate::units::Bytes;
 
 /// One entry for each that was written, in that order, valid or not.
 pub(super) fn models(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Model> {

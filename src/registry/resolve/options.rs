@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::Scope;
-use crate::memory::Bytes;
 use crate::registry::raw::{RawHealth, RawLimits, RawMemory, RawRestart, RawStop};
 use crate::registry::reader::At;
 use crate::registry::{Health, Limits, ModelMemory, Restart, Start, Stop};
+use crate::units::Bytes;
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -25,8 +25,7 @@ pub(super) fn pick<T: Clone>(own: &Option<At<T>>, shared: &Option<At<T>>) -> Opt
 pub(super) fn memory(own: &RawMemory, shared: &RawMemory) -> ModelMemory {
     ModelMemory {
         context: pick(&own.context, &shared.context),
-        concurrency: pick(&own.concurrency, &shared.concurrency)
-            .unwrap_or(crate::memory::bounds::CONCURRENCY),
+        concurrency: pick(&own.concurrency, &shared.concurrency).unwrap_or(crate::registry::CONCURRENCY),
         kv_limit: pick(&own.kv_limit, &shared.kv_limit),
         cache_limit: pick(&own.cache_limit, &shared.cache_limit),
         ceiling: pick(&own.ceiling, &shared.ceiling),

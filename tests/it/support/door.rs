@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mlxctl::gate::{Availability, Gate, GateConfig, Report};
-use mlxctl::memory::Bytes;
 use mlxctl::registry::{Limits, Network, Start};
+use mlxctl::units::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

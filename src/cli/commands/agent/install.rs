@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ready;
+use crate::api::client::Client;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::parse::duration;
-use crate::control::client::Client;
 use crate::registry::Registry;
 use crate::service::agent::{Agent, Install, Seen, keep, plan, write};
 

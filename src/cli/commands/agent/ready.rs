@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::api::client::{Client, ClientError};
+use crate::api::{ModelStatus, StateName, Status};
 use crate::cli::Context;
 use crate::cli::error::CliError;
-use crate::control::api::{ModelStatus, StateName, Status};
-use crate::control::client::{Client, ClientError};
 use crate::registry::Start;
 
 /// How long a supervisor that has a process may take to answer.

@@ -1,9 +1,9 @@
 //! `mlxctl agent restart`
 
 use super::ready;
+use crate::api::client::Client;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
-use crate::control::client::Client;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

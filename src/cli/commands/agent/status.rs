@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use crate::api::client::Client;
+use crate::api::{ModelStatus, SCHEMA, SupervisorStatus};
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
-use crate::control::api::{ModelStatus, SCHEMA, SupervisorStatus};
-use crate::control::client::Client;
 use crate::service::agent::{Agent, Seen};
 
 #[derive(Debug, clap::Args)]

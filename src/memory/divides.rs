@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::problem::{Finding, Problems};
-use super::{ClusterMode, Registry, Source};
 use crate::memory::shape::Shape;
 use crate::memory::{Problem, split};
+use crate::registry::{ClusterMode, Complaint, Registry, Source};
 
 /// Every model whose `config.json` says that its KV heads, attention heads or layers do not come out even on its ranks,
 /// or that mlx-lm cannot divide its family so. `folder`: where a model's files are, if they are here.
 #[must_use]
-pub fn divides(registry: &Registry, folder: impl Fn(&Source) -> Option<PathBuf>) -> Problems {
-    let findings = registry.models.iter().enumerate().filter_map(|(index, model)| {
+pub fn divides(registry: &Registry, folder: impl Fn(&Source) -> Option<PathBuf>) -> Vec<Complaint> {
+    let complaints = registry.models.iter().enumerate().filter_map(|(index, model)| {
         let cluster = model.cluster.as_ref()?;
         let config = fs_err::read_to_string(folder(&model.source)?.join("config.json")).ok()?;
         // A config.json that says nothing usable is the estimate's to tell.
@@ -26,13 +25,13 @@ pub fn divides(registry: &Registry, folder: impl Fn(&Source) -> Option<PathBuf>)
             Ok(()) => format!("mode = \"{}\", or another number of ranks", other.name()),
             Err(_) => "another number of ranks, or another model".to_owned(),
         };
-        Some(Finding {
-            span: registry.written.find(&format!("model[{index}].cluster.mode")),
+        Some(Complaint {
+            key: format!("model[{index}].cluster.mode"),
             message: format!("`{}` cannot run on this cluster: {why}", model.name),
             hint: Some(hint),
         })
     });
-    Problems::new(&registry.file, registry.written.text.clone(), findings.collect())
+    complaints.collect()
 }
 
 #[cfg(test)]
@@ -55,7 +54,7 @@ mod tests {
         let registry = Registry::parse(Path::new("/m.toml"), &text).unwrap();
         let here = folder.path().to_owned();
         assert!(divides(&registry, |_| None).is_empty(), "files that are not here say nothing");
-        divides(&registry, |_| Some(here.clone())).plain()
+        registry.problems(divides(&registry, |_| Some(here.clone()))).plain()
     }
 
     #[test]

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::api::{
+use crate::api::{
     ApiError, CommandDone, EventRecord, Events, Line, Progress, ReloadRequest, Reloaded, SCHEMA,
     SCHEMA_HEADER, StartRequest, Status, StopRequest,
 };
-use super::{http, paths};
+use crate::api::{http, paths};
 
 /// How long a supervisor that is there may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);

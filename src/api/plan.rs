@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::api::{
+use crate::api::{
     BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, RouterStatus,
     SCHEMA, StateName, Status, TrafficStatus,
 };
-use crate::memory::Bytes;
 use crate::registry::{Model, Registry, Start};
+use crate::units::Bytes;
 
 /// The document of `mlxctl status` without a supervisor. The always-on models count as planned, with their
 /// declared sizes; a reserve that is tied to programs counts when one of them is in `running`.

@@ -3,7 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::link::RankStatus;
 use crate::host::Pressure;
 use crate::registry::Start;
 
@@ -377,4 +376,33 @@ pub enum ErrorCode {
     BadRequest,
     /// The model is not running.
     NotRunning,
+}
+
+/// One rank of a model that runs on several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankStatus {
+    /// Its number.
+    pub rank: usize,
+    /// Where it runs, as the registry names it.
+    pub host: String,
+    /// Of its Python, on that host.
+    pub pid: Option<i32>,
+    /// What that host charges its Python.
+    pub footprint_bytes: Option<u64>,
+    /// In one word.
+    pub state: RankState,
+}
+
+/// What a rank is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankState {
+    /// It has no Python yet.
+    Starting,
+    /// Its Python runs.
+    Running,
+    /// Signs of life are missing.
+    Silent,
+    /// It is gone.
+    Ended,
 }

@@ -1,0 +1,15 @@
+//! What travels between the supervisor and those who ask it: the documents, the socket's place, and the client.
+//! HTTP + JSON over a Unix socket in a 0700 folder; `curl --unix-socket` can speak it.
+
+pub mod client;
+mod documents;
+mod http;
+pub mod paths;
+pub mod plan;
+
+pub use documents::{
+    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, HealthStatus,
+    HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress, RankState, RankStatus, ReloadRequest,
+    Reloaded, ReserveStatus, RouterStatus, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, Status,
+    StopRequest, SupervisorStatus, TrafficStatus,
+};
