@@ -13,16 +13,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
 use super::frame::{Beat, Down, Gone, Order, Up, encode};
+use super::inputs::ConductorInput as Input;
 use super::link_server::{self, Seen};
 use super::silence::Silence;
 use super::streams::Writer;
 use super::verdict::{Sign, Verdict};
 use super::watched::Watched;
-use super::{mlx_launch, proof, rank};
+use super::{mlx_launch, proof, record};
 use crate::backend::group::{Group, scratch};
 use crate::backend::link::Request;
 use crate::backend::spec::Spec;
-use crate::host::{self, Exit, Host, Identity, Signal};
+use crate::host::{self, Host, Identity, Signal};
 
 /// Until every rank has said its first word: ssh, a shell and our binary, no Python yet.
 const COME_UP: Duration = Duration::from_secs(30);
@@ -30,15 +31,6 @@ const COME_UP: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(700);
 /// For the goodbyes, beyond what a rank gives its Python.
 const GOODBYES: Duration = Duration::from_secs(1);
-
-/// What happens to a conductor.
-pub(super) enum Input {
-    Up(Up),
-    Text(Vec<u8>),
-    Launch(Exit),
-    Signal,
-    Asked(Request),
-}
 
 /// Runs it; the exit code: 0 where it was asked to end.
 #[must_use]
@@ -287,7 +279,7 @@ impl Conductor {
         let silent = |watched: &Watched, group: &Group| {
             watched.silence.length(Instant::now()) > group.timeout() || watched.beat.is_none()
         };
-        let limit = Instant::now() + rank::TERM + GOODBYES;
+        let limit = Instant::now() + record::TERM + GOODBYES;
         while self.launched
             && self.ranks.iter().any(|watched| !watched.is_over() && !silent(watched, &self.group))
         {

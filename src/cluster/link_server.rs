@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use super::conduct::Input;
+use super::inputs::ConductorInput as Input;
 use crate::api::RankStatus;
 use crate::backend::link::Request;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::conduct::Input;
 use super::frame::decode;
+use super::inputs::ConductorInput as Input;
 use super::streams::{Writer, read_lines};
 use crate::backend::group::{Group, ranks_folder, scratch};
 use crate::backend::record::replace;

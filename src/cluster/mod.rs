@@ -8,6 +8,7 @@ pub mod ask;
 pub mod conduct;
 pub mod frame;
 pub mod host;
+mod inputs;
 mod link_server;
 mod mlx_launch;
 pub mod proof;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::{rank, record};
+use super::record;
 use crate::backend::group::{Group, Place};
 use crate::host::{self, Host};
 
@@ -75,7 +75,7 @@ async fn one_host(
     unheard: Duration,
 ) -> Word {
     // It ends itself after the silence, and kills its Python if that does not end.
-    let own_end = (group.timeout() + rank::TERM + MARGIN).saturating_sub(unheard);
+    let own_end = (group.timeout() + record::TERM + MARGIN).saturating_sub(unheard);
     let began = host.awake();
     let answered = if place.local {
         here(host, run, model, &ranks).await
@@ -94,7 +94,7 @@ async fn one_host(
 
 async fn here(host: &dyn Host, run: &Path, model: &str, ranks: &[usize]) -> io::Result<()> {
     for rank in ranks {
-        record::wait_gone(host, run, model, *rank, rank::TERM).await?;
+        record::wait_gone(host, run, model, *rank, record::TERM).await?;
     }
     Ok(())
 }
@@ -108,7 +108,7 @@ async fn over_ssh(
     ranks: &[usize],
 ) -> io::Result<()> {
     let numbers: Vec<_> = ranks.iter().map(usize::to_string).collect();
-    let patience = rank::TERM.as_millis().to_string();
+    let patience = record::TERM.as_millis().to_string();
     let folder = run.to_string_lossy();
     let arguments = ["__end_ranks", &folder, model, &numbers.join(","), &patience];
     let mut child = std::process::Command::new("ssh")
@@ -129,7 +129,7 @@ async fn over_ssh(
         });
     }
     let exit = host.watch(who)?;
-    match tokio::time::timeout(ANSWER + rank::TERM * 2, exit).await {
+    match tokio::time::timeout(ANSWER + record::TERM * 2, exit).await {
         Ok(host::Exit::Code(0)) => Ok(()),
         Ok(exit) => {
             let text = tokio::time::timeout(MARGIN, words).await;

@@ -15,34 +15,23 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::frame::{Beat, Down, Gone, Order, Up, Why, decode, encode};
+use super::inputs::RankInput as Input;
 use super::rank_python::Python;
 use super::record;
+use super::record::TERM;
 use super::silence::Silence;
 use super::streams::{Writer, read_lines};
 use crate::backend::link::{LinkEvent, Request, Thread};
-use crate::host::{self, Exit, Host, Identity, Signal};
+use crate::host::{self, Host, Identity, Signal};
 
 /// So long it waits for its order: nothing is in memory yet.
 const ORDER: Duration = Duration::from_secs(60);
 /// Between two signs of life before the order says how long.
 const BEAT: Duration = Duration::from_millis(500);
-/// After SIGTERM, before SIGKILL: the launcher ends within milliseconds, unless it is stuck in the system.
-pub(super) const TERM: Duration = Duration::from_secs(5);
 /// For the last lines of a Python that is gone.
 const LAST_LINES: Duration = Duration::from_millis(500);
 /// For the goodbye to be written.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// What happens to a rank.
-pub(super) enum Input {
-    Down(Down),
-    /// The conductor's end of the connection is closed, or a signal says so.
-    Ended,
-    Line(String),
-    LinesEnded,
-    Link(LinkEvent),
-    Exited(Exit),
-}
 
 /// Runs it; the exit code.
 #[must_use]

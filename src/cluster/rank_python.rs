@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::frame::{LONGEST_LINE, Order};
-use super::rank::{Input, TERM};
-use super::record::{self, RankRecord};
+use super::inputs::RankInput as Input;
+use super::record::{self, RankRecord, TERM};
 use super::streams::read_lines;
 use crate::api::paths::{link_path, make_folder};
 use crate::backend::LAUNCHER;

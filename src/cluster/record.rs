@@ -12,6 +12,9 @@ use crate::backend::group::{rank_name, ranks_folder};
 use crate::backend::record::{read, remove, replace};
 use crate::host::{self, Host, Identity, Signal};
 
+/// After SIGTERM, before SIGKILL: the launcher ends within milliseconds, unless it is stuck in the system.
+pub(super) const TERM: Duration = Duration::from_secs(5);
+
 /// Between two looks at a process that is to end.
 const LOOK: Duration = Duration::from_millis(20);
 

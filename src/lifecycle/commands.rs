@@ -6,8 +6,9 @@ use super::effect::{Effect, Outcome};
 use super::fleet::{Fleet, Managed, Policy};
 use super::state::{Cause, Generation, Name, Next, Rung, State, StopReason};
 use super::step::Turn;
-use super::waiters::{WaiterId, Wants};
+use super::waiters::Wants;
 use crate::host::Signal;
+use crate::lifecycle::effect::WaiterId;
 use crate::registry::Start;
 
 impl Fleet {

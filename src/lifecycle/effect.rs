@@ -1,7 +1,6 @@
 //! What shall be done. Only the driver does it.
 
 use super::state::{Failure, Generation, Name, Run, StopReason};
-use super::waiters::WaiterId;
 use crate::host::Signal;
 use crate::units::Bytes;
 
@@ -69,6 +68,10 @@ pub enum Effect {
     /// Every run is gone and no new one will come.
     Finished,
 }
+
+/// One command that awaits its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub u64);
 
 /// The answer to a command.
 #[derive(Debug, Clone, PartialEq)]

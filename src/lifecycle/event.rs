@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::fleet::Policy;
 use super::state::{Failure, Generation, Name, Run, StopReason};
-use super::waiters::WaiterId;
 use crate::host::{Exit, Identity};
+use crate::lifecycle::effect::WaiterId;
 
 /// What may happen to the fleet.
 #[derive(Debug, Clone, PartialEq)]

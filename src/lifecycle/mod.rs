@@ -35,8 +35,7 @@ mod waiters;
 #[cfg(test)]
 mod properties;
 
-pub use effect::{Effect, Outcome};
+pub use effect::{Effect, Outcome, WaiterId};
 pub use event::{Event, Signed};
 pub use fleet::{Admission, Fleet, Managed, Policy, Verdict};
 pub use state::{Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, Rung, State, StopReason};
-pub use waiters::WaiterId;

@@ -6,9 +6,10 @@ use super::effect::{Effect, Outcome};
 use super::event::Event;
 use super::fleet::{Admission, Fleet};
 use super::state::{Cause, Failure, FailureKind, Generation, Name, Rung, State, StopReason};
-use super::waiters::{WaiterId, Wants};
+use super::waiters::Wants;
 use crate::clock::Moment;
 use crate::host::Signal;
+use crate::lifecycle::effect::WaiterId;
 use crate::registry::Start;
 
 /// Between two SIGKILLs to a process that does not go: it hangs in the kernel, and saying so again is all one can do.

@@ -1,13 +1,9 @@
 //! Who waits for what. A waiter is in here from its command to its answer, and is taken out with the answer:
 //! so it is answered exactly once.
 
-use super::effect::{Effect, Outcome};
+use super::effect::{Effect, Outcome, WaiterId};
 use super::state::{Failure, Generation, Name, Next, State, StopReason};
 use crate::clock::Moment;
-
-/// One command that awaits its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaiterId(pub u64);
 
 /// What a waiter waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

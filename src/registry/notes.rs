@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::problem::{Finding, quote};
-use super::reader::At;
+
+/// A value and where it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct At<T> {
+    pub value: T,
+    pub span: Range<usize>,
+}
 
 /// What reading a document brings up, apart from its values.
 #[derive(Debug, Default)]

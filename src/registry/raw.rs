@@ -6,8 +6,9 @@ use std::time::Duration;
 
 pub(super) use cluster::{RawCluster, RawHost};
 
-use super::reader::{At, Section};
+use super::reader::Section;
 use super::{PowerChoice, ProcessType, Start};
+use crate::registry::notes::At;
 use crate::units::Bytes;
 
 type Maybe<T> = Option<At<T>>;

@@ -8,16 +8,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::notes::{Notes, nearest, without_index};
+use super::notes::{At, Notes, nearest, without_index};
 use super::problem::quote;
 use crate::units::{Bytes, ParseBytesError};
-
-/// A value and where it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct At<T> {
-    pub value: T,
-    pub span: Range<usize>,
-}
 
 /// The longest time that can be meant; beyond it clocks overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -39,6 +39,7 @@ mod kv_shapes;
 mod launchctl;
 mod launchd_rules;
 mod launcher_contract;
+mod layers;
 mod lifecycle_real;
 mod linear;
 mod memory_cli;

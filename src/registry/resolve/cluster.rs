@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::hostfile::{self, HostFile};
 use super::options::chosen;
 use super::{Scope, is_variable};
+use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawCluster, RawHost, RawModel, RawOptions};
-use crate::registry::reader::At;
 use crate::registry::{Cluster, ClusterBackend, ClusterMode, Rank};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);

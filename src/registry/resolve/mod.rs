@@ -9,6 +9,7 @@ mod network;
 mod options;
 mod router;
 mod server;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,8 +19,8 @@ use super::pin::{check_pin, is_mlx_lm};
 use super::places::Surroundings;
 use super::problem::quote;
 use super::raw::{RawAgent, RawPaths, RawPressure, RawRegistry};
-use super::reader::At;
 use super::{Agent, Model, Paths, Power, PowerChoice, ProcessType, Python, Registry, Reserve, Written};
+use crate::registry::notes::At;
 use crate::registry::{PressureSettings, YieldAction};
 use crate::units::Bytes;
 

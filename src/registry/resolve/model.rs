@@ -1,12 +1,12 @@
 //! `[[model]]`: each one, and what they may not share.
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use super::{Scope, TINY, cluster, options, plain_word, server};
+use super::source::source;
+use super::{Scope, cluster, options, plain_word, server};
+use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawModel, RawRegistry};
-use crate::registry::reader::At;
 use crate::registry::{Model, Source, Start};
 use crate::units::Bytes;
 
@@ -154,34 +154,6 @@ fn unique_ports(scope: &Scope<'_>, models: &[RawModel]) {
             seen.insert(port.value, name);
         }
     }
-}
-
-/// `org/name`, an absolute folder, or the built-in model.
-pub(super) fn source(scope: &Scope<'_>, written: &At<String>) -> Source {
-    let text = written.value.as_str();
-    let hint = "\"org/name\" on the Hugging Face hub, an absolute folder, or \"builtin:tiny\"";
-    if text == TINY {
-        return Source::Tiny;
-    }
-    if text.starts_with(['/', '~']) {
-        return match scope.around.expand(text, Path::new("/")) {
-            Ok(folder) => Source::Folder(folder),
-            Err((problem, hint)) => {
-                scope.notes.wrong(written, format!("`{}`: {problem}", quote(text)), hint);
-                Source::Tiny
-            }
-        };
-    }
-    let part = |part: &str| plain_word(part, 96).is_ok() && !part.contains("..") && !part.contains("--");
-    if text.split_once('/').is_some_and(|(org, name)| part(org) && part(name)) {
-        return Source::Hub(text.to_owned());
-    }
-    let builtin = text.strip_prefix("builtin:").map(|_| "the one built-in model is \"builtin:tiny\"");
-    let pasted =
-        text.strip_prefix("https://huggingface.co/").map(|rest| format!("write \"{}\"", quote(rest)));
-    let hint = pasted.unwrap_or_else(|| builtin.unwrap_or(hint).to_owned());
-    scope.notes.wrong(written, format!("`{}` is no repository", quote(text)), hint);
-    Source::Tiny
 }
 
 /// `30 tok/s`, above zero.

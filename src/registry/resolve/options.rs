@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Scope;
+use crate::registry::notes::At;
 use crate::registry::raw::{RawHealth, RawLimits, RawMemory, RawRestart, RawStop};
-use crate::registry::reader::At;
 use crate::registry::{Health, Limits, ModelMemory, Restart, Start, Stop};
 use crate::units::Bytes;
 

@@ -1,11 +1,11 @@
 //! `server = { … }`: the options of `mlx_lm.server`.
 
-use super::model::source;
 use super::options::{chosen, pick};
 use super::{Scope, TINY};
+use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::RawServer;
-use crate::registry::reader::At;
+use crate::registry::resolve::source::source;
 use crate::registry::{ServerOptions, Source};
 
 /// Widths and group sizes that MLX quantises to (`mx.quantize`).
