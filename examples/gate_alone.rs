@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example gate_alone -- LISTEN UPSTREAM [KEY=VALUE …]
 //!
-//! LISTEN and UPSTREAM are `address:port`. Keys: name, served, secret, vocabulary, context, in_flight, queue,
+//! LISTEN and UPSTREAM are `address:port`. Keys: name, secret, vocabulary, context, in_flight, queue,
 //! connections, body, max_tokens, log, keys (a file; then a key is needed), origin, host.
 //! It ends when its standard input does.
 
@@ -73,7 +73,6 @@ fn config(listen: SocketAddr, options: &HashMap<&str, &str>) -> Result<GateConfi
     let name = text("name", "tiny");
     Ok(GateConfig {
         accepted: vec![name.clone(), "builtin/tiny".to_owned()],
-        served: text("served", "default_model"),
         name,
         start: Start::Always,
         port: listen.port(),
@@ -98,6 +97,7 @@ fn config(listen: SocketAddr, options: &HashMap<&str, &str>) -> Result<GateConfi
         context: optional("context")?,
         default_tokens: 512,
         vocabulary: optional("vocabulary")?,
+        variables: std::collections::BTreeSet::new(),
         keys: text("keys", "/nonexistent").into(),
         access_log: text("log", "/dev/null").into(),
     })

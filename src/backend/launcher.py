@@ -31,11 +31,14 @@ import weakref
 
 PROTOCOL = 1
 SECRET_HEADER = "x-mlxctl-secret"
+DEFAULT_MODEL = "default_model"  # what mlx_lm.server calls the model that it was started with
 # What mlx.launch and mpirun tell a rank.
 RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 LONGEST_REQUEST = 65536  # bytes of one line on the link
 LONGEST_ERROR = 4000  # characters of an error that is told
 LOOK = 0.25  # seconds between two looks at a client
+PROOF_TIME = 5.0  # seconds in which a connection has to show the secret
+UNPROVEN = 256  # connections that have not shown it, at once
 QUIET = 10.0  # seconds that a stream is silent, at most, while tokens come
 ONE_TOKEN = 20  # seconds that one token may take when kept prompts are given up
 
@@ -225,16 +228,75 @@ def warn(text):
     print(f"mlxctl: warning: {text}", file=sys.stderr, flush=True)
 
 
+class Unproven:
+    """Connections that have not shown the secret yet. Any user of this machine can open one and each takes a thread, so
+    they get little time, and the oldest one ends where there are too many. The gate shows the secret at once."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.deadlines = {}  # by socket, the oldest first
+
+    def install(self):
+        verify, shutdown = socketserver.TCPServer.verify_request, socketserver.TCPServer.shutdown_request
+
+        def verify_request(server, request, address):
+            self.add(request)
+            return verify(server, request, address)
+
+        def shutdown_request(server, request):
+            self.remove(request)
+            shutdown(server, request)
+
+        socketserver.TCPServer.verify_request = verify_request
+        socketserver.TCPServer.shutdown_request = shutdown_request
+        threading.Thread(target=self._end_late_ones, name="unproven", daemon=True).start()
+
+    def add(self, connection):
+        with self.changed:
+            self.deadlines[connection] = time.monotonic() + PROOF_TIME
+            if len(self.deadlines) > UNPROVEN:
+                self._end(next(iter(self.deadlines)))
+            elif len(self.deadlines) == 1:
+                self.changed.notify()
+
+    def remove(self, connection):
+        with self.changed:
+            self.deadlines.pop(connection, None)
+
+    def _end(self, connection):
+        del self.deadlines[connection]
+        try:
+            # Its thread, which waits for a line, then reads the end.
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def _end_late_ones(self):
+        with self.changed:
+            while True:
+                now = time.monotonic()
+                oldest = next(iter(self.deadlines), None)
+                if oldest is None:
+                    self.changed.wait()
+                elif self.deadlines[oldest] <= now:
+                    self._end(oldest)
+                else:
+                    self.changed.wait(self.deadlines[oldest] - now)
+
+
 def guard_requests(secret):
     """Answers 403 to every request without the secret."""
     expected = secret.encode()
     original = http.server.BaseHTTPRequestHandler.parse_request
+    unproven = Unproven()
+    unproven.install()
 
     def parse_request(self):
         if not original(self):
             return False
         given = str(self.headers.get(SECRET_HEADER, "")).encode("utf-8", "replace")
         if hmac.compare_digest(given, expected):
+            unproven.remove(self.connection)
             return True
         self.close_connection = True
         body = b'{"error": "not for you"}'
@@ -254,6 +316,19 @@ def guard_requests(secret):
             log_request(self, *args, **kwargs)
 
     http.server.BaseHTTPRequestHandler.log_request = quieter
+
+
+def answer_by_name(name):
+    """Answers call the model what the registry calls it. mlx_lm.server repeats what the request calls it, from an
+    attribute of its handler: the gate's requests call it default_model. When an answer begins, the model is chosen."""
+    original = http.server.BaseHTTPRequestHandler.send_response
+
+    def send_response(self, *args, **kwargs):
+        if getattr(self, "requested_model", None) == DEFAULT_MODEL:
+            self.requested_model = name
+        original(self, *args, **kwargs)
+
+    http.server.BaseHTTPRequestHandler.send_response = send_response
 
 
 class Answer:
@@ -618,6 +693,8 @@ def main():
     link.open()
     try:
         guard_requests(spec["secret"])
+        if spec.get("model"):
+            answer_by_name(spec["model"])
         Answer.install()
         watch.install()
         stay_alone()

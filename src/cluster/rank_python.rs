@@ -150,6 +150,7 @@ fn launcher_spec(order: &Order, link: &Path) -> serde_json::Value {
     serde_json::json!({
         "link": link,
         "generation": order.generation,
+        "model": order.model,
         "secret": order.secret,
         "cache_limit": order.cache_limit,
         "prompt_cache_bytes": order.prompt_cache_bytes,

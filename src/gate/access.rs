@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::error::Refusal;
+use super::error::{Refusal, shown};
 use super::keys::KeyRing;
 use crate::registry::Network;
 
@@ -52,9 +52,9 @@ pub fn check_host(host: Option<&str>, local: IpAddr, network: &Network) -> Resul
     if known {
         return Ok(());
     }
-    let shown: String = name.chars().take(128).collect();
     let message = format!(
-        "this server is not '{shown}'; names that it may be called by are listed in network.allow_hosts"
+        "this server is not '{}'; names that it may be called by are listed in network.allow_hosts",
+        shown(name)
     );
     Err(Refusal::new(421, "host_not_allowed", message))
 }
@@ -77,9 +77,9 @@ pub fn check_origin<'o>(origin: Option<&'o str>, network: &Network) -> Result<Op
     if network.allow_origins.iter().any(|allowed| allowed == origin) {
         return Ok(Some(origin));
     }
-    let shown: String = origin.chars().take(128).collect();
     let message = format!(
-        "pages of '{shown}' may not use this server; origins that may are listed in network.allow_origins"
+        "pages of '{}' may not use this server; origins that may are listed in network.allow_origins",
+        shown(origin)
     );
     Err(Refusal::new(403, "origin_not_allowed", message))
 }

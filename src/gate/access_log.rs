@@ -15,6 +15,8 @@ const KEPT: u32 = 4;
 /// Lines are written together: one write a request would cost as much as the request.
 const FLUSH_AFTER: Duration = Duration::from_millis(250);
 const FLUSH_BYTES: usize = 32 * 1024;
+/// Lines a second for requests that went to no backend: they cost their sender nothing, and would push out all others.
+const UNSERVED: u32 = 20;
 
 /// What a line says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -64,6 +66,33 @@ struct State {
     lines: Vec<u8>,
     stamp: Stamp,
     complained: bool,
+    unserved: Unserved,
+}
+
+/// Requests that went to no backend, in one second.
+#[derive(Debug, Default)]
+struct Unserved {
+    second: u64,
+    listed: u32,
+    unlisted: u64,
+}
+
+impl Unserved {
+    /// Whether one more has a line.
+    fn has_line(&mut self) -> bool {
+        let listed = self.listed < UNSERVED;
+        self.listed += u32::from(listed);
+        self.unlisted += u64::from(!listed);
+        listed
+    }
+
+    /// Those that had no line until now, once their second is over.
+    fn over(&mut self, second: u64) -> u64 {
+        if second == self.second {
+            return 0;
+        }
+        std::mem::replace(self, Self { second, ..Self::default() }).unlisted
+    }
 }
 
 /// The time of a line; what changes only with the second is kept for the next.
@@ -108,6 +137,7 @@ impl AccessLog {
             lines: Vec::new(),
             stamp: Stamp::default(),
             complained: false,
+            unserved: Unserved::default(),
         };
         Self { state: Mutex::new(state), more: Notify::new() }
     }
@@ -127,11 +157,19 @@ impl AccessLog {
 
     /// Takes a line; it is in the file a quarter of a second later.
     pub fn write(&self, line: &Line<'_>) {
+        self.write_at(line, SystemTime::now());
+    }
+
+    fn write_at(&self, line: &Line<'_>, now: SystemTime) {
         let mut state = self.state();
         let first = state.lines.is_empty();
-        let State { lines, stamp, .. } = &mut *state;
-        stamp.write(SystemTime::now(), lines);
-        line.format(lines);
+        state.sum_up(now);
+        if line.attempts == 0 && !state.unserved.has_line() {
+            // The end of this second is to be told even if nothing comes after it.
+            self.more.notify_one();
+            return;
+        }
+        state.take(line, now);
         if state.lines.len() >= FLUSH_BYTES {
             state.flush();
         } else if first {
@@ -141,7 +179,9 @@ impl AccessLog {
 
     /// Puts all lines into the file.
     pub fn flush(&self) {
-        self.state().flush();
+        let mut state = self.state();
+        state.sum_up(SystemTime::now());
+        state.flush();
     }
 
     /// Writes what was taken, for as long as it is polled.
@@ -150,6 +190,9 @@ impl AccessLog {
             self.more.notified().await;
             tokio::time::sleep(FLUSH_AFTER).await;
             self.flush();
+            if self.state().unserved.unlisted > 0 {
+                self.more.notify_one();
+            }
         }
     }
 }
@@ -161,6 +204,22 @@ impl Drop for AccessLog {
 }
 
 impl State {
+    fn take(&mut self, line: &Line<'_>, now: SystemTime) {
+        self.stamp.write(now, &mut self.lines);
+        line.format(&mut self.lines);
+    }
+
+    /// Tells in one line how many had none, once their second is over.
+    fn sum_up(&mut self, now: SystemTime) {
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let count = self.unserved.over(second);
+        if count > 0 {
+            let outcome = format!("unlisted={count}");
+            let line = Line { id: "-", method: "-", path: "-", outcome: &outcome, ..Line::default() };
+            self.take(&line, now);
+        }
+    }
+
     fn flush(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         if lines.is_empty() {
@@ -323,6 +382,32 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(text.contains(" /a?b??2026?forged 0 "), "{text}");
+    }
+
+    #[test]
+    fn a_flood_of_requests_that_no_backend_saw_has_a_few_lines_and_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        let log = AccessLog::new(path.clone());
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let refused = Line { status: 401, id: "refused", ..Line::default() };
+        let served = Line { status: 200, id: "served", attempts: 1, ..Line::default() };
+        for _ in 0..1000 {
+            log.write_at(&refused, at(5000));
+        }
+        for _ in 0..100 {
+            log.write_at(&served, at(5500));
+        }
+        log.write_at(&refused, at(6000));
+        log.write_at(&refused, at(7000));
+        log.flush();
+        let text = std::fs::read_to_string(path).unwrap();
+        let count = |word: &str| text.lines().filter(|line| line.contains(word)).count();
+        assert_eq!(count(" refused "), UNSERVED as usize + 2);
+        assert_eq!(count(" served "), 100);
+        let said: Vec<_> = text.lines().filter(|line| line.contains("unlisted=")).collect();
+        assert_eq!(said.len(), 1, "{text}");
+        assert!(said[0].ends_with(" unlisted=980") && said[0].contains(":06.000Z - - - - - 0 "), "{said:?}");
     }
 
     #[test]

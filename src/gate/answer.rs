@@ -1,11 +1,12 @@
 //! What the gate answers by itself: `/health`, `/v1/models`, and why a model is not to be had. Pure.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use percent::decode;
 use serde_json::{Value, json};
 
-use super::error::Refusal;
+use super::error::{Refusal, shown};
 use super::http::Method;
 use super::reply::Reply;
 use super::validate::Endpoint;
@@ -28,15 +29,19 @@ pub enum Route {
     Unknown,
 }
 
-/// Reads a path.
+/// Reads a path. A slash given twice counts once: a base address that ends in one is put together so.
 #[must_use]
 pub fn route(path: &str) -> Route {
-    match path {
+    let mut single = Cow::Borrowed(path);
+    while single.contains("//") {
+        single = Cow::Owned(single.replace("//", "/"));
+    }
+    match &*single {
         "/health" => Route::Health,
         "/v1/models" | "/v1/models/" => Route::Models,
         "/v1/chat/completions" | "/chat/completions" => Route::Generate(Endpoint::Chat),
         "/v1/completions" => Route::Generate(Endpoint::Completions),
-        _ => match path.strip_prefix("/v1/models/") {
+        path => match path.strip_prefix("/v1/models/") {
             Some(id) => Route::Model(decode(id)),
             None => Route::Unknown,
         },
@@ -50,9 +55,9 @@ pub fn route(path: &str) -> Route {
 pub fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Refusal> {
     let allow = match route {
         Route::Unknown => {
-            let shown: String = path.chars().take(128).collect();
             let message = format!(
-                "nothing here at '{shown}'; there are /v1/chat/completions, /v1/completions, /v1/models and /health"
+                "nothing here at '{}'; there are /v1/chat/completions, /v1/completions, /v1/models and /health",
+                shown(path)
             );
             return Err(Refusal::new(404, "unknown_url", message));
         }
@@ -126,10 +131,10 @@ pub fn state(availability: &Availability) -> &'static str {
     }
 }
 
-/// Whether the model may be called so.
+/// Whether the model may be called so, in any case.
 #[must_use]
 pub fn knows(config: &GateConfig, id: &str) -> bool {
-    config.served == id || config.accepted.iter().any(|accepted| accepted == id)
+    config.accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(id))
 }
 
 /// Why the model is not to be had now; `None`: it is ready.
@@ -226,6 +231,15 @@ pub fn preflight(wanted_headers: Option<&str>) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slash_given_twice_counts_once() {
+        assert_eq!(route("//v1/chat/completions"), Route::Generate(Endpoint::Chat));
+        assert_eq!(route("/v1//completions"), Route::Generate(Endpoint::Completions));
+        assert_eq!(route("///v1///models"), Route::Models);
+        assert_eq!(route("//v1/models//a"), Route::Model("a".to_owned()));
+        assert_eq!(route("//"), Route::Unknown);
+    }
 
     #[test]
     fn a_load_says_what_is_left_of_it_until_it_takes_longer_than_usual() {

@@ -1,5 +1,5 @@
-//! The chunks of a request's body, read strictly: an extension or a trailer is refused, since the next reader
-//! might understand it differently.
+//! The chunks of a request's body, read strictly: extensions are passed over, and a trailer is refused, since the next
+//! reader might understand it differently.
 
 use super::error::Refusal;
 
@@ -10,6 +10,8 @@ pub struct Chunks {
     pub body: Vec<u8>,
     left: u64,
     expect: Expect,
+    /// Bytes of extensions so far.
+    extensions: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,9 @@ enum Expect {
 
 /// Hexadecimal digits of a chunk's size.
 const DIGITS: usize = 8;
+/// Bytes of the extensions of one chunk, and of all chunks of a body: they are read for nothing.
+const EXTENSION: usize = 256;
+const EXTENSIONS: usize = 16 * 1024;
 
 impl Chunks {
     /// Takes from the front of `bytes`; `Some(n)`: the body is complete and `n` bytes were its.
@@ -36,8 +41,13 @@ impl Chunks {
             let rest = bytes.get(at..).unwrap_or_default();
             match self.expect {
                 Expect::Size => {
-                    let Some((size, used)) = size_line(rest)? else { break false };
-                    at += used;
+                    let Some(line) = size_line(rest)? else { break false };
+                    let size = line.size;
+                    at += line.bytes;
+                    self.extensions += line.extension;
+                    if self.extensions > EXTENSIONS {
+                        return Err(bad());
+                    }
                     if size.saturating_add(self.body.len() as u64) > limit {
                         return Err(too_large(limit));
                     }
@@ -72,28 +82,44 @@ impl Chunks {
     }
 }
 
-fn size_line(bytes: &[u8]) -> Result<Option<(u64, usize)>, Refusal> {
+struct SizeLine {
+    size: u64,
+    /// That the line takes.
+    bytes: usize,
+    /// Those of its extension.
+    extension: usize,
+}
+
+fn size_line(bytes: &[u8]) -> Result<Option<SizeLine>, Refusal> {
     let digits = bytes.iter().take(DIGITS + 1).take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits > DIGITS {
         return Err(bad());
     }
-    match bytes.get(digits..).unwrap_or_default() {
+    let rest = bytes.get(digits..).unwrap_or_default();
+    let extension = match rest.first() {
+        Some(b';') if digits > 0 => {
+            let plain = |byte: &&u8| **byte >= b' ' && **byte != 0x7f || **byte == b'\t';
+            rest.iter().take(EXTENSION + 1).take_while(plain).count()
+        }
+        _ => 0,
+    };
+    if extension > EXTENSION {
+        return Err(bad());
+    }
+    match rest.get(extension..).unwrap_or_default() {
         [] | [b'\r'] => Ok(None),
         [b'\r', b'\n', ..] if digits > 0 => {
             let text =
                 bytes.get(..digits).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
-            Ok(Some((u64::from_str_radix(text, 16).map_err(|_| bad())?, digits + 2)))
+            let size = u64::from_str_radix(text, 16).map_err(|_| bad())?;
+            Ok(Some(SizeLine { size, bytes: digits + extension + 2, extension }))
         }
         _ => Err(bad()),
     }
 }
 
 fn bad() -> Refusal {
-    Refusal::new(
-        400,
-        "bad_http",
-        "the chunks of the body are not valid (extensions and trailers are not taken)",
-    )
+    Refusal::new(400, "bad_http", "the chunks of the body are not valid (trailers are not accepted)")
 }
 
 /// 413, with the limit.
@@ -125,9 +151,33 @@ mod tests {
     }
 
     #[test]
+    fn extensions_are_passed_over_within_bounds() {
+        let text = b"4;a=b;c=\"d e\"\r\nabcd\r\n0;x\r\n\r\nGET";
+        for size in 1..text.len() {
+            let (mut chunks, mut buffer, mut done) = (Chunks::default(), Vec::new(), false);
+            for part in text.chunks(size) {
+                buffer.extend_from_slice(part);
+                done = done || chunks.take(&mut buffer, 100).unwrap();
+            }
+            assert!(done && chunks.body == b"abcd" && buffer == b"GET", "{size}");
+        }
+        let long = |bytes: usize| format!("1;{}\r\na\r\n", "x".repeat(bytes - 1));
+        let take = |text: String| Chunks::default().take(&mut text.into_bytes(), 1000);
+        assert_eq!(take(long(EXTENSION)), Ok(false));
+        assert_eq!(take(long(EXTENSION + 1)).unwrap_err().status, 400);
+        assert_eq!(take(long(EXTENSION).repeat(EXTENSIONS / EXTENSION)), Ok(false));
+        assert_eq!(take(long(EXTENSION).repeat(EXTENSIONS / EXTENSION + 1)).unwrap_err().status, 400);
+    }
+
+    #[test]
     fn bad_chunks_are_refused() {
         for text in [
-            "4;x=y\r\nabcd\r\n",
+            "4 ;x=y\r\nabcd\r\n",
+            "4;x\ny\r\nabcd\r\n",
+            "4;x\ry\r\nabcd\r\n",
+            "4;x=\"\r\n\"\r\nabcd\r\n",
+            "4;x=\0\r\nabcd\r\n",
+            ";x=y\r\nabcd\r\n",
             "4\nabcd\n",
             "4\rabcd",
             "-4\r\n",

@@ -6,37 +6,47 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::access::Caller;
 use super::access_log::Line as LogLine;
 use super::answer;
-use super::body::{Chunks, too_large};
+use super::body::too_large;
+use super::client::Client;
+use super::crowd::Place;
 use super::decide::{Asked, Verdict};
 use super::error::Refusal;
 use super::exchange::{Exchange, Outcome, Work};
 use super::front::{Door, Judged};
-use super::http::{self, Framing, Head, Method};
+use super::http::{Framing, Head, Method};
+use super::intake::Body;
 use super::reply::{Envelope, Reply};
 use super::rewrite;
-use super::shared::{Held, Settings, Shared};
-use super::stream::{by, poll_append, write_all};
+use super::shared::{Settings, Shared};
+use super::stream::write_all;
 use super::validate::{Endpoint, validate};
 use super::wait::{Line, Patience};
 use crate::host;
 
-/// How long a connection may stay open without a request.
-const IDLE: Duration = Duration::from_secs(75);
-/// How long a client may still send what nobody reads, so that it sees the answer and not a reset.
-const LINGER: Duration = Duration::from_secs(1);
-/// Bodies may come this slowly, bytes a second, once the read time-out is over.
-const SLOWEST: u64 = 64 * 1024;
+/// Bodies from this size on, bytes, are checked by a thread of their own: that of 16 MB takes tens of milliseconds, in
+/// which nobody else would be served.
+pub(super) const LARGE: usize = 256 * 1024;
+/// One at a time: what one client sends must not take all processors either.
+static READER: Semaphore = Semaphore::const_new(1);
 
 /// A connection and the bytes of it that are not understood yet.
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
-    buffer: Vec<u8>,
-    client: IpAddr,
+    pub(super) stream: Client,
+    pub(super) place: Place,
+    pub(super) buffer: Vec<u8>,
+    /// Bytes that were read since others had their turn.
+    pub(super) turn: usize,
+    /// Bytes of a body that was announced and is not read, those in `buffer` included.
+    pub(super) owed: u64,
+    /// Whether a large body came whose memory was not given back to the system yet.
+    pub(super) large: bool,
+    pub(super) client: IpAddr,
     local: IpAddr,
 }
 
@@ -55,34 +65,29 @@ pub(super) struct Record {
     gate: Option<Arc<Shared>>,
 }
 
-/// The body of a request.
-struct Body {
-    bytes: Vec<u8>,
-    /// Where in `bytes` it begins; it reaches to their end.
-    from: usize,
-    held: Held,
-}
-
 /// Whether the connection goes on.
 type GoesOn = bool;
 
 impl Connection {
-    fn new(stream: TcpStream, client: SocketAddr) -> Self {
+    fn new(stream: TcpStream, client: SocketAddr, place: Place) -> Self {
         // A chunk must not wait for the acknowledgement of the one before it.
         let _ = stream.set_nodelay(true);
         let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
-        Self { stream, buffer: Vec::new(), client: client.ip().to_canonical(), local: local.to_canonical() }
+        Self {
+            stream: Client::new(stream),
+            place,
+            buffer: Vec::new(),
+            turn: 0,
+            owed: 0,
+            large: false,
+            client: client.ip().to_canonical(),
+            local: local.to_canonical(),
+        }
     }
 
     /// Serves a new connection to its end.
-    pub(super) async fn run(stream: TcpStream, client: SocketAddr, door: Arc<dyn Door>) {
-        Self::new(stream, client).serve(&door).await;
-    }
-
-    /// A connection that is only to be ended.
-    pub(super) fn ending(stream: TcpStream) -> Self {
-        let nowhere = IpAddr::from([0, 0, 0, 0]);
-        Self { stream, buffer: Vec::new(), client: nowhere, local: nowhere }
+    pub(super) async fn run(stream: TcpStream, client: SocketAddr, door: Arc<dyn Door>, place: Place) {
+        Self::new(stream, client, place).serve(&door).await;
     }
 
     /// Serves it to its end.
@@ -95,7 +100,6 @@ impl Connection {
                     let id = door.next_id();
                     let envelope =
                         Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
-                    let answer = refusal.reply().render(&envelope);
                     door.log().write(&LogLine {
                         client: Some(self.client),
                         id: &id,
@@ -105,59 +109,24 @@ impl Connection {
                         outcome: refusal.code,
                         ..LogLine::default()
                     });
-                    let _ = write_all(&self.stream, &answer).await;
-                    return Box::pin(self.linger()).await;
+                    let _ = self.write(&refusal.reply(), &envelope).await;
+                    return Box::pin(self.part()).await;
                 }
             };
             if !self.request(&head, door).await {
-                return Box::pin(self.linger()).await;
+                return Box::pin(self.part()).await;
             }
-        }
-    }
-
-    /// Waits for a head. `None`: the client is done, or too slow to begin.
-    async fn head(&mut self, door: &dyn Door) -> Result<Option<Head>, Refusal> {
-        let mut deadline = None;
-        if self.buffer.is_empty() {
-            // An idle connection holds no buffer.
-            self.buffer = Vec::new();
-        }
-        loop {
+            self.give_back();
             if !self.buffer.is_empty() {
-                if let Some(head) = http::parse(&self.buffer)? {
-                    return Ok(Some(head));
-                }
-                deadline.get_or_insert_with(|| Instant::now() + door.bounds().read_timeout);
+                // The next request is there already. However many there are, each is one turn.
+                self.yields().await;
             }
-            let until = deadline.unwrap_or_else(|| Instant::now() + IDLE);
-            if !self.more(until).await {
-                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return Err(slow());
-                }
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Reads once; `false`: the client has closed, or `deadline` came.
-    async fn more(&mut self, deadline: Instant) -> bool {
-        let Self { stream, buffer, .. } = self;
-        matches!(by(deadline, |cx| poll_append(stream, cx, buffer)).await, Some(Ok(1..)))
-    }
-
-    /// Lets the client read what it was told before the connection is gone.
-    pub(super) async fn linger(&mut self) {
-        let deadline = Instant::now() + LINGER;
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
-        self.buffer = Vec::new();
-        let mut read = 0;
-        while read < 1 << 20 && self.more(deadline).await {
-            read += self.buffer.len();
-            self.buffer.clear();
         }
     }
 
     async fn request(&mut self, head: &Head, door: &Arc<dyn Door>) -> GoesOn {
+        self.place.works();
+        self.stream.expects_answer();
         let started = Instant::now();
         let id = door.next_id();
         let (verdict, origin, caller) = {
@@ -186,6 +155,11 @@ impl Connection {
         let head_only = head.method == Method::Head;
         // A body that is not read stands before the next request.
         let unread = head.framing != Framing::None && head.framing != Framing::Length(0);
+        self.owed = match head.framing {
+            // Whoever waits to be told to go on is not going to send it.
+            Framing::Length(length) if !head.expects => length,
+            _ => 0,
+        };
         let close = !head.keep_alive || (unread && !matches!(verdict, Verdict::Generate(_)));
         let mut envelope = Envelope { id: &id, origin: origin.as_deref(), close, head_only, waits: None };
         let mut record = Record { outcome: "ok", ..Record::default() };
@@ -246,9 +220,21 @@ impl Connection {
 
     async fn answer(&mut self, reply: &Reply, envelope: &Envelope<'_>, record: &mut Record) -> GoesOn {
         record.status = reply.status;
+        match self.write(reply, envelope).await {
+            Ok(sent) => {
+                record.sent = sent;
+                !envelope.close
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Returns the bytes that it took.
+    async fn write(&self, reply: &Reply, envelope: &Envelope<'_>) -> std::io::Result<u64> {
         let bytes = reply.render(envelope);
-        record.sent = bytes.len() as u64;
-        write_all(&self.stream, &bytes).await.is_ok() && !envelope.close
+        self.place.waits();
+        write_all(&self.stream, self.stream.rest(&bytes)).await?;
+        Ok(bytes.len() as u64)
     }
 
     async fn generate(
@@ -272,25 +258,27 @@ impl Connection {
                 return Box::pin(self.refuse(&refusal, envelope, record)).await;
             }
         };
-        let body = bytes.get(from..).unwrap_or_default();
-        record.received = body.len() as u64;
-        let shared = match door.clone().gate(body) {
-            Ok(found) => record.gate.insert(found).clone(),
+        let length = bytes.len() - from;
+        record.received = length as u64;
+        let (door, wait) = (door.clone(), head.wait);
+        let read = move || understand(bytes.get(from..).unwrap_or_default(), endpoint, door, wait);
+        let understood = match (length < LARGE, read) {
+            (true, read) => read(),
+            (false, read) => Box::pin(aside(read)).await,
+        };
+        let Understood { shared, settings, patience, work } = match understood {
+            Ok(understood) => understood,
             Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
         };
-        shared.traffic.accepted();
-        let settings = shared.settings();
-        let patience = Patience::of(head.wait, settings.config.limits.queue_timeout);
+        record.gate = Some(shared.clone());
         envelope.waits = patience.asked();
-        let prepared = prepare(body, endpoint, &shared, &settings, patience);
-        drop(bytes);
-        let work = match prepared {
+        let work = match work {
             Ok(work) => work,
             Err(refusal) => return Box::pin(self.refuse(&refusal, envelope, record)).await,
         };
         let line = Line { client: self.client, shared: &shared, settings: &settings, patience };
         let mut exchange = Exchange::new(line, work, head.chunks, envelope, started);
-        let outcome = exchange.run(&mut self.stream, record).await;
+        let outcome = exchange.run(&self.stream, record).await;
         drop(held);
         match outcome {
             Outcome::Answered => !envelope.close,
@@ -298,52 +286,41 @@ impl Connection {
             Outcome::Over => false,
         }
     }
+}
 
-    /// Reads the body. `None`: the client went away in the middle.
-    async fn body(&mut self, head: &Head, door: &dyn Door) -> Result<Option<Body>, Refusal> {
-        let bounds = door.bounds();
-        let limit = bounds.body;
-        let length = match head.framing {
-            Framing::None => return Err(Refusal::invalid(None, "a body is needed".to_owned())),
-            Framing::Length(length) if length > limit => return Err(too_large(limit)),
-            Framing::Length(length) => Some(length),
-            Framing::Chunked => None,
-        };
-        let mut held = door.bodies().none();
-        // What has a length is taken out together with the head before it, so that nothing is moved.
-        let from = if length.is_some() { head.length } else { 0 };
-        self.buffer.drain(..head.length - from);
-        if head.expects && self.buffer.len() == from && length != Some(0) {
-            let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-            if write_all(&self.stream, go_on).await.is_err() {
-                return Ok(None);
-            }
-        }
-        let begun = Instant::now();
-        let mut chunks = Chunks::default();
-        loop {
-            let arrived = (self.buffer.len() - from + chunks.body.len()) as u64;
-            // A thousand clients must not fill memory with halves of bodies.
-            if !held.grow(arrived, limit) {
-                return Err(crowded());
-            }
-            match length.and_then(|length| usize::try_from(length).ok()) {
-                Some(length) if self.buffer.len() - from >= length => {
-                    let rest = self.buffer.split_off(from + length);
-                    let bytes = std::mem::replace(&mut self.buffer, rest);
-                    return Ok(Some(Body { bytes, from, held }));
-                }
-                Some(_) => {}
-                None => {
-                    if chunks.take(&mut self.buffer, limit)? {
-                        return Ok(Some(Body { bytes: chunks.body, from, held }));
-                    }
-                }
-            }
-            let deadline = begun + bounds.read_timeout + Duration::from_secs(arrived / SLOWEST);
-            if !self.more(deadline).await {
-                return if Instant::now() >= deadline { Err(slow()) } else { Ok(None) };
-            }
+/// A request whose gate is known.
+struct Understood {
+    shared: Arc<Shared>,
+    settings: Arc<Settings>,
+    patience: Patience,
+    work: Result<Work, Box<Refusal>>,
+}
+
+fn understand(
+    body: &[u8],
+    endpoint: Endpoint,
+    door: Arc<dyn Door>,
+    wait: Option<Duration>,
+) -> Result<Understood, Box<Refusal>> {
+    let shared = door.gate(body)?;
+    shared.traffic.accepted();
+    let settings = shared.settings();
+    let patience = Patience::of(wait, settings.config.limits.queue_timeout);
+    let work = prepare(body, endpoint, &shared, &settings, patience);
+    Ok(Understood { shared, settings, patience, work })
+}
+
+/// Does what takes long without keeping others from being served.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Box<Refusal>> + Send + 'static,
+) -> Result<T, Box<Refusal>> {
+    // It is never closed.
+    let _one = READER.acquire().await;
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "a request could not be read");
+            Err(Box::new(Refusal::new(500, "internal", "the request could not be read")))
         }
     }
 }
@@ -367,17 +344,8 @@ fn prepare(
         return Err(Box::new(refusal));
     }
     let mut accepted = validate(body, endpoint, &settings.rules())?;
-    let body = rewrite::apply(body, &mut accepted.edits, &settings.served_json);
+    let body = rewrite::apply(body, &mut accepted.edits);
     Ok(Work { endpoint, body, stream: accepted.stream })
-}
-
-fn slow() -> Refusal {
-    Refusal::new(408, "request_timeout", "the request came too slowly")
-}
-
-fn crowded() -> Refusal {
-    let message = "too many large requests at once";
-    Refusal::unavailable("overloaded", message, Duration::from_secs(5))
 }
 
 #[cfg(test)]
@@ -390,7 +358,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let shared = Arc::new(crate::gate::shared::Shared::for_tests());
-        let size = std::mem::size_of_val(&Connection::run(stream, address, shared));
-        assert!(size <= 2560, "{size} bytes");
+        let (place, _) = Arc::new(crate::gate::crowd::Crowd::default()).enter(address.ip(), 1).unwrap();
+        let size = std::mem::size_of_val(&Connection::run(stream, address, shared, place));
+        assert!(size <= 2688, "{size} bytes");
     }
 }

@@ -7,6 +7,21 @@ use serde_json::json;
 
 use super::reply::Reply;
 
+/// Characters of a client's own text that an answer repeats, at most: an answer is not a way to have text copied.
+const SHOWN: usize = 128;
+/// Characters of what the model server says of an error.
+const SAID: usize = 500;
+
+/// As much of a client's text as an answer repeats.
+#[must_use]
+pub fn shown(text: &str) -> &str {
+    first(text, SHOWN)
+}
+
+fn first(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
+}
+
 /// A request that is not served. `Display` is not for it: clients read JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -34,16 +49,21 @@ impl Refusal {
         Self { status, code, param: None, message, retry_after: None, state: None, allow: None }
     }
 
-    /// 400, with the field at fault.
+    /// 400, with the field at fault. Where that is a client's own name, `message` may hold all of it: both are cut.
     #[must_use]
     pub fn invalid(param: Option<&str>, message: String) -> Self {
-        Self { param: param.map(str::to_owned), ..Self::new(400, "invalid_request", message) }
+        let short = param.map(shown);
+        let message = match (param, short) {
+            (Some(param), Some(short)) if short.len() < param.len() => message.replace(param, short),
+            _ => message,
+        };
+        Self { param: short.map(str::to_owned), ..Self::new(400, "invalid_request", message) }
     }
 
     /// 404 for a model that is not served here.
     #[must_use]
     pub fn unknown_model(asked: &str, accepted: &[String]) -> Self {
-        let asked: String = asked.chars().take(128).collect();
+        let asked = shown(asked);
         let message = format!("no model '{asked}' here; this address serves {}", accepted.join(", "));
         Self { param: Some("model".to_owned()), ..Self::new(404, "model_not_found", message) }
     }
@@ -132,7 +152,8 @@ pub fn from_server(status: u16, body: &[u8]) -> ServerError {
         .as_ref()
         .and_then(|value| value.get("error"))
         .and_then(serde_json::Value::as_str)
-        .map_or_else(|| String::from_utf8_lossy(body).trim().chars().take(500).collect(), str::to_owned);
+        .map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), str::to_owned);
+    let message = first(&message, SAID).to_owned();
     if message.contains("generation thread died") {
         return ServerError::Dead(message);
     }
@@ -163,6 +184,23 @@ mod tests {
         assert_eq!(status(404, br#"{"error": "[metal::malloc] Resource limit (499000) exceeded."}"#), 502);
         assert_eq!(status(404, b"Not Found"), 400);
         assert_eq!(status(500, b""), 502);
+    }
+
+    #[test]
+    fn nothing_of_a_clients_is_repeated_past_128_characters() {
+        let name = "\u{e4}".repeat(15_000);
+        let refusal =
+            Refusal::invalid(Some(&name), format!("'{name}' is not accepted here; '{name}' is too long"));
+        let cut = "\u{e4}".repeat(128);
+        assert_eq!(refusal.param.as_deref(), Some(&*cut));
+        assert_eq!(refusal.message, format!("'{cut}' is not accepted here; '{cut}' is too long"));
+        assert_eq!(Refusal::invalid(Some("stop"), "'stop' is".to_owned()).message, "'stop' is");
+        assert!(Refusal::unknown_model(&name, &[]).message.chars().count() < 200);
+        let ServerError::Refused(refusal) = from_server(400, format!("{{\"error\":\"{name}\"}}").as_bytes())
+        else {
+            panic!("refused")
+        };
+        assert_eq!(refusal.message.chars().count(), SAID);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::backend::{self, AnswerHead, Link, Opened};
+use super::client::Client;
 use super::connection::Record;
 use super::error::{self, Refusal, ServerError};
 use super::events::completion_tokens;
@@ -19,7 +19,7 @@ use super::lease::Lease;
 use super::queue::Place;
 use super::relay::{Relay, Relayed};
 use super::reply::{self, Envelope};
-use super::stream::{MIDDLE, poll_append_link, poll_gone, with_scratch, write_all};
+use super::stream::{MIDDLE, poll_append_link, with_scratch, write_all};
 use super::validate::Endpoint;
 use super::wait::{self, Line, Loss};
 use super::{Report, Upstream};
@@ -80,7 +80,7 @@ impl<'a> Exchange<'a> {
         Self { line, work, envelope, started, relay: Relay::new(chunks) }
     }
 
-    pub(super) async fn run(&mut self, client: &mut TcpStream, record: &mut Record) -> Outcome {
+    pub(super) async fn run(&mut self, client: &Client, record: &mut Record) -> Outcome {
         let shared = self.line.shared;
         let mut deadline = self.line.patience.until(self.started);
         let _turn = match shared.queue.ask(self.line.client) {
@@ -144,7 +144,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// A refusal after the head of a stream went out becomes the stream's last event.
-    async fn end(&mut self, outcome: Outcome, client: &TcpStream, record: &mut Record) -> Outcome {
+    async fn end(&mut self, outcome: Outcome, client: &Client, record: &mut Record) -> Outcome {
         match outcome {
             Outcome::Refused(refusal) if self.relay.started() => {
                 record.outcome = if refusal.code == "backend_lost" { "cut" } else { refusal.code };
@@ -159,7 +159,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Opens a connection to the backend and sends the request.
-    async fn send(&self, upstream: &Upstream, lease: &Lease, client: &TcpStream) -> Result<Link, Attempt> {
+    async fn send(&self, upstream: &Upstream, lease: &Lease, client: &Client) -> Result<Link, Attempt> {
         let head = backend::request_head(self.work.endpoint, upstream, self.work.body.len());
         let Opened { link, sent } = backend::open(upstream.address, head.as_bytes(), &self.work.body)
             .map_err(|error| Attempt::Lost { why: format!("cannot connect: {error}"), sent: false })?;
@@ -197,7 +197,7 @@ impl<'a> Exchange<'a> {
         &mut self,
         backend: &Link,
         lease: &Lease,
-        client: &mut TcpStream,
+        client: &Client,
         record: &mut Record,
     ) -> Attempt {
         let mut bytes = Vec::new();
@@ -226,7 +226,7 @@ impl<'a> Exchange<'a> {
         mut sent: usize,
         backend: &Link,
         lease: &Lease,
-        client: &TcpStream,
+        client: &Client,
     ) -> Result<(), Attempt> {
         let failed = |error: io::Error| {
             let refused = error.kind() == io::ErrorKind::ConnectionRefused;
@@ -241,7 +241,7 @@ impl<'a> Exchange<'a> {
                 if let Some(why) = lease.ended(cx.waker()) {
                     return Poll::Ready(Err(Attempt::Aborted(why)));
                 }
-                if poll_gone(client, cx).is_ready() {
+                if client.poll_left(cx).is_ready() {
                     return Poll::Ready(Err(Attempt::ClientGone));
                 }
                 backend.poll_write(cx, &parts).map_err(failed)
@@ -251,13 +251,7 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    async fn receive(
-        &self,
-        backend: &Link,
-        lease: &Lease,
-        client: &TcpStream,
-        out: &mut Vec<u8>,
-    ) -> Received {
+    async fn receive(&self, backend: &Link, lease: &Lease, client: &Client, out: &mut Vec<u8>) -> Received {
         poll_fn(|cx| {
             if let Poll::Ready(result) = poll_append_link(backend, cx, out) {
                 return Poll::Ready(match result {
@@ -272,7 +266,7 @@ impl<'a> Exchange<'a> {
             if let Some(why) = lease.ended(cx.waker()) {
                 return Poll::Ready(Received::Stop(Attempt::Aborted(why)));
             }
-            poll_gone(client, cx).map(|()| Received::Stop(Attempt::ClientGone))
+            client.poll_left(cx).map(|()| Received::Stop(Attempt::ClientGone))
         })
         .await
     }
@@ -284,7 +278,7 @@ impl<'a> Exchange<'a> {
         answer: &AnswerHead,
         body: &mut Vec<u8>,
         lease: &Lease,
-        client: &TcpStream,
+        client: &Client,
         record: &mut Record,
     ) -> Attempt {
         loop {
@@ -320,7 +314,7 @@ impl<'a> Exchange<'a> {
         record.sent = body.len() as u64;
         record.tokens = completion_tokens(body).unwrap_or(0);
         self.line.shared.traffic.answered(record.tokens, None, self.started.elapsed());
-        match write_all(client, &bytes).await {
+        match write_all(client, client.rest(&bytes)).await {
             Ok(()) => Attempt::Done(Outcome::Answered),
             Err(_) => Attempt::ClientGone,
         }
@@ -332,7 +326,7 @@ impl<'a> Exchange<'a> {
         answer: &AnswerHead,
         first: &mut Vec<u8>,
         lease: &Lease,
-        client: &mut TcpStream,
+        client: &Client,
         record: &mut Record,
     ) -> Attempt {
         if !self.relay.started() {

@@ -1,4 +1,5 @@
-//! The fields of a request's body that `mlx_lm.server` reads, and what it can bear in each.
+//! The fields of a request's body that `mlx_lm.server` reads, and what it can bear in each; and those that it ignores
+//! although the answer would be another one if it did not.
 //!
 //! From reading `mlx_lm/server.py` and `sample_utils.py` 0.32.2 and trying: whatever raises in the generation
 //! thread ends it for good, and most checks of the server come too late or not at all. Fields that are not
@@ -12,13 +13,13 @@ pub enum Rule {
     Model,
     /// The chat.
     Messages,
-    /// The text to complete: one string, not empty.
+    /// The text to complete: one string, not empty, alone or in a list.
     Prompt,
     /// `true` or `false`.
     Bool,
     /// A whole number in a range.
     Int(i64, i64),
-    /// A whole number from 1 to the registry's `max_tokens`.
+    /// A whole number from 1, lowered to what the registry and the context allow.
     Tokens,
     /// A whole number below the size of the vocabulary.
     TopK,
@@ -36,14 +37,26 @@ pub enum Rule {
     Tools,
     /// Variables of the chat template; never a template.
     TemplateArguments,
-    /// It would select a model, files or code.
+    /// `auto` or `none`.
+    ToolChoice,
+    /// `{"type": "text"}`
+    ResponseFormat,
+    /// `["text"]`
+    Modalities,
+    /// One of these values, as they are written; otherwise this advice.
+    Only(&'static [&'static str], &'static str),
+    /// Nothing, and why.
     Refused(&'static str),
 }
+
+const NOT_CONSTRAINED: &str =
+    "mlx_lm.server does not constrain its answers; describe the format in the prompt";
+const ONE_ANSWER: &str = "a request gets one answer; send one request per answer";
 
 /// Contexts of penalties, tokens; past 2³¹ MLX cannot slice.
 const WINDOW: i64 = 1_000_000;
 
-/// Every field that the server reads.
+/// Every field that the server reads, or must not ignore.
 pub const FIELDS: &[(&str, Rule)] = &[
     ("model", Rule::Model),
     ("messages", Rule::Messages),
@@ -77,27 +90,34 @@ pub const FIELDS: &[(&str, Rule)] = &[
     ("draft_model", Rule::Refused("it would load another model")),
     ("adapters", Rule::Refused("it would load files")),
     ("role_mapping", Rule::Refused("it would replace the chat's format")),
+    // From here on: what the server ignores.
+    ("tool_choice", Rule::ToolChoice),
+    ("response_format", Rule::ResponseFormat),
+    ("modalities", Rule::Modalities),
+    ("n", Rule::Only(&["1"], ONE_ANSWER)),
+    ("best_of", Rule::Only(&["1"], ONE_ANSWER)),
+    ("echo", Rule::Only(&["false"], "the answer does not repeat the prompt; put it in front yourself")),
+    (
+        "suffix",
+        Rule::Only(&["\"\""], "text cannot be inserted; write the model's own fill-in-the-middle prompt"),
+    ),
+    ("add_generation_prompt", Rule::Only(&["true"], "an answer always begins a new message")),
+    ("continue_final_message", Rule::Only(&["false"], "an answer always begins a new message")),
+    ("functions", Rule::Refused("send 'tools' instead")),
+    ("function_call", Rule::Refused("send 'tools' instead")),
+    ("audio", Rule::Refused("answers are text")),
+    (
+        "web_search_options",
+        Rule::Refused("nothing is searched here; put what the model should know into the prompt"),
+    ),
+    ("structured_outputs", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_json", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_regex", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_choice", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_grammar", Rule::Refused(NOT_CONSTRAINED)),
+    ("grammar", Rule::Refused(NOT_CONSTRAINED)),
+    ("json_schema", Rule::Refused(NOT_CONSTRAINED)),
 ];
 
-/// Variables that chat templates of published models read. Everything else is an argument of
-/// `apply_chat_template`, of the tokenizer, or of nobody: `truncation`, `return_tensors` and `chat_template`
-/// each end the generation thread.
-pub const TEMPLATE_VARIABLES: &[&str] = &[
-    "enable_thinking",
-    "thinking",
-    "thinking_budget",
-    "preserve_thinking",
-    "clear_thinking",
-    "keep_past_thinking",
-    "reasoning_effort",
-    "date_string",
-    "current_date",
-    "model_identity",
-    "add_vision_id",
-    "tools_in_user_message",
-    "xml_tools",
-    "python_tools",
-    "custom_tools",
-    "builtin_tools",
-    "controls",
-];
+/// A bit each, in [`super::validate`].
+const _: () = assert!(FIELDS.len() <= 64);

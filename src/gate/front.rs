@@ -1,7 +1,7 @@
 //! What a connection asks of the listener that it came through: who may come in, within which bounds, and which
 //! gate a request goes to. A gate of its own is one such door, [`super::router`] another.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,9 @@ pub trait Door: Send + Sync {
     /// In force now.
     fn bounds(&self) -> Bounds;
 
+    /// Whether a client at this address may connect.
+    fn admits(&self, client: IpAddr) -> bool;
+
     /// An id for a request, unique over the life of the machine as far as chance allows.
     fn next_id(&self) -> String;
 
@@ -79,6 +82,10 @@ pub trait Door: Send + Sync {
 impl Door for Shared {
     fn bounds(&self) -> Bounds {
         Bounds::of(&self.settings().config)
+    }
+
+    fn admits(&self, client: IpAddr) -> bool {
+        GateConfig::admits(&self.settings().config.network.allow_from, client)
     }
 
     fn next_id(&self) -> String {

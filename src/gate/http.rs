@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::error::Refusal;
+use super::error::{Refusal, shown};
 
 /// Bytes of a head, at most.
 pub const HEAD_BYTES: usize = 16 * 1024;
@@ -71,12 +71,14 @@ pub struct Head {
 /// # Errors
 /// 400, 417, 431, 501 or 505; the connection must end with the answer, since nobody knows where the next request begins.
 pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
-    line_ends(bytes)?;
+    let before = empty_lines(bytes);
+    let text = bytes.get(before..).unwrap_or_default();
+    line_ends(text)?;
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut request = httparse::Request::new(&mut headers);
-    let length = match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES => length,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => return Ok(None),
+    let length = match request.parse(text) {
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES => before + length,
+        Ok(httparse::Status::Partial) if text.len() < HEAD_BYTES => return Ok(None),
         Ok(_) => return Err(too_large()),
         Err(httparse::Error::TooManyHeaders) => return Err(too_large()),
         Err(httparse::Error::Version) => {
@@ -85,11 +87,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
         Err(error) => return Err(bad(format!("the request's head is not valid HTTP: {error}"))),
     };
     let http11 = request.version == Some(1);
-    let target = request.path.unwrap_or_default();
-    if !target.starts_with('/') || target.starts_with("//") {
-        return Err(bad("the request's target must be a path"));
-    }
-    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let Target { authority, path } = target(request.path.unwrap_or_default())?;
     let method = match request.method.unwrap_or_default() {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
@@ -117,14 +115,47 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     if http11 && head.host.is_none() {
         return Err(bad("the header 'Host' is missing"));
     }
+    if let Some(authority) = authority {
+        // It is the one that counts (RFC 9112, section 3.2.2).
+        head.host = Some(within(bytes, authority.as_bytes()));
+    }
     Ok(Some(head))
+}
+
+/// Bytes of the empty lines in front of a request, which count for nothing (RFC 9112, section 2.2).
+#[must_use]
+pub fn empty_lines(bytes: &[u8]) -> usize {
+    bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
+}
+
+struct Target<'a> {
+    authority: Option<&'a str>,
+    path: &'a str,
+}
+
+/// Reads a path, or an address with one, as clients send it that take the gate for a proxy.
+fn target(text: &str) -> Result<Target<'_>, Refusal> {
+    let (authority, rest) = match text.split_once("://") {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
+        {
+            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            if authority.is_empty() || authority.contains('@') {
+                return Err(bad("the request's target names no host"));
+            }
+            (Some(authority), path)
+        }
+        _ if text.starts_with('/') => (None, text),
+        _ => return Err(bad("the request's target must be a path")),
+    };
+    Ok(Target { authority, path: rest.split(['?', '#']).next().unwrap_or_default() })
 }
 
 impl Head {
     fn header(&mut self, bytes: &[u8], header: &httparse::Header<'_>, http11: bool) -> Result<(), Refusal> {
         let value = header.value.trim_ascii();
         if value.iter().any(|byte| *byte < b' ' && *byte != b'\t' || *byte == 0x7f) {
-            return Err(bad(format!("the header '{}' holds a control character", header.name)));
+            return Err(bad(format!("the header '{}' holds a control character", shown(header.name))));
         }
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         // The length decides first: most headers are none of these.
@@ -254,7 +285,8 @@ fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(400, "bad_http", message)
 }
 
-fn too_large() -> Refusal {
+/// 431.
+pub fn too_large() -> Refusal {
     let message = format!("the request's head is over {} KiB or {HEADERS} headers", HEAD_BYTES / 1024);
     Refusal::new(431, "head_too_large", message)
 }
@@ -291,6 +323,32 @@ mod tests {
         {
             assert_eq!(wait(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_target_with_a_host_counts_as_that_host_and_its_path() {
+        for (target, host, path) in [
+            ("http://b:8800/v1/models?x", "b:8800", "/v1/models"),
+            ("HTTPS://[::1]/health#x", "[::1]", "/health"),
+            ("http://b", "b", ""),
+            ("http://b?/health", "b", ""),
+            ("/v1/models/http://b", "a", "/v1/models/http://b"),
+            ("//v1/models", "a", "//v1/models"),
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let head = read(&text).unwrap().unwrap();
+            assert_eq!((&text[head.host.unwrap()], &text[head.path]), (host, path), "{target}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_in_front_of_a_request_count_for_nothing() {
+        let text = "\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        for end in 0..text.len() - 4 {
+            assert_eq!(read(&text[..end]), Ok(None), "{end}");
+        }
+        let head = read(text).unwrap().unwrap();
+        assert_eq!((&text[head.path], &text[head.length..]), ("/health", "rest"));
     }
 
     #[test]
@@ -335,11 +393,18 @@ mod tests {
         for text in [
             "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET / HTTP/1.1\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET //a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://b@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\n\r\n",
+            "GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\nHost: a\n\n",
-            "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\rGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET /\r\n\r\n",
         ] {

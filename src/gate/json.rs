@@ -72,6 +72,28 @@ impl<'a> Text<'a> {
         (self.raw.len() - self.escapes) as u64
     }
 
+    /// Whether it means nothing but white space. Looks no further than to the first character that is none.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        let mut rest = self.raw;
+        loop {
+            rest = rest.trim_start();
+            let Some(escape) = rest.strip_prefix('\\') else { return rest.is_empty() };
+            let after = match escape.as_bytes().first() {
+                Some(b'n' | b'r' | b't' | b'f') => 1,
+                Some(b'u') => {
+                    let unit = escape.get(1..5).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+                    if !unit.and_then(char::from_u32).is_some_and(char::is_whitespace) {
+                        return false;
+                    }
+                    5
+                }
+                _ => return false,
+            };
+            rest = escape.get(after..).unwrap_or_default();
+        }
+    }
+
     /// What it means.
     #[must_use]
     pub fn decoded(&self) -> Cow<'a, str> {
@@ -222,10 +244,18 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// When it is not valid.
     pub fn skip(&mut self) -> Scan<u64> {
+        Ok(self.raw()?.len() as u64)
+    }
+
+    /// The value that comes next, as it is written.
+    ///
+    /// # Errors
+    /// When it is not valid.
+    pub fn raw(&mut self) -> Scan<&'a str> {
         self.kind()?;
         let start = self.at;
         self.pass()?;
-        Ok((self.at - start) as u64)
+        Ok(self.text.get(start..self.at).unwrap_or_default())
     }
 
     fn pass(&mut self) -> Scan<()> {
@@ -290,7 +320,24 @@ mod tests {
             let mut scanner = Scanner::new(json.as_bytes()).unwrap();
             let read = scanner.string().unwrap();
             prop_assert_eq!(read.length(), text.len() as u64);
+            prop_assert_eq!(read.is_blank(), text.trim().is_empty());
             prop_assert_eq!(read.decoded(), text);
+        }
+
+        #[test]
+        fn blank_is_what_is_blank_when_it_is_decoded(
+            parts in proptest::collection::vec(
+                prop_oneof![
+                    Just(" "), Just("\\n"), Just("\\t"), Just("\\f"), Just("\\u0020"), Just("\\u00a0"), Just("\\u2003"),
+                    Just("\\u0085"), Just("\u{3000}"), Just("\\b"), Just("\\u0041"), Just("\\ud83d\\ude00"), Just("a"),
+                ],
+                0..6,
+            )
+        ) {
+            let json = format!("\"{}\"", parts.concat());
+            let mut scanner = Scanner::new(json.as_bytes()).unwrap();
+            let read = scanner.string().unwrap();
+            prop_assert_eq!(read.is_blank(), read.decoded().trim().is_empty(), "{}", json);
         }
     }
 

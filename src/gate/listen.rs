@@ -11,9 +11,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::access;
+use super::access_log::Line;
 use super::connection::Connection;
+use super::crowd::Crowd;
 use super::error::Refusal;
 use super::front::Door;
+use super::intake::part;
 use super::reply::Envelope;
 use super::stream::write_all;
 use crate::clock::beat;
@@ -26,8 +30,9 @@ const LOOK: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 1024;
 /// After an error in accepting: no more file descriptors, most likely.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// Refused connections that are told why, at once.
+/// Refused connections that are told why, at once, and how long each of them may take to read it.
 const TOLD: usize = 64;
+const TELLING: Duration = Duration::from_secs(1);
 
 /// What the listeners should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +78,9 @@ fn problem(address: SocketAddr, error: &io::Error) -> String {
 /// Every connection's task.
 #[derive(Default)]
 struct Connections {
+    crowd: Arc<Crowd>,
     served: JoinSet<()>,
-    /// Those that were too many.
+    /// Those that were too many, or from elsewhere.
     told: JoinSet<()>,
 }
 
@@ -83,6 +89,29 @@ impl Connections {
     fn sweep(&mut self) {
         while self.served.try_join_next().is_some() {}
         while self.told.try_join_next().is_some() {}
+    }
+
+    /// Serves a client, or tells it why not.
+    fn take(&mut self, stream: TcpStream, client: SocketAddr, door: &Arc<dyn Door>) {
+        self.sweep();
+        let address = client.ip().to_canonical();
+        if !door.admits(address) {
+            self.turn_away(stream, address, access::stranger(address), door);
+            return;
+        }
+        if let Some((place, ending)) = self.crowd.enter(address, door.bounds().connections as usize) {
+            ending.by(self.served.spawn(Connection::run(stream, client, door.clone(), place)));
+            return;
+        }
+        let message = "too many connections are open already";
+        let refusal = Refusal::unavailable("too_many_connections", message, Duration::from_secs(5));
+        self.turn_away(stream, address, refusal, door);
+    }
+
+    fn turn_away(&mut self, stream: TcpStream, client: IpAddr, refusal: Refusal, door: &Arc<dyn Door>) {
+        if self.told.len() < TOLD {
+            self.told.spawn(tell(stream, client, refusal, door.clone()));
+        }
     }
 }
 
@@ -231,21 +260,24 @@ async fn take(
         }
     };
     *pause = ACCEPT_PAUSE.0;
-    connections.sweep();
-    if connections.served.len() < door.bounds().connections as usize {
-        connections.served.spawn(Connection::run(stream, client, door.clone()));
-    } else if connections.told.len() < TOLD {
-        connections.told.spawn(tell(stream, door.next_id()));
-    }
+    connections.take(stream, client, door);
 }
 
-/// Says that there are too many, without reading a byte.
-async fn tell(stream: TcpStream, id: String) {
-    let message = "too many connections are open already";
-    let refusal = Refusal::unavailable("too_many_connections", message, Duration::from_secs(5));
+/// Says why a connection is not served, without reading a byte.
+async fn tell(mut stream: TcpStream, client: IpAddr, refusal: Refusal, door: Arc<dyn Door>) {
+    let id = door.next_id();
+    door.log().write(&Line {
+        client: Some(client),
+        id: &id,
+        method: "-",
+        path: "-",
+        status: refusal.status,
+        outcome: refusal.code,
+        ..Line::default()
+    });
     let envelope = Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
     let _ = write_all(&stream, &refusal.reply().render(&envelope)).await;
-    Connection::ending(stream).linger().await;
+    part(&mut stream, 0, TELLING).await;
 }
 
 #[cfg(test)]
@@ -257,6 +289,31 @@ mod tests {
         assert_eq!(plan(&Ok(())), Plan::Wanted);
         assert_eq!(plan(&Err(io::ErrorKind::AddrInUse.into())), Plan::Wanted);
         assert_eq!(plan(&Err(io::ErrorKind::AddrNotAvailable.into())), Plan::Loopback);
+    }
+
+    #[tokio::test]
+    async fn the_address_is_judged_before_a_byte_is_read_and_takes_no_place() {
+        use tokio::io::AsyncReadExt as _;
+        let shared = Arc::new(crate::gate::shared::Shared::for_tests());
+        let mut config = shared.settings().config.clone();
+        config.network.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
+        shared.replace(config);
+        let door: Arc<dyn Door> = shared;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connections = Connections::default();
+        let mut told = Vec::new();
+        for address in ["192.0.2.1:7", "[::ffff:192.0.2.1]:7", "[2001:db8::1]:7", "[::ffff:10.1.2.3]:7"] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            connections.take(stream, address.parse().unwrap(), &door);
+            let mut text = String::new();
+            if connections.served.is_empty() {
+                client.read_to_string(&mut text).await.unwrap();
+            }
+            told.push(text.contains("\"address_not_allowed\""));
+        }
+        assert_eq!(told, [true, true, true, false]);
+        assert_eq!(connections.served.len(), 1, "the one from an allowed network");
     }
 
     #[test]

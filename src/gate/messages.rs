@@ -128,17 +128,63 @@ impl Walk {
         match found {
             Kind::Null => Ok(scanner.word().map(drop)?),
             Kind::Array => {
+                let start = scanner.position();
                 scanner.enter()?;
-                let mut first = true;
+                let (mut first, mut call) = (true, 0_u32);
                 while scanner.item(&mut first)? {
-                    expect(scanner, &self.path("tool_calls"), Kind::Object, "an array of objects")?;
-                    self.text += scanner.skip()?;
+                    self.tool_call(scanner, call)?;
+                    call = call.saturating_add(1);
                 }
+                self.text += (scanner.position() - start) as u64;
                 Ok(())
             }
             other => Err(wrong(&self.path("tool_calls"), "an array of objects", other)),
         }
     }
+
+    fn tool_call(&self, scanner: &mut Scanner<'_>, call: u32) -> Result<(), Refusal> {
+        expect(scanner, &self.path("tool_calls"), Kind::Object, "an array of objects")?;
+        scanner.enter()?;
+        let mut first = true;
+        while let Some(key) = scanner.member(&mut first)? {
+            if key.decoded() != "function" || scanner.kind()? == Kind::Null {
+                scanner.skip()?;
+                continue;
+            }
+            let field = || self.path(&format!("tool_calls[{call}].function"));
+            match scanner.kind()? {
+                Kind::Object => called(scanner, || format!("{}.arguments", field()))?,
+                other => return Err(wrong(&field(), "an object", other)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The function of a call. The server reads `arguments` as JSON and fails on what is none.
+fn called(scanner: &mut Scanner<'_>, field: impl Fn() -> String) -> Result<(), Refusal> {
+    scanner.enter()?;
+    let mut first = true;
+    while let Some(key) = scanner.member(&mut first)? {
+        if key.decoded() != "arguments" || scanner.kind()? != Kind::String {
+            scanner.skip()?;
+            continue;
+        }
+        let arguments = scanner.string()?.decoded();
+        if arguments.is_empty() {
+            continue;
+        }
+        let mut inner = Scanner::new(arguments.as_bytes())?;
+        if let Err(fault) = inner.skip().and_then(|_| inner.end()) {
+            let field = field();
+            let why = format!(
+                "'{field}' is not valid JSON: {} at byte {}; if the call was cut off, send \"{{}}\" or leave the call out",
+                fault.what, fault.at
+            );
+            return Err(Refusal::invalid(Some(&field), why));
+        }
+    }
+    Ok(())
 }
 
 fn image(scanner: &mut Scanner<'_>, field: &str, remote: bool) -> Result<(), Refusal> {

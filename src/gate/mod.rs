@@ -10,7 +10,9 @@ mod access_log;
 mod answer;
 mod backend;
 mod body;
+mod client;
 mod connection;
+mod crowd;
 mod decide;
 mod error;
 mod events;
@@ -20,6 +22,7 @@ mod front;
 mod handle;
 mod histogram;
 mod http;
+mod intake;
 mod json;
 pub mod keys;
 mod lease;
@@ -29,14 +32,18 @@ mod queue;
 mod relay;
 mod reply;
 mod rewrite;
+mod room;
 mod router;
 mod shared;
 mod stream;
+pub mod template;
 mod traffic;
+mod unread;
 mod validate;
 mod value;
 mod wait;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,6 +52,8 @@ use ipnet::IpNet;
 use crate::clock::Moment;
 use crate::registry::{Limits, Network, Start};
 
+pub(crate) use access::check_host;
+pub(crate) use crowd::{Crowd, Place};
 pub use handle::{Gate, LAST_WORDS};
 pub use histogram::Counted;
 pub use router::{Listening, Router, RouterConfig};
@@ -57,8 +66,6 @@ pub struct GateConfig {
     pub name: String,
     /// What clients may call it: name, aliases, repository.
     pub accepted: Vec<String>,
-    /// What the backend calls it: rewritten into every request.
-    pub served: String,
     /// `always` or `manual`: decides what the `offline` answer advises.
     pub start: Start,
     /// The gate's port on [`Network::host`].
@@ -74,6 +81,8 @@ pub struct GateConfig {
     /// Tokens that the model knows: `vocab_size` of its config.json. `None`: requests that depend on it
     /// (`logit_bias`, a large `top_k`) are refused, because one too large ends the generation thread.
     pub vocabulary: Option<u32>,
+    /// Variables that the model's chat template reads, as [`template::variables`] tells; empty: not known.
+    pub variables: BTreeSet<String>,
     /// File of hashed keys; checked when [`Network::require_key`] is set.
     pub keys: std::path::PathBuf,
     /// The access log.
@@ -81,9 +90,11 @@ pub struct GateConfig {
 }
 
 impl GateConfig {
-    /// Whether a client from `networks` is let in; an empty list lets in everyone.
+    /// Whether a client from `networks` is let in; an empty list lets in everyone. On a socket for IPv6, a client with an
+    /// IPv4 address shows as an address of IPv6.
     #[must_use]
     pub fn admits(networks: &[IpNet], client: std::net::IpAddr) -> bool {
+        let client = client.to_canonical();
         networks.is_empty() || client.is_loopback() || networks.iter().any(|net| net.contains(&client))
     }
 }

@@ -6,14 +6,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::backend::{AnswerHead, Link};
+use super::client::{Client, Silence};
 use super::events::Events;
 use super::lease::Lease;
 use super::reply::{self, Envelope};
-use super::stream::{BEFORE, MIDDLE, PIECE, poll_gone, with_scratch, write_all};
+use super::stream::{BEFORE, MIDDLE, PIECE, with_scratch, write_all};
 use super::traffic::Traffic;
 
 /// An answer on its way; it survives the backend, so that another one can go on with it.
@@ -148,7 +148,7 @@ impl Relay {
         first: &mut Vec<u8>,
         request: &mut Vec<u8>,
         lease: &Lease,
-        client: &mut TcpStream,
+        client: &Client,
         traffic: &Traffic,
     ) -> Relayed {
         loop {
@@ -173,7 +173,7 @@ impl Relay {
     }
 
     /// Bytes that came together with the backend's head.
-    fn given(&mut self, bytes: &[u8], client: &TcpStream) -> Option<Step> {
+    fn given(&mut self, bytes: &[u8], client: &Client) -> Option<Step> {
         for part in bytes.chunks(MIDDLE) {
             let step = with_scratch(|scratch| {
                 scratch.get_mut(BEFORE..BEFORE + part.len()).unwrap_or_default().copy_from_slice(part);
@@ -200,7 +200,7 @@ impl Relay {
         backend: &Link,
         request: &mut Vec<u8>,
         lease: &Lease,
-        client: &mut TcpStream,
+        client: &Client,
         traffic: &Traffic,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Step>> {
@@ -232,11 +232,32 @@ impl Relay {
         if let Some(why) = lease.ended(cx.waker()) {
             return Poll::Ready(Some(Step::End(Relayed::Aborted(why))));
         }
-        poll_gone(client, cx).map(|()| Some(Step::End(Relayed::ClientGone)))
+        client.poll_silence(cx).map(|silence| match silence {
+            Silence::Left => Some(Step::End(Relayed::ClientGone)),
+            Silence::Ask => self.ask(client),
+        })
+    }
+
+    /// Sends something that changes nothing, to see whether a client that sends no more still reads.
+    fn ask(&mut self, client: &Client) -> Option<Step> {
+        if !self.started {
+            return (!client.ask()).then_some(Step::End(Relayed::ClientGone));
+        }
+        if !self.is_events || self.left.is_some() || !self.events.at_line_start() {
+            return None;
+        }
+        let comment: &[u8] = if self.chunks { b"2\r\n:\n\r\n" } else { b":\n" };
+        match client.try_write(comment) {
+            Ok(written) if written == comment.len() => None,
+            Ok(written) => Some(Step::Stuck(comment.get(written..).unwrap_or_default().to_vec())),
+            // What it has not taken yet will tell.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(_) => Some(Step::End(Relayed::ClientGone)),
+        }
     }
 
     /// Frames `count` bytes that lie in the scratch buffer where they are, and writes them.
-    fn forward(&mut self, scratch: &mut [u8], count: usize, client: &TcpStream) -> Option<Step> {
+    fn forward(&mut self, scratch: &mut [u8], count: usize, client: &Client) -> Option<Step> {
         let body = scratch.get(BEFORE..BEFORE + count).unwrap_or_default();
         self.account(body);
         let (mut from, mut to) = (BEFORE, BEFORE + count);
@@ -258,15 +279,16 @@ impl Relay {
             }
         }
         let head = std::mem::take(&mut self.head);
+        let head = if head.is_empty() { &head } else { client.rest(&head) };
         let long_head = head.len() > from;
         if !long_head {
             from -= head.len();
-            put(scratch, from, &head);
+            put(scratch, from, head);
         }
         self.started = true;
         let out = scratch.get(from..to).unwrap_or_default();
         if long_head {
-            return Some(Step::Stuck([&head, out].concat()));
+            return Some(Step::Stuck([head, out].concat()));
         }
         match client.try_write(out) {
             Ok(written) if written == out.len() => self.complete().then(|| Step::End(self.done())),
@@ -314,7 +336,7 @@ impl Relay {
 }
 
 /// Waits until a slow client has taken `rest`; `false`: it did not, or the lease ended.
-async fn unstick(rest: &[u8], lease: &Lease, client: &TcpStream) -> bool {
+async fn unstick(rest: &[u8], lease: &Lease, client: &Client) -> bool {
     let ended = poll_fn(|cx| lease.ended(cx.waker()).map_or(Poll::Pending, Poll::Ready));
     tokio::select! {
         biased;

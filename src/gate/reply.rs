@@ -1,6 +1,8 @@
 //! Answers that the gate writes itself, and the head of those that it passes on.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
 
 /// An answer of the gate's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +74,18 @@ impl Reply {
 /// The status line and what every answer carries, without the empty line at the end.
 #[must_use]
 pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
-    let mut head = String::with_capacity(256);
+    let mut head = String::with_capacity(320);
     let mut digits = itoa::Buffer::new();
     for part in
         ["HTTP/1.1 ", digits.format(status), " ", reason(status), "\r\nx-request-id: ", envelope.id, "\r\n"]
     {
         head.push_str(part);
     }
+    with_date(SystemTime::now(), |date| {
+        for part in ["date: ", date, "\r\n"] {
+            head.push_str(part);
+        }
+    });
     if let Some(origin) = envelope.origin {
         let _ = write!(
             head,
@@ -92,6 +99,40 @@ pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
         head.push_str("connection: close\r\n");
     }
     head
+}
+
+/// Lends the text of `Date`, which is made once a second.
+fn with_date(now: SystemTime, with: impl FnOnce(&str)) {
+    thread_local! {
+        static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    DATE.with_borrow_mut(|(of, text)| {
+        if *of != second || text.is_empty() {
+            (*of, *text) = (second, http_date(second));
+        }
+        with(text);
+    });
+}
+
+/// As RFC 9110, section 5.6.7, wants it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(second: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
+    let month = part(5, 7).parse::<usize>().unwrap_or(1).saturating_sub(1);
+    let weekday = usize::try_from(second / 86_400 % 7).unwrap_or_default();
+    format!(
+        "{}, {} {} {} {} GMT",
+        DAYS.get(weekday).unwrap_or(&"Thu"),
+        part(8, 10),
+        MONTHS.get(month).unwrap_or(&"Jan"),
+        part(0, 4),
+        part(11, 19)
+    )
 }
 
 /// The line that tells the length of a body, and the empty one that ends the head.
@@ -123,5 +164,20 @@ fn reason(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         _ => "Status",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_as_http_wants_them() {
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http_date(1_709_251_199), "Thu, 29 Feb 2024 23:59:59 GMT");
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        with_date(at(784_111_777), |date| assert!(date.ends_with(":37 GMT")));
+        with_date(at(784_111_778), |date| assert!(date.ends_with(":38 GMT")));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::GateConfig;
 use super::access;
 use super::access_log::AccessLog;
 use super::answer::{self, Route};
@@ -127,7 +128,10 @@ impl Table {
     }
 
     fn named(&self, name: &str) -> Option<&Arc<Shared>> {
-        self.gates.iter().find(|gate| answer::knows(&gate.settings().config, name))
+        // Folders of two models may differ by case alone, so what is written exactly so comes first.
+        let exact = |gate: &&Arc<Shared>| gate.settings().config.accepted.iter().any(|own| own == name);
+        let known = |gate: &&Arc<Shared>| answer::knows(&gate.settings().config, name);
+        self.gates.iter().find(exact).or_else(|| self.gates.iter().find(known))
     }
 
     /// Everything that a model may be called.
@@ -234,6 +238,10 @@ impl Door for Routes {
             read_timeout: most.read_timeout.max(one.read_timeout),
             body: most.body.max(one.body),
         })
+    }
+
+    fn admits(&self, client: IpAddr) -> bool {
+        GateConfig::admits(&self.table().config.network.allow_from, client)
     }
 
     fn next_id(&self) -> String {

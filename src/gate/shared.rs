@@ -1,7 +1,9 @@
 //! What the connections of one gate have in common.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
@@ -19,17 +21,14 @@ use super::{Availability, GateConfig, Report, Upstream};
 pub struct Settings {
     /// As it was given.
     pub config: GateConfig,
-    /// `served` as JSON, quotes included.
-    pub served_json: String,
     /// Who may ask.
     pub keys: KeyRing,
 }
 
 impl Settings {
     fn new(config: GateConfig) -> Self {
-        let served_json = serde_json::Value::from(config.served.as_str()).to_string();
         let keys = KeyRing::new(config.keys.clone());
-        Self { config, served_json, keys }
+        Self { config, keys }
     }
 
     /// What a body is held against.
@@ -37,13 +36,13 @@ impl Settings {
         let config = &self.config;
         Rules {
             accepted: &config.accepted,
-            served: &config.served,
             max_tokens: config.limits.max_tokens,
             messages: config.limits.messages,
             context: config.context,
             default_tokens: config.default_tokens,
             vocabulary: config.vocabulary,
             remote_images: config.limits.remote_images,
+            variables: &config.variables,
         }
     }
 }
@@ -71,8 +70,11 @@ pub struct Shared {
     pub ids: Ids,
 }
 
-/// Bytes of request bodies in memory at once, in bodies of the largest size.
+/// Bytes of large request bodies in memory at once, in bodies of the largest size; one address may have half of them.
 const BODIES: u64 = 8;
+/// Bytes of every body that are not counted: with as many connections as there may be they come to little, and a small
+/// request never waits for large ones.
+pub const SMALL: u64 = 64 * 1024;
 
 impl Shared {
     pub(super) fn new(
@@ -121,7 +123,6 @@ impl Shared {
         let config = GateConfig {
             name: "tiny".to_owned(),
             accepted: vec!["tiny".to_owned()],
-            served: "tiny".to_owned(),
             start: Start::Always,
             port: 0,
             network,
@@ -129,6 +130,7 @@ impl Shared {
             context: None,
             default_tokens: 512,
             vocabulary: None,
+            variables: std::collections::BTreeSet::new(),
             keys: "/dev/null".into(),
             access_log: "/dev/null".into(),
         };
@@ -186,14 +188,24 @@ impl Ids {
     }
 }
 
-/// Memory that bodies of requests take.
+/// Memory that bodies of requests take, beyond [`SMALL`] bytes of each.
 #[derive(Debug, Default)]
-pub struct Bodies(AtomicU64);
+pub struct Bodies(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: u64,
+    by_address: HashMap<IpAddr, u64>,
+}
 
 impl Bodies {
     /// The memory of one body, of which nothing has come yet.
-    pub fn none(self: &Arc<Self>) -> Held {
-        Held { bodies: self.clone(), bytes: 0 }
+    pub fn of(self: &Arc<Self>, client: IpAddr) -> Held {
+        Held { bodies: self.clone(), client, bytes: 0 }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,22 +213,86 @@ impl Bodies {
 #[derive(Debug)]
 pub struct Held {
     bodies: Arc<Bodies>,
+    client: IpAddr,
+    /// Those that count.
     bytes: u64,
 }
 
 impl Held {
     /// Counts what has come of the body, `bytes` in all; `largest`: what one may have. Only what came counts: what a
-    /// client says will come costs it nothing. `false`: all bodies together take too much.
+    /// client says will come costs it nothing. `false`: all bodies together, or those of this address, take too much.
     pub fn grow(&mut self, bytes: u64, largest: u64) -> bool {
-        let more = bytes.saturating_sub(self.bytes);
+        let more = bytes.saturating_sub(SMALL).saturating_sub(self.bytes);
+        if more == 0 {
+            return true;
+        }
+        let most = largest.saturating_mul(BODIES);
+        let mut taken = self.bodies.taken();
+        let own = taken.by_address.get(&self.client).copied().unwrap_or(0);
+        if taken.all + more > most || own + more > most / 2 {
+            return false;
+        }
+        taken.all += more;
+        taken.by_address.insert(self.client, own + more);
         self.bytes += more;
-        let before = self.bodies.0.fetch_add(more, Relaxed);
-        before + more <= largest.saturating_mul(BODIES)
+        true
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.bodies.0.fetch_sub(self.bytes, Relaxed);
+        if self.bytes == 0 {
+            return;
+        }
+        let mut taken = self.bodies.taken();
+        taken.all -= self.bytes;
+        if let Some(own) = taken.by_address.get_mut(&self.client) {
+            *own -= self.bytes;
+            if *own == 0 {
+                taken.by_address.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGEST: u64 = 1 << 20;
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const C: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
+
+    /// So many bodies of the largest size, as far as there is room.
+    fn fill(bodies: &Arc<Bodies>, client: IpAddr) -> Vec<Held> {
+        let one = || {
+            let mut held = bodies.of(client);
+            held.grow(LARGEST, LARGEST).then_some(held)
+        };
+        std::iter::from_fn(one).collect()
+    }
+
+    #[test]
+    fn large_bodies_of_one_address_leave_room_for_those_of_others() {
+        let bodies = Arc::<Bodies>::default();
+        let of_a = fill(&bodies, A);
+        assert_eq!(of_a.len(), 4);
+        let of_b = fill(&bodies, B);
+        assert_eq!((of_b.len(), fill(&bodies, C).len()), (4, 0), "and all together have a bound");
+        drop(of_a);
+        assert_eq!(fill(&bodies, C).len(), 4);
+        drop(of_b);
+        let taken = bodies.taken();
+        assert_eq!((taken.all, taken.by_address.len()), (0, 0));
+    }
+
+    #[test]
+    fn there_is_always_room_for_a_small_body() {
+        let bodies = Arc::<Bodies>::default();
+        let _large = [fill(&bodies, A), fill(&bodies, B)];
+        let mut small = bodies.of(A);
+        assert!(small.grow(30, LARGEST) && small.grow(SMALL, LARGEST));
+        assert!(!small.grow(LARGEST, LARGEST));
     }
 }

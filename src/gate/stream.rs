@@ -51,6 +51,15 @@ pub fn poll_append(
     })
 }
 
+/// Reads once, for nothing; 0 is the end.
+pub fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    with_scratch(|scratch| {
+        let mut buffer = ReadBuf::new(scratch.get_mut(..MIDDLE).unwrap_or_default());
+        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    })
+}
+
 /// As [`poll_append`], from the backend.
 pub fn poll_append_link(link: &Link, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
     with_scratch(|scratch| {
@@ -59,20 +68,6 @@ pub fn poll_append_link(link: &Link, cx: &mut Context<'_>, out: &mut Vec<u8>) ->
         out.extend_from_slice(place.get(..count).unwrap_or_default());
         Poll::Ready(Ok(count))
     })
-}
-
-/// Resolves when the client has closed. Bytes of a next request are left alone; behind them an end is not seen.
-pub fn poll_gone(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
-    let mut byte = [0];
-    match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-        Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
-        Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
-    }
-}
-
-/// As [`poll_gone`].
-pub async fn gone(stream: &TcpStream) {
-    poll_fn(|cx| poll_gone(stream, cx)).await;
 }
 
 /// Sets a timer only where the first poll has to wait: most of what is waited for is there.

@@ -1,10 +1,15 @@
 //! What a request's body may say. Pure: a body and rules in, a list of changes or a refusal out.
 
+use std::collections::BTreeSet;
+
 use super::error::Refusal;
-use super::fields::{FIELDS, Rule, TEMPLATE_VARIABLES};
+use super::fields::{FIELDS, Rule};
 use super::json::{Fault, Kind, Scanner, Text};
 use super::messages;
-use super::rewrite::Edit;
+use super::rewrite::{DEFAULT_MODEL, Edit};
+use super::room::Room;
+use super::template;
+use super::unread::{self, Probabilities, Tools};
 use super::value::{boolean, expect, expect_string, integer, number, wrong};
 
 /// The two endpoints of `mlx_lm.server` that generate.
@@ -21,9 +26,7 @@ pub enum Endpoint {
 pub struct Rules<'a> {
     /// What clients may call the model.
     pub accepted: &'a [String],
-    /// What the backend calls it.
-    pub served: &'a str,
-    /// Largest `max_tokens`.
+    /// Longest answer, tokens; a request that asks for more gets this.
     pub max_tokens: Option<u32>,
     /// Messages of one chat.
     pub messages: u32,
@@ -35,6 +38,8 @@ pub struct Rules<'a> {
     pub vocabulary: Option<u32>,
     /// Whether remote images may be named.
     pub remote_images: bool,
+    /// What the model's chat template reads beside what every template may be given.
+    pub variables: &'a BTreeSet<String>,
 }
 
 /// A body that may go to the server once it is changed.
@@ -54,11 +59,6 @@ const STOP_BYTES: usize = 1024;
 const BIASES: usize = 1024;
 /// `top_k` where the vocabulary is not known: no published tokenizer is smaller than the bytes.
 const TOP_K: i64 = 255;
-/// Bytes of text a token, for the estimate that is held against the context. Measured for English prose with
-/// the tokenizers of Qwen2.5 and DeepSeek: 4 to 5; code and other scripts take more tokens, so the estimate is low.
-const BYTES_PER_TOKEN: u64 = 5;
-/// Tokens that a chat template writes around a message: four or five in ChatML and Llama 3, two in the shortest.
-const MESSAGE_TOKENS: u64 = 2;
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
@@ -81,12 +81,13 @@ pub fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Ac
         rules,
         edits: Vec::new(),
         stream: false,
-        text: 0,
-        tokens: 0,
-        max_tokens: [None; 2],
+        room: Room::default(),
+        tools: Tools::default(),
+        probabilities: Probabilities::default(),
         named: false,
     };
-    let (mut first, mut seen, mut input) = (true, 0_u64, false);
+    let (mut first, mut seen, mut given) = (true, 0_u64, false);
+    let input = if endpoint == Endpoint::Chat { "messages" } else { "prompt" };
     while let Some(key) = scanner.member(&mut first)? {
         let name = key.decoded();
         let Some(index) = FIELDS.iter().position(|(field, _)| *field == name) else {
@@ -98,33 +99,33 @@ pub fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Ac
         }
         seen |= 1 << index;
         let Some((field, rule)) = FIELDS.get(index) else { continue };
-        input |= matches!(
-            (endpoint, rule),
-            (Endpoint::Chat, Rule::Messages) | (Endpoint::Completions, Rule::Prompt)
-        );
+        given |= *field == input;
         check.field(&mut scanner, field, *rule, &key)?;
     }
     scanner.end()?;
-    if !input {
-        let field = if endpoint == Endpoint::Chat { "messages" } else { "prompt" };
-        return Err(Refusal::invalid(Some(field), format!("'{field}' is missing")));
+    if !given {
+        return Err(Refusal::invalid(Some(input), format!("'{input}' is missing")));
     }
-    if !check.named {
-        check.edits.push(Edit::Insert(start));
+    let Check { mut edits, stream, mut room, tools, probabilities, named, .. } = check;
+    probabilities.check(stream)?;
+    if !named {
+        edits.push(Edit::Insert(start));
     }
-    check.fits()?;
-    Ok(Accepted { edits: check.edits, stream: check.stream })
+    match tools.dropped() {
+        Some(key) => edits.push(Edit::Neutral(key)),
+        None => room.text += tools.text,
+    }
+    edits.extend(room.edits(rules, start, input)?);
+    Ok(Accepted { edits, stream })
 }
 
 struct Check<'r> {
     rules: &'r Rules<'r>,
     edits: Vec<Edit>,
     stream: bool,
-    /// Bytes that become part of the prompt.
-    text: u64,
-    /// Tokens beside them.
-    tokens: u64,
-    max_tokens: [Option<i64>; 2],
+    room: Room,
+    tools: Tools,
+    probabilities: Probabilities,
     named: bool,
 }
 
@@ -144,26 +145,23 @@ impl Check<'_> {
             Rule::Model => self.model(scanner),
             Rule::Messages => {
                 let chat = messages::check(scanner, self.rules.messages, self.rules.remote_images)?;
-                self.text += chat.text;
-                self.tokens += u64::from(chat.messages) * MESSAGE_TOKENS;
+                self.room.text += chat.text;
+                self.room.messages = chat.messages;
                 Ok(())
             }
             Rule::Prompt => self.prompt(scanner),
             Rule::Bool => {
                 let value = boolean(scanner, name)?;
                 self.stream |= name == "stream" && value;
+                self.probabilities.wanted |= name == "logprobs" && value;
                 Ok(())
             }
-            Rule::Int(min, max) => integer(scanner, name, min, max).map(drop),
-            Rule::Tokens => {
-                let max = self.rules.max_tokens.map_or(i64::from(u32::MAX), i64::from);
-                let slot = usize::from(name == "max_completion_tokens");
-                let value = integer(scanner, name, 1, max)?;
-                if let Some(place) = self.max_tokens.get_mut(slot) {
-                    *place = Some(value);
-                }
+            Rule::Int(min, max) => {
+                let value = integer(scanner, name, min, max)?;
+                self.probabilities.alternatives |= name == "top_logprobs" && value > 0;
                 Ok(())
             }
+            Rule::Tokens => self.room.ask(scanner, name),
             Rule::TopK => {
                 let max = self.rules.vocabulary.map_or(TOP_K, |size| i64::from(size).saturating_sub(1));
                 integer(scanner, name, 0, max).map(drop)
@@ -173,11 +171,15 @@ impl Check<'_> {
             Rule::Stop => stop(scanner),
             Rule::Bias => self.bias(scanner),
             Rule::StreamOptions => self.stream_options(scanner, key),
-            Rule::Tools => self.tools(scanner),
+            Rule::Tools => self.tools.read(scanner, key),
+            Rule::ToolChoice => self.tools.choice(scanner),
             Rule::TemplateArguments => {
-                self.text += template_arguments(scanner)?;
+                self.room.text += template_arguments(scanner, self.rules.variables)?;
                 Ok(())
             }
+            Rule::ResponseFormat => unread::response_format(scanner),
+            Rule::Modalities => unread::modalities(scanner),
+            Rule::Only(allowed, advice) => unread::only(scanner, name, allowed, advice),
             Rule::Refused(why) => {
                 Err(Refusal::invalid(Some(name), format!("'{name}' is not accepted here: {why}")))
             }
@@ -202,7 +204,9 @@ impl Check<'_> {
     fn model(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
         let text = expect_string(scanner, "model")?;
         let name = text.decoded();
-        if self.rules.accepted.iter().any(|accepted| *accepted == name) || self.rules.served == name {
+        let known = |accepted: &String| accepted.eq_ignore_ascii_case(&name);
+        // Clients that were made for mlx_lm.server send its own name for the one model.
+        if self.rules.accepted.iter().any(known) || name == DEFAULT_MODEL {
             self.named = true;
             self.edits.push(Edit::Model(text.span));
             return Ok(());
@@ -212,16 +216,42 @@ impl Check<'_> {
 
     fn prompt(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
         let kind = scanner.kind()?;
-        if kind != Kind::String {
-            // A list is taken for a pair of texts by the tokenizer, and ends the generation thread.
-            return Err(wrong("prompt", "one string", kind));
+        let text = match kind {
+            Kind::String => scanner.string()?,
+            Kind::Array => self.only_prompt(scanner)?,
+            _ => return Err(wrong("prompt", "one string", kind)),
+        };
+        if text.is_blank() {
+            return Err(no_prompt());
         }
-        let text = scanner.string()?;
-        if text.decoded().trim().is_empty() {
-            return Err(Refusal::invalid(Some("prompt"), "'prompt' must not be empty".to_owned()));
-        }
-        self.text += text.length();
+        self.room.text += text.length();
         Ok(())
+    }
+
+    /// The string of a list of one. The tokenizer would take the list for a pair of texts, and end the generation
+    /// thread: its brackets go.
+    fn only_prompt<'a>(&mut self, scanner: &mut Scanner<'a>) -> Result<Text<'a>, Refusal> {
+        let start = scanner.position();
+        scanner.enter()?;
+        let mut first = true;
+        if !scanner.item(&mut first)? {
+            return Err(no_prompt());
+        }
+        let text = match scanner.kind()? {
+            Kind::String => scanner.string()?,
+            Kind::Number | Kind::Array => {
+                let why = "a 'prompt' of token numbers is not accepted; send the text itself, as a string";
+                return Err(Refusal::invalid(Some("prompt"), why.to_owned()));
+            }
+            other => return Err(wrong("prompt", "one string", other)),
+        };
+        if scanner.item(&mut first)? {
+            let why = "a 'prompt' of several strings is not accepted; send one request per prompt";
+            return Err(Refusal::invalid(Some("prompt"), why.to_owned()));
+        }
+        self.edits.push(Edit::Cut(start..text.span.start));
+        self.edits.push(Edit::Cut(text.span.end..scanner.position()));
+        Ok(text)
     }
 
     fn bias(&self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
@@ -257,7 +287,7 @@ impl Check<'_> {
         scanner.enter()?;
         let (mut first, mut usage) = (true, false);
         while let Some(option) = scanner.member(&mut first)? {
-            if option.decoded() == "include_usage" {
+            if option.decoded() == "include_usage" && scanner.kind()? != Kind::Null {
                 boolean(scanner, "stream_options.include_usage")?;
                 usage = true;
             } else {
@@ -270,39 +300,10 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
 
-    fn tools(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
-        expect(scanner, "tools", Kind::Array, "an array of objects")?;
-        scanner.enter()?;
-        let mut first = true;
-        while scanner.item(&mut first)? {
-            expect(scanner, "tools", Kind::Object, "an array of objects")?;
-            self.text += scanner.skip()?;
-        }
-        Ok(())
-    }
-
-    /// Holds an estimate of the prompt and the answer against the context. The exact count needs the tokenizer; this one
-    /// is low, but leaves out nothing that a chat template writes except pictures.
-    fn fits(&self) -> Result<(), Refusal> {
-        let Some(context) = self.rules.context.map(u64::from) else { return Ok(()) };
-        let [old, new] = self.max_tokens;
-        let asked = new.or(old).and_then(|tokens| u64::try_from(tokens).ok());
-        let answer = asked.unwrap_or(u64::from(self.rules.default_tokens));
-        let prompt = self.text.div_ceil(BYTES_PER_TOKEN) + self.tokens;
-        if prompt.saturating_add(answer) <= context {
-            return Ok(());
-        }
-        Err(Refusal {
-            code: "context_length_exceeded",
-            ..Refusal::invalid(
-                Some(if answer > context { "max_tokens" } else { "messages" }),
-                format!(
-                    "about {prompt} tokens of prompt and {answer} of answer are more than the context of {context}"
-                ),
-            )
-        })
-    }
+fn no_prompt() -> Refusal {
+    Refusal::invalid(Some("prompt"), "'prompt' must not be empty".to_owned())
 }
 
 fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
@@ -333,18 +334,19 @@ fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
 }
 
 /// Returns the bytes of their values.
-fn template_arguments(scanner: &mut Scanner<'_>) -> Result<u64, Refusal> {
+fn template_arguments(scanner: &mut Scanner<'_>, variables: &BTreeSet<String>) -> Result<u64, Refusal> {
     const NAME: &str = "chat_template_kwargs";
     expect(scanner, NAME, Kind::Object, "an object")?;
     scanner.enter()?;
     let (mut first, mut text) = (true, 0);
     while let Some(key) = scanner.member(&mut first)? {
         let name = key.decoded();
-        let field = format!("{NAME}.{name}");
-        if !TEMPLATE_VARIABLES.contains(&name.as_ref()) {
+        if !template::passes(&name, variables) {
+            let field = format!("{NAME}.{name}");
+            let passing: Vec<_> = template::passing(variables).into_iter().collect();
             let why = format!(
                 "'{field}' is not accepted here; template variables that are: {}",
-                TEMPLATE_VARIABLES.join(", ")
+                passing.join(", ")
             );
             return Err(Refusal::invalid(Some(&field), why));
         }
@@ -352,3 +354,7 @@ fn template_arguments(scanner: &mut Scanner<'_>) -> Result<u64, Refusal> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

@@ -4,16 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::answer;
+use super::client::Client;
 use super::error::Refusal;
 use super::exchange::Outcome;
 use super::queue::Turn;
 use super::shared::{Settings, Shared};
-use super::stream::gone;
 use super::{Availability, Upstream};
 use crate::host;
 
@@ -70,7 +69,7 @@ impl Line<'_> {
         &self,
         mut place: oneshot::Receiver<Turn>,
         deadline: Instant,
-        client: &TcpStream,
+        client: &Client,
     ) -> Result<Turn, Outcome> {
         let _queued = Queued::new(self.shared);
         let mut availability = self.shared.availability.clone();
@@ -78,7 +77,7 @@ impl Line<'_> {
             tokio::select! {
                 biased;
                 turn = &mut place => return turn.map_err(|_| refused(full())),
-                () = gone(client) => return Err(Outcome::Over),
+                () = client.left() => return Err(Outcome::Over),
                 () = tokio::time::sleep_until(deadline) => return Err(refused(waited())),
                 changed = availability.changed() => {
                     if changed.is_err() {
@@ -98,7 +97,7 @@ impl Line<'_> {
         &self,
         loss: Option<Loss>,
         deadline: Instant,
-        client: &TcpStream,
+        client: &Client,
     ) -> Result<Upstream, Outcome> {
         let _queued = Queued::new(self.shared);
         let mut availability = self.shared.availability.clone();
@@ -124,7 +123,7 @@ impl Line<'_> {
             }
             tokio::select! {
                 biased;
-                () = gone(client) => return Err(Outcome::Over),
+                () = client.left() => return Err(Outcome::Over),
                 changed = availability.changed() => {
                     if changed.is_err() {
                         return Err(refused(closing()));

@@ -49,6 +49,12 @@ pub fn boot_id() -> io::Result<String> {
     native::boot_id()
 }
 
+/// Gives back what the allocator keeps of what was freed: after megabytes, at once. See [`Host::give_back`] for the rest.
+/// Takes up to some milliseconds where much was freed.
+pub fn relieve() {
+    native::relieve();
+}
+
 /// Who has this pid now, see [`Host::identify`], for those who need nothing else.
 ///
 /// # Errors

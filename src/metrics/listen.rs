@@ -2,24 +2,23 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE as TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE as TYPE, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::{CONTENT_TYPE, render};
-use crate::gate::GateConfig;
-use crate::registry::Registry;
+use crate::gate::{Crowd, GateConfig, Place, check_host};
+use crate::registry::{Network, Registry};
 use crate::supervisor::Handle;
 
 /// Between two attempts to listen on an address that is not there, or taken.
@@ -31,17 +30,17 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Connections at once: Prometheus has one.
 const CONNECTIONS: usize = 16;
 
-/// What is wanted: an address, and who may read.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What is wanted: an address, and who may read and under which names.
+#[derive(Debug, Clone, PartialEq)]
 struct Wanted {
-    address: Option<SocketAddr>,
-    allow_from: Vec<IpNet>,
+    address: SocketAddr,
+    network: Network,
 }
 
 /// The listener, whether or not it listens. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    wanted: watch::Sender<Wanted>,
+    wanted: watch::Sender<Option<Wanted>>,
     problem: watch::Receiver<Option<String>>,
     task: AbortHandle,
 }
@@ -50,7 +49,7 @@ impl Listener {
     /// Listens nowhere, until it is told where.
     #[must_use]
     pub fn spawn(handle: Handle) -> Self {
-        let (wanted, want) = watch::channel(Wanted::default());
+        let (wanted, want) = watch::channel(None);
         let (say, problem) = watch::channel(None);
         let task = tokio::spawn(run(handle, want, say)).abort_handle();
         Self { wanted, problem, task }
@@ -58,8 +57,8 @@ impl Listener {
 
     /// Follows a registry. It never fails: what keeps it from listening is [`Self::problem`], and tried again.
     pub fn listen(&self, registry: &Registry) {
-        let next =
-            Wanted { address: registry.metrics.address, allow_from: registry.network.allow_from.clone() };
+        let network = || registry.network.clone();
+        let next = registry.metrics.address.map(|address| Wanted { address, network: network() });
         self.wanted.send_if_modified(|now| {
             let changed = *now != next;
             *now = next;
@@ -80,19 +79,24 @@ impl Drop for Listener {
     }
 }
 
-async fn run(handle: Handle, mut wanted: watch::Receiver<Wanted>, problem: watch::Sender<Option<String>>) {
+async fn run(
+    handle: Handle,
+    mut wanted: watch::Receiver<Option<Wanted>>,
+    problem: watch::Sender<Option<String>>,
+) {
     loop {
         let now = wanted.borrow_and_update().clone();
-        let pause = match now.address {
+        let pause = match now {
             None => {
                 problem.send_replace(None);
                 Duration::MAX
             }
-            Some(address) => match TcpListener::bind(address).await {
+            Some(Wanted { address, network }) => match TcpListener::bind(address).await {
                 Ok(listener) => {
+                    let network = Arc::new(network);
                     problem.send_replace(None);
                     tokio::select! {
-                        () = accept(&listener, &handle, &now.allow_from) => {}
+                        () = accept(&listener, &handle, &network) => {}
                         changed = wanted.changed() => if changed.is_err() { return },
                     }
                     continue;
@@ -121,29 +125,35 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-async fn accept(listener: &TcpListener, handle: &Handle, allow_from: &[IpNet]) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(listener: &TcpListener, handle: &Handle, network: &Arc<Network>) {
+    let crowd = Arc::<Crowd>::default();
     loop {
         let Ok((stream, client)) = listener.accept().await else {
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let Ok(place) = room.clone().try_acquire_owned() else { continue };
-        if !GateConfig::admits(allow_from, client.ip()) {
+        let client = client.ip().to_canonical();
+        if !GateConfig::admits(&network.allow_from, client) {
             continue;
         }
-        let handle = handle.clone();
-        tokio::spawn(async move {
-            serve(stream, handle).await;
-            drop(place);
-        });
+        let Some((place, ending)) = crowd.enter(client, CONNECTIONS) else { continue };
+        let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
+        let page =
+            Page { handle: handle.clone(), network: network.clone(), local: local.to_canonical(), place };
+        ending.by(tokio::spawn(serve(stream, page)).abort_handle());
     }
 }
 
-async fn serve(stream: TcpStream, handle: Handle) {
+async fn serve(stream: TcpStream, page: Page) {
+    let page = Arc::new(page);
     let service = service_fn(move |request| {
-        let handle = handle.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &handle).await) }
+        let page = page.clone();
+        async move {
+            page.place.works();
+            let answer = page.answer(&request).await;
+            page.place.waits();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -155,18 +165,43 @@ async fn serve(stream: TcpStream, handle: Handle) {
     }
 }
 
-async fn answer(request: &Request<Incoming>, handle: &Handle) -> Response<Full<Bytes>> {
-    let respond = |status, text: String| {
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        *response.status_mut() = status;
-        response.headers_mut().insert(TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        response
-    };
-    if request.method() != Method::GET || request.uri().path() != "/metrics" {
-        return respond(StatusCode::NOT_FOUND, "there is GET /metrics\n".to_owned());
+/// What one connection can read.
+struct Page {
+    handle: Handle,
+    network: Arc<Network>,
+    /// The address that its client reached.
+    local: IpAddr,
+    place: Place,
+}
+
+impl Page {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let respond = |status, text: String| {
+            let mut response = Response::new(Full::new(Bytes::from(text)));
+            *response.status_mut() = status;
+            response.headers_mut().insert(TYPE, HeaderValue::from_static(CONTENT_TYPE));
+            response
+        };
+        if let Err(why) = self.check_host(request) {
+            return respond(StatusCode::MISDIRECTED_REQUEST, why);
+        }
+        if request.method() != Method::GET || request.uri().path() != "/metrics" {
+            return respond(StatusCode::NOT_FOUND, "there is GET /metrics\n".to_owned());
+        }
+        match self.handle.metrics().await {
+            Some(snapshot) => respond(StatusCode::OK, render(&snapshot)),
+            None => respond(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is shutting down\n".to_owned()),
+        }
     }
-    match handle.metrics().await {
-        Some(snapshot) => respond(StatusCode::OK, render(&snapshot)),
-        None => respond(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is shutting down\n".to_owned()),
+
+    /// A page whose domain was pointed here gets nothing, as at the gates.
+    fn check_host(&self, request: &Request<Incoming>) -> Result<(), String> {
+        let named = request.uri().authority().map(|authority| authority.as_str());
+        let headers = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+        for host in named.into_iter().chain(headers) {
+            check_host(Some(host), self.local, &self.network)
+                .map_err(|refusal| format!("{}\n", refusal.message))?;
+        }
+        Ok(())
     }
 }

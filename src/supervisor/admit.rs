@@ -30,7 +30,7 @@ pub(super) struct Prepared {
 }
 
 /// What `--model` names, whether it is there or not.
-pub(super) fn served(source: &Source) -> String {
+fn served(source: &Source) -> String {
     match source {
         Source::Hub(repo) => repo.clone(),
         Source::Folder(folder) => folder.display().to_string(),

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::admit;
 use super::awake::Followed;
 use super::kept::Kept;
 use super::plan::{Files, Plan};
@@ -97,8 +96,11 @@ pub(super) fn gate_config(
     GateConfig {
         name: model.name.clone(),
         accepted,
-        served: admit::served(&model.source),
         vocabulary: files.vocabulary,
+        variables: match &model.server.chat_template {
+            Some(template) => crate::gate::template::variables(template),
+            None => files.variables.clone(),
+        },
         start: model.start,
         port: model.port,
         network: registry.network.clone(),

@@ -42,7 +42,7 @@ async fn every_request_of_the_other_corpus_passes() {
         assert_eq!(answer.status, 200, "{}: {}", case["name"], answer.text());
         // Whatever was changed, it is still JSON, and none of it selects anything.
         let sent: Value = serde_json::from_slice(&backend.received()[number].body).unwrap();
-        assert_eq!(sent["model"], "/models/tiny", "{}", case["name"]);
+        assert_eq!(sent["model"], "default_model", "{}", case["name"]);
         for field in ["draft_model", "adapters", "role_mapping"] {
             assert!(sent.get(field).is_none(), "{}: {sent}", case["name"]);
         }
@@ -76,18 +76,18 @@ async fn the_models_name_is_the_only_thing_that_changes() {
         format!(r#" {{ "messages":[{{"role":"user","content":"Hi \ud83d\ude00"}}] {odd}{model}}}  "#)
     };
     for (number, name) in
-        ["tiny", "small", "org\\/tiny-4bit", "t\\u0069ny", "/models/tiny"].iter().enumerate()
+        ["tiny", "Small", "ORG\\/tiny-4bit", "t\\u0069ny", "default_model"].iter().enumerate()
     {
         let sent = body(&format!(r#","model" :  "{name}""#));
         assert_eq!(door.post("/v1/chat/completions", &sent).await.status, 200, "{name}");
-        let expected = body(r#","model" :  "/models/tiny""#);
+        let expected = body(r#","model" :  "default_model""#);
         assert_eq!(String::from_utf8(backend.received()[number].body.clone()).unwrap(), expected, "{name}");
     }
     door.post("/chat/completions", &body("")).await;
     let last = backend.received().pop().unwrap();
     assert_eq!(
         String::from_utf8(last.body).unwrap(),
-        body("").replacen('{', "{\"model\":\"/models/tiny\",", 1)
+        body("").replacen('{', "{\"model\":\"default_model\",", 1)
     );
     assert!(last.head.starts_with("POST /v1/chat/completions HTTP/1.0\r\n"), "{}", last.head);
 }
@@ -171,40 +171,221 @@ async fn errors_of_the_server_become_openai_errors_with_the_right_status() {
     }
 }
 
+/// What became of `max_tokens` and its like on the way to the backend.
+async fn tokens_sent(door: &Door, backend: &Backend, path: &str, body: &str) -> Result<Value, Value> {
+    let before = backend.received().len();
+    let answer = door.post(path, body).await;
+    if answer.status != 200 {
+        assert_eq!(backend.received().len(), before, "{body}");
+        return Err(answer.error());
+    }
+    let sent: Value = serde_json::from_slice(&backend.received().pop().unwrap().body).unwrap();
+    Ok(serde_json::json!([sent.get("max_tokens"), sent.get("max_completion_tokens")]))
+}
+
 #[tokio::test]
-async fn a_prompt_that_cannot_fit_the_context_is_refused() {
+async fn an_answer_that_is_asked_for_is_lowered_to_what_the_context_leaves() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+        config.context = Some(1000);
+        config.limits.max_tokens = Some(800);
+    })
+    .await;
+    // Five bytes a token, and two tokens for the message: 4 bytes of role and 996 of text are 202.
+    let (text, chat) = ("x".repeat(996), "/v1/chat/completions");
+    for (more, sent) in [
+        (r#","max_tokens":700"#, serde_json::json!([700, null])),
+        (r#","max_tokens":798"#, serde_json::json!([798, null])),
+        (r#","max_tokens" : 32000 "#, serde_json::json!([798, null])),
+        (r#","max_tokens":100000000000000000000000000"#, serde_json::json!([798, null])),
+        (r#","max_tokens":null,"max_completion_tokens":32000"#, serde_json::json!([null, 798])),
+        (r#","max_completion_tokens":32000,"max_tokens":5"#, serde_json::json!([5, 798])),
+        ("", serde_json::json!([null, null])),
+    ] {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}]{more}}}"#);
+        assert_eq!(tokens_sent(&door, &backend, chat, &body).await, Ok(sent), "{more}");
+    }
+    // The registry's own bound is one too.
+    let short = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":32000}"#;
+    assert_eq!(tokens_sent(&door, &backend, chat, short).await, Ok(serde_json::json!([800, null])));
+    // What the server would take unasked counts as asked for.
+    for member in ["", r#""max_tokens":null,"#] {
+        let long = format!(r#"{{{member}"prompt":"{}"}}"#, "x".repeat(4000));
+        let sent = tokens_sent(&door, &backend, "/v1/completions", &long).await;
+        assert_eq!(sent, Ok(serde_json::json!([200, null])), "{member}");
+    }
+    for wrong in ["0", "-1", "1.5", "1e3", "true", "\"5\""] {
+        let body = format!(r#"{{"prompt":"Hi","max_tokens":{wrong}}}"#);
+        let error = tokens_sent(&door, &backend, "/v1/completions", &body).await.unwrap_err();
+        assert_eq!(error["param"], "max_tokens", "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
         config.context = Some(1000)
     })
     .await;
-    let long = "word ".repeat(900);
-    let tools =
-        format!(r#","tools":[{{"type":"function","function":{{"name":"f","description":"{long}"}}}}]"#);
-    // Everything that a template writes counts: tools, every message, parts, the answer that is not asked for.
-    for (content, more, fits) in [
-        (r#""Hi""#.to_owned(), r#","max_tokens":10"#.to_owned(), true),
-        (r#""Hi""#.to_owned(), format!(r#"{tools},"max_tokens":10"#), true),
-        (r#""Hi""#.to_owned(), format!(r#"{tools},"max_tokens":100"#), false),
-        (r#""Hi""#.to_owned(), tools, false),
-        (format!(r#"[{{"type":"text","text":"{long}"}}]"#), r#","max_tokens":90"#.to_owned(), true),
-        (format!(r#"[{{"type":"text","text":"{long}"}}]"#), r#","max_tokens":100"#.to_owned(), false),
+    let (chat, text) = ("/v1/chat/completions", "/v1/completions");
+    let words = |count| "word ".repeat(count);
+    let user = |content: &str| format!(r#"{{"messages":[{{"role":"user","content":{content}}}]"#);
+    let tool = |count| {
+        let described = words(count);
+        format!(r#","tools":[{{"type":"function","function":{{"name":"f","description":"{described}"}}}}]"#)
+    };
+    let many = |count| vec![r#"{"role":"user","content":""}"#; count].join(",");
+    // Everything that a template writes counts: tools, every message, parts. What is asked for does not.
+    for (path, body, param) in [
+        (chat, user(&format!("\"{}\"", words(990))) + "}", None),
+        (chat, user(&format!("\"{}\"", words(1000))) + "}", Some("messages")),
+        (chat, user(&format!("\"{}\"", words(1000))) + r#","max_tokens":1}"#, Some("messages")),
+        (chat, user("\"Hi\"") + &tool(970) + "}", None),
+        (chat, user("\"Hi\"") + &tool(1000) + "}", Some("messages")),
+        (chat, user("\"Hi\"") + &tool(1000) + r#","tool_choice":"none"}"#, None),
+        (chat, user(&format!(r#"[{{"type":"text","text":"{}"}}]"#, words(1000))) + "}", Some("messages")),
         // Six bytes as it is written, three as it is meant.
-        (format!("\"{}\"", "\\u4f60".repeat(1400)), r#","max_tokens":100"#.to_owned(), true),
+        (chat, user(&format!("\"{}\"", "\\u4f60".repeat(1400))) + "}", None),
+        (chat, format!(r#"{{"messages":[{}]}}"#, many(100)), None),
+        (text, format!(r#"{{"prompt":"{}"}}"#, words(999)), None),
+        (text, format!(r#"{{"prompt":"{}"}}"#, words(1000)), Some("prompt")),
+        (text, format!(r#"{{"prompt":["{}"]}}"#, words(1000)), Some("prompt")),
     ] {
-        let body = format!(r#"{{"messages":[{{"role":"user","content":{content}}}]{more}}}"#);
-        let answer = door.post("/v1/chat/completions", &body).await;
-        assert_eq!(answer.status == 200, fits, "{} {}", &body[..body.len().min(200)], answer.text());
+        let answer = door.post(path, &body).await;
+        let shown = &body[..body.len().min(120)];
+        let Some(param) = param else {
+            assert_eq!(answer.status, 200, "{shown} {}", answer.text());
+            continue;
+        };
+        let error = answer.error();
+        assert_eq!(answer.status, 400, "{shown}");
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&param.into(), &"context_length_exceeded".into()),
+            "{shown}"
+        );
     }
-    let many = vec![r#"{"role":"user","content":""}"#; 95].join(",");
-    let body = |answer: u32| format!(r#"{{"messages":[{many}],"max_tokens":{answer}}}"#);
-    assert_eq!(door.post("/v1/chat/completions", &body(700)).await.status, 200);
-    assert_eq!(door.post("/v1/chat/completions", &body(750)).await.status, 400);
-    for (words, answer, fits) in [(10, 100, true), (1001, 1, false), (900, 200, false), (10, 1001, false)] {
-        let text = "word ".repeat(words);
-        let body = format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer}}}"#);
-        let answer = door.post("/v1/chat/completions", &body).await;
-        assert_eq!(answer.status == 200, fits, "{words} {}", answer.text());
-        assert!(fits || answer.error()["code"] == "context_length_exceeded");
+}
+
+#[tokio::test]
+async fn a_list_of_one_prompt_is_that_prompt() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::before(&backend).await;
+    for (prompt, sent) in [(r#"["hi"]"#, r#""hi""#), (r#" [ "a\"\u00e9]" ] "#, r#" "a\"\u00e9]" "#)] {
+        let body = |prompt: &str| format!(r#"{{"model":"tiny","prompt":{prompt},"logprobs":null}}"#);
+        assert_eq!(door.post("/v1/completions", &body(prompt)).await.status, 200, "{prompt}");
+        let expected = body(sent).replace("tiny", "default_model").replace("logprobs", "_");
+        assert_eq!(String::from_utf8(backend.received().pop().unwrap().body).unwrap(), expected);
+    }
+    for (prompt, told) in [
+        (r#"["a","b"]"#, "send one request per prompt"),
+        (r#"["a",1]"#, "send one request per prompt"),
+        ("[[1,2]]", "token numbers"),
+        ("[1]", "token numbers"),
+        (r#"[["a"]]"#, "token numbers"),
+        ("[]", "must not be empty"),
+        (r#"[" "]"#, "must not be empty"),
+        ("[null]", "one string"),
+    ] {
+        let error = door.post("/v1/completions", &format!(r#"{{"prompt":{prompt}}}"#)).await.error();
+        assert_eq!(error["param"], "prompt", "{prompt}");
+        assert!(error["message"].as_str().unwrap().contains(told), "{prompt}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn tools_that_must_not_be_called_are_not_offered() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::before(&backend).await;
+    let tools = r#""tools":[{"type":"function","function":{"name":"f"}}]"#;
+    for (more, offered) in [
+        (format!(r#", {tools}, "tool_choice": "none""#), false),
+        (format!(r#", "tool_choice": "n\u006fne", {tools}"#), false),
+        (format!(r#", {tools}, "tool_choice": "auto""#), true),
+        (format!(r#", {tools}, "tool_choice": null"#), true),
+        (r#", "tool_choice": "none""#.to_owned(), false),
+    ] {
+        assert_eq!(door.chat(&more).await.status, 200, "{more}");
+        let sent: Value = serde_json::from_slice(&backend.received().pop().unwrap().body).unwrap();
+        assert_eq!(sent.get("tools").is_some(), offered, "{more}: {sent}");
+    }
+}
+
+/// The table in docs/security.md and the corpus have each of them.
+#[tokio::test]
+async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::before(&backend).await;
+    for (more, param, advice) in [
+        (r#", "response_format": {"type": "json_object"}"#, "response_format", "describe the format"),
+        (r#", "tool_choice": "required""#, "tool_choice", "send only the tools"),
+        (r#", "tool_choice": {"type": "function"}"#, "tool_choice", "send only the tools"),
+        (r#", "n": 2"#, "n", "one request per answer"),
+        (r#", "best_of": 2"#, "best_of", "one request per answer"),
+        (r#", "echo": true"#, "echo", "put it in front"),
+        (r#", "suffix": "x""#, "suffix", "fill-in-the-middle"),
+        (r#", "functions": []"#, "functions", "'tools'"),
+        (r#", "logprobs": true"#, "logprobs", "'top_logprobs' from 1 to 11"),
+        (r#", "logprobs": true, "top_logprobs": 2, "stream": true"#, "logprobs", "\"stream\": false"),
+        (r#", "top_logprobs": 2, "stream": true"#, "top_logprobs", "\"stream\": false"),
+        (r#", "guided_json": {}"#, "guided_json", "describe the format"),
+    ] {
+        let answer = door.chat(more).await;
+        assert_eq!((answer.status, &answer.error()["param"]), (400, &param.into()), "{more}");
+        let message = answer.error()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(advice), "{more}: {message}");
+    }
+    assert!(backend.received().is_empty());
+}
+
+#[tokio::test]
+async fn variables_that_the_models_template_reads_pass_unless_they_are_dangerous() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+        let template =
+            "{% for document in documents %}{% endfor %}{{ chat_template }}{{ bos_token }}{{ tools }}";
+        config.variables = mlxctl::gate::template::variables(template);
+    })
+    .await;
+    let status = async |variable: &str| {
+        let more = format!(r#", "chat_template_kwargs": {{"{variable}": []}}"#);
+        let answer = door.chat(&more).await;
+        (answer.status == 200, answer.text())
+    };
+    for variable in ["documents", "enable_thinking"] {
+        assert!(status(variable).await.0, "{variable}");
+    }
+    for variable in ["document", "chat_template", "bos_token", "tools", "return_tensors", "unheard_of"] {
+        let (passed, told) = status(variable).await;
+        assert!(!passed && told.contains("documents"), "{variable}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn arguments_of_a_call_that_were_cut_off_are_named_with_their_place() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::before(&backend).await;
+    let ask = |arguments: &[&str]| {
+        let calls: Vec<_> = arguments
+            .iter()
+            .map(|one| {
+                format!(r#"{{"id":"c","type":"function","function":{{"name":"w","arguments":{one}}}}}"#)
+            })
+            .collect();
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":null,"tool_calls":[{}]}}]}}"#,
+            calls.join(",")
+        )
+    };
+    for whole in [r#""{\"a\": 1}""#, r#""""#, "null", r#"{"a":1}"#, r#""{}""#, r#""\u007b\u007d""#] {
+        let answer = door.post("/v1/chat/completions", &ask(&[whole])).await;
+        assert_eq!(answer.status, 200, "{whole} {}", answer.text());
+    }
+    for cut in
+        [r#""{\"city\": \"Par""#, r#""{\"a\":1}}""#, r#"" ""#, r#""{'a': 1}""#, r#""{\"a\":\"\\ud800\"}""#]
+    {
+        let error = door.post("/v1/chat/completions", &ask(&[r#""{}""#, cut])).await.error();
+        assert_eq!(error["param"], "messages[1].tool_calls[1].function.arguments", "{cut}: {error}");
     }
 }

@@ -160,11 +160,11 @@ async fn a_new_configuration_is_in_force_for_the_next_request_and_touches_none_u
     backend.open(1).await;
     let mut config = door.config.clone();
     config.accepted.push("new".to_owned());
-    config.limits.max_tokens = Some(10);
+    config.context = Some(1);
     door.gate.reconfigure(config);
     idle.send("GET /v1/models/new HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(idle.answer().await.status, 200, "the connection stayed open");
-    assert_eq!(door.chat(", \"max_tokens\": 11").await.error()["param"], "max_tokens");
+    assert_eq!(door.chat("").await.error()["code"], "context_length_exceeded");
     backend.go_on();
     assert_eq!(under_way.answer().await.status, 200);
 }

@@ -43,6 +43,10 @@ fn the_corpus_leaves_the_real_server_as_it_was() {
     for case in corpus("passed") {
         let (status, answer) = http(gate, "POST", path(&case), case["body"].as_str().unwrap());
         assert_eq!(status, 200, "{}: {answer}", case["name"]);
+        // By the name that the gate lists, in whole answers and in every event of a stream.
+        let named = answer.matches("\"model\": ").count();
+        assert_eq!(answer.matches("\"model\": \"tiny\"").count(), named, "{}: {answer}", case["name"]);
+        assert!(named > 0, "{}: {answer}", case["name"]);
         assert_eq!(http(gate, "GET", "/health", "").0, 200, "{}", case["name"]);
     }
     assert_eq!(instance.pid("tiny"), pid);

@@ -133,6 +133,56 @@ fn chat(port: u16, more: Value) -> (u16, String) {
 }
 
 #[test]
+fn an_answer_calls_the_model_what_the_registry_calls_it_and_is_otherwise_the_same() {
+    let model = real::tiny_model().to_str().unwrap();
+    let arguments = ["--model", model, "--port", "0"];
+    let mut named = Backend::start(json!({"model": "32b"}), &arguments);
+    let mut plain = Backend::start(json!({}), &arguments);
+    let ports = [named.listening(), plain.listening()];
+    let usage = json!({"include_usage": true});
+    for (path, mut body) in [
+        ("chat/completions", json!({"messages": [{"role": "user", "content": "What are you?"}]})),
+        ("completions", json!({"prompt": "What"})),
+    ] {
+        for (stream, call) in [(false, "default_model"), (true, "default_model"), (true, "")] {
+            let more = json!({"stream": stream, "stream_options": usage, "temperature": 0, "max_tokens": 5});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            if !call.is_empty() {
+                body["model"] = call.into();
+            }
+            let documents = ports.map(|port| {
+                let request = format!("POST /v1/{path}");
+                let (status, answer) = http(port, Some(SECRET), &request, &body.to_string());
+                assert_eq!(status, 200, "{answer}");
+                let body = answer.split_once("\r\n\r\n").unwrap().1;
+                let lines = body.lines().map(|line| line.strip_prefix("data: ").unwrap_or(line));
+                let read = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let mut read: Vec<Value> = read.collect();
+                for document in &mut read {
+                    let fields = document.as_object_mut().unwrap();
+                    // These differ between any two answers.
+                    for own in ["id", "created"] {
+                        assert!(fields.remove(own).is_some());
+                    }
+                    // So does what an earlier request has left in the cache.
+                    if let Some(usage) = fields.get_mut("usage") {
+                        usage.as_object_mut().unwrap().remove("prompt_tokens_details");
+                    }
+                }
+                read
+            });
+            let [named, mut plain] = documents;
+            assert!(named.len() > usize::from(stream), "{named:?}");
+            for document in &mut plain {
+                assert_eq!(document["model"], "default_model");
+                document["model"] = "32b".into();
+            }
+            assert_eq!(named, plain);
+        }
+    }
+}
+
+#[test]
 fn only_requests_with_the_secret_are_served() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
@@ -143,6 +193,32 @@ fn only_requests_with_the_secret_are_served() {
     let (status, answer) = chat(port, json!({}));
     assert_eq!(status, 200);
     assert!(answer.contains("I am a tiny test model"), "{answer}");
+}
+
+#[test]
+fn those_without_the_secret_keep_nobody_out() {
+    let mut backend = Backend::tiny();
+    let port = backend.listening();
+    let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut half: Vec<_> = (0..600)
+        .map(|number| {
+            let mut stream = connect();
+            if number % 2 == 0 {
+                // Those that were ended already are no matter.
+                let _ = stream.write_all(b"GET /health HTTP/1.0\r\nx: ");
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(http(port, Some(SECRET), "GET /health", "").0, 200);
+    let ended = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // An end or a reset, and not the time-out of this test.
+        !matches!(stream.read(&mut [0; 512]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert!(ended(&mut half[0]), "the oldest one, since there are too many");
+    assert!(ended(half.last_mut().unwrap()), "the last one, since it takes too long");
+    assert_eq!(chat(port, json!({})).0, 200);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod gate_door;
 mod gate_http;
 mod gate_lease;
 mod gate_listen;
+mod gate_others;
 mod gate_real;
 mod gate_stream;
 mod gate_truth;

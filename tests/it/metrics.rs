@@ -105,6 +105,33 @@ fn the_registry_may_name_a_listener_and_a_reload_moves_it() {
 }
 
 #[test]
+fn silent_connections_lock_nobody_out_and_a_name_that_was_pointed_here_gets_nothing() {
+    let port = free_port();
+    // A socket for IPv6, which sees clients of IPv4 as addresses of IPv6.
+    let at = format!("[metrics]\naddress = \"[::ffff:127.0.0.1]:{port}\"");
+    let instance = Instance::fake(vec![Entry::new("a", "manual").with(&at)]).serve();
+    let began = std::time::Instant::now();
+    let connect = || loop {
+        match std::net::TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => return stream,
+            Err(_) => assert!(began.elapsed() < crate::support::PATIENCE, "nobody listens"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    let _silent: Vec<_> = (0..40).map(|_| connect()).collect();
+    let ask = |host: &str| {
+        let mut stream = connect();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.split(' ').nth(1).map(str::to_owned)
+    };
+    assert_eq!(ask("127.0.0.1:9464").as_deref(), Some("200"), "a client with IPv4 on a socket for IPv6");
+    assert_eq!(ask("evil.example").as_deref(), Some("421"));
+    drop(instance);
+}
+
+#[test]
 fn a_listener_that_cannot_listen_is_said_and_costs_nothing_else() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

@@ -27,7 +27,6 @@ fn called(name: &str) -> impl FnOnce(&mut GateConfig) {
     let (name, alias) = (name.to_owned(), format!("{name}-alias"));
     move |config| {
         config.accepted = vec![name.clone(), alias, format!("org/{name}")];
-        config.served = format!("/models/{name}");
         config.name = name;
         config.start = Start::Manual;
     }
@@ -103,7 +102,7 @@ async fn the_name_decides_and_each_request_is_its_models_in_log_and_numbers() {
     let ready = |backend: &Backend| Availability::Ready(backend.upstream(1));
     let house = House::open(ready(&one), ready(&two), |_| {}).await;
     let mut client = house.client().await;
-    for (model, tokens) in [("a", 1), ("b", 2), ("a-alias", 1), ("org/b", 2), ("/models/b", 2)] {
+    for (model, tokens) in [("a", 1), ("b", 2), ("a-alias", 1), ("org/b", 2), ("ORG/B", 2)] {
         client.post("/v1/chat/completions", &chat(model, "")).await;
         let answer = client.answer().await;
         assert_eq!(
@@ -112,13 +111,35 @@ async fn the_name_decides_and_each_request_is_its_models_in_log_and_numbers() {
             "{model}"
         );
     }
-    assert_eq!(served(&one), ["/models/a"; 2], "what the backend calls it");
-    assert_eq!(served(&two), ["/models/b"; 3]);
+    assert_eq!(served(&one), ["default_model"; 2], "what the backend calls it");
+    assert_eq!(served(&two), ["default_model"; 3]);
     assert_eq!((requests(&house.a), requests(&house.b)), ((2, 0), (3, 0)));
     assert_eq!(house.a.log(2).await.lines().count(), 2);
     assert_eq!(house.b.log(3).await.lines().count(), 3);
     assert_eq!(house.b.gate.traffic().detail().codes, [(200, 3)].into());
     assert!(house.router.codes().is_empty(), "nothing was the router's own");
+}
+
+#[tokio::test]
+async fn names_that_differ_by_case_alone_are_told_apart_where_they_are_written_exactly() {
+    let (one, two) = (Backend::start(|_, _| answer_of(1)).await, Backend::start(|_, _| answer_of(2)).await);
+    let ready = |backend: &Backend| Availability::Ready(backend.upstream(1));
+    let house = House::open(ready(&one), ready(&two), |config| {
+        let folder = if config.name == "a" { "/m/Tiny" } else { "/m/tiny" };
+        config.accepted.push(folder.to_owned());
+    })
+    .await;
+    let mut client = house.client().await;
+    for (model, tokens) in [("/m/Tiny", 1), ("/m/tiny", 2), ("/M/TINY", 1), ("B-Alias", 2)] {
+        client.post("/v1/chat/completions", &chat(model, "")).await;
+        assert_eq!(client.answer().await.json()["usage"]["completion_tokens"], tokens, "{model}");
+    }
+    let mut get = async |path: &str| {
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        client.answer().await.status
+    };
+    assert_eq!(get("/v1/models/B-Alias").await, 200);
+    assert_eq!(get("/v1/models/c").await, 404);
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 Run by scripts/test-sdk. Each `check_…` is one promise; the first that is broken ends the run.
 """
 
+import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,11 +18,15 @@ from pathlib import Path
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
+import langchain_openai
 import litellm
 import openai
 
 ROOT = Path(__file__).resolve().parents[2]
 MLXCTL = ROOT / "target/debug/mlxctl"
+NODE = ROOT / "target/sdk-node"
+# More than the 16 MB that a request may have.
+TOO_LARGE = [{"role": "user", "content": "a" * 17_000_000}]
 litellm.suppress_debug_info = True
 CHAT = [{"role": "user", "content": "What are you?"}]
 ANSWER = "I am a tiny test model"
@@ -155,6 +161,78 @@ def check_openai_errors_are_of_their_classes(instance):
         patient = openai.OpenAI(base_url=instance.url(True), api_key="none", max_retries=2)
         patient.chat.completions.create(model="large", messages=CHAT)
     assert time.monotonic() - began < 30
+
+
+def check_openai_names_the_model_as_it_is_listed(instance):
+    create = client(instance).chat.completions.create
+    assert create(model="builtin:tiny", messages=CHAT, max_tokens=2).model == "tiny"
+    assert {chunk.model for chunk in create(model="TINY", messages=CHAT, max_tokens=2, stream=True)} == {"tiny"}
+    assert client(instance).completions.create(model="default_model", prompt="Hello", max_tokens=2).model == "tiny"
+
+
+def check_openai_is_told_of_a_body_that_is_too_large(instance):
+    with raises(openai.APIStatusError, status_code=413):
+        client(instance).chat.completions.create(model="tiny", messages=TOO_LARGE)
+
+    async def send():
+        async with openai.AsyncOpenAI(base_url=instance.url(), api_key="none", max_retries=0, timeout=60) as patient:
+            await patient.chat.completions.create(model="tiny", messages=TOO_LARGE)
+
+    with raises(openai.APIStatusError, status_code=413):
+        asyncio.run(send())
+
+
+def check_openai_is_told_what_is_not_supported(instance):
+    create = client(instance).chat.completions.create
+    for param, value in [
+        ("response_format", {"type": "json_object"}),
+        ("tool_choice", "required"),
+        ("n", 2),
+        ("logprobs", True),
+    ]:
+        with raises(openai.BadRequestError, param=param):
+            create(model="tiny", messages=CHAT, tools=[TOOL], **{param: value})
+    with raises(openai.BadRequestError, param="prompt"):
+        client(instance).completions.create(model="tiny", prompt=[[74, 75]])
+
+
+def check_coding_agent(instance):
+    """The shape that opencode sends: a long system prompt, tools, a stream, and more tokens than the context leaves."""
+    system = {"role": "system", "content": "You are an interactive command-line tool. " * 200}
+    stream = client(instance).chat.completions.create(
+        model="tiny",
+        messages=[system, *CHAT],
+        max_tokens=32000,
+        temperature=0,
+        tools=[TOOL],
+        tool_choice="auto",
+        stream=True,
+        stream_options={"include_usage": True},
+        stop=["."],
+    )
+    chunks = list(stream)
+    assert chunks[-1].usage.completion_tokens > 0, chunks[-1]
+
+
+def check_langchain(instance):
+    ask = dict(model="tiny", base_url=instance.url(), api_key="none", max_retries=0, timeout=60)
+    # Sends its prompt in a list.
+    complete = langchain_openai.OpenAI(**ask, max_tokens=5)
+    assert complete.invoke("Hello")
+    assert "".join(complete.stream("Hello"))
+    chat = langchain_openai.ChatOpenAI(**ask, temperature=0)
+    assert chat.invoke("What are you?").content.startswith(ANSWER)
+    assert "".join(chunk.content for chunk in chat.stream("What are you?")).startswith(ANSWER)
+
+
+def check_openai_for_node(instance):
+    if not (shutil.which("node") and (NODE / "installed.json").exists()):
+        print("not installed: ", end="")
+        return
+    # A module is looked for beside the file that imports it.
+    script = shutil.copy(ROOT / "tests/sdk/client.mjs", NODE)
+    done = subprocess.run(["node", script, instance.url()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def check_litellm(instance):

@@ -18,7 +18,10 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         let mut escapes = 0;
         loop {
-            self.at += plain_run(self.bytes().get(self.at..).unwrap_or_default());
+            // In a run of escapes there is nothing to look for.
+            if self.bytes().get(self.at) != Some(&b'\\') {
+                self.at += plain_run(self.bytes().get(self.at..).unwrap_or_default());
+            }
             match self.bytes().get(self.at) {
                 Some(b'"') => break,
                 Some(b'\\') => {

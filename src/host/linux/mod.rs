@@ -41,6 +41,11 @@ pub fn system() -> System {
     System { facts: OnceLock::new(), cgroups: memory::Cgroups::own(), gpu: OnceLock::new() }
 }
 
+/// See [`super::relieve`].
+pub fn relieve() {
+    give_back::heap();
+}
+
 /// See [`super::boot_id`].
 pub fn boot_id() -> io::Result<String> {
     Ok(process::read("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())

@@ -32,6 +32,11 @@ pub fn system() -> System {
     System { facts: OnceLock::new(), memory: memory::Memory::new() }
 }
 
+/// See [`super::relieve`].
+pub fn relieve() {
+    memory::relieve();
+}
+
 /// See [`super::boot_id`].
 pub fn boot_id() -> io::Result<String> {
     sysctl::text(c"kern.bootsessionuuid")

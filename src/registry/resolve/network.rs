@@ -1,6 +1,6 @@
 //! `[network]`
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -60,23 +60,47 @@ fn parse_network(text: &str) -> Option<IpNet> {
 }
 
 fn origin(text: &str) -> Result<(), (String, String)> {
-    let hint = "scheme, host and port as a browser sends them: \"https://chat.example.org\"";
+    let hint = "scheme, host and port as a browser sends them: \"https://chat.example.org\" or \"app://obsidian.md\"";
     if text == "*" {
         return Err((
             "every page that is visited could use the models".into(),
             format!("name each origin; {hint}"),
         ));
     }
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    match host {
-        Some(host)
-            if !host.is_empty()
-                && !host.contains(|c: char| c == '/' || c == '*' || !c.is_ascii_graphic()) =>
-        {
-            Ok(())
-        }
-        _ => Err(("no origin".into(), hint.into())),
+    if text == "null" {
+        return Err((
+            "every sandboxed page and local file has this origin".into(),
+            format!("name each origin; {hint}"),
+        ));
     }
+    if is_origin(text) { Ok(()) } else { Err(("not an origin".into(), hint.into())) }
+}
+
+/// `scheme://host[:port]`, of any scheme: desktop programs and browser extensions have their own.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, place)) = text.split_once("://") else { return false };
+    let in_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    let in_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let (host, port) = match place.strip_prefix('[') {
+        // An IPv6 address is full of colons.
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => (address, port),
+            _ => return false,
+        },
+        None => match place.find(':') {
+            Some(colon) => place.split_at(colon),
+            None => (place, ""),
+        },
+    };
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(in_scheme)
+        && !host.is_empty()
+        && (place.starts_with('[') || host.chars().all(in_host))
+        && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn host_name(text: &str) -> Result<(), (String, String)> {
@@ -85,4 +109,54 @@ fn host_name(text: &str) -> Result<(), (String, String)> {
         return Ok(());
     }
     Err(("no host name".into(), "the name alone, without scheme and port: \"mac.local\"".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_any_scheme_host_and_port_and_nothing_else() {
+        for text in [
+            "https://chat.example.org",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+            "http://[fe80::1]",
+            "app://obsidian.md",
+            "tauri://localhost",
+            "capacitor://localhost",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension://5b2c9f1e-7f0c-4d5e-9f43-0123456789ab",
+            "vscode-webview://1a2b3c",
+        ] {
+            assert_eq!(origin(text), Ok(()), "{text}");
+        }
+        for text in [
+            "null",
+            "*",
+            "",
+            "https://",
+            "://host",
+            "chat.example.org",
+            "https://*.example.org",
+            "*://chat.example.org",
+            "https://chat.example.org/",
+            "https://chat.example.org/path",
+            "https://me@chat.example.org",
+            "https://chat.example.org:",
+            "https://chat.example.org:0",
+            "https://chat.example.org:65536",
+            "https://chat.example.org:1:2",
+            "https://chat example.org",
+            "https://[::1",
+            "https://[::1]x",
+            "https://[]",
+            "1app://host",
+            "app:host",
+            "https://a,https://b",
+            "https://a\r\nx: y",
+        ] {
+            assert!(origin(text).is_err(), "{text}");
+        }
+    }
 }

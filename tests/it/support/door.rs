@@ -29,7 +29,6 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
     GateConfig {
         name: "tiny".to_owned(),
         accepted: vec!["tiny".to_owned(), "small".to_owned(), "org/tiny-4bit".to_owned()],
-        served: "/models/tiny".to_owned(),
         start: Start::Always,
         port: super::free_port(),
         network: Network {
@@ -53,6 +52,7 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
         context: Some(32_768),
         default_tokens: 512,
         vocabulary: Some(512),
+        variables: std::collections::BTreeSet::new(),
         keys: folder.path().join("keys.json"),
         access_log: folder.path().join("tiny.access.log"),
     }
