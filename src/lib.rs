@@ -22,6 +22,7 @@
 //! - [`mod@bench`]: tokens per second against the memory bus's roofline.
 //! - [`gateway`]: what an LLM gateway needs to reach the models.
 //! - [`cli`]: one verb a file; stdout is data, stderr is talk.
+//! - [`terminal`]: what comes from outside, fit to be shown.
 #![warn(missing_docs)]
 
 pub mod api;
@@ -48,4 +49,5 @@ pub mod python;
 pub mod registry;
 pub mod service;
 pub mod supervisor;
+pub mod terminal;
 pub mod units;

@@ -10,11 +10,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::{http, paths};
 use crate::api::{
     ApiError, CommandDone, EventRecord, Events, Line, Progress, ReloadRequest, Reloaded, SCHEMA,
     SCHEMA_HEADER, StartRequest, Status, StopRequest,
 };
 use crate::api::{http, paths};
+use crate::{host, terminal};
 
 /// How long a supervisor that is there may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,8 +34,8 @@ pub enum ClientError {
         /// The socket.
         socket: PathBuf,
     },
-    /// The socket is another user's.
-    #[error("{} may not be used by this user", socket.display())]
+    /// The socket, or whoever listens on it, is another user's.
+    #[error("{} is not this user's: its supervisor cannot be asked", socket.display())]
     Denied {
         /// The socket.
         socket: PathBuf,
@@ -241,9 +243,10 @@ impl Client {
             return Ok(response.body);
         }
         let bytes = read_all(response.body)?;
-        Err(ClientError::Api(serde_json::from_slice(&bytes).map_err(|_| {
+        Err(ClientError::Api(terminal::decode(&bytes).map_err(|_| {
             let text = String::from_utf8_lossy(&bytes);
-            ClientError::Io(io::Error::other(format!("HTTP {}: {}", response.status, text.trim())))
+            let text = terminal::shown(text.trim());
+            ClientError::Io(io::Error::other(format!("HTTP {}: {text}", response.status)))
         })?))
     }
 
@@ -253,7 +256,10 @@ impl Client {
             // unix(7): it bounds connect() too, which waits while the backlog of a hung supervisor is full.
             socket.set_write_timeout(Some(self.patience))?;
             socket.connect(&SockAddr::unix(&self.socket)?)?;
-            Ok(UnixStream::from(OwnedFd::from(socket)))
+            let stream = UnixStream::from(OwnedFd::from(socket));
+            // Whoever may write to the folder can put a socket of his own there.
+            host::posix::peer_is_me(&stream)?;
+            Ok(stream)
         })();
         connected.map_err(|error: io::Error| {
             let socket = self.socket.clone();
@@ -298,7 +304,7 @@ fn read_all(body: impl Read) -> Result<Vec<u8>> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| ClientError::Io(error.into()))
+    terminal::decode(bytes).map_err(|error| ClientError::Io(error.into()))
 }
 
 fn lost(error: io::Error) -> ClientError {

@@ -48,6 +48,12 @@ const SIGNS: &[Sign] = &[
         hint: "free disk space; it is tried again",
     },
     Sign {
+        needles: &["too many open files"],
+        kind: FailureKind::Crashed,
+        meaning: "too many open files",
+        hint: "raise the hard limit (`ulimit -Hn`, launchd's NumberOfFiles: `open_files` in [agent]), or lower limits.connections",
+    },
+    Sign {
         needles: &["modulenotfounderror", "importerror"],
         kind: FailureKind::NotPrepared,
         meaning: "a Python module is missing",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::python::environment::INHERITED;
 use crate::registry::{Cluster, Rank};
 
 /// One model on several ranks. Rank 0 is on this machine, and so is the conductor.
@@ -40,28 +41,15 @@ pub struct Place {
     pub rdma: Vec<Vec<String>>,
 }
 
-/// Variables of the conductor's environment that mean the same on every host.
-const SHARED: &[&str] = &[
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "XDG_CACHE_HOME",
-    "PYTHONPATH",
-    "PYTHONUNBUFFERED",
-    "TOKENIZERS_PARALLELISM",
-];
+/// Variables of this machine's environment that mean the same on every host.
+const SHARED: &[&str] = &["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"];
 
 impl Group {
-    /// The group of a model. `env`: what its conductor is given; `bounds`: variables that its memory promise needs.
+    /// The group of a model. `env`: what its conductor is given. What that has from this machine's environment stays
+    /// here, but for what is [`SHARED`]; what the registry and mlxctl set is for the ranks too.
     #[must_use]
-    pub fn of(
-        cluster: &Cluster,
-        python: &Path,
-        binary: &Path,
-        env: &[(String, String)],
-        bounds: &[(&str, &str)],
-    ) -> Self {
-        let shared = |name: &str| SHARED.contains(&name) || bounds.iter().any(|(known, _)| *known == name);
+    pub fn of(cluster: &Cluster, python: &Path, binary: &Path, env: &[(String, String)]) -> Self {
+        let shared = |name: &str| SHARED.contains(&name) || !INHERITED.contains(&name);
         let mut variables: Vec<_> = env.iter().filter(|(name, _)| shared(name)).cloned().collect();
         variables.extend(cluster.environment.iter().cloned());
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

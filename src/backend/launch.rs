@@ -8,26 +8,10 @@ use sha2::{Digest, Sha256};
 use super::record;
 use super::spec::{SCHEMA, Spec};
 use crate::backend::group::Group;
-use crate::registry::{ClusterMode, Model, ServerOptions};
+use crate::memory::Platform;
+use crate::python::environment::{GIVEN, INHERITED};
+use crate::registry::{ClusterMode, Model, ServerOptions, Source};
 use crate::units::Bytes;
-
-/// Variables of the supervisor's environment that a backend is given too.
-const INHERITED: &[&str] = &[
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "TMPDIR",
-    "LANG",
-    "LC_ALL",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "XDG_CACHE_HOME",
-    "CUDA_VISIBLE_DEVICES",
-    "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE",
-    "PYTHONPATH",
-];
 
 /// The bounds that make the memory promise hold, as flags and launcher limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,8 +30,12 @@ pub struct Limits {
 pub struct Launch<'a> {
     /// The model.
     pub model: &'a Model,
-    /// What `--model` names: a repository or a folder.
+    /// What `--model` names: the folder with its files, or the repository while they are not there.
     pub served: &'a str,
+    /// The same for `--draft-model`.
+    pub draft: Option<String>,
+    /// `environment` of [agent]: variables for the supervisor and for what it starts.
+    pub environment: &'a [(String, String)],
     /// The venv's interpreter.
     pub python: &'a Path,
     /// Our own binary: what conducts a model that runs on several ranks.
@@ -74,22 +62,19 @@ impl Launch<'_> {
     /// The spec. `inherited` looks a variable of our own environment up.
     #[must_use]
     pub fn spec(self, inherited: impl Fn(&str) -> Option<String>) -> Spec {
-        let server = server_arguments(self.model, self.served, self.limits);
-        let mut env: Vec<(String, String)> =
-            INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), inherited(name)?))).collect();
-        // Nothing is downloaded behind the owner's back: `mlxctl pull` does that.
-        env.push(("HF_HUB_OFFLINE".into(), "1".into()));
-        env.extend(
-            self.limits.environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        );
-        env.push(("PYTHONUNBUFFERED".into(), "1".into()));
-        env.push(("TOKENIZERS_PARALLELISM".into(), "false".into()));
+        let served = match (&self.model.cluster, &self.model.source) {
+            // Every host has a cache of its own: each rank looks for the files itself.
+            (Some(_), Source::Hub(repo)) => repo,
+            _ => self.served,
+        };
+        let server = server_arguments(self.model, served, self.draft, self.limits);
+        let mut env = environment(self.model, self.environment, self.limits, &inherited);
         let group = self.model.cluster.as_ref().map(|cluster| {
-            // For ssh, which the conductor runs.
-            env.extend(inherited("SSH_AUTH_SOCK").map(|value| ("SSH_AUTH_SOCK".to_owned(), value)));
-            Group::of(cluster, self.python, self.binary, &env, self.limits.environment)
+            let group = Group::of(cluster, self.python, self.binary, &env);
+            env.extend(inherited(SSH_AGENT).map(|value| (SSH_AGENT.to_owned(), value)));
+            group
         });
-        let settings = hashed(self.python, &server, self.limits, group.as_ref());
+        let settings = hashed(self.python, &server, self.limits, group.as_ref(), &env);
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let launcher = self.run.join("launcher.py");
         let (program, first) = match &group {
@@ -118,6 +103,46 @@ impl Launch<'_> {
     }
 }
 
+/// Variables that every backend is given beside those of every Python. Nothing is downloaded behind the owner's back:
+/// `mlxctl pull` does that.
+const FIXED: [(&str, &str); 2] = [("HF_HUB_OFFLINE", "1"), ("TOKENIZERS_PARALLELISM", "false")];
+
+/// Those of a run's variables that only the registry sets: a change of one is a change of how the model is run.
+fn of_registry(env: &[(String, String)]) -> impl Iterator<Item = &(String, String)> {
+    let ours = |name: &str| {
+        INHERITED.contains(&name)
+            || FIXED.iter().chain(&GIVEN).chain(Platform::Cpu.environment()).any(|(known, _)| *known == name)
+            || name == "PYTHONPATH" // of runs that an earlier version started
+            || name == SSH_AGENT
+    };
+    env.iter().filter(move |(name, _)| !ours(name))
+}
+
+/// How ssh, which a conductor runs, finds its agent.
+const SSH_AGENT: &str = "SSH_AUTH_SOCK";
+
+/// All variables of a backend, each once: those of ours that it is given, those of the registry, and last what mlxctl
+/// decides itself.
+fn environment(
+    model: &Model,
+    agent: &[(String, String)],
+    limits: &Limits,
+    inherited: impl Fn(&str) -> Option<String>,
+) -> Vec<(String, String)> {
+    let ours = INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), inherited(name)?)));
+    let fixed = FIXED.iter().chain(&GIVEN).chain(limits.environment);
+    let mut env: Vec<(String, String)> = Vec::new();
+    for (name, value) in ours
+        .chain(agent.iter().cloned())
+        .chain(model.environment.iter().cloned())
+        .chain(fixed.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    {
+        env.retain(|(other, _)| *other != name);
+        env.push((name, value));
+    }
+    env
+}
+
 /// A fresh secret: 256 random bits in hexadecimal.
 ///
 /// # Errors
@@ -129,9 +154,9 @@ pub fn secret() -> std::io::Result<String> {
 }
 
 /// The typed options as `mlx_lm.server` flags.
-fn arguments(options: &ServerOptions) -> Vec<String> {
+fn arguments(options: &ServerOptions, draft: Option<String>) -> Vec<String> {
     let ServerOptions {
-        draft_model,
+        draft_model: _,
         num_draft_tokens,
         adapter_path,
         kv_bits,
@@ -155,7 +180,7 @@ fn arguments(options: &ServerOptions) -> Vec<String> {
     let text = |value: &Option<String>| value.clone();
     let path = adapter_path.as_deref().map(Path::as_os_str).map(OsStr::to_string_lossy).map(String::from);
     [
-        ("--draft-model", text(draft_model)),
+        ("--draft-model", draft),
         ("--num-draft-tokens", shown(*num_draft_tokens)),
         ("--adapter-path", path),
         ("--kv-bits", shown(*kv_bits)),
@@ -181,10 +206,10 @@ fn shown<T: ToString>(value: Option<T>) -> Option<String> {
 }
 
 /// The arguments of `mlx_lm.server`.
-fn server_arguments(model: &Model, served: &str, limits: &Limits) -> Vec<String> {
+fn server_arguments(model: &Model, served: &str, draft: Option<String>, limits: &Limits) -> Vec<String> {
     let mut server = vec!["--model".to_owned(), served.to_owned()];
     server.extend(["--host", "127.0.0.1", "--port", "0"].map(str::to_owned));
-    server.extend(arguments(&model.server));
+    server.extend(arguments(&model.server, draft));
     server.extend(limits.flags.iter().cloned());
     if model.cluster.as_ref().is_some_and(|cluster| cluster.mode == ClusterMode::Pipeline) {
         server.push("--pipeline".to_owned());
@@ -232,6 +257,7 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
         ("cache limit".to_owned(), bytes(spec.cache_limit)),
         ("prompt cache".to_owned(), bytes(spec.prompt_cache_bytes)),
     ];
+    all.extend(of_registry(&spec.env).cloned());
     let mut arguments = spec.argv.iter().skip(3).peekable();
     while let Some(flag) = arguments.next() {
         let value = arguments.next_if(|next| !next.starts_with("--"));
@@ -241,7 +267,13 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
 }
 
 /// Tells one way of running a model from another: 64 bits of SHA-256 in hexadecimal.
-fn hashed(python: &Path, server: &[String], limits: &Limits, group: Option<&Group>) -> String {
+fn hashed(
+    python: &Path,
+    server: &[String],
+    limits: &Limits,
+    group: Option<&Group>,
+    env: &[(String, String)],
+) -> String {
     let mut hash = Sha256::new();
     let cache = shown(limits.cache.map(|bytes| bytes.0)).unwrap_or_default();
     let prompt_cache = shown(limits.prompt_cache.map(|bytes| bytes.0)).unwrap_or_default();
@@ -250,6 +282,12 @@ fn hashed(python: &Path, server: &[String], limits: &Limits, group: Option<&Grou
     let group = group.map(Group::words);
     for part in server.iter().map(String::as_str).chain(rest).chain(group.as_deref()) {
         hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    for (name, value) in of_registry(env) {
+        hash.update(name.as_bytes());
+        hash.update([1]);
+        hash.update(value.as_bytes());
         hash.update([0]);
     }
     hex(&hash.finalize()[..8])
@@ -284,7 +322,7 @@ mod tests {
             secret: String::new(),
             cache_limit,
             prompt_cache_bytes: None,
-            settings: hashed(Path::new("python"), &server, &limits, None),
+            settings: hashed(Path::new("python"), &server, &limits, None, &[]),
             reserved: 0,
             nice: 0,
             group: None,

@@ -1,7 +1,7 @@
 //! A backend's log file: the backend itself appends to it; we only look, and put it aside when it is large. The
 //! backend goes on writing into the file that was put aside until it is told to open a new one.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,64 @@ pub fn rotate(log: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Cuts what was put aside after a burst down to its last [`LARGEST`] bytes, in place: that needs no space, which a full
+/// disk has none of. Only for files that nobody writes any more.
+///
+/// # Errors
+/// The system's own; then a file may hold some lines twice.
+pub fn trim(log: &Path, first: Aside) -> io::Result<()> {
+    for n in first as u32..=KEPT {
+        match keep_end(&numbered(log, n), LARGEST) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`trim`] has anything to do.
+#[must_use]
+pub fn oversized(log: &Path, first: Aside) -> bool {
+    (first as u32..=KEPT).any(|n| mark(&numbered(log, n)).length > LARGEST)
+}
+
+/// Which files of a log nobody writes any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// All: no process runs that has it open.
+    All = 0,
+    /// Those that were put aside: the log itself is another file by now.
+    Old = 1,
+}
+
+/// Keeps the end of a file, from the beginning of a line where there is one.
+fn keep_end(file: &Path, most: u64) -> io::Result<()> {
+    const BLOCK: u64 = 64 * 1024;
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(file)?;
+    let end = file.metadata()?.len();
+    if end <= most {
+        return Ok(());
+    }
+    let mut block = Vec::new();
+    let mut from = end - most;
+    file.seek(SeekFrom::Start(from))?;
+    Read::by_ref(&mut file).take(BLOCK).read_to_end(&mut block)?;
+    from += memchr::memchr(b'\n', &block).map_or(0, |at| at as u64 + 1);
+    let mut to = 0;
+    while from < end {
+        block.clear();
+        file.seek(SeekFrom::Start(from))?;
+        let read = Read::by_ref(&mut file).take(BLOCK).read_to_end(&mut block)? as u64;
+        if read == 0 {
+            break;
+        }
+        file.seek(SeekFrom::Start(to))?;
+        file.write_all(&block)?;
+        (from, to) = (from + read, to + read);
+    }
+    file.set_len(to)
 }
 
 /// Whether it is time to put it aside.
@@ -112,6 +170,30 @@ mod tests {
         assert_eq!(since(&log, start), "x\n", "after a truncation");
         std::fs::write(&log, vec![b'y'; 1_000_000]).unwrap();
         assert_eq!(since(&log, never).len() as u64, LONGEST_TAIL);
+    }
+
+    #[test]
+    fn a_burst_is_given_back_and_its_last_lines_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("m.log");
+        std::fs::write(&log, "now\n").unwrap();
+        let mut burst: Vec<u8> =
+            (0..2_000_000).flat_map(|line| format!("{line:09}\n").into_bytes()).collect();
+        std::fs::write(numbered(&log, 1), &burst).unwrap();
+        std::fs::write(numbered(&log, 3), "small\n").unwrap();
+        trim(&log, Aside::Old).unwrap();
+        let kept = std::fs::read(numbered(&log, 1)).unwrap();
+        assert!(kept.len() as u64 <= LARGEST && kept.len() as u64 > LARGEST - 20, "{}", kept.len());
+        assert!(kept.len().is_multiple_of(10) && burst.ends_with(&kept), "whole lines, the last ones");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "now\n");
+        assert_eq!(std::fs::read_to_string(numbered(&log, 3)).unwrap(), "small\n");
+        // The log itself only where nobody has it open; a single line of that size has no better beginning.
+        burst.iter_mut().for_each(|byte| *byte = b'x');
+        std::fs::write(&log, &burst).unwrap();
+        trim(&log, Aside::Old).unwrap();
+        assert_eq!(mark(&log).length, burst.len() as u64);
+        trim(&log, Aside::All).unwrap();
+        assert_eq!(mark(&log).length, LARGEST);
     }
 
     #[test]

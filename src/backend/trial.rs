@@ -58,6 +58,8 @@ impl Backend {
         let launch = Launch {
             model: entry,
             served: &model.to_string_lossy(),
+            draft: None,
+            environment: &[],
             python,
             // The trial's model has one rank.
             binary: Path::new("mlxctl"),

@@ -27,6 +27,23 @@ pub fn of_draft(model: &Model) -> Result<Option<ModelFiles>, Problem> {
     read(folder, ModelFiles::Unknown).map(Some)
 }
 
+/// What `--draft-model` names: the draft model's folder, or its name while its files are not there.
+#[must_use]
+pub fn draft(model: &Model) -> Option<String> {
+    let name = model.server.draft_model.as_ref()?;
+    let found = if Path::new(name).is_dir() { None } else { complete(name) };
+    Some(found.map_or_else(|| name.clone(), |folder| folder.display().to_string()))
+}
+
+/// Why the files of `model` are not those that the hub's cache names as current, if they are not.
+#[must_use]
+pub fn instead(source: &Source) -> Option<String> {
+    match source {
+        Source::Hub(repo) => hub::cached(repo)?.instead,
+        Source::Folder(_) | Source::Tiny => None,
+    }
+}
+
 /// The folder that the model is loaded from, if it is there and whole.
 #[must_use]
 pub fn folder(source: &Source) -> Option<PathBuf> {

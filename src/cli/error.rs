@@ -1,5 +1,7 @@
 //! What went wrong, for a person and for a script.
 
+use crate::terminal::shown;
+
 /// The exit codes, a promise to scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -34,7 +36,7 @@ impl CliError {
     /// An error with nothing but its line.
     #[must_use]
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: None, hint: None }
+        Self { exit, what: shown(&what.into()).into_owned(), why: None, hint: None }
     }
 
     /// Exit 1.
@@ -46,14 +48,14 @@ impl CliError {
     /// Adds why.
     #[must_use]
     pub fn why(mut self, why: impl ToString) -> Self {
-        self.why = Some(why.to_string());
+        self.why = Some(shown(&why.to_string()).into_owned());
         self
     }
 
     /// Adds what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(shown(&hint.into()).into_owned());
         self
     }
 }

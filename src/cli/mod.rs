@@ -45,7 +45,8 @@ impl Context {
             1 => "the registry has a problem".to_owned(),
             many => format!("the registry has {many} problems"),
         };
-        CliError::new(Exit::Usage, what).why(problems.render(self.output.color_err))
+        // With its own colours, and with the file's text made harmless by the renderer.
+        CliError { why: Some(problems.render(self.output.color_err)), ..CliError::new(Exit::Usage, what) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -19,6 +19,7 @@ use crate::backend::group::{rank_name, ranks_folder};
 use crate::backend::link::{Link, Message, Request, Thread};
 use crate::backend::record::replace;
 use crate::host::{self as system, Exit, Host, Identity};
+use crate::python::{hub, process};
 
 /// A rank's Python.
 pub(super) struct Python {
@@ -70,10 +71,10 @@ impl Python {
         make_folder(&link)?;
         let spec = ranks.join(format!("{name}.json"));
         replace(&spec, &launcher_spec(order, &link))?;
-        let mut child = Command::new(&order.python)
+        let mut child = process::command(&order.python)
             .arg(launcher)
             .arg(spec)
-            .args(&order.arguments)
+            .args(with_folder(order))
             .envs(order.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -131,6 +132,22 @@ impl Python {
 
 fn boxed(stream: impl io::Read + Send + 'static) -> Box<dyn io::Read + Send> {
     Box::new(stream)
+}
+
+/// The server's arguments, with the folder in this host's cache in place of the repository's name.
+fn with_folder(order: &Order) -> Vec<String> {
+    let mut arguments = order.arguments.clone();
+    let served = arguments.iter().position(|argument| argument == "--model");
+    let Some(served) = served.and_then(|flag| arguments.get_mut(flag + 1)) else { return arguments };
+    let of_order =
+        |name: &str| order.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.into());
+    let cache =
+        hub::cache_folder_from(|name| of_order(name).or_else(|| std::env::var_os(name)).map(PathBuf::from));
+    let found = cache.filter(|_| !served.starts_with('/')).and_then(|cache| hub::cached_in(&cache, served));
+    if let Some(found) = found.filter(|found| found.complete) {
+        *served = found.folder.to_string_lossy().into_owned();
+    }
+    arguments
 }
 
 /// Writes the launcher where it is not, or is another version's.

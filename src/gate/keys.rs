@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -106,8 +106,15 @@ fn change<T>(file: &Path, with: impl FnOnce(&mut Vec<Key>) -> Result<T, KeyError
     let folder = file.parent().unwrap_or(Path::new("."));
     fs_err::create_dir_all(folder)?;
     // Two at once must not lose one's key. The lock is a file of its own: the keys' file is replaced.
-    let lock = fs_err::File::create(folder.join(".keys.lock"))?;
-    lock.file().lock()?;
+    let lock = std::fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(folder.join(".keys.lock"))?;
+    // One that an earlier version made is for others to read, and to lock.
+    lock.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    lock.lock()?;
     let mut keys = list(file)?;
     let result = with(&mut keys)?;
     let mut text = serde_json::to_vec_pretty(&Document { schema: 1, keys }).map_err(io::Error::from)?;
@@ -212,6 +219,11 @@ mod tests {
         let key = add(&file, "alice", 1).unwrap();
         assert_eq!(key.len(), PREFIX.len() + 64);
         assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        let lock = folder.path().join(".keys.lock");
+        assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).unwrap();
+        add(&file, "bob", 1).unwrap();
+        assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains(key.strip_prefix(PREFIX).unwrap()), "{text}");
     }

@@ -87,6 +87,29 @@ pub fn serve_long() -> io::Result<()> {
     Ok(())
 }
 
+/// Insists that this user, and nobody else, is at the other end of a Unix socket.
+///
+/// # Errors
+/// `PermissionDenied` if it is somebody else, root included; the system's own otherwise.
+pub fn peer_is_me(stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    let peer = {
+        use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+        nix::unistd::Uid::from_raw(getsockopt(stream, PeerCredentials)?.uid())
+    };
+    #[cfg(not(target_os = "linux"))]
+    let peer = nix::unistd::getpeereid(stream)?.0;
+    insist(peer, nix::unistd::getuid())
+}
+
+fn insist(peer: nix::unistd::Uid, me: nix::unistd::Uid) -> io::Result<()> {
+    if peer == me {
+        return Ok(());
+    }
+    let why = format!("user {peer} listens there, and this is user {me}");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
 /// Closes every file descriptor above stderr. Only for a process that is about to become another one.
 #[expect(unsafe_code, reason = "descriptors are closed behind the backs of whoever owns them")]
 pub fn close_inherited() {
@@ -124,4 +147,19 @@ pub fn add_nice(add: i8) -> io::Result<()> {
     // SAFETY: no pointers; the system bounds the value itself.
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, now + i32::from(add)) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_user_at_the_other_end_is_taken() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        peer_is_me(&one).unwrap();
+        let (peer, me) = (nix::unistd::Uid::from_raw(501), nix::unistd::Uid::from_raw(502));
+        let refused = insist(peer, me).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert!(refused.to_string().contains("501"), "{refused}");
+    }
 }

@@ -159,12 +159,25 @@ fn is_apple_shim(path: &Path) -> bool {
 /// Asks a Python what it is.
 #[must_use]
 pub fn probe(path: &Path) -> Candidate {
+    let probe = probe_or_passing(path);
+    probe.unwrap_or_else(|why| Candidate { path: path.to_owned(), probe: Err(why) })
+}
+
+/// As [`probe`], for an environment that would be thrown away for a bad answer.
+///
+/// # Errors
+/// Why there was no answer, where that says nothing about the Python.
+pub fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
     let mut command = process::command(path);
     command.args(["-I", "-c", PROBE]);
-    let probe = process::output(command, PROBE_LIMIT).and_then(|text| {
-        serde_json::from_str(text.trim()).map_err(|error| format!("it gives no sensible answer: {error}"))
-    });
-    Candidate { path: path.to_owned(), probe }
+    let probe = match process::answer(command, PROBE_LIMIT) {
+        Ok(text) => {
+            serde_json::from_str(text.trim()).map_err(|error| format!("it gives no sensible answer: {error}"))
+        }
+        Err(silence) if silence.may_pass => return Err(silence.why),
+        Err(silence) => Err(silence.why),
+    };
+    Ok(Candidate { path: path.to_owned(), probe })
 }
 
 /// Finds a fitting Python: the one that the registry names and no other, else uv's, else the newest on `PATH`

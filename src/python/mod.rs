@@ -4,10 +4,11 @@
 //! [`tiny::existing`], which look at a few files.
 
 pub mod diagnose;
+pub mod environment;
 pub mod hub;
 pub mod interpreter;
 pub mod lock_file;
-mod process;
+pub(crate) mod process;
 pub mod pull;
 pub mod requirement;
 pub mod tiny;

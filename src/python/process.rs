@@ -2,22 +2,23 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::environment;
+use crate::terminal::shown;
+
 /// Lines of output that are kept to explain a failure.
 const KEPT_LINES: usize = 400;
 
-/// A command that is not disturbed by somebody's Python settings, and asks nothing.
+/// A command with the environment that all our Pythons have ([`environment`]), and nothing to read.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    // The last one is set by framework Pythons on macOS and leads the children of one venv into another.
-    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"] {
-        command.env_remove(name);
-    }
-    command.env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8").stdin(Stdio::null());
+    environment::cleaned(&mut command);
+    command.stdin(Stdio::null());
     command
 }
 
@@ -42,7 +43,7 @@ pub fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<En
         let sender = sender.clone();
         thread::spawn(move || {
             for bytes in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                let _ = sender.send(String::from_utf8_lossy(&bytes).trim_end().to_owned());
+                let _ = sender.send(shown(String::from_utf8_lossy(&bytes).trim_end()).into_owned());
             }
         })
     })
@@ -62,29 +63,57 @@ pub fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<En
     Ok(Ended { status: child.wait()?, lines })
 }
 
+/// Why a program gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// In one sentence.
+    pub why: String,
+    /// Whether it says nothing about the program: a busy machine, no permission, no more processes.
+    pub may_pass: bool,
+}
+
+impl Silence {
+    fn passing(error: &io::Error) -> Self {
+        Self { why: error.to_string(), may_pass: true }
+    }
+}
+
 /// Runs `command` for at most `limit` and returns its stdout; otherwise why there is none, in one sentence.
-pub fn output(mut command: Command, limit: Duration) -> Result<String, String> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("it does not start: {error}"))?;
+pub fn output(command: Command, limit: Duration) -> Result<String, String> {
+    answer(command, limit).map_err(|silence| silence.why)
+}
+
+/// As [`output`], and whether that may pass.
+pub fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> {
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| Silence {
+            why: format!("it does not start: {error}"),
+            // ENOEXEC has no kind of its own.
+            may_pass: error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(libc::ENOEXEC),
+        })?;
     let until = Instant::now() + limit;
-    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+    while child.try_wait().map_err(|error| Silence::passing(&error))?.is_none() {
         if Instant::now() > until {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("it did not answer within {} s", limit.as_secs()));
+            return Err(Silence {
+                why: format!("it did not answer within {} s", limit.as_secs()),
+                may_pass: true,
+            });
         }
         thread::sleep(Duration::from_millis(5));
     }
-    let done = child.wait_with_output().map_err(|error| error.to_string())?;
+    let done = child.wait_with_output().map_err(|error| Silence::passing(&error))?;
     if done.status.success() {
         return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     let words = String::from_utf8_lossy(&done.stderr);
     let last = words.lines().rev().find(|text| !text.trim().is_empty()).unwrap_or("it says nothing");
-    Err(format!("it fails ({}): {}", done.status, last.trim()))
+    let why = format!("it fails ({}): {}", done.status, shown(last.trim()));
+    // Killed from outside, it said nothing of itself. A library that is missing ends in SIGABRT on macOS.
+    let killed =
+        matches!(done.status.signal(), Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP));
+    Err(Silence { why, may_pass: killed })
 }
 
 #[cfg(test)]

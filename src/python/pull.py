@@ -5,6 +5,9 @@ refuse; the end of stdin ends it at once, whatever it does.
 
 huggingface_hub does what knows the hub: addresses, tokens, requests, the cache's layout. Only partial files are kept by
 this script: huggingface_hub throws its own away when it is interrupted, and a shard has gigabytes.
+
+What the hub says is checked before it becomes a path: commits and blobs are hexadecimal, names are plain names. The hub
+may be another one (HF_ENDPOINT), or something on the way that answers in its place.
 """
 
 import errno
@@ -14,17 +17,19 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import sys
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from email.utils import parsedate_to_datetime
 
 # What they print is for a person at a terminal, and here is none.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -92,11 +97,16 @@ class Counter:
             time.sleep(0.2)
 
 
-class Counting:
-    """A file that tells the counter what becomes of it. Unbuffered: what was written is there after a kill."""
+class TooLong(Exception):
+    """More came than the hub lists."""
 
-    def __init__(self, file, counter):
-        self.file, self.counter = file, counter
+
+class Counting:
+    """A file that tells the counter what becomes of it, and never grows past `most` bytes. Unbuffered: what was written is
+    there after a kill."""
+
+    def __init__(self, file, counter, most):
+        self.file, self.counter, self.most = file, counter, most
         self.size = file.seek(0, os.SEEK_END)
 
     def grown(self, size):
@@ -104,6 +114,8 @@ class Counting:
         self.size = size
 
     def write(self, data):
+        if self.size + len(data) > self.most:
+            raise TooLong
         view = memoryview(data)
         while view:
             written = self.file.write(view)
@@ -123,15 +135,24 @@ class Counting:
         return size
 
 
+def is_hash(text, digits):
+    return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", text) is not None
+
+
 class Wanted:
     """A file of the repository, with its place in the cache: blobs are named after what is in them."""
 
-    def __init__(self, sibling, blobs):
+    def __init__(self, sibling, blobs, folder):
         self.name, self.size = sibling.rfilename, sibling.size
         self.sha256 = sibling.lfs.sha256 if sibling.lfs else None
         self.blob_id = self.sha256 or sibling.blob_id
+        if type(self.size) is not int or self.size < 0:
+            raise Failed("hub", f"the hub lists no size of {self.name}")
+        if not is_hash(self.blob_id, 64 if self.sha256 else 40):
+            raise Failed("hub", f"the hub lists {self.name} with {self.blob_id!r:.80}, which is not a hash")
         self.blob = os.path.join(blobs, self.blob_id)
         self.partial = self.blob + PARTIAL
+        self.pointer = os.path.join(folder, self.name)
 
     @property
     def weights(self):
@@ -139,10 +160,28 @@ class Wanted:
 
     def there(self):
         """Bytes of it that need not be fetched."""
-        if size_of(self.blob) == self.size:
+        if self.whole():
             return self.size
         partial = size_of(self.partial)
         return partial if partial <= self.size else 0
+
+    def whole(self):
+        return self.size in (size_of(self.blob), size_of(self.pointer))
+
+    def link(self):
+        """Makes the file of the snapshot: a link to the blob, or the blob itself where the disk knows no links."""
+        if not os.path.exists(self.blob):
+            return
+        fresh = self.pointer + PARTIAL
+        try:
+            os.unlink(fresh)
+        except FileNotFoundError:
+            pass
+        try:
+            os.symlink(os.path.relpath(self.blob, os.path.dirname(self.pointer)), fresh)
+        except OSError:
+            os.replace(self.blob, fresh)
+        os.replace(fresh, self.pointer)
 
     def digest(self, path):
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % self.size)
@@ -152,7 +191,7 @@ class Wanted:
         return digest.hexdigest()
 
     def fetch(self, counter):
-        if size_of(self.blob) == self.size:
+        if self.whole():
             return
         with open(self.partial, "ab+", buffering=0) as file:
             try:
@@ -163,7 +202,7 @@ class Wanted:
                 file.truncate(0)
             resumed = file.seek(0, os.SEEK_END) > 0
             while True:
-                self.transfer(Counting(file, counter), counter)
+                self.transfer(Counting(file, counter, self.size), counter)
                 os.fsync(file.fileno())
                 if self.digest(self.partial) == self.blob_id:
                     break
@@ -184,16 +223,16 @@ class Wanted:
             try:
                 file.seek(0, os.SEEK_END)
                 http_get(url, file, resume_size=file.size, headers=build_hf_headers(), expected_size=self.size)
+            except TooLong as error:
+                why = f"{self.name} is longer than the {self.size} bytes that the hub lists"
+                raise Failed("damaged", why) from error
             except Exception as error:
-                if file.size > self.size:
-                    why = f"{self.name} is longer than the {self.size} bytes that the hub lists"
-                    raise Failed("damaged", why) from error
                 # A clean end that came too early is told as an OSError without a number.
                 cut = isinstance(error, OSError) and error.errno is None and not isinstance(error, HfHubHTTPError)
                 if not (cut or passing(error)) or time.monotonic() - counter.moved > patience:
                     raise
                 say(event="waiting", why=words(error))
-                time.sleep(min(2.0, patience))
+                time.sleep(min(wished(error) or 2.0, patience))
 
 
 def size_of(path):
@@ -201,6 +240,42 @@ def size_of(path):
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
+
+
+def wished(error):
+    """Seconds that the hub asks to wait (RFC 9110, 10.2.3, and the `t` of its RateLimit header); None: it says nothing."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    wish = headers.get("Retry-After", "")
+    if wish.isdecimal():
+        return float(wish)
+    try:
+        return max(0.0, parsedate_to_datetime(wish).timestamp() - time.time())
+    except (TypeError, ValueError):
+        pass
+    found = re.search(r"(?:^|[;,\s])t=(\d+)", headers.get("RateLimit", ""))
+    return float(found[1]) if found else None
+
+
+def asked(question):
+    """The answer to the first question. A hub that is busy is asked again when it says so; whatever else is wrong is told
+    at once, to whoever has just typed the command."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return question()
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            wait = wished(error) or 2.0
+            if status != 429 and not (status == 503 and wished(error) is not None):
+                raise
+            if time.monotonic() + wait > until:
+                why = f"{words(error)}; it asks to wait {wait:.0f} s, longer than --timeout"
+                raise Failed("hub", why) from error
+            say(event="waiting", why=f"{words(error)}; waiting {wait:.0f} s as it asks")
+            time.sleep(wait)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # No JSON, or other JSON than a listing.
+            raise Failed("portal", f"{constants.ENDPOINT} did not answer with a listing: {words(error)}") from error
 
 
 def network(error):
@@ -230,6 +305,9 @@ def kind(error):
         return "not_found"
     if status in (401, 403):
         return "unauthorized"
+    # RFC 6585, section 6.
+    if status == 511:
+        return "portal"
     if status is not None:
         return "not_found" if status == 404 else "hub"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -240,7 +318,8 @@ def kind(error):
 
 
 def needed(name):
-    if "/" in name:
+    # Names become paths, and are shown.
+    if not isinstance(name, str) or "/" in name or "\\" in name or name.startswith(".") or not name.isprintable():
         return False
     # The very names that mlx-lm looks for.
     return name.endswith(TEXTS) or (name.startswith("model") and name.endswith(".safetensors"))
@@ -267,14 +346,16 @@ def go_on():
 
 def pull():
     global commit
-    info = HfApi().model_info(repo, files_metadata=True)
+    info = asked(lambda: HfApi().model_info(repo, files_metadata=True))
     commit = info.sha
+    if not (is_hash(commit, 40) or is_hash(commit, 64)):
+        raise Failed("portal", f"{constants.ENDPOINT} names the commit {commit!r:.80}, which is not a hash")
     storage = os.path.join(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"))
     blobs, folder = os.path.join(storage, "blobs"), os.path.join(storage, "snapshots", commit)
     siblings = [sibling for sibling in info.siblings or [] if needed(sibling.rfilename)]
     if any(sibling.size is None or not (sibling.lfs or sibling.blob_id) for sibling in siblings):
         raise Failed("hub", "the hub tells no sizes of the files")
-    files = [Wanted(sibling, blobs) for sibling in siblings]
+    files = [Wanted(sibling, blobs, folder) for sibling in siblings]
     files.sort(key=lambda file: (file.weights, file.name))
     there = sum(file.there() for file in files)
     say(
@@ -289,17 +370,19 @@ def pull():
     )
     go_on()
     os.makedirs(blobs, exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     counter = Counter(there)
     threading.Thread(target=counter.tell, daemon=True).start()
 
     def bring(file):
-        if request["verify"] and size_of(file.blob) == file.size and file.digest(file.blob) != file.blob_id:
-            os.unlink(file.blob)
-            counter.add(-file.size)
-            say(event="damaged", name=file.name)
+        if request["verify"] and file.whole():
+            path = file.blob if size_of(file.blob) == file.size else file.pointer
+            if file.digest(path) != file.blob_id:
+                os.unlink(path)
+                counter.add(-file.size)
+                say(event="damaged", name=file.name)
         file.fetch(counter)
-        # Finds the blob and links it into the snapshot.
-        hf_hub_download(repo, file.name, revision=commit)
+        file.link()
 
     in_parallel(bring, [file for file in files if not file.weights])
     say(event="described", folder=folder)

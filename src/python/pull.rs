@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::process;
 use super::whole::{self, Flaw, Whole};
+use super::{hub, process};
+use crate::terminal;
+use crate::units::Bytes;
 use crate::units::Bytes;
 
 const SCRIPT: &str = include_str!("pull.py");
@@ -127,6 +129,8 @@ pub enum Kind {
     Hub,
     /// The hub does not answer.
     Network,
+    /// Something else answers in its place.
+    Portal,
     /// The disk filled up on the way.
     DiskFull,
     /// Another download is at work.
@@ -241,6 +245,8 @@ impl Transfer {
     fn start(request: &PullRequest) -> io::Result<Self> {
         let mut command = process::command(&request.python);
         command.args(["-c", SCRIPT, &serde_json::to_string(request)?]);
+        // Where backends will look for the files.
+        command.envs(hub::cache_folder().map(|folder| ("HF_HUB_CACHE", folder)));
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (sender, lines) = mpsc::channel();
@@ -257,7 +263,7 @@ impl Transfer {
                 return None;
             }
             match self.lines.recv_timeout(LOOK) {
-                Ok(Line::Out(line)) => match serde_json::from_str(&line) {
+                Ok(Line::Out(line)) => match terminal::decode(line.as_bytes()) {
                     Ok(message) => return Some(Some(message)),
                     Err(_) => self.complaints.push(line),
                 },
@@ -277,7 +283,10 @@ impl Transfer {
 
     fn last_line(&self) -> String {
         let telling = self.complaints.iter().rev().find(|line| !line.trim().is_empty());
-        telling.map_or_else(|| "it ended without a word".to_owned(), |line| line.trim().to_owned())
+        telling.map_or_else(
+            || "it ended without a word".to_owned(),
+            |line| terminal::shown(line.trim()).into_owned(),
+        )
     }
 }
 

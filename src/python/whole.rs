@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::terminal::shown;
+use crate::units::Bytes;
 use crate::units::Bytes;
 
 /// The longest header that a safetensors file may have, bytes (the format's own limit).
@@ -17,7 +19,24 @@ const LONGEST_HEADER: u64 = 100_000_000;
 const LONGEST_TEXT: u64 = 64 << 20;
 
 /// One of these makes a tokenizer.
-const TOKENIZERS: [&str; 4] = ["tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json"];
+pub(super) const TOKENIZERS: [&str; 4] =
+    ["tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json"];
+
+/// The file that says which tensor is in which shard.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Texts that mlx-lm and tokenizers read; `pull.py` fetches the same.
+const TEXTS: [&str; 6] = [".json", ".jinja", ".txt", ".tiktoken", ".model", ".jsonl"];
+
+/// Whether a file of this name holds weights that mlx-lm looks for (`model*.safetensors`).
+pub(super) fn is_shard(name: &str) -> bool {
+    name.starts_with("model") && name.ends_with(".safetensors")
+}
+
+/// Whether a file of this name is one of the texts beside the weights.
+pub(super) fn is_text(name: &str) -> bool {
+    TEXTS.iter().any(|end| name.ends_with(end))
+}
 
 /// A folder that holds everything that a start needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +71,7 @@ pub enum Flaw {
 
 impl Flaw {
     fn damaged(file: &str, why: impl ToString) -> Self {
-        Self::Damaged { file: file.to_owned(), why: why.to_string() }
+        Self::Damaged { file: shown(file).into_owned(), why: shown(&why.to_string()).into_owned() }
     }
 }
 
@@ -116,7 +135,8 @@ fn check_texts(folder: &Path) -> Result<(), Flaw> {
     let config: Value = json(folder, "config.json")?
         .ok_or_else(|| Flaw::damaged("config.json", "it is missing: this is no model for mlx-lm"))?;
     if let Some(code) = config.get("model_file").filter(|code| !code.is_null()) {
-        return Err(Flaw::Code(code.as_str().map_or_else(|| code.to_string(), str::to_owned)));
+        let code = code.as_str().map_or_else(|| code.to_string(), |code| shown(code).into_owned());
+        return Err(Flaw::Code(code));
     }
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         json::<serde::de::IgnoredAny>(folder, name)?;
@@ -132,7 +152,7 @@ fn index(folder: &Path) -> Result<Option<HashMap<String, String>>, Flaw> {
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    let name = "model.safetensors.index.json";
+    let name = INDEX;
     let Some(index) = json::<Index>(folder, name)? else { return Ok(None) };
     match index.weight_map.values().find(|shard| shard.contains('/') || shard.starts_with('.')) {
         Some(shard) => Err(Flaw::damaged(name, format!("it names `{shard}`, which is no file beside it"))),
@@ -145,7 +165,7 @@ fn loose(folder: &Path) -> BTreeSet<String> {
     let entries = fs_err::read_dir(folder).ok().into_iter().flatten().filter_map(Result::ok);
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with("model") && name.ends_with(".safetensors"))
+        .filter(|name| is_shard(name))
         .collect()
 }
 

@@ -11,7 +11,7 @@ use super::raw::RawRegistry;
 use super::reader::Section;
 
 const DOCUMENT: &str = include_str!("../../docs/registry.md");
-const TABLES: [&str; 6] = ["server", "memory", "health", "restart", "stop", "limits"];
+const TABLES: [&str; 7] = ["environment", "server", "memory", "health", "restart", "stop", "limits"];
 /// What the keys of a cluster are read beside.
 const CLUSTER: &str =
     "[model.cluster]\nbackend = \"mpi\"\nhosts = [{ ssh = \"127.0.0.1\" }, { ssh = \"studio\" }]\n";

@@ -29,6 +29,8 @@ pub use load::DEMO;
 pub use lookup::UnknownModel;
 pub use pin::{MIN_MLX_LM, check_pin, is_too_old};
 pub use places::check_paths;
+pub use places::{check_paths, dangling};
 pub use pressure::{PressureSettings, YieldAction};
 pub use problem::{Complaint, Place, Problem, Problems, Written};
+pub use problem::{Place, Problem, Problems, Written};
 pub use types::*;

@@ -46,19 +46,24 @@ impl Surroundings {
         if written.chars().any(char::is_control) {
             return Err(("the path holds a control character".into(), hint.into()));
         }
-        let path = match written.strip_prefix('~') {
-            None => base.join(written),
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => match &self.home {
-                Some(home) => home.join(rest.trim_start_matches('/')),
-                None => {
-                    return Err((
-                        "`~` means nothing here: HOME is not set".into(),
-                        "write the absolute path".into(),
-                    ));
-                }
-            },
-            Some(_) => {
-                return Err(("another user's `~` is not looked up".into(), "write the absolute path".into()));
+        let absolute = || "write the absolute path".to_owned();
+        // What a shell would put in its place is put in its place; what it would and we cannot is never a folder's name.
+        let home = ["~", "${HOME}", "$HOME"].into_iter().find_map(|sign| {
+            let rest = written.strip_prefix(sign)?;
+            (rest.is_empty() || rest.starts_with('/')).then_some((sign, rest))
+        });
+        let (sign, rest) = home.unwrap_or(("", written));
+        if rest.contains('$') {
+            return Err(("variables are not expanded, but for `$HOME` at the start".into(), absolute()));
+        }
+        let path = match (sign, &self.home) {
+            ("", _) if written.starts_with('~') => {
+                return Err(("another user's `~` is not looked up".into(), absolute()));
+            }
+            ("", _) => base.join(written),
+            (_, Some(home)) => home.join(rest.trim_start_matches('/')),
+            (sign, None) => {
+                return Err((format!("`{sign}` means nothing here: HOME is not set"), absolute()));
             }
         };
         Ok(path.components().filter(|part| *part != Component::CurDir).collect())
@@ -68,10 +73,11 @@ impl Surroundings {
 /// Whether everything that mlxctl writes to can be written to, or made, by this user on this machine. Creates nothing.
 #[must_use]
 pub fn check_paths(registry: &Registry) -> Problems {
-    let findings = unwritable(registry, &|folder| {
+    let mut findings = unwritable(registry, &|folder| {
         use nix::unistd::{AccessFlags, access};
         access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from)
     });
+    findings.extend(open_to_others(registry));
     Problems::new(&registry.file, registry.written.text.clone(), findings)
 }
 
@@ -104,10 +110,113 @@ pub(super) fn unwritable(registry: &Registry, access: &dyn Fn(&Path) -> io::Resu
     findings
 }
 
+/// Folders of ours into which another user may put files, or that he may replace: what lies there is run, or believed.
+fn open_to_others(registry: &Registry) -> Vec<Finding> {
+    let Paths { root, venv, logs, run: _, state } = &registry.paths;
+    let wanted = [("paths.root", root), ("paths.venv", venv), ("paths.logs", logs), ("paths.state", state)];
+    let mut findings: Vec<Finding> = Vec::new();
+    for (key, path) in wanted {
+        let Some(problem) = trusted(path).err() else { continue };
+        let message = format!("`{key}` is not yours alone: {problem}");
+        // What is said of a folder is not said again of those below it.
+        if findings.iter().any(|known| known.message.ends_with(&problem)) {
+            continue;
+        }
+        let hint =
+            format!("take that right away or name a folder of your own: chmod go-w '{}'", path.display());
+        findings.push(Finding { span: registry.written.find(key), message, hint: Some(hint) });
+    }
+    findings
+}
+
+/// Whether nobody but this user (and root) can change what lies at `path`, links followed. A folder above it may be for
+/// everybody if it is sticky, as `/tmp` and `/Users/Shared` are: there nobody renames what is another's.
+fn trusted(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(real) = real(path) else { return Ok(()) };
+    let me = nix::unistd::getuid().as_raw();
+    for (depth, folder) in real.ancestors().enumerate() {
+        // What cannot be seen is told by the look at what can be written.
+        let Ok(found) = fs_err::metadata(folder) else { continue };
+        let (mode, shown) = (found.mode(), folder.display());
+        let its_own = depth == 0 && fs_err::metadata(path).is_ok();
+        let sticky = mode & 0o1000 != 0;
+        if mode & 0o002 != 0 && (its_own || !sticky) {
+            return Err(format!("every user may write to {shown} (mode {:o})", mode & 0o7777));
+        }
+        if !its_own {
+            continue;
+        }
+        if found.uid() != me && found.uid() != 0 {
+            return Err(format!("{shown} belongs to {}", user(found.uid())));
+        }
+        if mode & 0o020 != 0 && !is_private(found.gid(), me) {
+            return Err(format!("the group of {shown} may write to it (mode {:o})", mode & 0o7777));
+        }
+    }
+    Ok(())
+}
+
+/// The path without links, as far as it is there.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for folder in path.ancestors() {
+        match fs_err::canonicalize(folder) {
+            Ok(found) => return Ok(found),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn user(uid: u32) -> String {
+    let found = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    found.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+/// Whether a group is this user's alone: many systems give everybody one of their own name, and a umask that lets it write.
+fn is_private(gid: u32, me: u32) -> bool {
+    use nix::unistd::{Group, User};
+    let (group, user) = (Group::from_gid(gid.into()), User::from_uid(me.into()));
+    let (Ok(Some(group)), Ok(Some(user))) = (group, user) else { return false };
+    group.name == user.name && group.mem.iter().all(|member| *member == user.name)
+}
+
+/// What a link that leads nowhere leads to, in a sentence. The disk that it names is usually not mounted.
+#[must_use]
+pub fn dangling(link: &Path) -> String {
+    match fs_err::read_link(link) {
+        Ok(target) => format!(
+            "{} is a link to {}, which is not there (is its disk mounted?)",
+            link.display(),
+            target.display()
+        ),
+        Err(error) => format!("{} cannot be followed: {}", link.display(), plain(&error)),
+    }
+}
+
+/// The disk below `/Volumes` that a path is on, if that is not mounted: macOS makes and removes these folders itself, and
+/// one that somebody else made hides the disk when it comes.
+fn unmounted(path: &Path) -> Option<String> {
+    let mut parts = path.strip_prefix("/Volumes").ok()?.components();
+    let volume = Path::new("/Volumes").join(parts.next()?);
+    let missing =
+        matches!(fs_err::symlink_metadata(&volume), Err(error) if error.kind() == io::ErrorKind::NotFound);
+    missing.then(|| format!("the disk {} is not mounted", volume.display()))
+}
+
 /// The nearest folder at or above `path` that is there, and what is wrong with it.
 fn obstacle(path: &Path, access: &dyn Fn(&Path) -> io::Result<()>) -> (PathBuf, Option<String>) {
+    if let Some(problem) = unmounted(path) {
+        return (PathBuf::from("/Volumes"), Some(problem));
+    }
     for folder in path.ancestors() {
         let problem = match fs_err::metadata(folder) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && fs_err::symlink_metadata(folder).is_ok() =>
+            {
+                Some(dangling(folder))
+            }
             Ok(found) if !found.is_dir() => Some(format!("{} is a file, not a folder", folder.display())),
             Ok(_) => access(folder).err().map(|error| format!("{}: {}", folder.display(), plain(&error))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -146,7 +255,10 @@ mod tests {
         assert_eq!(expand("logs"), Path::new("/base/logs"));
         assert_eq!(expand("./logs"), Path::new("/base/logs"));
         assert_eq!(expand("/abs"), Path::new("/abs"));
-        for wrong in ["", " ", "~other/x", "a\nb"] {
+        for written in ["$HOME/x/y", "${HOME}/x/y", "~//x/y"] {
+            assert_eq!(expand(written), Path::new("/home/me/x/y"), "{written}");
+        }
+        for wrong in ["", " ", "~other/x", "a\nb", "$HOMER/x", "$DATA/x", "/a/$HOME/x", "/a/${X}"] {
             assert!(here().expand(wrong, Path::new("/base")).is_err(), "{wrong:?}");
         }
     }
@@ -160,6 +272,49 @@ mod tests {
         assert!(findings[0].message.ends_with("no permission"), "{findings:?}");
         assert!(findings[0].span.is_some());
         assert_eq!(unwritable(&registry, &|_| Ok(())), []);
+    }
+
+    #[test]
+    fn a_link_to_a_disk_that_is_away_is_named_with_its_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs_err::os::unix::fs::symlink(folder.path().join("Away/mlx"), &root).unwrap();
+        for path in [root.clone(), root.join("below")] {
+            let findings = unwritable(&Registry::demo(&path, 8800), &|_| Ok(()));
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert!(findings[0].message.contains("Away/mlx, which is not there"), "{findings:?}");
+        }
+        let findings = unwritable(&Registry::demo(Path::new("/Volumes/Not Here/mlx"), 8800), &|_| Ok(()));
+        assert!(findings[0].message.contains("the disk /Volumes/Not Here is not mounted"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_folder_that_another_user_may_write_is_refused_and_one_in_a_shared_folder_is_not() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let shared = folder.path().join("shared");
+        let root = shared.join("mlx");
+        fs_err::create_dir_all(root.join("state")).unwrap();
+        let problems = |shared_mode, root_mode, state_mode| {
+            let set = |path: &Path, mode| {
+                fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            };
+            set(&root.join("state"), state_mode);
+            set(&root, root_mode);
+            set(&shared, shared_mode);
+            let findings = open_to_others(&Registry::demo(&root, 8800));
+            findings.into_iter().map(|finding| finding.message).collect::<Vec<_>>()
+        };
+        // As /Users/Shared on every Mac.
+        assert_eq!(problems(0o1777, 0o755, 0o755), [""; 0]);
+        let open = problems(0o1777, 0o777, 0o755);
+        assert!(open.len() == 1 && open[0].starts_with("`paths.root` is not yours alone"), "{open:?}");
+        let open = problems(0o1777, 0o755, 0o1777);
+        assert!(open.len() == 1 && open[0].starts_with("`paths.state`"), "{open:?}");
+        let open = problems(0o777, 0o755, 0o755);
+        assert!(open.len() == 1 && open[0].contains("every user may write to") && open[0].contains("shared"));
+        // What is not there yet is judged by where it would be made.
+        assert_eq!(open_to_others(&Registry::demo(&shared.join("new"), 8800)).len(), 1);
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub(super) struct RawModel {
 
 /// The sub-tables that `[defaults]` and a model share.
 pub(super) struct RawOptions {
+    /// Names and values.
+    pub environment: Vec<(At<String>, String)>,
     pub server: RawServer,
     pub memory: RawMemory,
     pub health: RawHealth,
@@ -334,6 +336,7 @@ impl RawModel {
 impl RawOptions {
     fn read(parent: &Section<'_>) -> Self {
         Self {
+            environment: parent.variables("environment", "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"),
             server: parent.section("server", RawServer::read),
             memory: parent.section("memory", RawMemory::read),
             health: parent.section("health", RawHealth::read),

@@ -288,6 +288,34 @@ impl<'a> Section<'a> {
         Some(At { value: list, span: value.span() })
     }
 
+    /// A table whose keys are names of the writer's choice, and whose values are texts.
+    pub fn variables(&self, key: &'static str, example: &str) -> Vec<(At<String>, String)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Table(table) = value.get_ref() else {
+            self.mismatch(key, "a table of texts", value, format_args!("{{ {example} = \"1\" }}"));
+            return Vec::new();
+        };
+        let mut pairs = Vec::with_capacity(table.len());
+        for (name, value) in table {
+            match value.get_ref() {
+                DeValue::String(text) => {
+                    let name = At { value: name.get_ref().to_string(), span: name.span() };
+                    pairs.push((name, text.to_string()));
+                }
+                other => self.notes.add(
+                    Some(value.span()),
+                    format!(
+                        "`{key}` is a table of texts, and `{}` is {}",
+                        quote(name.get_ref()),
+                        kind(other)
+                    ),
+                    format!("write it in quotes: {example} = \"1\""),
+                ),
+            }
+        }
+        pairs
+    }
+
     /// A table below this one; read even if it is not there, for the sake of the defaults.
     pub fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
         let value = self.get(key);

@@ -208,6 +208,8 @@ pub struct Model {
     pub target: Option<f64>,
     /// The machines that it is spread over; `None`: this one alone.
     pub cluster: Option<Cluster>,
+    /// Variables for its backend, beside those of the agent; names are unique.
+    pub environment: Vec<(String, String)>,
     /// Options of `mlx_lm.server`.
     pub server: ServerOptions,
     /// Bounds from which the memory promise follows.

@@ -7,7 +7,7 @@ use super::learned::Learned;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
 use super::slot::Slot;
-use crate::backend::assess;
+use crate::backend::{assess, weights};
 use crate::folders;
 use crate::host::{Footprint, Host, Identity, MemoryReading};
 use crate::lifecycle::{Admission, Failure, FailureKind, Name, Verdict};
@@ -32,7 +32,10 @@ pub(super) struct Prepared {
 /// What `--model` names, whether it is there or not.
 fn served(source: &Source) -> String {
     match source {
-        Source::Hub(repo) => repo.clone(),
+        // The very folder that `mlxctl models` shows: Python is not asked to find it once more.
+        Source::Hub(repo) => {
+            weights::folder(source).map_or_else(|| repo.clone(), |found| found.display().to_string())
+        }
         Source::Folder(folder) => folder.display().to_string(),
         Source::Tiny => tiny::location(&folders::cache()).display().to_string(),
     }

@@ -23,11 +23,14 @@ use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
 use super::view::Glance;
 use crate::api::paths::link_path;
+use crate::api::paths::link_path;
+use crate::api::{EventRecord, StateName};
 use crate::api::{EventRecord, StateName};
 use crate::backend::launch::{self, Launch};
 use crate::backend::probe::{Probe, Vitals};
 use crate::backend::spec::Spec;
 use crate::backend::{exec, logs, record};
+use crate::backend::{exec, logs, record, weights};
 use crate::clock::Moment;
 use crate::fault;
 use crate::gate::{Availability, Gate, Report};
@@ -271,6 +274,9 @@ impl Driver {
         let held = self.lock.share().map_err(failed("cannot share the lock"))?;
         let secret = launch::secret().map_err(failed("no randomness for its secret"))?;
         let spec = self.spec(name, generation, reserved, secret)?;
+        if let Some(instead) = self.slots.get(name).and_then(|slot| weights::instead(&slot.model.source)) {
+            tracing::warn!(model = &**name, "{instead}");
+        }
         let run = &self.registry.paths.run;
         logs::rotate(&spec.log).map_err(failed("cannot rotate its log"))?;
         record::forget(run, name).map_err(failed("cannot clear its record"))?;
@@ -308,6 +314,8 @@ impl Driver {
         let launch = Launch {
             model: &slot.model,
             served: &prepared.served,
+            draft: weights::draft(&slot.model),
+            environment: &self.registry.agent.environment,
             python: &prepared.python,
             binary: &self.binary,
             generation: generation.0,

@@ -2,7 +2,7 @@
 //! is written.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,6 +12,8 @@ use super::handle::Input;
 use super::slot::log_file;
 use crate::backend::link::{Reply, Request};
 use crate::backend::logs;
+use crate::backend::logs::{self, Aside};
+use crate::clock::beat;
 use crate::clock::beat;
 use crate::lifecycle::{Generation, Name};
 
@@ -44,10 +46,16 @@ impl Driver {
     }
 
     /// Puts the log of a live run aside if it is large, and has its launcher open a new one. Asked again until it
-    /// says that it has: also after a supervisor that died in between.
+    /// says that it has: also after a supervisor that died in between. What was put aside is bounded once nobody writes it.
     fn rotate(&mut self, name: &Name) {
         let log = log_file(&self.registry.paths.logs, name);
-        let Some(run) = self.slots.get_mut(name).and_then(|slot| slot.run.as_mut()) else { return };
+        let stray = self.stray_of(name).is_some();
+        let Some(run) = self.slots.get_mut(name).and_then(|slot| slot.run.as_mut()) else {
+            if !stray {
+                trim(log, Aside::All);
+            }
+            return;
+        };
         if run.reopening {
             return;
         }
@@ -56,6 +64,7 @@ impl Driver {
             return;
         }
         if log.exists() {
+            trim(log, Aside::Old);
             return;
         }
         run.reopening = true;
@@ -66,6 +75,9 @@ impl Driver {
             let asked = questions.send((Request::ReopenLog, reply)).await.is_ok();
             let answer = tokio::time::timeout(ANSWER, answered).await;
             let done = asked && matches!(answer, Ok(Ok(Reply::ReopenLog)));
+            if done {
+                trim(log, Aside::Old);
+            }
             let _ = inbox.send(Input::LogReopened(name, generation, done));
         });
         run.tasks.push(task.abort_handle());
@@ -79,6 +91,18 @@ impl Driver {
             tracing::debug!(model = &**name, done, "a log was put aside");
         }
     }
+}
+
+/// Bounds what was put aside, on another thread: after a burst it may take a while. Nearly always it is a few `stat`s.
+fn trim(log: PathBuf, which: Aside) {
+    if !logs::oversized(&log, which) {
+        return;
+    }
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = logs::trim(&log, which) {
+            tracing::warn!(%error, "a large log that was put aside stays as it is");
+        }
+    });
 }
 
 /// Puts our own log aside, if what we say goes there: launchd opens it for us, once.
@@ -105,5 +129,6 @@ fn rotate_own(log: &Path) -> std::io::Result<()> {
     if stderr {
         nix::unistd::dup2_stderr(&fresh)?;
     }
+    trim(log.to_owned(), Aside::Old);
     Ok(())
 }

@@ -34,6 +34,17 @@ pub struct Faults {
     pub token: Option<&'static str>,
     /// Ranges are ignored: the whole file comes with 200.
     pub no_ranges: bool,
+    /// Everything is answered with a page, as the sign-in of a network does.
+    pub portal: bool,
+    /// So many more questions are answered 429, with a second to wait.
+    pub busy: usize,
+    /// In the listing: the commit, and what names the blobs of weights.
+    pub commit: Option<&'static str>,
+    pub blob: Option<&'static str>,
+    /// In the listing: the licence.
+    pub license: Option<&'static str>,
+    /// Taken from the size of weights that the listing tells.
+    pub claim_less: u64,
 }
 
 /// A file of the repository.
@@ -150,6 +161,21 @@ fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
             }
         }
         let faults = state.faults.lock().unwrap().clone();
+        if faults.portal {
+            answer(
+                &mut stream,
+                200,
+                "Content-Type: text/html\r\n",
+                b"<html>accept our terms</html>",
+                &method,
+            )?;
+            continue;
+        }
+        if faults.busy > 0 {
+            state.faults.lock().unwrap().busy -= 1;
+            answer(&mut stream, 429, "Retry-After: 1\r\n", b"{}", &method)?;
+            continue;
+        }
         if faults.away_after_cuts && faults.cuts == 0 {
             return Ok(());
         }
@@ -185,13 +211,15 @@ fn serve(state: &State, mut stream: TcpStream) -> std::io::Result<()> {
 
 fn listing(state: &State, faults: &Faults) -> Value {
     let siblings = state.files.iter().map(|file| {
-        let size = file.bytes.len() as u64 + if file.large { faults.claim_more } else { 0 };
-        let lfs = file.large.then(|| json!({"sha256": file.id, "size": size, "pointerSize": 134}));
+        let (more, less) = if file.large { (faults.claim_more, faults.claim_less) } else { (0, 0) };
+        let size = (file.bytes.len() as u64 + more).saturating_sub(less);
+        let id = faults.blob.unwrap_or(&file.id);
+        let lfs = file.large.then(|| json!({"sha256": id, "size": size, "pointerSize": 134}));
         let git = if file.large { "0".repeat(40) } else { file.id.clone() };
         json!({"rfilename": file.name, "size": size, "blobId": git, "lfs": lfs})
     });
-    json!({"_id": "1", "id": REPO, "modelId": REPO, "sha": COMMIT, "private": false, "downloads": 0, "likes": 0,
-           "tags": ["mlx", "license:apache-2.0"], "cardData": {"license": "apache-2.0"},
+    json!({"_id": "1", "id": REPO, "modelId": REPO, "sha": faults.commit.unwrap_or(COMMIT), "private": false, "downloads": 0, "likes": 0,
+           "tags": ["mlx", "license:apache-2.0"], "cardData": {"license": faults.license.unwrap_or("apache-2.0")},
            "siblings": siblings.collect::<Vec<_>>()})
 }
 

@@ -19,6 +19,7 @@ mod command_line;
 mod control_fake;
 mod deaths;
 mod doctor;
+mod environments;
 mod exec_step;
 mod fake_launchd;
 mod full_disk;

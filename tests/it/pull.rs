@@ -363,3 +363,71 @@ fn the_built_in_model_is_made_and_a_folder_only_checked() {
     assert!(instance.expect(0, &["pull", "folder"]).contains(folder.to_str().unwrap()));
     assert!(instance.run(&["pull", "nobody"]).status.code() == Some(4));
 }
+
+/// What a hub, or something in its place, names is checked before it becomes a path.
+#[test]
+fn what_a_hub_names_never_becomes_a_path_outside_the_cache() {
+    let laptop = Laptop::new(model());
+    let outside = laptop.home.path().join("hub/precious");
+    fs::create_dir_all(laptop.home.path().join("hub")).unwrap();
+    fs::write(&outside, "years of work").unwrap();
+    for faults in [
+        Faults { commit: Some("../../../precious"), ..Faults::default() },
+        Faults { commit: Some("main"), ..Faults::default() },
+        Faults { blob: Some("../../precious"), ..Faults::default() },
+        Faults { blob: Some("/etc/passwd"), ..Faults::default() },
+    ] {
+        laptop.hub.set(faults.clone());
+        let (code, words) = laptop.refused(&["--verify"]);
+        assert_eq!(code, Some(1), "{faults:?}: {words}");
+        assert!(words.contains("which is not a hash"), "{faults:?}: {words}");
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "years of work");
+        assert!(!laptop.storage().join("snapshots").exists(), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_file_never_grows_past_the_size_that_is_listed() {
+    let laptop = Laptop::new(model());
+    laptop.hub.set(Faults { claim_less: 1 << 20, ..Faults::default() });
+    let (code, words) = laptop.refused(&["--timeout", "1s"]);
+    assert_eq!(code, Some(1));
+    assert!(words.contains("longer than the") || words.contains("another content"), "{words}");
+    let listed = shard("a").len() - (1 << 20);
+    assert!(laptop.partials().iter().all(|size| *size <= listed), "{:?}", laptop.partials());
+}
+
+#[test]
+fn a_hub_that_is_busy_is_asked_again_when_it_says_and_not_for_longer_than_was_wanted() {
+    let laptop = Laptop::new(model());
+    laptop.hub.set(Faults { busy: 2, ..Faults::default() });
+    laptop.pulled(&[]);
+    laptop.assert_whole();
+    laptop.hub.set(Faults { busy: 1000, ..Faults::default() });
+    let (code, words) = laptop.refused(&["--timeout", "1s"]);
+    assert_eq!(code, Some(1));
+    assert!(words.contains("asks to wait 1 s, longer than --timeout"), "{words}");
+}
+
+#[test]
+fn a_page_in_the_hubs_place_is_a_matter_of_the_network() {
+    let laptop = Laptop::new(model());
+    laptop.hub.set(Faults { portal: true, ..Faults::default() });
+    let (code, words) = laptop.refused(&[]);
+    assert_eq!(code, Some(1));
+    assert!(words.contains("sign-in page") && words.contains("HF_ENDPOINT"), "{words}");
+    assert!(!words.contains("mlxctl setup"), "{words}");
+}
+
+#[test]
+fn nothing_that_a_hub_says_reaches_a_terminal_as_a_command() {
+    let laptop = Laptop::new(model());
+    laptop.hub.set(Faults { license: Some("\u{1b}]0;owned\u{7} mit \u{9b}2J"), ..Faults::default() });
+    let output = laptop.pull(&[]);
+    let words = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(words.contains("^[]0;owned^G mit"), "{words}");
+    assert!(!words.contains(['\u{1b}', '\u{7}', '\u{9b}']), "{words:?}");
+    laptop.hub.set(Faults { refuse: Some((500, "X", "\u{9b}31m no")), ..Faults::default() });
+    let (_, words) = laptop.refused(&["--timeout", "1s"]);
+    assert!(!words.contains('\u{9b}'), "{words:?}");
+}

@@ -72,7 +72,7 @@ impl Machine {
         let text = fs::read_to_string(self.path("calls")).unwrap_or_default();
         let _ = fs::remove_file(self.path("calls"));
         let word = |line: &str| match line.split(' ').take(3).collect::<Vec<_>>().as_slice() {
-            ["-m", "pip", "--version"] => None,
+            ["-m", "pip", "--version" | "config"] => None,
             ["-m", "pip", _] if line.contains("--dry-run") => Some("resolve".to_owned()),
             ["-m", "pip", verb] => Some((*verb).to_owned()),
             ["-m", module, ..] => Some((*module).to_owned()),

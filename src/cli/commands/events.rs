@@ -4,11 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::api::EventRecord;
+use crate::api::EventRecord;
+use crate::api::client::ClientError;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::Remote;
 use crate::cli::render::{Look, Style};
+use crate::terminal;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -62,7 +65,7 @@ fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError>
     let mut last = std::collections::VecDeque::new();
     for line in BufReader::new(opened).split(b'\n') {
         let line = line.map_err(|error| CliError::failed("cannot read the events").why(error))?;
-        if let Ok(event) = serde_json::from_slice(&line) {
+        if let Ok(event) = terminal::decode(&line) {
             last.push_back(event);
             if last.len() > lines {
                 last.pop_front();

@@ -10,6 +10,7 @@ use fs_err::File;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::unknown_model;
+use crate::terminal::Shown;
 
 /// Between two looks of `-f`.
 const BETWEEN: Duration = Duration::from_millis(200);
@@ -37,7 +38,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let model = registry.model(&args.model).map_err(|unknown| unknown_model(&registry, &unknown))?;
     let path = registry.paths.logs.join(format!("{}.log", model.name));
     let unreadable = |error: io::Error| CliError::failed("cannot read the log").why(error);
-    let mut tail = Tail { path, file: None };
+    let mut tail = Tail { path, file: None, shown: Shown::default() };
     match tail.open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound && args.follow => {
             context.output.say(&format!(
@@ -73,6 +74,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 struct Tail {
     path: PathBuf,
     file: Option<File>,
+    /// A model's output is in it, and what others sent.
+    shown: Shown,
 }
 
 impl Tail {
@@ -90,7 +93,7 @@ impl Tail {
             if file.by_ref().take(BLOCK).read_to_end(&mut block).map_err(problem)? == 0 {
                 return Ok(());
             }
-            context.output.bytes(&block)?;
+            context.output.bytes(self.shown.block(&block).as_bytes())?;
         }
     }
 
@@ -183,7 +186,7 @@ mod tests {
     fn a_log_that_was_moved_away_is_read_to_its_end_before_the_new_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("32b.log");
-        let mut tail = Tail { path: path.clone(), file: None };
+        let mut tail = Tail { path: path.clone(), file: None, shown: Shown::default() };
         tail.catch_up().unwrap();
         assert!(tail.file.is_none());
         append(&path, "one\n");
@@ -203,7 +206,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("32b.log");
         append(&path, "a long first line\n");
-        let mut tail = Tail { path: path.clone(), file: None };
+        let mut tail = Tail { path: path.clone(), file: None, shown: Shown::default() };
         tail.open().unwrap();
         assert_eq!(unread(&mut tail), "a long first line\n");
         std::fs::write(&path, "").unwrap();

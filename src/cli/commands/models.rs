@@ -42,6 +42,8 @@ struct Cached {
     folder: String,
     bytes: Bytes,
     complete: bool,
+    /// Why it is not the revision that the cache names as current; null: it is.
+    instead: Option<String>,
 }
 
 /// Lists the models.
@@ -56,6 +58,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         let json = serde_json::to_string_pretty(&document)
             .map_err(|error| CliError::failed("the list cannot be written as JSON").why(error))?;
         return context.output.data(&json);
+    }
+    for row in &rows {
+        if let Some(instead) = row.cached.as_ref().and_then(|cached| cached.instead.as_ref()) {
+            context.output.say(&format!("note: {}: {instead}; mlxctl pull {0} completes it", row.name));
+        }
     }
     context.output.data(&table(&rows))
 }
@@ -78,10 +85,11 @@ fn row(model: &Model) -> Row {
         repo: model.source.to_string(),
         alternatives: model.alternatives.clone(),
         declared_bytes: model.size,
-        cached: cached.map(|CachedModel { folder, bytes, complete }| Cached {
+        cached: cached.map(|CachedModel { folder, bytes, complete, instead }| Cached {
             folder: folder.to_string_lossy().into_owned(),
             bytes,
             complete,
+            instead,
         }),
     }
 }

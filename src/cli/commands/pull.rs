@@ -160,6 +160,9 @@ fn why_of(kind: Kind, why: &str) -> String {
         Kind::Unauthorized => "the hub does not let this token, or nobody without one, have it",
         Kind::Hub => "the hub answered with an error",
         Kind::Network => "the hub cannot be reached",
+        Kind::Portal => {
+            "something else answered in the hub's place: the sign-in page of a network, or a proxy"
+        }
         Kind::DiskFull => "the disk is full",
         Kind::Busy | Kind::Damaged | Kind::Io | Kind::Unknown => return why.to_owned(),
     };
@@ -186,6 +189,9 @@ fn hint(kind: Kind, token: bool, again: &str) -> String {
         Kind::Network => {
             format!("check the network (HTTPS_PROXY, HF_ENDPOINT); {again} goes on where it was")
         }
+        Kind::Portal => format!(
+            "open a web page in a browser to sign in to the network, check HF_ENDPOINT and HTTPS_PROXY, then {again}"
+        ),
         Kind::DiskFull => format!("free some space; {again} goes on where it was"),
         Kind::Busy => "wait for it to end".to_owned(),
         Kind::Damaged => {

@@ -1,9 +1,13 @@
 //! Makes, fills and verifies an environment; the lock is held.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
+use nix::unistd::AccessFlags;
+
 use super::super::diagnose::{self, Diagnosis};
+use super::super::environment;
 use super::super::interpreter;
 use super::super::process::{self, Ended};
 use super::super::requirement;
@@ -33,45 +37,71 @@ enum Found {
     Foreign(String),
 }
 
-fn find(venv: &Path, interpreter: Option<&Path>) -> Found {
-    let begun = lock::beside(venv, "mlxctl-building").exists();
-    let Ok(entries) = fs_err::read_dir(venv) else {
-        return match venv.symlink_metadata() {
-            Ok(_) => Found::Foreign("it is no folder, or may not be read".to_owned()),
-            Err(_) => Found::Nothing,
-        };
+/// What cannot be looked at is an error, and never a reason to throw something away.
+fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
+    let begun = there(&lock::beside(venv, "mlxctl-building"))?;
+    let entries = match fs_err::read_dir(venv) {
+        Ok(entries) => entries,
+        Err(error) => {
+            return match (error.kind(), venv.symlink_metadata()) {
+                (ErrorKind::NotFound, Ok(link)) if link.is_symlink() => {
+                    Ok(Found::Foreign(crate::registry::dangling(venv)))
+                }
+                (ErrorKind::NotFound, Err(_)) => Ok(Found::Nothing),
+                (ErrorKind::NotADirectory, _) => Ok(Found::Foreign("it is not a folder".to_owned())),
+                _ => Err(unseen(venv, error)),
+            };
+        }
     };
     if entries.count() == 0 {
-        return Found::Nothing;
+        return Ok(Found::Nothing);
     }
     if begun {
-        return Found::Rubble { why: "an earlier setup did not finish".to_owned(), ours: true };
+        return Ok(Found::Rubble { why: "an earlier setup did not finish".to_owned(), ours: true });
     }
-    if !venv.join("pyvenv.cfg").is_file() {
-        return Found::Foreign("it holds files and is no virtual environment".to_owned());
+    if !there(&venv.join("pyvenv.cfg"))? {
+        return Ok(Found::Foreign("it holds files and is not a virtual environment".to_owned()));
     }
     let marker = Marker::read(venv);
     let ours = marker.is_some();
-    if !python(venv).exists() {
-        return Found::Rubble { why: "its interpreter is gone".to_owned(), ours };
+    if !there(&python(venv))? {
+        return Ok(Found::Rubble { why: "its interpreter is gone".to_owned(), ours });
     }
+    // The disk may be mounted without programs, or the folder of the Python that it stands on closed.
+    nix::unistd::access(&python(venv), AccessFlags::X_OK)
+        .map_err(|error| unseen(&python(venv), error.into()))?;
     if let (Some(marker), Some(path)) = (marker, interpreter)
         && interpreter::probe(path).probe.is_ok_and(|probe| probe.prefix != marker.base)
     {
-        return Found::Rubble { why: format!("it is to stand on {} now", path.display()), ours };
+        return Ok(Found::Rubble { why: format!("it is to stand on {} now", path.display()), ours });
     }
     // Environments need no venv module of their own, hence `uv: true`.
     let platform = interpreter::Platform { macos: cfg!(target_os = "macos"), uv: true };
-    match interpreter::choose(&[interpreter::probe(&python(venv))], platform) {
-        Ok(_) => Found::Usable { ours },
+    let probed = interpreter::probe_or_passing(&python(venv)).map_err(|why| SetupError::Io {
+        what: format!("cannot try the interpreter of {}", venv.display()),
+        why: format!("{why}; the environment is left as it is"),
+    })?;
+    match interpreter::choose(&[probed], platform) {
+        Ok(_) => Ok(Found::Usable { ours }),
         Err(none) => {
             let why = none.refused.into_iter().map(|(_, why)| why).next().unwrap_or_default();
             if ours {
-                Found::Rubble { why, ours }
+                Ok(Found::Rubble { why, ours })
             } else {
-                Found::Foreign(format!("its interpreter does not fit: {why}"))
+                Ok(Found::Foreign(format!("its interpreter does not fit: {why}")))
             }
         }
+    }
+}
+
+fn there(path: &Path) -> Result<bool, SetupError> {
+    path.try_exists().map_err(|error| unseen(path, error))
+}
+
+fn unseen(path: &Path, error: std::io::Error) -> SetupError {
+    SetupError::Io {
+        what: format!("cannot look at {}", path.display()),
+        why: format!("{error}; the environment is left as it is"),
     }
 }
 
@@ -86,7 +116,7 @@ pub fn run(
     if good && let Ok(environment) = finish(request, progress) {
         return Ok(environment);
     }
-    let ours = match find(venv, request.interpreter.as_deref()) {
+    let ours = match find(venv, request.interpreter.as_deref())? {
         Found::Foreign(why) => return Err(SetupError::NotOurs { venv: venv.clone(), why }),
         Found::Nothing => {
             create(request, &building, progress)?;
@@ -198,6 +228,7 @@ fn install(
     } else {
         provide_pip(&python)?;
         command = process::command(&python);
+        command.envs(pip_sources(&python));
         command.args([
             "-m",
             "pip",
@@ -206,10 +237,29 @@ fn install(
             "--disable-pip-version-check",
             "--progress-bar",
             "off",
+            // Whatever the user's pip settings say: here, and nowhere else.
+            "--no-user",
+            "--target=",
         ]);
     }
     command.args(options).args(&requirements);
     installer(command, progress)
+}
+
+/// The variables that leave of the user's pip settings, whichever files they stand in, where packages come from, and
+/// nothing of where they go: `user = true` or a `target` would be obeyed here too. None where pip cannot read its
+/// settings: then it says so itself.
+fn pip_sources(python: &Path) -> Vec<(String, String)> {
+    // `pip config list` leaves out a file that this variable names.
+    if std::env::var_os("PIP_CONFIG_FILE").is_some() {
+        return Vec::new();
+    }
+    let mut command = process::command(python);
+    command.args(["-m", "pip", "config", "list"]);
+    let Ok(listed) = process::output(command, std::time::Duration::from_secs(60)) else { return Vec::new() };
+    let mut found = environment::pip_sources(&listed);
+    found.push(("PIP_CONFIG_FILE".to_owned(), "/dev/null".to_owned()));
+    found
 }
 
 /// An environment that uv made has no pip, and uv may be gone by now.
@@ -283,7 +333,7 @@ mod tests {
     fn what_lies_at_the_place_is_told_apart() {
         let root = tempfile::tempdir().unwrap();
         let venv = root.path().join("venv");
-        let find = |venv: &Path| super::find(venv, None);
+        let find = |venv: &Path| super::find(venv, None).unwrap();
         assert_eq!(find(&venv), Found::Nothing);
         fs::create_dir(&venv).unwrap();
         assert_eq!(find(&venv), Found::Nothing);
@@ -300,6 +350,31 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let venv = root.path().join("venv");
         fs::write(&venv, "a file").unwrap();
-        assert!(matches!(find(&venv, None), Found::Foreign(_)));
+        assert!(matches!(find(&venv, None).unwrap(), Found::Foreign(_)));
+    }
+
+    #[test]
+    fn a_link_to_a_disk_that_is_away_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let venv = root.path().join("venv");
+        fs_err::os::unix::fs::symlink("/Volumes/Away/venv", &venv).unwrap();
+        assert!(matches!(find(&venv, None).unwrap(), Found::Foreign(why) if why.contains("/Volumes/Away")));
+    }
+
+    /// A file that may not be executed stands for a closed folder and for a disk without programs, for root as well.
+    #[test]
+    fn an_interpreter_that_may_not_be_run_costs_no_environment() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let venv = root.path().join("venv");
+        fs::create_dir_all(venv.join("bin")).unwrap();
+        fs::write(venv.join("pyvenv.cfg"), "").unwrap();
+        fs::write(python(&venv), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(python(&venv), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = find(&venv, None).unwrap_err();
+        assert!(
+            matches!(&error, SetupError::Io { why, .. } if why.contains("ermission denied")),
+            "{error:?}"
+        );
     }
 }

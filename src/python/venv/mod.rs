@@ -19,6 +19,7 @@ pub use upgrade::{Trial, Upgraded, rollback, upgrade};
 
 use super::interpreter::{self, Interpreter, NoInterpreter};
 use super::requirement::{self, DriverVersion};
+use crate::registry::dangling;
 
 /// What an environment is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,18 +245,48 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
     let venv = &request.venv;
     let not = |why: String| Err(NotReady { why, hint: "mlxctl setup".to_owned() });
     let place = venv.display();
-    if !venv.is_dir() {
-        return not(format!("there is no virtual environment at {place}"));
+    // Making another one would help nobody.
+    let unseen = |path: &Path, error: &std::io::Error| {
+        Err(NotReady {
+            why: format!("the virtual environment at {place} cannot be used: {}: {error}", path.display()),
+            hint: "correct the owner and mode of that path, and of the folders above it".to_owned(),
+        })
+    };
+    match fs_err::metadata(venv) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return not(format!("{place} is not a virtual environment: it is a file")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return match venv.symlink_metadata() {
+                Ok(_) => Err(NotReady {
+                    why: format!("there is no virtual environment at {place}: {}", dangling(venv)),
+                    hint: "mount that disk, or set another `venv` in [paths]".to_owned(),
+                }),
+                Err(_) => not(format!("there is no virtual environment at {place}")),
+            };
+        }
+        Err(error) => return unseen(venv, &error),
+    }
+    if let Err(error) = fs_err::File::open(venv.join(marker::FILE))
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return unseen(&venv.join(marker::FILE), &error);
     }
     let Some(marker) = Marker::read(venv) else {
         return not(format!("the virtual environment at {place} was never verified, or not completely made"));
     };
     // By a name of its own, which stays when another environment takes the place: Python imports while it runs.
     let python = generations::python(venv);
-    if !python.exists() {
-        return not(format!("the interpreter of {place} is gone: {} was removed", marker.base.display()));
+    match python.try_exists() {
+        Ok(true) => {}
+        Ok(false) => {
+            return not(format!("the interpreter of {place} is gone: {} was removed", marker.base.display()));
+        }
+        Err(error) => return unseen(&python, &error),
     }
-    if let Some(gone) = marker.evidence.iter().find(|path| !path.exists()) {
+    if let Err(error) = nix::unistd::access(&python, nix::unistd::AccessFlags::X_OK) {
+        return unseen(&python, &error.into());
+    }
+    if let Some(gone) = marker.evidence.iter().find(|path| !path.try_exists().unwrap_or(true)) {
         return not(format!("the packages in {place} were changed by hand: {} is gone", gone.display()));
     }
     let outdated = (marker.requirements != request.hash()).then(|| {

@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::Scope;
+use super::environment::{is_value, is_variable};
 use super::hostfile::{self, HostFile};
 use super::options::chosen;
 use super::{Scope, is_variable};
+use crate::python::environment::refused_for_model;
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawCluster, RawHost, RawModel, RawOptions};
@@ -247,10 +250,13 @@ fn is_pipeline(arg: &str) -> bool {
 fn environment(scope: &Scope<'_>, raw: &RawCluster, written: &[String]) -> Vec<(String, String)> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for text in written {
-        let pair = text
-            .split_once('=')
-            .filter(|(name, value)| is_variable(name) && !value.chars().any(char::is_control));
+        let pair = text.split_once('=').filter(|(name, value)| is_variable(name) && is_value(value));
         match (pair, &raw.hostfile) {
+            (Some((name, _)), Some(file)) if refused_for_model(name).is_some() => {
+                let why = refused_for_model(name).unwrap_or_default();
+                let message = format!("`{name}` in the host file's `envs`: {why}");
+                scope.notes.wrong(file, message, "take it out there");
+            }
             (Some((name, value)), _) => {
                 pairs.retain(|(other, _)| other != name);
                 pairs.push((name.to_owned(), value.to_owned()));

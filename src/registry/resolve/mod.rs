@@ -2,6 +2,7 @@
 //! place, so that the rest is checked all the same. A registry with notes is never handed out.
 
 mod cluster;
+mod environment;
 mod hostfile;
 mod metrics;
 mod model;
@@ -113,8 +114,24 @@ fn paths(scope: &Scope<'_>, raw: &RawPaths) -> Paths {
     let root = scope.path("root", raw.root.as_ref(), &scope.around.folder, scope.around.data.clone());
     let below =
         |key, written: &Option<At<String>>, name| scope.path(key, written.as_ref(), &root, root.join(name));
+    let venv = below("venv", &raw.venv, "mlx_venv");
+    if venv.as_os_str().as_encoded_bytes().contains(&b':') {
+        let (key, written) = match (&raw.root, &raw.venv) {
+            (root, None) => ("root", root),
+            (root, _) if root.as_ref().is_some_and(|root| root.value.contains(':')) => ("root", root),
+            (_, venv) => ("venv", venv),
+        };
+        scope.notes.add(
+            written.as_ref().map(|written| written.span.clone()),
+            format!(
+                "`{key}`: the virtual environment's path holds `:`, {}",
+                quote(&venv.display().to_string())
+            ),
+            "Python makes none there, since PATH is divided by it; choose a path without",
+        );
+    }
     Paths {
-        venv: below("venv", &raw.venv, "mlx_venv"),
+        venv,
         logs: below("logs", &raw.logs, "logs"),
         run: below("run", &raw.run, "run"),
         state: below("state", &raw.state, "state"),
@@ -269,7 +286,7 @@ fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> 
         exit_timeout,
         throttle_interval: throttle(scope, raw),
         open_files: raw.open_files.as_ref().map_or(OPEN_FILES, |written| written.value),
-        environment: environment(scope, raw),
+        environment: environment::agent(scope, raw),
     }
 }
 
@@ -279,37 +296,6 @@ fn throttle(scope: &Scope<'_>, raw: &RawAgent) -> Duration {
         scope.notes.wrong(written, "`throttle_interval` is counted in whole seconds, 1 or more", "\"10s\"");
     }
     written.value
-}
-
-/// `NAME=value` each; the names unique, and none of those that have a key of their own.
-fn environment(scope: &Scope<'_>, raw: &RawAgent) -> Vec<(String, String)> {
-    let variable = |text: &str| {
-        let problem = match text.split_once('=') {
-            Some(("PATH", _)) => "PATH has a key of its own, `path`",
-            Some((name, value)) if is_variable(name) && !value.chars().any(char::is_control) => return Ok(()),
-            _ => "no NAME=value",
-        };
-        Err((problem.to_owned(), "for example \"HF_HOME=/Volumes/Models/huggingface\"".to_owned()))
-    };
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    for text in scope.texts("environment", raw.environment.as_ref(), variable) {
-        let Some((name, value)) = text.split_once('=') else { continue };
-        if pairs.iter().any(|(other, _)| other == name) {
-            if let Some(list) = &raw.environment {
-                scope.notes.wrong(list, format!("`environment` sets {name} twice"), "leave one");
-            }
-        } else {
-            pairs.push((name.to_owned(), value.to_owned()));
-        }
-    }
-    pairs
-}
-
-/// A name that a shell would take too (POSIX, Base Definitions 8.1).
-fn is_variable(name: &str) -> bool {
-    !name.is_empty()
-        && !name.starts_with(|first: char| first.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// Whether `text` can be a part of a file's name anywhere, without quoting.

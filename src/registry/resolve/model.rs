@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::source::source;
-use super::{Scope, cluster, options, plain_word, server};
+use super::{Scope, cluster, environment, options, plain_word, server};
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawModel, RawRegistry};
@@ -65,6 +65,7 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
         size,
         target: raw.target.as_ref().and_then(|target| rate(scope, target)),
         cluster: raw.cluster.as_ref().map(|cluster| cluster::cluster(scope, cluster, raw, &file.defaults)),
+        environment: environment::model(scope, &raw.options.environment, &file.defaults.environment),
         server: server::server(scope, &raw.options.server, &file.defaults.server),
         health: options::health(scope, &raw.options.health, &file.defaults.health),
         restart: options::restart(scope, &raw.options.restart, &file.defaults.restart, start),

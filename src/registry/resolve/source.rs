@@ -14,7 +14,7 @@ pub(super) fn source(scope: &Scope<'_>, written: &At<String>) -> Source {
     if text == TINY {
         return Source::Tiny;
     }
-    if text.starts_with(['/', '~']) {
+    if text.starts_with(['/', '~', '$']) {
         return match scope.around.expand(text, Path::new("/")) {
             Ok(folder) => Source::Folder(folder),
             Err((problem, hint)) => {

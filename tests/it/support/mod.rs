@@ -194,7 +194,7 @@ impl Instance {
         };
         let mut text = format!(
             "[paths]\nroot = {root:?}\nvenv = {:?}\n[network]\nhost = \"127.0.0.1\"\n[memory]\n{}\n",
-            venv(),
+            if self.fake { self.fake_venv() } else { venv().to_owned() },
             self.memory
         );
         for model in &self.models {
@@ -207,14 +207,30 @@ impl Instance {
         std::fs::write(self.config(), text).unwrap();
     }
 
+    /// The environment of the tests with the stand-in in front: a backend imports from its environment and nowhere else.
+    fn fake_venv(&self) -> PathBuf {
+        let (real, fake) = (venv(), self.folder.path().join("venv"));
+        if fake.exists() {
+            return fake;
+        }
+        let lib = std::fs::read_dir(real.join("lib")).unwrap().next().unwrap().unwrap().file_name();
+        let packages = Path::new("lib").join(lib).join("site-packages");
+        std::fs::create_dir_all(fake.join(&packages)).unwrap();
+        std::fs::create_dir(fake.join("bin")).unwrap();
+        let paths = format!("{}\n{}\n", fakes().display(), real.join(&packages).display());
+        std::fs::write(fake.join(packages).join("fakes.pth"), paths).unwrap();
+        std::os::unix::fs::symlink(real.join("bin/python"), fake.join("bin/python")).unwrap();
+        for file in ["pyvenv.cfg", "mlxctl-venv.json"] {
+            std::fs::copy(real.join(file), fake.join(file)).unwrap();
+        }
+        fake
+    }
+
     /// A command of ours on this instance.
     pub fn mlxctl(&self, args: &[&str]) -> Command {
         let binary = std::env::var_os("MLXCTL_BINARY");
         let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_mlxctl").into()));
         command.arg("--config").arg(self.config()).args(args).stdin(Stdio::null());
-        if self.fake {
-            command.env("PYTHONPATH", fakes());
-        }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
