@@ -48,6 +48,7 @@ mod program;
 pub mod python;
 pub mod registry;
 pub mod service;
+mod speed;
 pub mod supervisor;
 pub mod terminal;
 pub mod units;

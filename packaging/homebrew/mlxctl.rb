@@ -14,7 +14,7 @@ class Mlxctl < Formula
 
   def install
     bin.install "mlxctl"
-    man1.install "man/mlxctl.1"
+    man1.install Dir["man/*.1"]
     bash_completion.install "completions/mlxctl.bash" => "mlxctl"
     zsh_completion.install "completions/mlxctl.zsh" => "_mlxctl"
     fish_completion.install "completions/mlxctl.fish"

@@ -49,6 +49,9 @@ pub struct SupervisorStatus {
     /// Conditions that it waits out: an address that is not there, a full disk.
     #[serde(default)]
     pub waiting_for: Vec<String>,
+    /// The programs that the models yield to now.
+    #[serde(default)]
+    pub yielding_to: Vec<String>,
 }
 
 /// The machine.
@@ -111,6 +114,8 @@ pub struct RouterStatus {
 pub enum StateName {
     /// Not running, and nothing will start it by itself.
     Stopped,
+    /// Its process lives, and no supervisor looks after it. Only in a document without a supervisor.
+    Unsupervised,
     /// The process is being made.
     Spawning,
     /// It reads its weights. Listening is not ready.
@@ -147,6 +152,9 @@ pub struct ModelStatus {
     pub pid: Option<i32>,
     /// The gate's: `192.168.132.21:8800`.
     pub address: String,
+    /// Where the gate listens now, which may be elsewhere or nowhere.
+    #[serde(default)]
+    pub gate: GateStatus,
     /// The backend's on loopback.
     pub backend_address: Option<String>,
     /// Of the backend, since its spawn.
@@ -161,6 +169,10 @@ pub struct ModelStatus {
     /// How far loading is, 0 to 1, in `loading`.
     #[serde(default)]
     pub progress: Option<f64>,
+    /// What the live run serves, which is not `repo` between `mlxctl use` and a restart; null: no run, or one of an
+    /// earlier version.
+    #[serde(default)]
+    pub running_repo: Option<String>,
     /// How its run differs from the registry in force, if it does.
     #[serde(default)]
     pub outdated: Option<String>,
@@ -173,6 +185,15 @@ pub struct ModelStatus {
     pub health: HealthStatus,
     /// Its requests.
     pub traffic: TrafficStatus,
+}
+
+/// Where a gate listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateStatus {
+    /// The addresses on which it takes requests now.
+    pub listening: Vec<String>,
+    /// Why it does not listen on the registry's address, if it does not.
+    pub problem: Option<String>,
 }
 
 /// A model's memory.

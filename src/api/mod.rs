@@ -8,8 +8,8 @@ pub mod paths;
 pub mod plan;
 
 pub use documents::{
-    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, HealthStatus,
-    HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress, RankState, RankStatus, ReloadRequest,
-    Reloaded, ReserveStatus, RouterStatus, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, Status,
-    StopRequest, SupervisorStatus, TrafficStatus,
+    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, GateStatus,
+    HealthStatus, HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress, RankState, RankStatus,
+    ReloadRequest, Reloaded, ReserveStatus, RouterStatus, SCHEMA, SCHEMA_HEADER, StartRequest, StateName,
+    Status, StopRequest, SupervisorStatus, TrafficStatus,
 };

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::api::{
-    BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, RouterStatus,
-    SCHEMA, StateName, Status, TrafficStatus,
+    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus,
+    RouterStatus, SCHEMA, StateName, Status, TrafficStatus,
 };
 use crate::registry::{Model, Registry, Start};
 use crate::units::Bytes;
@@ -66,12 +66,14 @@ fn stopped(registry: &Registry, model: &Model) -> ModelStatus {
         hint: None,
         pid: None,
         address: SocketAddr::new(registry.network.host, model.port).to_string(),
+        gate: GateStatus::default(),
         backend_address: None,
         uptime_seconds: None,
         restarts: 0,
         adopted: false,
         next_start_seconds: None,
         progress: None,
+        running_repo: None,
         outdated: None,
         ranks: Vec::new(),
         memory: ModelMemoryStatus {

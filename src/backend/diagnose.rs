@@ -23,6 +23,40 @@ const SIGNS: &[Sign] = &[
         hint: "a known limit of MLX under steady load (mlx-lm 831): the restart clears it; a lower memory.cache_limit makes it rarer",
     },
     Sign {
+        needles: &["impacting interactivity", "callbackerrorimpactinginteractivity"],
+        kind: FailureKind::ThreadDied,
+        meaning: "macOS ended its GPU work to keep the screen responsive",
+        hint: "environment = { AGX_RELAX_CDM_CTXSTORE_TIMEOUT = \"1\" } in the model's table relaxes that watchdog; a smaller server.prefill_step_size makes shorter GPU work; agent.process_type = \"Interactive\" raises its priority",
+    },
+    Sign {
+        needles: &["callbackerrortimeout", "callbackerrorhang", "gpu timeout error", "gpu hang error"],
+        kind: FailureKind::ThreadDied,
+        meaning: "its GPU work took too long and was ended by macOS",
+        hint: "a smaller server.prefill_step_size or memory.concurrency makes shorter GPU work; close what else uses the GPU; environment = { AGX_RELAX_CDM_CTXSTORE_TIMEOUT = \"1\" } in the model's table relaxes the watchdog",
+    },
+    Sign {
+        needles: &["callbackerrorinnocentvictim", "callbackerrorsubmissionsignored", "gpu error/recovery"],
+        kind: FailureKind::ThreadDied,
+        meaning: "the GPU was reset because of some program's work on it",
+        hint: "the restart clears it; Console.app shows under Crash Reports which program caused the reset",
+    },
+    Sign {
+        needles: &["too many open files"],
+        kind: FailureKind::Crashed,
+        meaning: "its limit of open files is too low",
+        hint: "ulimit -n 8192 in the shell before mlxctl serve, or agent.open_files = 8192 and mlxctl agent install; mlxctl doctor shows the limit",
+    },
+    Sign {
+        needles: &[
+            "library not loaded",
+            "error while loading shared libraries",
+            "cannot open shared object file",
+        ],
+        kind: FailureKind::NotPrepared,
+        meaning: "a shared library that its Python needs is gone",
+        hint: "an upgrade of Python removes it: mlxctl setup --verify finds and repairs that; if it does not, remove the environment (paths.venv) and run mlxctl setup",
+    },
+    Sign {
         needles: &[
             "out of memory",
             "insufficient memory",
@@ -140,6 +174,10 @@ pub fn telling_line(log: &str) -> Option<&str> {
             || line.contains(" - CRITICAL - ")
             || line.starts_with("libc++abi:")
             || line.starts_with("terminate called")
+            // The dynamic loaders of macOS and Linux: "dyld[411]: Library not loaded: @rpath/libmlx.dylib".
+            || line.starts_with("dyld[")
+            || line.starts_with("dyld:")
+            || line.contains(": error while loading shared libraries: ")
             || (line.starts_with("mlxctl:") && !line.starts_with("mlxctl: warning:"))
             // argparse: "python -m mlx_lm server: error: …".
             || line.split_once(": error: ").is_some_and(|(program, _)| !program.contains(" - "))
@@ -172,6 +210,37 @@ mod tests {
                 "out of memory",
             ),
             ("OSError: [Errno 98] Address already in use", FailureKind::PortLost, "its port is taken"),
+            (
+                "RuntimeError: [METAL] Command buffer execution failed: Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
+                FailureKind::ThreadDied,
+                "macOS ended its GPU work",
+            ),
+            (
+                "RuntimeError: [METAL] Command buffer execution failed: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+                FailureKind::ThreadDied,
+                "its GPU work took too long",
+            ),
+            (
+                "RuntimeError: [METAL] Command buffer execution failed: Innocent Victim of GPU Error/recovery (00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)",
+                FailureKind::ThreadDied,
+                "the GPU was reset",
+            ),
+            (
+                "RuntimeError: [METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+                FailureKind::ThreadDied,
+                "out of memory",
+            ),
+            ("OSError: [Errno 24] Too many open files: 'x'", FailureKind::Crashed, "its limit of open files"),
+            (
+                "ImportError: dlopen(core.cpython-311-darwin.so, 0x0002): Library not loaded: @rpath/libmlx.dylib",
+                FailureKind::NotPrepared,
+                "a shared library",
+            ),
+            (
+                "ImportError: libmlx.so: cannot open shared object file: No such file or directory",
+                FailureKind::NotPrepared,
+                "a shared library",
+            ),
             ("OSError: [Errno 28] No space left on device", FailureKind::NotPrepared, "the disk is full"),
             ("ModuleNotFoundError: No module named 'mlx_lm'", FailureKind::NotPrepared, "a Python module"),
             (
@@ -198,6 +267,21 @@ mod tests {
         );
         assert_eq!(death(Generation(1), Exit::Signal(11), "all fine\n").text, "run #1 was ended by SIGSEGV");
         assert!(death(Generation(1), Exit::Signal(9), "").hint.is_some());
+    }
+
+    #[test]
+    fn a_process_that_its_loader_or_the_gpu_ended_says_what_to_do() {
+        let dyld = "dyld[411]: Library not loaded: /opt/homebrew/Python.framework/Python\n  Referenced from: <1> /venv/bin/python\n  Reason: tried: '/opt/homebrew/Python.framework/Python' (no such file)\n";
+        let failure = death(Generation(1), Exit::Signal(6), dyld);
+        assert_eq!(failure.kind, FailureKind::NotPrepared, "{failure:?}");
+        assert!(failure.text.contains("was ended by SIGABRT: a shared library"), "{failure:?}");
+        assert!(failure.hint.unwrap().contains("mlxctl setup"));
+        let linux = "/venv/bin/python: error while loading shared libraries: libpython3.11.so.1.0: cannot open shared object file\n";
+        assert!(death(Generation(1), Exit::Code(127), linux).hint.is_some());
+        let gpu = "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed: Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)\n";
+        let failure = death(Generation(1), Exit::Signal(6), gpu);
+        assert_eq!(failure.kind, FailureKind::Crashed);
+        assert!(failure.hint.unwrap().contains("AGX_RELAX_CDM_CTXSTORE_TIMEOUT"));
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Launch<'_> {
         Spec {
             schema: SCHEMA,
             model: self.model.name.clone(),
+            repo: self.model.source.to_string(),
             generation: self.generation,
             argv,
             env,
@@ -313,6 +314,7 @@ mod tests {
         Spec {
             schema: SCHEMA,
             model: "m".into(),
+            repo: String::new(),
             generation: 1,
             argv: argv.collect(),
             env: Vec::new(),

@@ -24,6 +24,9 @@ pub struct Spec {
     pub schema: u32,
     /// The model's name.
     pub model: String,
+    /// What it serves, as the registry named it when the run was started; empty in files of earlier versions.
+    #[serde(default)]
+    pub repo: String,
     /// Counts the model's runs, across supervisors.
     pub generation: u64,
     /// Interpreter, `launcher.py`, this file's path, the server's arguments.

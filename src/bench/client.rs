@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
+use crate::speed;
+
 /// The longest silence of a server: a long prompt takes minutes until its first token.
 const SILENCE: Duration = Duration::from_secs(600);
 
@@ -38,10 +40,10 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Tokens a second between the first and the last; `None` for an answer of one token.
+    /// Tokens a second between the first and the last; `None` for an answer that is too short to tell.
     #[must_use]
     pub fn rate(&self) -> Option<f64> {
-        rate(self.tokens.saturating_sub(1), self.last.duration_since(self.first))
+        speed::per_second(self.tokens.saturating_sub(1), self.last.duration_since(self.first))
     }
 }
 

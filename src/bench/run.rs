@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{AskError, Sample, Target, rate};
 use super::stats::Stats;
+use crate::speed;
 
 /// What is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +192,8 @@ fn decode(streams: u32, rounds: &[Vec<Sample>]) -> Option<Decode> {
     let together = |samples: &Vec<Sample>| {
         let first = samples.iter().map(|sample| sample.first).min()?;
         let last = samples.iter().map(|sample| sample.last).max()?;
-        rate(samples.iter().map(|sample| sample.tokens.saturating_sub(1)).sum(), last.duration_since(first))
+        let tokens = samples.iter().map(|sample| sample.tokens.saturating_sub(1)).sum();
+        speed::per_second(tokens, last.duration_since(first))
     };
     let all: Vec<f64> = rounds.iter().filter_map(together).collect();
     let each: Vec<f64> = rounds.iter().flatten().filter_map(Sample::rate).collect();

@@ -56,19 +56,35 @@ impl Output {
     /// # Errors
     /// As [`Self::data`].
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+        if !self.offer(bytes)? {
+            std::process::exit(0);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::bytes`], for who has something to clean up: `false`, nobody reads stdout any more.
+    ///
+    /// # Errors
+    /// When stdout cannot be written for another reason.
+    pub fn offer(&self, bytes: &[u8]) -> Result<bool, CliError> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(CliError::failed("cannot write to stdout").why(error)),
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
         }
     }
 
-    /// Ends the process quietly as soon as nobody reads stdout any more, which a command that waits for news
-    /// would otherwise not notice before the next of them.
+    /// Ends the process quietly as soon as nobody reads stdout any more.
     pub fn quit_when_unread(&self) {
+        self.when_unread(|| std::process::exit(0));
+    }
+
+    /// Does `what` as soon as nobody reads stdout any more, which a command that waits would otherwise not notice before
+    /// it writes again.
+    pub fn when_unread(&self, what: impl FnOnce() + Send + 'static) {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        std::thread::spawn(|| {
+        std::thread::spawn(move || {
             let out = io::stdout();
             // No event is asked for: POLLERR and POLLHUP come unasked (poll(2)).
             let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
@@ -76,7 +92,7 @@ impl Output {
             if poll(&mut fds, PollTimeout::NONE).is_ok()
                 && fds[0].revents().is_some_and(|events| events.intersects(gone))
             {
-                std::process::exit(0);
+                what();
             }
         });
     }

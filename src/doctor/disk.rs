@@ -11,13 +11,39 @@ const HEADROOM: Bytes = Bytes::gb(5);
 /// A log that has grown so far is worth a word.
 const LARGE_LOG: Bytes = Bytes::gb(1);
 
-/// Whether the models that are not downloaded yet fit on the disk. `missing`: name and declared size.
+/// With less a log or a state file may be cut at any moment.
+const FULL: Bytes = Bytes::mb(100);
+
+/// Whether there is room for what is written while models run, and whether those that are not downloaded yet fit.
+/// `missing`: name and declared size. `free`: of the cache's disk. `written`: folders with what their disks have free.
 #[must_use]
-pub fn space(missing: &[(String, Option<Bytes>)], free: Option<Bytes>) -> Finding {
+pub fn space(
+    missing: &[(String, Option<Bytes>)],
+    free: Option<Bytes>,
+    written: &[(String, Bytes)],
+) -> Finding {
     let id = "disk";
+    if let Some((folder, left)) =
+        written.iter().filter(|(_, left)| *left < FULL).min_by_key(|(_, left)| *left)
+    {
+        return Finding::fail(
+            id,
+            format!("the disk of {folder} is full: {left} free; logs and state are not written"),
+            format!("make room there: du -sh {folder}/* shows what takes it"),
+        );
+    }
     let Some(free) = free else {
         return Finding::skip(id, "the system does not say how much room the disk has");
     };
+    if missing.is_empty() && free < HEADROOM {
+        return Finding::warn(
+            id,
+            format!(
+                "every model is downloaded; only {free} free, and the system swaps and updates into that"
+            ),
+            "make room on the disk of the Hugging Face cache",
+        );
+    }
     if missing.is_empty() {
         return Finding::ok(id, format!("every model is downloaded; {free} free"));
     }
@@ -47,7 +73,7 @@ pub fn logs(folder: &Path, writable: Result<(), String>, largest: Option<(String
         (Err(why), _) => Finding::fail(
             id,
             format!("{place} cannot be written: {why}"),
-            format!("mkdir -p {place}; it must belong to this user"),
+            format!("df -h {place} shows whether its disk is full; the folder must belong to this user"),
         ),
         (Ok(()), Some((name, size))) if size > LARGE_LOG => {
             Finding::warn(id, format!("{name} in {place} has {size}"), format!(": > {place}/{name}"))
@@ -165,12 +191,23 @@ mod tests {
     #[test]
     fn models_to_come_need_room_and_some() {
         let missing = [("32b".to_owned(), Some(Bytes::gb(20))), ("70b".to_owned(), Some(Bytes::gb(40)))];
-        assert_eq!(space(&[], Some(Bytes::gb(1))).state, State::Ok);
-        assert_eq!(space(&missing, Some(Bytes::gb(64))).state, State::Fail);
-        let room = space(&missing, Some(Bytes::gb(66)));
+        assert_eq!(space(&[], Some(Bytes::gb(6)), &[]).state, State::Ok);
+        assert_eq!(space(&missing, Some(Bytes::gb(64)), &[]).state, State::Fail);
+        let room = space(&missing, Some(Bytes::gb(66)), &[]);
         assert_eq!(room.state, State::Warn);
         assert_eq!(room.fix.as_deref(), Some("mlxctl pull 32b; mlxctl pull 70b"));
-        assert_eq!(space(&missing, None).state, State::Skip);
+        assert_eq!(space(&missing, None, &[]).state, State::Skip);
+    }
+
+    #[test]
+    fn a_full_disk_is_not_fine_although_every_model_is_there() {
+        let written = |left| [("/root".to_owned(), Bytes::gb(900)), ("/state".to_owned(), left)];
+        let full = space(&[], Some(Bytes::gb(900)), &written(Bytes(0)));
+        assert_eq!(full.state, State::Fail);
+        assert!(full.seen.contains("the disk of /state is full"), "{}", full.seen);
+        assert_eq!(space(&[], Some(Bytes::gb(900)), &written(Bytes::gb(1))).state, State::Ok);
+        assert_eq!(space(&[], Some(Bytes::gb(1)), &written(Bytes::gb(1))).state, State::Warn);
+        assert_eq!(space(&[], None, &written(Bytes(0))).state, State::Fail, "whatever is not known");
     }
 
     #[test]

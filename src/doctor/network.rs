@@ -40,6 +40,21 @@ pub enum PortUse {
     Denied,
 }
 
+impl PortUse {
+    /// What was found where a gate of ours could not be bound. `holders`: who listens on that port; `supervisor`: its pid;
+    /// `listens`: whether it says that its gate listens there, which decides where nobody can be looked at.
+    #[must_use]
+    pub fn in_use(holders: Vec<PortHolder>, supervisor: Option<i32>, listens: bool) -> Self {
+        let is_ours = |holder: &PortHolder| Some(holder.pid) == supervisor;
+        // Both can hold the port, on different addresses; whose it is here is the supervisor's to know.
+        if listens && (holders.is_empty() || holders.iter().any(is_ours)) {
+            return Self::Ours;
+        }
+        let stranger = holders.iter().find(|holder| !is_ours(holder)).cloned();
+        if stranger.is_none() && !holders.is_empty() { Self::Ours } else { Self::Taken(stranger) }
+    }
+}
+
 /// Whether every gate can listen. `ports`: model, port, who has it.
 #[must_use]
 pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
@@ -75,9 +90,13 @@ pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
             "ports below 1024 belong to root: choose another `port`",
         );
     }
-    let all: Vec<String> = ports.iter().map(|(_, port, _)| port.to_string()).collect();
-    let whose = if ports.iter().all(|entry| entry.2 == PortUse::Ours) { "the supervisor's" } else { "free" };
-    Finding::ok(id, format!("{} {whose}", all.join(", ")))
+    let list = |ours: bool, whose: &str| {
+        let of = ports.iter().filter(|entry| (entry.2 == PortUse::Ours) == ours);
+        let all: Vec<String> = of.map(|(_, port, _)| port.to_string()).collect();
+        (!all.is_empty()).then(|| format!("{} {whose}", all.join(", ")))
+    };
+    let both = [list(true, "held by the running supervisor"), list(false, "free")];
+    Finding::ok(id, both.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
 /// Whether the allow-list lets in those who can reach the address, and only those.
@@ -149,6 +168,30 @@ mod tests {
         assert_eq!(known.seen, "somebody else listens on 8800 (32b): python3.12, pid 4711");
         assert!(known.fix.unwrap().starts_with("kill 4711,"));
         assert_eq!(ports(&entry(PortUse::Denied)).state, State::Fail);
+    }
+
+    #[test]
+    fn a_port_is_the_supervisors_only_where_it_holds_it() {
+        let holder = |pid| PortHolder { pid, name: "x".into() };
+        let ours = |holders: Vec<PortHolder>, listens| PortUse::in_use(holders, Some(7), listens);
+        assert_eq!(ours(vec![holder(7)], true), PortUse::Ours);
+        assert_eq!(
+            ours(vec![holder(7)], false),
+            PortUse::Ours,
+            "its router, or a gate that waits for its address"
+        );
+        assert_eq!(
+            ours(vec![holder(9)], true),
+            PortUse::Taken(Some(holder(9))),
+            "whatever the supervisor says"
+        );
+        assert_eq!(ours(vec![holder(7), holder(9)], false), PortUse::Taken(Some(holder(9))));
+        assert_eq!(ours(vec![holder(7), holder(9)], true), PortUse::Ours);
+        assert_eq!(ours(vec![], true), PortUse::Ours);
+        assert_eq!(ours(vec![], false), PortUse::Taken(None));
+        assert_eq!(PortUse::in_use(vec![holder(7)], None, false), PortUse::Taken(Some(holder(7))));
+        let some = [("a".to_owned(), 1, PortUse::Ours), ("b".to_owned(), 2, PortUse::Free)];
+        assert_eq!(ports(&some).seen, "1 held by the running supervisor; 2 free");
     }
 
     #[test]

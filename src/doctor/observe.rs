@@ -1,6 +1,6 @@
 //! The part that looks: files, sockets, the host, a few programs. Nothing is changed.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -111,17 +111,19 @@ fn environment(request: &SetupRequest, existing: &Result<Environment, NotReady>)
 fn on_the_network(registry: &Registry, status: Option<&Status>) -> [Finding; 3] {
     let network = &registry.network;
     let present = addresses();
-    let whose = |ours: bool, port| if ours { PortUse::Ours } else { port_use(network.host, port) };
-    // A supervisor holds the ports of the models that it knows.
-    let known =
-        |name: &str| status.is_some_and(|status| status.models.iter().any(|known| known.name == name));
+    let pid = status.and_then(|status| status.supervisor.as_ref()).map(|supervisor| supervisor.pid);
+    let whose = |listens: bool, port| port_use(network.host, port, pid, listens);
+    let listens = |name: &str| {
+        let found = status.and_then(|status| status.models.iter().find(|known| known.name == name));
+        found.is_some_and(|model| !model.gate.listening.is_empty())
+    };
     let gates = registry
         .models
         .iter()
-        .map(|model| (model.name.clone(), model.port, whose(known(&model.name), model.port)));
-    let listens =
+        .map(|model| (model.name.clone(), model.port, whose(listens(&model.name), model.port)));
+    let routed =
         status.and_then(|status| status.router.as_ref()).is_some_and(|router| router.problem.is_none());
-    let router = registry.router.map(|port| ("the router".to_owned(), port, whose(listens, port)));
+    let router = registry.router.map(|port| ("the router".to_owned(), port, whose(routed, port)));
     let ports: Vec<(String, u16, PortUse)> = gates.chain(router).collect();
     [
         network::address(network.host, &present),
@@ -142,13 +144,13 @@ fn addresses() -> Vec<IpAddr> {
         .collect()
 }
 
-/// Listens for a moment, where a gate would.
-fn port_use(host: IpAddr, port: u16) -> PortUse {
+/// Listens for a moment, where a gate would; see [`PortUse::in_use`] for the rest.
+fn port_use(host: IpAddr, port: u16, supervisor: Option<i32>, listens: bool) -> PortUse {
     let loopback =
         if host.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
     let outcome = |address| match TcpListener::bind((address, port)) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Some(PortUse::Taken(host::port_holder(port)))
+            Some(PortUse::in_use(host::port_holders(port), supervisor, listens))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(PortUse::Denied),
         Err(_) => None,
@@ -195,13 +197,30 @@ fn on_disk(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> [Fi
     let mode =
         fs_err::metadata(&keys).ok().map(|file| std::os::unix::fs::PermissionsExt::mode(&file.permissions()));
     [
-        disk::space(&missing, cache.as_deref().and_then(free_space)),
+        disk::space(&missing, cache.as_deref().and_then(free_space), &written(registry)),
         disk::hub_cache(&HubCache { folder: folder.map(|folder| folder.display().to_string()), partial }),
         disk::logs(&registry.paths.logs, can_write(&registry.paths.logs), largest(&registry.paths.logs)),
         disk::leftovers(leftovers(registry, status.is_some(), host)),
         disk::socket_path(&run.join("mlxctl.sock"), &paths::socket_path(run), paths::SOCKET_PATH_MAX),
         disk::keys(&keys, mode, registry.network.require_key),
     ]
+}
+
+/// The folders that a supervisor writes to, with what their disks have free. Two folders of one disk are one.
+fn written(registry: &Registry) -> Vec<(String, Bytes)> {
+    let mut seen = Vec::new();
+    let paths = [&registry.paths.root, &registry.paths.state, &registry.paths.logs];
+    let device = |folder: &Path| {
+        let there = folder.ancestors().find(|folder| folder.exists())?;
+        Some(std::os::unix::fs::MetadataExt::dev(&fs_err::metadata(there).ok()?))
+    };
+    let folders = paths.into_iter().filter(|folder| {
+        let disk = device(folder);
+        let new = !seen.contains(&disk);
+        seen.push(disk);
+        new
+    });
+    folders.filter_map(|folder| Some((folder.display().to_string(), free_space(folder)?))).collect()
 }
 
 /// What an ordinary user may still write to the disk that `folder` is on, or will be on once it is made.
@@ -217,7 +236,13 @@ fn free_space(folder: &Path) -> Option<Bytes> {
 fn can_write(folder: &Path) -> Result<(), String> {
     // A folder that is to come is as good as its first ancestor that is there.
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
-    tempfile::tempfile_in(there).map(drop).map_err(|error| error.to_string())
+    // On a full disk a file can be made, and nothing be written into it.
+    let block = [0; 64 << 10];
+    let tried = tempfile::tempfile_in(there).and_then(|mut file| {
+        file.write_all(&block)?;
+        file.sync_data()
+    });
+    tried.map_err(|error| error.to_string())
 }
 
 fn largest(folder: &Path) -> Option<(String, Bytes)> {

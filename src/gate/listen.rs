@@ -21,6 +21,8 @@ use super::intake::part;
 use super::reply::Envelope;
 use super::stream::write_all;
 use crate::clock::beat;
+use crate::clock::beat;
+use crate::control::unsupervised::TAKEN;
 
 /// Between two attempts to get the address.
 const RETRY: Duration = Duration::from_secs(2);
@@ -68,7 +70,7 @@ fn problem(address: SocketAddr, error: &io::Error) -> String {
             format!("address {} is not there (another network?); serving on loopback meanwhile", address.ip())
         }
         io::ErrorKind::AddrInUse => {
-            format!("port {} of {} is taken by another program", address.port(), address.ip())
+            format!("port {} of {} {TAKEN}", address.port(), address.ip())
         }
         io::ErrorKind::PermissionDenied => format!("port {} may not be used by this user", address.port()),
         _ => format!("cannot listen on {address}: {error}"),

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
 use crate::api::TrafficStatus;
+use crate::api::TrafficStatus;
+use crate::speed;
 
 /// The counters of one model, since its gate was made. Reading never waits for a writer for long.
 #[derive(Debug)]
@@ -209,7 +211,9 @@ impl Traffic {
             if ttft.is_some() {
                 self.per_token.add(time.div_f64(count as f64), count);
             }
-            recent.tokens_per_second = blend(recent.tokens_per_second, count as f64 / time.as_secs_f64());
+            if let Some(speed) = speed::per_second(count, time) {
+                recent.tokens_per_second = blend(recent.tokens_per_second, speed);
+            }
         }
     }
 }
@@ -231,6 +235,14 @@ mod tests {
         let status = traffic.status();
         assert!((status.ttft_ms.unwrap() - 100.0).abs() < 0.1, "{status:?}");
         assert!((status.tokens_per_second.unwrap() - 20.0).abs() < 0.1, "{status:?}");
+    }
+
+    #[test]
+    fn a_short_answer_is_not_extrapolated() {
+        let traffic = Traffic::default();
+        traffic.answered(4, Some(Duration::from_millis(100)), Duration::from_micros(100_005));
+        let status = traffic.status();
+        assert_eq!((status.tokens, status.tokens_per_second), (4, None));
     }
 
     #[test]

@@ -72,11 +72,11 @@ pub struct PortHolder {
     pub name: String,
 }
 
-/// Who listens on this TCP port. `None`: nobody, or somebody whom this user may not look at. Looks through all of this
-/// user's processes (Linux), or runs `lsof` (macOS), which takes a part of a second: for a person who waits.
+/// Who listens on this TCP port, on whatever address; without those whom this user may not look at. Looks through all of
+/// this user's processes (Linux), or runs `lsof` (macOS), which takes a part of a second: for a person who waits.
 #[must_use]
-pub fn port_holder(port: u16) -> Option<PortHolder> {
-    native::port_holder(port)
+pub fn port_holders(port: u16) -> Vec<PortHolder> {
+    native::port_holders(port)
 }
 
 /// The time on the clock that goes on through sleep; what [`Host::now`] says, without the rest.

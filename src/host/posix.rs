@@ -110,6 +110,39 @@ fn insist(peer: nix::unistd::Uid, me: nix::unistd::Uid) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
+/// Whether SIGHUP means that this process's terminal is gone: it has one, and was not told (nohup) to outlive it. To be
+/// asked before a handler is installed.
+#[must_use]
+#[expect(unsafe_code, reason = "nix's sigaction cannot ask without changing")]
+pub fn ends_with_terminal() -> bool {
+    // The controlling terminal, whatever stdin is (tty(4)).
+    if std::fs::File::open("/dev/tty").is_err() {
+        return false;
+    }
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action it only fills in the present one, for which there is room.
+    let asked = unsafe { libc::sigaction(libc::SIGHUP, std::ptr::null(), now.as_mut_ptr()) };
+    // SAFETY: filled in, where the call succeeded.
+    asked != 0 || unsafe { now.assume_init() }.sa_sigaction != libc::SIG_IGN
+}
+
+/// Wall time as this machine's people read it: "2026-02-08 11:00:00", in the zone of `TZ` or the system.
+#[must_use]
+#[expect(unsafe_code, reason = "localtime_r has no safe wrapper")]
+pub fn local_time(at: std::time::SystemTime) -> Option<String> {
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let seconds = libc::time_t::try_from(since.as_secs()).ok()?;
+    let mut parts = std::mem::MaybeUninit::<libc::tm>::uninit();
+    // SAFETY: both pointers are valid, and nothing of this process changes the environment while it runs.
+    if unsafe { libc::localtime_r(&raw const seconds, parts.as_mut_ptr()) }.is_null() {
+        return None;
+    }
+    // SAFETY: it is filled in where the answer is not null.
+    let tm = unsafe { parts.assume_init() };
+    let (year, month, day) = (tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday);
+    Some(format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", tm.tm_hour, tm.tm_min, tm.tm_sec))
+}
+
 /// Closes every file descriptor above stderr. Only for a process that is about to become another one.
 #[expect(unsafe_code, reason = "descriptors are closed behind the backs of whoever owns them")]
 pub fn close_inherited() {

@@ -109,17 +109,22 @@ pub struct Listener {
 /// The listeners on `port` in `/proc/net/tcp` or `/proc/net/tcp6`. Bound to `::`, a socket counts, though it may
 /// be one that refuses IPv4; that is not to be seen here.
 pub fn listeners(table: &str, port: u16) -> Vec<Listener> {
+    let reached = |(bound, inode)| Some(Listener { inode, exact: reaches_loopback(bound)? });
+    listening(table, port).filter_map(reached).collect()
+}
+
+/// The sockets that listen on `port`, on whatever address: where, and their inodes.
+pub fn listening(table: &str, port: u16) -> impl Iterator<Item = (IpAddr, u64)> {
     const LISTEN: &str = "0A";
-    let row = |line: &str| {
+    let row = move |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
         let (bound, hex_port) = fields.get(1)?.split_once(':')?;
         if u16::from_str_radix(hex_port, 16).ok()? != port || *fields.get(3)? != LISTEN {
             return None;
         }
-        let exact = reaches_loopback(address(bound)?)?;
-        Some(Listener { inode: fields.get(9)?.parse().ok()?, exact })
+        Some((address(bound)?, fields.get(9)?.parse().ok()?))
     };
-    table.lines().skip(1).filter_map(row).collect()
+    table.lines().skip(1).filter_map(row)
 }
 
 /// An address as the kernel prints it there.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Outcome};
 use super::fleet::{Fleet, Managed, Policy};
-use super::state::{Cause, Generation, Name, Next, Rung, State, StopReason};
+use super::state::{Cause, Failure, FailureKind, Generation, Name, Next, Rung, State, StopReason};
 use super::step::Turn;
 use super::waiters::Wants;
 use crate::host::Signal;
@@ -50,6 +50,9 @@ impl Fleet {
                 model.failures.forgive();
                 let cause = Cause::Person(Box::new(model.state.clone()));
                 if let Err(failure) = self.launch(turn, index, force, cause) {
+                    if failure.kind == FailureKind::FilesMissing {
+                        self.fall(turn, index, failure.clone());
+                    }
                     return turn.reply(waiter, Outcome::Failed(failure));
                 }
                 self.models[index].restarts = 0;
@@ -96,6 +99,13 @@ impl Fleet {
         let Some((index, generation)) = live.filter(|(index, _)| !self.closing && listed(*index)) else {
             return self.start(turn, name, waiter, false, Wants::Ready(Generation(0)), None);
         };
+        // What would come instead must be there before what works is ended for it.
+        if let Err(failure) = turn.admission.prepared(name) {
+            turn.note(name, "refused", format!("not restarted: {}", failure.text));
+            let text = format!("{}; the present run goes on", failure.text);
+            let refusal = Failure { kind: FailureKind::Refused, text, ..failure };
+            return turn.reply(waiter, Outcome::Failed(refusal));
+        }
         self.models[index].failures.forgive();
         self.bring_down(turn, index, Next::Restart { force: false }, now, drain);
         self.waiters.add(waiter, name, Wants::Ready(generation), None);

@@ -49,7 +49,8 @@ pub enum Event {
         /// The longest drain; the policy's, if not named.
         drain: Option<Duration>,
     },
-    /// A start that memory refused, or that something missing prevented, may go now.
+    /// A start that memory refused, or that something missing prevented, may go now. Starts no manual model whose files
+    /// were missing.
     Retry(Name),
     /// Memory pressure is over: an always-on model that was stopped for it may come back.
     Return(Name),

@@ -38,9 +38,16 @@ pub trait Admission {
     /// Judges a start. `live` is what is reserved now, a pair a live run.
     ///
     /// # Errors
-    /// A [`Failure`] of kind `Refused`, or `NotPrepared` when something that a start needs is not there.
+    /// A [`Failure`] of kind `Refused`, or `FilesMissing` or `NotPrepared` when something that a start needs is not there.
     /// `force` goes past a refusal, and the verdict says so, but not past what is not prepared.
     fn judge(&mut self, model: &Name, live: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure>;
+
+    /// Looks whether everything that a start needs is there, memory aside. Asked before a run that works is ended for
+    /// another one.
+    ///
+    /// # Errors
+    /// A [`Failure`] of kind `FilesMissing` or `NotPrepared`.
+    fn prepared(&mut self, model: &Name) -> Result<(), Failure>;
 }
 
 /// A granted start.

@@ -59,6 +59,8 @@ enum Happening {
     Pass(u16),
     Slept(u16),
     Short(bool),
+    /// The files of all models are gone from now on, or there again.
+    Missing(bool),
     /// From now on other machines have a say.
     Apart(bool),
     Answer {
@@ -95,6 +97,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         6 => any::<u16>().prop_map(H::Pass),
         1 => any::<u16>().prop_map(H::Slept),
         1 => any::<bool>().prop_map(H::Short),
+        1 => any::<bool>().prop_map(H::Missing),
         1 => any::<bool>().prop_map(H::Apart),
         3 => (any::<bool>(), any::<bool>(), 0u8..2)
             .prop_map(|(manual, agreed, back)| H::Answer { manual, agreed, back }),
@@ -109,12 +112,14 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// Grants as long as the sum fits.
 struct Sums {
     short: bool,
+    missing: bool,
     others: bool,
 }
 
 impl Admission for Sums {
     fn judge(&mut self, model: &Name, live: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure> {
         assert!(live.iter().all(|(name, _)| name != model), "{model} is judged while a run of it lives");
+        self.prepared(model)?;
         let reserved = if &**model == ALWAYS { Bytes::gb(20) } else { Bytes::gb(40) };
         let sum: Bytes = live.iter().map(|(_, bytes)| *bytes).sum();
         let fits = !self.short && sum + reserved <= BUDGET;
@@ -123,6 +128,12 @@ impl Admission for Sums {
             return Ok(Verdict { reserved, overridden, others: self.others && !force });
         }
         Err(Failure::new(FailureKind::Refused, "memory is short"))
+    }
+
+    fn prepared(&mut self, model: &Name) -> Result<(), Failure> {
+        let failure =
+            || Failure::new(FailureKind::FilesMissing, format!("the files of {model} are not there"));
+        if self.missing { Err(failure()) } else { Ok(()) }
     }
 }
 
@@ -147,7 +158,7 @@ impl World {
         let mut world = Self {
             fleet: Fleet::new(models, seed),
             now: Moment(Duration::from_secs(1000)),
-            admission: Sums { short: false, others: false },
+            admission: Sums { short: false, missing: false, others: false },
             alive: BTreeMap::new(),
             waiting: BTreeSet::new(),
             next_waiter: 0,
@@ -232,6 +243,8 @@ impl World {
                         assert!(until.since(self.now) <= Duration::from_secs(600));
                     }
                     State::Stopped { why } => assert_ne!(*why, StopReason::NeverStarted),
+                    // Named, and waited for by whoever looks at files.
+                    state if state.waits_for_files() => {}
                     other => panic!("always-on and down as {other:?}"),
                 }
             }
@@ -275,6 +288,7 @@ impl World {
                 self.send(Event::Slept(length));
             }
             Happening::Short(short) => self.admission.short = *short,
+            Happening::Missing(missing) => self.admission.missing = *missing,
             Happening::Apart(apart) => self.admission.others = *apart,
             Happening::Answer { manual, agreed, back } => {
                 self.answer(&name(manual), *agreed, u64::from(*back));

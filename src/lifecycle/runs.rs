@@ -149,7 +149,7 @@ impl Fleet {
             return;
         }
         let ready_for = std::mem::take(&mut model.ready_for);
-        if !model.policy.restart.enabled {
+        if !model.policy.restart.enabled || failure.kind == FailureKind::FilesMissing {
             turn.note(&model.name, "failed", format!("{}; it stays down", failure.text));
             model.state = State::Failed { last: failure };
             return;
@@ -275,6 +275,14 @@ impl Failure {
     #[must_use]
     pub fn waits_for_others(&self) -> bool {
         matches!(self.kind, FailureKind::Refused | FailureKind::NotPrepared)
+    }
+}
+
+impl State {
+    /// Whether it is down because the files that it would serve are not there.
+    #[must_use]
+    pub fn waits_for_files(&self) -> bool {
+        matches!(self, Self::Failed { last } if last.kind == FailureKind::FilesMissing)
     }
 }
 

@@ -202,8 +202,10 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Something that a start needs is not there: venv, files, permission.
+    /// Something that a start needs is not there, or cannot be used yet: venv, disk space, permission.
     NotPrepared,
+    /// The files that it serves are not on this disk. No later try helps before somebody brings them, so there is none.
+    FilesMissing,
     /// The process could not be made.
     SpawnFailed,
     /// It ended by itself.

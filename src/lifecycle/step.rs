@@ -31,14 +31,7 @@ impl Fleet {
             Event::Restart { model, waiter, now, drain } => {
                 self.restart(&mut turn, &model, waiter, now, drain);
             }
-            Event::Retry(model) => {
-                if let Some(index) = self.index(&model)
-                    && let State::Backoff { last, .. } = &self.models[index].state
-                    && last.waits_for_others()
-                {
-                    self.come_back(&mut turn, index);
-                }
-            }
+            Event::Retry(model) => self.retry(&mut turn, &model),
             Event::Return(model) => {
                 if let Some(index) = self.index(&model)
                     && matches!(self.models[index].state, State::Stopped { why: StopReason::Pressure })
@@ -100,6 +93,21 @@ impl Fleet {
             {
                 self.fall(turn, index, failure);
             }
+        }
+    }
+
+    /// What a start waited for may be there now. A manual model waits for a person all the same.
+    fn retry(&mut self, turn: &mut Turn, name: &Name) {
+        let Some(index) = self.index(name) else { return };
+        let model = &self.models[index];
+        match &model.state {
+            State::Backoff { last, .. } if last.waits_for_others() => self.come_back(turn, index),
+            state if state.waits_for_files() && model.policy.start == Start::Always && !self.closing => {
+                if let Err(failure) = self.launch(turn, index, false, Cause::Supervisor) {
+                    self.fall(turn, index, failure);
+                }
+            }
+            _ => {}
         }
     }
 

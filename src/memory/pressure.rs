@@ -37,7 +37,7 @@ pub enum Action {
         /// Which.
         model: String,
         /// In a few words.
-        why: &'static str,
+        why: String,
     },
     /// Start this always-on model again, which was stopped for pressure.
     Return {
@@ -49,7 +49,7 @@ pub enum Action {
     /// Starts are refused from now on (or not any more); see [`Policy::refuses`].
     Changed {
         /// In a few words.
-        what: &'static str,
+        what: String,
     },
 }
 
@@ -68,6 +68,8 @@ pub struct Policy {
     /// Always-on models that come back after the episode.
     owed: BTreeSet<String>,
     yielding: bool,
+    /// The programs that were last seen to run.
+    programs: Vec<String>,
     /// Since when no program to yield to runs, while yielding.
     alone_since: Option<Moment>,
 }
@@ -84,6 +86,7 @@ impl Policy {
             stopped: BTreeSet::new(),
             owed: BTreeSet::new(),
             yielding: false,
+            programs: Vec::new(),
             alone_since: None,
         }
     }
@@ -93,21 +96,27 @@ impl Policy {
         self.settings = settings;
     }
 
-    /// Why a start is refused now, if it is.
+    /// Why a start is refused now, if it is. `running` are the programs of [`Settings::yield_to`] that run at this moment,
+    /// which may be more than were seen in the last step.
     #[must_use]
-    pub fn refuses(&self, start: Start) -> Option<&'static str> {
+    pub fn refuses(&self, start: Start, running: &[String]) -> Option<String> {
         if self.level > Pressure::Normal {
-            return Some("memory pressure is not normal yet");
+            return Some("memory pressure is not normal yet".to_owned());
         }
-        let refuse = self.settings.yield_actions.contains(&YieldAction::RefuseManual);
-        (start == Start::Manual && self.yielding && refuse)
-            .then_some("a program runs that the models yield to")
+        if start != Start::Manual || !self.settings.yield_actions.contains(&YieldAction::RefuseManual) {
+            return None;
+        }
+        match (running, self.yielding_to()) {
+            ([], []) => None,
+            ([], last) => Some(format!("{} ran a moment ago, and the models yield to it", last.join(", "))),
+            (running, _) => Some(yields(running)),
+        }
     }
 
-    /// Whether the models yield to a program.
+    /// The programs that the models yield to now, as last seen; none: they do not.
     #[must_use]
-    pub fn yielding(&self) -> bool {
-        self.yielding
+    pub fn yielding_to(&self) -> &[String] {
+        if self.yielding { &self.programs } else { &[] }
     }
 
     /// When to step again even if nothing changes; `None`: not before something does.
@@ -135,7 +144,7 @@ impl Policy {
         self.rise(pressure, &mut actions);
         self.critical(now, pressure, models, &mut actions);
         self.calm(now, pressure, &mut actions);
-        self.give_way(now, models, !programs.is_empty(), &mut actions);
+        self.give_way(now, models, programs, &mut actions);
         actions
     }
 
@@ -145,7 +154,7 @@ impl Policy {
         }
         if self.level == Pressure::Normal {
             actions.push(Action::Changed {
-                what: "memory pressure rises: no model is started until it is over",
+                what: "memory pressure rises: no model is started until it is over".to_owned(),
             });
         }
         self.level = pressure;
@@ -176,7 +185,10 @@ impl Policy {
             self.owed.insert(model.name.clone());
         }
         self.stopped.insert(model.name.clone());
-        actions.push(Action::Stop { model: model.name.clone(), why: "memory pressure stayed critical" });
+        actions.push(Action::Stop {
+            model: model.name.clone(),
+            why: "memory pressure stayed critical".to_owned(),
+        });
     }
 
     fn calm(&mut self, now: Moment, pressure: Pressure, actions: &mut Vec<Action>) {
@@ -191,14 +203,18 @@ impl Policy {
         self.level = Pressure::Normal;
         self.calm_since = None;
         self.stopped.clear();
-        actions.push(Action::Changed { what: "memory pressure is over" });
+        actions.push(Action::Changed { what: "memory pressure is over".to_owned() });
         actions.extend(std::mem::take(&mut self.owed).into_iter().map(|model| Action::Return { model }));
     }
 
-    fn give_way(&mut self, now: Moment, models: &[Running], runs: bool, actions: &mut Vec<Action>) {
+    fn give_way(&mut self, now: Moment, models: &[Running], programs: &[String], actions: &mut Vec<Action>) {
+        let runs = !programs.is_empty();
+        if runs {
+            self.programs = programs.to_vec();
+        }
         let does = |action| self.settings.yield_actions.contains(&action);
         if runs && !self.yielding {
-            actions.push(Action::Changed { what: "a program runs that the models yield to" });
+            actions.push(Action::Changed { what: yields(programs) });
             if does(YieldAction::Trim) {
                 actions.push(Action::TrimAll { why: "yielding to a program" });
             }
@@ -207,10 +223,8 @@ impl Policy {
             }
             if does(YieldAction::StopManual) {
                 let manual = models.iter().filter(|model| model.start == Start::Manual);
-                let stop = |model: &Running| Action::Stop {
-                    model: model.name.clone(),
-                    why: "a program runs that the models yield to",
-                };
+                let stop =
+                    |model: &Running| Action::Stop { model: model.name.clone(), why: yields(programs) };
                 let stops: Vec<Action> = manual.map(stop).filter(|stop| !actions.contains(stop)).collect();
                 actions.extend(stops);
             }
@@ -226,10 +240,17 @@ impl Policy {
         }
         self.yielding = false;
         self.alone_since = None;
-        actions.push(Action::Changed { what: "no program runs any more that the models yield to" });
+        let ended = std::mem::take(&mut self.programs).join(", ");
+        actions.push(Action::Changed { what: format!("{ended} has ended: the models no longer yield") });
         // Whatever the settings say now: a rung that was lowered before is raised again.
         actions.push(Action::Prioritise(Priority::Normal));
     }
+}
+
+/// "Civ5XP is running, and the models yield to it".
+fn yields(programs: &[String]) -> String {
+    let are = if programs.len() == 1 { ("is", "it") } else { ("are", "them") };
+    format!("{} {} running, and the models yield to {}", programs.join(", "), are.0, are.1)
 }
 
 #[cfg(test)]

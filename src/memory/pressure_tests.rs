@@ -34,15 +34,15 @@ fn trims(actions: &[Action]) -> usize {
 #[test]
 fn rising_pressure_trims_and_refuses_starts_until_it_has_been_calm_for_the_set_time() {
     let mut policy = Policy::new(PressureSettings::default());
-    assert_eq!(policy.refuses(Start::Always), None);
+    assert_eq!(policy.refuses(Start::Always, &[]), None);
     assert_eq!(trims(&policy.step(at(0), Pressure::Warning, &models(false), &[])), 1);
-    assert!(policy.refuses(Start::Always).is_some());
+    assert!(policy.refuses(Start::Always, &[]).is_some());
     assert_eq!(policy.step(at(10), Pressure::Normal, &models(false), &[]), []);
-    assert!(policy.refuses(Start::Manual).is_some());
+    assert!(policy.refuses(Start::Manual, &[]).is_some());
     assert_eq!(policy.next(), Some(at(130)));
     assert_eq!(policy.step(at(129), Pressure::Normal, &models(false), &[]), []);
     assert_eq!(policy.step(at(130), Pressure::Normal, &models(false), &[]).len(), 1);
-    assert_eq!(policy.refuses(Start::Manual), None);
+    assert_eq!(policy.refuses(Start::Manual, &[]), None);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn models_yield_while_the_game_runs_and_for_no_longer() {
     let on = policy.step(at(0), Pressure::Normal, &models(false), &game);
     assert_eq!((trims(&on), stops(&on)), (1, vec!["7b", "70b"]));
     assert!(on.contains(&Action::Prioritise(Priority::Background)));
-    assert!(policy.refuses(Start::Manual).is_some() && policy.refuses(Start::Always).is_none());
+    assert!(policy.refuses(Start::Manual, &[]).is_some() && policy.refuses(Start::Always, &[]).is_none());
     assert_eq!(policy.step(at(1), Pressure::Normal, &models(false), &game), [], "once");
     assert_eq!(
         policy.step(at(100), Pressure::Normal, &models(false), &[]),
@@ -103,7 +103,28 @@ fn models_yield_while_the_game_runs_and_for_no_longer() {
     assert_eq!(policy.step(at(200), Pressure::Normal, &models(false), &[]), []);
     let off = policy.step(at(215), Pressure::Normal, &models(false), &[]);
     assert!(off.contains(&Action::Prioritise(Priority::Normal)), "{off:?}");
-    assert_eq!(policy.refuses(Start::Manual), None);
+    assert_eq!(policy.refuses(Start::Manual, &[]), None);
+}
+
+#[test]
+fn a_program_to_yield_to_is_named_even_before_a_step_has_seen_it() {
+    let actions = [YieldAction::RefuseManual].into();
+    let mut policy = Policy::new(PressureSettings { yield_actions: actions, ..PressureSettings::default() });
+    let game = ["Civ5XP".to_owned()];
+    assert_eq!(policy.refuses(Start::Manual, &[]), None);
+    let named = "Civ5XP is running, and the models yield to it".to_owned();
+    assert_eq!(policy.refuses(Start::Manual, &game).as_ref(), Some(&named));
+    assert_eq!(policy.refuses(Start::Always, &game), None);
+    assert_eq!(policy.yielding_to(), [""; 0]);
+    let seen = policy.step(at(0), Pressure::Normal, &models(false), &game);
+    assert!(seen.contains(&Action::Changed { what: named }), "{seen:?}");
+    assert_eq!(policy.yielding_to(), game);
+    let _ = policy.step(at(10), Pressure::Normal, &models(false), &[]);
+    assert!(policy.refuses(Start::Manual, &[]).unwrap().starts_with("Civ5XP ran a moment ago"));
+    let over = policy.step(at(25), Pressure::Normal, &models(false), &[]);
+    let ended = "Civ5XP has ended: the models no longer yield".to_owned();
+    assert!(over.contains(&Action::Changed { what: ended }), "{over:?}");
+    assert_eq!(policy.yielding_to(), [""; 0]);
 }
 
 fn pressures() -> impl Strategy<Value = Vec<(u64, Pressure, bool)>> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use super::files;
 use super::learned::Learned;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
@@ -16,6 +17,7 @@ use crate::memory::{Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, 
 use crate::python::tiny;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Cluster, Model, Registry, Source};
+use crate::registry::{Cluster, Model, Registry, Source, Start};
 use crate::units::Bytes;
 
 /// What a start needs, found.
@@ -46,16 +48,7 @@ pub(super) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Fa
     let missing = |text: String, hint: &str| Failure::new(FailureKind::NotPrepared, text).hint(hint);
     let environment = venv::existing(&SetupRequest::to_look(registry))
         .map_err(|not_ready| missing(not_ready.why, &not_ready.hint))?;
-    match &model.source {
-        Source::Folder(folder) if !folder.join("config.json").is_file() => {
-            let text = format!("no model at {}: it has no config.json", folder.display());
-            return Err(missing(text, "correct `repo` in the registry"));
-        }
-        Source::Tiny if tiny::existing(&folders::cache()).is_none() => {
-            return Err(missing("the built-in model has not been made yet".into(), "mlxctl setup"));
-        }
-        _ => {}
-    }
+    files::there(model)?;
     let venv::Environment { python, gpu_limit, .. } = environment;
     Ok(Prepared { python, served: served(&model.source), gpu_limit })
 }
@@ -91,20 +84,22 @@ pub(super) struct Gatekeeper<'a> {
 }
 
 impl Admission for Gatekeeper<'_> {
+    fn prepared(&mut self, name: &Name) -> Result<(), Failure> {
+        let platform = Platform::of(&self.host.memory().unwrap_or_default());
+        self.look_at_files(name, platform).map(drop)
+    }
+
     fn judge(&mut self, name: &Name, granted: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure> {
         let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
         let reading = self.host.memory().unwrap_or_default();
         let platform = Platform::of(&reading);
-        let slot = self.slots.get_mut(name).ok_or_else(gone)?;
-        let prepared = prepare(self.registry, &slot.model)?;
+        let prepared = self.look_at_files(name, platform)?;
         let gpu_limit = GpuLimit::of(platform, &reading, prepared.gpu_limit);
-        slot.files.look(&slot.model);
-        let plan = plan(self.registry, &slot.model, &slot.files, platform, self.learned)?;
-        let estimate = plan.estimate.clone();
-        slot.plan = Some(plan);
+        let slot = self.slots.get(name).ok_or_else(gone)?;
+        let estimate = slot.plan.as_ref().and_then(|plan| plan.estimate.clone());
         let start = slot.model.start;
         let others = slot.model.cluster.as_ref().map(Cluster::others).unwrap_or_default();
-        if let Some(why) = self.policy.refuses(start).filter(|_| !force) {
+        if let Some(why) = self.yields(start).filter(|_| !force) {
             let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
             return Err(failure.hint("wait until it is over, or --force"));
         }
@@ -135,6 +130,23 @@ impl Admission for Gatekeeper<'_> {
 }
 
 impl Gatekeeper<'_> {
+    /// What a start of this model needs and takes, by its files as they are now.
+    fn look_at_files(&mut self, name: &Name, platform: Platform) -> Result<Prepared, Failure> {
+        let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
+        let slot = self.slots.get_mut(name).ok_or_else(gone)?;
+        let prepared = prepare(self.registry, &slot.model)?;
+        slot.files.look(&slot.model);
+        slot.plan = Some(plan(self.registry, &slot.model, &slot.files, platform, self.learned)?);
+        Ok(prepared)
+    }
+
+    /// Why pressure, or a program that runs now, keeps the model from being started.
+    fn yields(&self, start: Start) -> Option<String> {
+        let yield_to = &self.registry.pressure.yield_to;
+        let running = if yield_to.is_empty() { Vec::new() } else { self.host.running(yield_to) };
+        self.policy.refuses(start, &running)
+    }
+
     /// Plan, live availability and GPU limit: all must have room.
     fn weigh(
         &self,

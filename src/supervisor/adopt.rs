@@ -86,7 +86,7 @@ fn model_of_spec(name: &str) -> Option<&str> {
 }
 
 /// Whether the recorded process is the one that has its pid now, on this boot.
-fn lives(record: &Record, host: &dyn Host) -> bool {
+pub(super) fn lives(record: &Record, host: &dyn Host) -> bool {
     record.boot_id == host.facts().boot_id
         && host.identify(record.identity.pid).ok().flatten() == Some(record.identity)
 }

@@ -48,6 +48,7 @@ impl Driver {
     fn start(&mut self, asked: &str, request: &StartRequest, answer: Answer<CommandDone>) {
         let Some(model) = self.resolve(asked, answer) else { return };
         let (name, answer) = model;
+        self.look_at_programs();
         let timeout =
             request.timeout_seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
         let (waiter, outcome) = self.waiter();

@@ -31,6 +31,7 @@ fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
     let spec = Spec {
         schema: SCHEMA,
         model: "m".into(),
+        repo: String::new(),
         generation: 3,
         argv: Vec::new(),
         env: Vec::new(),

@@ -338,8 +338,17 @@ impl Driver {
         };
         let (generation, reserved) = (Generation(started.generation), Bytes(started.reserved));
         // While something that a start needs is missing, nothing can be said.
-        let Ok(wanted) = self.spec(name, generation, reserved, String::new()) else { return };
-        let outdated = launch::difference(started, &wanted);
+        let outdated = match self.spec(name, generation, reserved, String::new()) {
+            Ok(wanted) => launch::difference(started, &wanted),
+            // It cannot be started as the registry has it now: what that would be is said all the same.
+            Err(missing) if missing.kind == FailureKind::FilesMissing => match self.slots.get(name) {
+                Some(slot) if slot.model.source.to_string() != started.repo => {
+                    Some(format!("{} → {}", started.repo, slot.model.source))
+                }
+                _ => return,
+            },
+            Err(_) => return,
+        };
         if let Some(run) = self.slots.get_mut(name).and_then(|slot| slot.run.as_mut()) {
             run.outdated = outdated;
         }
@@ -434,7 +443,12 @@ impl Driver {
         let Some(slot) = self.slots.get_mut(name) else { return };
         match report {
             Report::Listening { addresses, problem } => {
+                let news = addresses != slot.addresses;
                 slot.addresses = addresses;
+                if news && !slot.addresses.is_empty() {
+                    let at: Vec<_> = slot.addresses.iter().map(|at| format!("http://{at}/v1")).collect();
+                    tracing::info!("the gate of {name} listens at {}", at.join(" and "));
+                }
                 if slot.gate_problem == problem {
                     return;
                 }

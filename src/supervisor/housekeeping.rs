@@ -38,6 +38,7 @@ impl Driver {
         for name in names {
             self.rotate(&name);
         }
+        self.look_for_files();
         self.rest();
         let own = self.registry.agent.log.clone();
         if let Err(error) = rotate_own(&own) {

@@ -32,7 +32,15 @@ impl Driver {
     pub fn next_look(&self) -> Option<Moment> {
         let mut models = self.fleet.models().iter();
         let ready = models.any(|model| matches!(model.state, State::Ready { .. }));
-        ready.then_some(self.look_due).into_iter().chain(self.policy.next()).min()
+        let undone = ready || !self.policy.yielding_to().is_empty();
+        undone.then_some(self.look_due).into_iter().chain(self.policy.next()).min()
+    }
+
+    /// Looks before something is decided that a program to yield to has a say in. Without ready models nobody else does.
+    pub fn look_at_programs(&mut self) {
+        if !self.registry.pressure.yield_to.is_empty() {
+            self.look();
+        }
     }
 
     /// Looks, decides, acts.
@@ -93,7 +101,7 @@ impl Driver {
                 }
             }
             Action::Stop { model, why } => {
-                self.note(Some(&model), "stopped_for_memory", why);
+                self.note(Some(&model), "stopped_for_memory", &why);
                 let model = Name::from(model.as_str());
                 self.handle(Event::Stop {
                     model,
@@ -105,7 +113,7 @@ impl Driver {
             }
             Action::Return { model } => self.handle(Event::Return(Name::from(model.as_str()))),
             Action::Prioritise(priority) => self.prioritise(priority),
-            Action::Changed { what } => self.note(None, "memory", what),
+            Action::Changed { what } => self.note(None, "memory", &what),
         }
     }
 

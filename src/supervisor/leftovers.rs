@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::adopt;
 use super::lock::{self, Lock, LockError};
 use crate::backend::record;
+use crate::backend::spec::Record;
 use crate::host::{Host, Identity, Signal};
 
 /// Between two looks whether a process is gone.
@@ -64,6 +65,15 @@ impl Leftovers {
         self.backends.remove(model);
         record::forget(&self.run, model)
     }
+}
+
+/// The runs that live by their records, looked at without a lock and without changing anything: for those who show them.
+#[must_use]
+pub fn running(run: &Path, host: &dyn Host) -> Vec<Record> {
+    let entries = fs_err::read_dir(run).into_iter().flatten().flatten();
+    let records = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".live.json"));
+    let read = |path: PathBuf| serde_json::from_slice(&fs_err::read(path).ok()?).ok();
+    records.filter_map(|entry| read(entry.path())).filter(|record| adopt::lives(record, host)).collect()
 }
 
 /// Waits until nothing of the group is left; `false`: the time is up.

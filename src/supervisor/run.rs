@@ -25,8 +25,10 @@ use super::router::Routing;
 use super::view::Glance;
 use crate::backend::LAUNCHER;
 use crate::clock::Moment;
+use crate::clock::Moment;
 use crate::gate::Listening;
 use crate::host::{Host, Priority};
+use crate::host::{Host, Priority, posix};
 use crate::lifecycle::{self, Event, Fleet, Name};
 use crate::memory::pressure::Policy;
 use crate::metrics::{Listener, Noted};
@@ -169,6 +171,7 @@ impl Supervisor {
         let Self { mut driver, mut inbox, mut reports, mut router_reports, found, handle: _ } = self;
         driver.note(None, "up", concat!("supervisor ", env!("CARGO_PKG_VERSION"), " is up"));
         driver.adopt(found);
+        driver.look_at_programs();
         driver.handle(Event::Boot);
         while !driver.finished && !driver.may_leave() {
             let now = driver.host.now();
@@ -228,17 +231,23 @@ impl Driver {
     }
 }
 
-/// SIGTERM and SIGINT: everything down, then the end; a second one skips the drains. SIGHUP: the registry is read
-/// again. Ends with the process.
+/// SIGTERM and SIGINT: everything down, then the end; a second one skips the drains. SIGHUP is the end as well where
+/// there is a terminal, which was closed then; a service has none, and reads the registry again. Ends with the process.
 ///
 /// # Errors
 /// The system's, if it takes no handlers.
 pub fn on_signals(handle: Handle, config: PathBuf) -> std::io::Result<()> {
+    let ends_with_terminal = posix::ends_with_terminal();
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     tokio::spawn(async move {
         let mut asked = false;
         while let Some(signal) = signals.next().await {
-            if signal == SIGHUP {
+            if signal == SIGHUP && ends_with_terminal {
+                // Kernel and shell may both send it: a second one is no impatience.
+                tracing::info!("the terminal was closed: everything is stopped");
+                asked = true;
+                handle.shutdown(false);
+            } else if signal == SIGHUP {
                 // What came of it is in the history.
                 let _ = handle.reload(super::read_registry(&config), false).await;
             } else {

@@ -1,13 +1,14 @@
 //! What the loop shows of itself: the documents of the control API.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::driver::Driver;
 use super::slot::Slot;
 use crate::api::plan;
 use crate::api::{
-    BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus, SCHEMA, Status,
-    SupervisorStatus,
+    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus,
+    SCHEMA, Status, SupervisorStatus,
 };
 use crate::clock::Moment;
 use crate::gate::Router;
@@ -26,7 +27,7 @@ pub(super) struct Glance {
     at: Option<Moment>,
     /// The supervisor's own memory.
     own: Option<Bytes>,
-    /// Programs that reserves are for.
+    /// Programs that reserves are for, or that the models yield to.
     watched: Vec<String>,
     /// Those of them that run.
     running: Vec<String>,
@@ -99,7 +100,8 @@ impl Driver {
 
     fn glance(&mut self, now: Moment) {
         let names = |reserve: &Reserve| reserve.while_running.clone();
-        let watched: Vec<String> = self.registry.reserves.iter().flat_map(names).collect();
+        let yield_to = self.registry.pressure.yield_to.iter().cloned();
+        let watched: Vec<String> = self.registry.reserves.iter().flat_map(names).chain(yield_to).collect();
         if self.glance.is_fresh(now, &watched) {
             return;
         }
@@ -128,7 +130,16 @@ impl Driver {
             config_problem: self.registry_problem.clone(),
             footprint_bytes: self.glance.own.map(|bytes| bytes.0),
             waiting_for,
+            yielding_to: self.yielding_to(),
         }
+    }
+
+    /// Those that run now; where none does, those that were there a moment ago and may come back.
+    fn yielding_to(&self) -> Vec<String> {
+        let yield_to = self.registry.pressure.yield_to.iter();
+        let running: Vec<String> =
+            yield_to.filter(|name| self.glance.running.contains(name)).cloned().collect();
+        if running.is_empty() { self.policy.yielding_to().to_vec() } else { running }
     }
 
     fn budget(&self) -> BudgetStatus {
@@ -177,13 +188,18 @@ impl Driver {
             reason: managed.reason(),
             hint: managed.hint(),
             pid: run.map(|run| run.identity.pid),
-            address: format!("{}:{}", self.registry.network.host, model.port),
+            address: SocketAddr::new(self.registry.network.host, model.port).to_string(),
+            gate: GateStatus {
+                listening: slot.addresses.iter().map(ToString::to_string).collect(),
+                problem: slot.gate_problem.clone(),
+            },
             backend_address: run.and_then(|run| run.port).map(|port| format!("127.0.0.1:{port}")),
             uptime_seconds: run.map(|run| now.since(run.spawned).as_secs_f64()),
             restarts: managed.restarts,
             adopted: run.is_some_and(|run| run.adopted),
             next_start_seconds: next_start,
             progress: self.progress(managed, weights),
+            running_repo: slot.run.as_ref().map(|run| run.spec.repo.clone()).filter(|repo| !repo.is_empty()),
             outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),
             ranks: vitals.map(|vitals| vitals.ranks()).unwrap_or_default(),
             memory: ModelMemoryStatus {

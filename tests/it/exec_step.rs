@@ -50,6 +50,7 @@ impl Run {
         Spec {
             schema: SCHEMA,
             model: "32b".to_owned(),
+            repo: String::new(),
             generation: 7,
             argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             env: vec![

@@ -58,6 +58,7 @@ mod registry_cli;
 mod restart;
 mod router;
 mod router_live;
+mod screens;
 mod setup;
 mod soak;
 mod split;

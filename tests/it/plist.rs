@@ -17,7 +17,7 @@ fn project(path: &str) -> PathBuf {
 /// What `mlxctl plist` prints on the machine of `config/models.toml`, where both lie as the README says.
 fn rendered() -> String {
     let text = std::fs::read_to_string(project("config/models.toml")).unwrap();
-    let config = Path::new("/Users/Shared/ganuda/config/models.toml");
+    let config = Path::new("/Users/you/Library/Application Support/mlxctl/models.toml");
     let registry = Registry::parse(config, &text).unwrap();
     launchd::render(&registry.agent, Path::new("/usr/local/bin/mlxctl"), config).unwrap()
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::api::{ModelStatus, StateName};
+use crate::api::{ModelStatus, StateName};
+use crate::backend::weights;
 use crate::bench::client::{AskError, Target};
 use crate::bench::report::{Report, SCHEMA, settings};
 use crate::bench::roofline::{Bandwidth, Roofline, judge};
@@ -15,6 +17,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
 use crate::registry::{Model, Registry};
+use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -63,13 +66,22 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         .map_err(|unknown| crate::cli::remote::unknown_model(&registry, &unknown))?;
     let host = crate::host::system();
     let facts = host.facts();
-    let shape =
-        crate::backend::weights::folder(&model.source).map(|folder| Shape::read(&folder)).unwrap_or_default();
+    let shape_of =
+        |source: &Source| weights::folder(source).map(|folder| Shape::read(&folder)).unwrap_or_default();
     if args.tune {
+        let shape = shape_of(&model.source);
         let plan = plan(args).within(shortest(model.memory.context, shape.context), model.limits.in_flight);
         return super::tune::run(context, &registry, model, args, &plan);
     }
     let before = if args.url.is_none() { Some(ready(context, model)?) } else { None };
+    let served = served(model, before.as_ref());
+    let shape = shape_of(&served.source);
+    if let Some(how) = &served.outdated {
+        context.output.say(&format!(
+            "{} still runs with its old settings ({how}): that is what is measured, and filed as {}",
+            model.name, served.source
+        ));
+    }
     let target = target(&registry, model, &shape, args)?;
     let plan = plan(args).within(shortest(model.memory.context, shape.context), in_flight(model, args));
     let mut said = args.streams.iter().filter(|streams| !plan.streams.contains(streams)).map(u32::to_string);
@@ -88,8 +100,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.name.clone(),
-        repo: model.source.to_string(),
-        settings: settings(model),
+        repo: served.source.to_string(),
+        settings: served.settings,
         url: address(&registry, model, args),
         share: speed.zip(roofline.as_ref()).map(|(speed, limit)| speed / limit.tokens_per_second),
         target: model.target,
@@ -113,6 +125,33 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         remember(context, &history::file(&registry.paths.state), &mut report);
     }
     show(context, args, &report)
+}
+
+/// What the numbers are about: the live run, which the registry may be ahead of.
+struct Served {
+    source: Source,
+    settings: String,
+    /// How it differs from the registry.
+    outdated: Option<String>,
+}
+
+fn served(model: &Model, run: Option<&ModelStatus>) -> Served {
+    let outdated = run.and_then(|run| run.outdated.clone());
+    let source = run.and_then(|run| run.running_repo.as_deref()).map_or_else(
+        || model.source.clone(),
+        |repo| match repo {
+            repo if repo == model.source.to_string() => model.source.clone(),
+            repo if repo.starts_with('/') => Source::Folder(repo.into()),
+            repo if repo == Source::Tiny.to_string() => Source::Tiny,
+            repo => Source::Hub(repo.to_owned()),
+        },
+    );
+    // Which of the old settings is not known one by one: such a run is compared with its like only.
+    let settings = match &outdated {
+        Some(how) => format!("{} (before: {how})", settings(model)),
+        None => settings(model),
+    };
+    Served { source, settings, outdated }
 }
 
 fn measured(context: &Context, target: &Target, plan: &Plan) -> Result<Measured, CliError> {
@@ -266,5 +305,28 @@ fn unanswered(error: AskError) -> CliError {
     match why {
         Some(why) => failure.why(why),
         None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::sample;
+
+    #[test]
+    fn numbers_are_filed_under_what_runs_and_not_under_what_the_registry_says_by_now() {
+        let text = include_str!("../../../config/models.toml");
+        let registry = Registry::parse(Path::new("/m.toml"), text).unwrap();
+        let model = &registry.models[0];
+        let mut run = sample::status().models.remove(0);
+        assert_eq!(served(model, Some(&run)).source, model.source, "a run of an earlier version");
+        run.running_repo = Some("org/before".to_owned());
+        run.outdated = Some("--model a → b".to_owned());
+        let found = served(model, Some(&run));
+        assert_eq!(found.source, Source::Hub("org/before".to_owned()));
+        assert_ne!(found.settings, settings(model));
+        run.running_repo = Some("builtin:tiny".to_owned());
+        assert_eq!(served(model, Some(&run)).source, Source::Tiny);
+        assert_eq!(served(model, None).settings, settings(model));
     }
 }

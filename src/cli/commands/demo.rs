@@ -1,8 +1,9 @@
 //! `mlxctl demo`: the whole thing on the built-in tiny model, from nothing to a clean stop.
 
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use futures_util::StreamExt;
 use toml_edit::DocumentMut;
@@ -61,8 +62,20 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     on_signals(handle.clone(), config.clone())
         .map_err(|error| CliError::failed("cannot take signals").why(error))?;
     let life = tokio::spawn(supervisor.run());
-    let shown = show(context, args, &handle, &name, &address).await;
-    if args.keep && shown.is_ok() {
+    let unread = Arc::new(AtomicBool::new(false));
+    context.output.when_unread({
+        let (unread, handle) = (unread.clone(), handle.clone());
+        move || {
+            unread.store(true, Relaxed);
+            handle.shutdown(false);
+        }
+    });
+    let shown = match show(context, args, &handle, &name, &address).await {
+        // Whoever reads a part and leaves has seen enough; what is cut short by that is no failure.
+        Err(_) if unread.load(Relaxed) => Ok(false),
+        shown => shown,
+    };
+    if args.keep && matches!(shown, Ok(true)) {
         context.output.say(&format!(
             "\nIt stays up until Ctrl-C. In another terminal:\n  mlxctl --config '{}' status\n  curl {address}/v1/models",
             config.display()
@@ -73,17 +86,17 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     life.await.map_err(|error| CliError::failed("the supervisor failed").why(error))?;
     control.abort();
     context.output.say("stopped       nothing is left running");
-    shown
+    shown.map(drop)
 }
 
-/// Waits for the model, asks it, shows its answer and the status.
+/// Waits for the model, asks it, shows its answer and the status; `false`: nobody read it to its end.
 async fn show(
     context: &Context,
     args: &Args,
     handle: &Handle,
     name: &str,
     address: &str,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
     let say = |line: &str| context.output.say(line);
     say(&format!("supervisor    starting {name} behind {address}"));
     let request = StartRequest { wait: true, ..StartRequest::default() };
@@ -93,26 +106,28 @@ async fn show(
         say(&format!("ready         process {pid} completed its first token {up:.1} s after its spawn"));
     }
     say(&format!("question      {QUESTION}"));
-    let answer = ask(address, name, |piece| {
-        if !args.json {
-            // Whoever reads the answer and leaves has seen enough.
-            let _ = write!(std::io::stdout(), "{piece}").and_then(|()| std::io::stdout().flush());
-        }
-    })
-    .await?;
+    let answer =
+        ask(address, name, |piece| if args.json { Ok(true) } else { context.output.offer(piece.as_bytes()) })
+            .await?;
     let mut status =
         handle.status().await.ok_or_else(|| CliError::failed("the supervisor ended before it was asked"))?;
     if args.json {
         status.answer = Some(answer);
         let text = serde_json::to_string_pretty(&status)
             .map_err(|error| CliError::failed("the status cannot be written as JSON").why(error))?;
-        return context.output.data(&text);
+        return context.output.offer(format!("{text}\n").as_bytes());
     }
-    context.output.data(&format!("\n\n{}", render::status::status(&status, &Look::of(&context.output))))
+    let text = format!("\n\n{}", render::status::status(&status, &Look::of(&context.output)));
+    context.output.offer(text.as_bytes())
 }
 
-/// One streamed chat completion, as any client of the gate would ask for it; the whole answer.
-async fn ask(address: &str, model: &str, mut piece: impl FnMut(&str)) -> Result<String, CliError> {
+/// One streamed chat completion, as any client of the gate would ask for it; the whole answer, or what came of it until
+/// `piece` said that it is enough.
+async fn ask(
+    address: &str,
+    model: &str,
+    mut piece: impl FnMut(&str) -> Result<bool, CliError>,
+) -> Result<String, CliError> {
     let failed = |error: reqwest::Error| CliError::failed("the question was not answered").why(error);
     let body = serde_json::json!({
         "model": model, "stream": true, "temperature": 0, "max_tokens": 64,
@@ -127,8 +142,10 @@ async fn ask(address: &str, model: &str, mut piece: impl FnMut(&str)) -> Result<
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
             if let Some(text) = delta(&line) {
-                piece(&text);
                 answer.push_str(&text);
+                if !piece(&text)? {
+                    return Ok(answer);
+                }
             }
         }
     }

@@ -21,7 +21,7 @@ pub struct Args {
     /// So many of the last events
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     lines: usize,
-    /// A JSON document a line
+    /// One JSON document per line, with times in UTC
     #[arg(long)]
     json: bool,
 }
@@ -85,9 +85,11 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
         "crashed" | "failed" | "refused" | "hung" => Style::Bad,
         _ => Style::Plain,
     };
+    let local = humantime::parse_rfc3339(&event.at).ok().and_then(crate::host::posix::local_time);
+    let at = local.as_deref().unwrap_or(&event.at);
     Ok(format!(
         "{}  {}  {}  {}",
-        look.paint(Style::Faint, &event.at),
+        look.paint(Style::Faint, at),
         look.paint(Style::Strong, &format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl"))),
         look.paint(style, &format!("{:<9}", event.kind)),
         event.text
@@ -126,9 +128,13 @@ mod tests {
     #[test]
     fn an_event_is_a_line() {
         let look = Look { width: 80, color: false, unicode: true };
-        assert_eq!(
-            text(&event(1), false, &look).unwrap(),
-            "2026-02-08T10:00:00Z  32b       ready      ready after 12.1 s"
+        let line = |event: &EventRecord| text(event, false, &look).unwrap();
+        assert!(
+            line(&event(1)).ends_with("  32b       ready      ready after 12.1 s"),
+            "{}",
+            line(&event(1))
         );
+        let odd = EventRecord { at: "yesterday".into(), ..event(1) };
+        assert!(line(&odd).starts_with("yesterday  32b"), "{}", line(&odd));
     }
 }

@@ -1,5 +1,7 @@
 //! `mlxctl man [<command>]`
 
+use std::path::PathBuf;
+
 use clap::CommandFactory;
 
 use crate::cli::Context;
@@ -10,15 +12,23 @@ use crate::cli::error::{CliError, Exit};
 pub struct Args {
     /// The page of this command instead of the program's
     command: Option<String>,
+    /// Write the pages of the program and of all its commands into this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    all: Option<PathBuf>,
 }
 
-/// Prints the manual page as roff.
+/// Prints the manual page as roff, or writes all of them.
 ///
 /// # Errors
-/// Exit 2 where there is no such command; when stdout cannot be written.
+/// Exit 2 where there is no such command; when stdout or the folder cannot be written.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let mut program = Cli::command();
     program.build();
+    if let Some(folder) = &args.all {
+        return clap_mangen::generate_to(program, folder).map_err(|error| {
+            CliError::failed(format!("cannot write the manual pages to {}", folder.display())).why(error)
+        });
+    }
     let page = match &args.command {
         None => program,
         Some(name) => program.find_subcommand(name).cloned().ok_or_else(|| {

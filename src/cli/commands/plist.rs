@@ -32,10 +32,15 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let Some(file) = &args.check else {
         return context.output.data(&job.to_xml().map_err(unwritable)?);
     };
-    let found = plist::from_file(file).map_err(|error| {
-        CliError::failed(format!("{} is no property list that can be read", file.display()))
-            .why(error)
-            .hint(format!("mlxctl plist > {}", file.display()))
+    let write = || format!("mlxctl plist > {}", file.display());
+    let bytes = std::fs::read(file).map_err(|error| {
+        CliError::failed(format!("cannot read {}", file.display())).why(error).hint(write())
+    })?;
+    // What the parser says of itself is for programmers.
+    let found = plist::from_bytes(&bytes).map_err(|_| {
+        CliError::failed(format!("{} is not a property list of keys and values", file.display()))
+            .why("neither as XML nor in Apple's binary form")
+            .hint(write())
     })?;
     let found = differences(&job.to_dictionary().map_err(unwritable)?, &found);
     if found.is_empty() {

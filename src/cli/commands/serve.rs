@@ -7,6 +7,9 @@ use crate::control::server::Server;
 use crate::registry::Registry;
 use crate::service::notify::Notifier;
 use crate::supervisor::{Options, StartError, Supervisor, on_signals};
+use std::time::SystemTime;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
@@ -89,6 +92,17 @@ fn tell_manager() -> tokio::task::AbortHandle {
     tokio::spawn(task).abort_handle()
 }
 
+/// As Python writes it into the backends' logs.
+struct LocalTime;
+
+impl FormatTime for LocalTime {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        let now = SystemTime::now();
+        let local = crate::host::posix::local_time(now);
+        out.write_str(&local.unwrap_or_else(|| humantime::format_rfc3339_seconds(now).to_string()))
+    }
+}
+
 fn log_to_stderr(context: &Context) {
     let level = match context.output.verbose {
         0 => tracing::Level::INFO,
@@ -97,7 +111,9 @@ fn log_to_stderr(context: &Context) {
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(context.output.color_err)
+        // Colour is a feature of it that is not linked in; not to say so would be an error in each terminal.
+        .with_ansi(false)
+        .with_timer(LocalTime)
         .with_max_level(level)
         .with_target(false)
         // Saying on stderr that stderr cannot be written (a full disk) would end in a panic.

@@ -4,13 +4,18 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use crate::api::client::ClientError;
+use crate::api::client::ClientError;
 use crate::api::plan::planned_status;
+use crate::api::plan::planned_status;
+use crate::api::{HealthStatus, Status};
 use crate::api::{HealthStatus, Status};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::machine;
 use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
+use crate::control::unsupervised;
+use crate::supervisor;
 
 /// Between two looks of `--watch`.
 const BETWEEN: Duration = Duration::from_secs(1);
@@ -33,10 +38,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if args.watch {
         return watch(context, &Remote::find(context)?, args.json);
     }
-    let (status, problem) = match remote::status_at_once(context) {
+    let (mut status, problem) = match remote::status_at_once(context) {
         Some(answer) => (answer?, None),
         None => look(&Remote::find(context)?)?,
     };
+    unsupervised::name_holders(&mut status);
     context.output.data(&text(context, &status, args.json, true)?)?;
     problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
@@ -48,7 +54,10 @@ fn look(remote: &Remote) -> Result<(Status, Option<ClientError>), CliError> {
         (Err(problem @ ClientError::NotRunning { .. }), Some(registry)) => {
             let host = crate::host::system();
             let running = machine::running(host.as_ref(), registry);
-            Ok((planned_status(registry, machine::host_status(host.as_ref()), &running), Some(problem)))
+            let mut status = planned_status(registry, machine::host_status(host.as_ref()), &running);
+            let live = supervisor::running(&registry.paths.run, host.as_ref());
+            unsupervised::show(&mut status, &live, host.as_ref());
+            Ok((status, Some(problem)))
         }
         (Err(problem), _) => Err(problem.into()),
     }
@@ -72,7 +81,10 @@ fn watch(context: &Context, remote: &Remote, json: bool) -> Result<(), CliError>
         let seen = look(remote);
         if terminal {
             let page = match seen {
-                Ok((status, _)) => text(context, &status, false, true)?,
+                Ok((mut status, _)) => {
+                    unsupervised::name_holders(&mut status);
+                    text(context, &status, false, true)?
+                }
                 Err(error) => format!("{}\n{}\n", error.what, error.why.unwrap_or_default()),
             };
             redraw(context, &page)?;

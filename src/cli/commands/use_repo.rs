@@ -1,5 +1,6 @@
 //! `mlxctl use <model> <repo>`
 
+use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::unknown_model;
@@ -32,7 +33,16 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         ));
     }
     let name = &change.model;
-    context.output.say(&format!("it takes effect with: mlxctl reload && mlxctl restart {name}"));
+    let registry = context.registry()?;
+    let here = registry.model(name).is_ok_and(|model| weights::folder(&model.source).is_some());
+    let first = if here { String::new() } else { format!("mlxctl pull {name} && ") };
+    if !here {
+        context.output.say(&format!(
+            "note: {} is not downloaded; a run of {name} that is up stays up, another does not start before that",
+            change.to
+        ));
+    }
+    context.output.say(&format!("it takes effect with: {first}mlxctl reload && mlxctl restart {name}"));
     Ok(())
 }
 

@@ -107,6 +107,9 @@ fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     if let Some((low, high)) = report.measured.answers.filter(|(low, high)| low < high) {
         facts.push(("answers", format!("{low} to {high} tokens: some ended by themselves")));
     }
+    if report.measured.decode.is_empty() {
+        facts.push(("decode", "the answers are too short to tell a speed: --tokens 128".to_owned()));
+    }
     if matches!(report.process_type, ProcessType::Background | ProcessType::Adaptive) {
         let text = format!(
             "the agent's process_type is {:?}: on a Mac it may cost most of the speed; compare with \"Interactive\" and \"Standard\"",

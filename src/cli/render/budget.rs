@@ -7,8 +7,8 @@ use crate::api::{ModelStatus, StateName, Status};
 use crate::registry::Start;
 use crate::units::Bytes;
 
-/// The bar is never longer, columns.
-const BAR_MAX: usize = 72;
+/// The bar's length where nobody counts columns: in a pipe.
+const BAR_PIPED: usize = 74;
 
 struct Part {
     name: String,
@@ -22,7 +22,8 @@ struct Part {
 pub fn bar(status: &Status, look: &Look) -> String {
     let budget = &status.budget;
     let parts = parts(status, look);
-    let cells = look.width.saturating_sub(2).clamp(10, BAR_MAX);
+    let columns = if look.width == usize::MAX { BAR_PIPED } else { look.width };
+    let cells = columns.saturating_sub(2).max(10);
     let used: u64 = parts.iter().map(|part| part.bytes).sum();
     let lengths = lengths(&parts, budget.total_bytes.max(used), cells);
     let free_fill = look.pick("░", ".");
@@ -61,26 +62,29 @@ pub fn bar(status: &Status, look: &Look) -> String {
 
 fn parts(status: &Status, look: &Look) -> Vec<Part> {
     let budget = &status.budget;
-    let model_fill = look.pick("█", "#");
+    // Neighbours differ also where there is no colour.
+    let model_fills = [look.pick("█", "#"), look.pick("▓", "%")];
     let planned = status.supervisor.is_none();
-    let counts =
-        |model: &&ModelStatus| if planned { model.start == Start::Always } else { holds_memory(model.state) };
+    let counts = |model: &&ModelStatus| match planned {
+        true => model.start == Start::Always || model.state == StateName::Unsupervised,
+        false => holds_memory(model.state),
+    };
     let mut left = budget.models_bytes;
     let mut parts: Vec<Part> = Vec::new();
     for model in status.models.iter().filter(counts) {
         let bytes = model.memory.estimate_bytes.unwrap_or(0).min(left);
         left -= bytes;
         if bytes > 0 {
-            let style = if model.state == StateName::Ready { Style::Good } else { Style::Busy };
-            parts.push(Part { name: model.name.clone(), bytes, style, fill: model_fill });
+            let (style, fill) = (Style::Series(parts.len()), model_fills[parts.len() % 2]);
+            parts.push(Part { name: model.name.clone(), bytes, style, fill });
         }
     }
     if left > 0 {
         parts.push(Part {
             name: "other models".to_owned(),
             bytes: left,
-            style: Style::Busy,
-            fill: model_fill,
+            style: Style::Series(parts.len()),
+            fill: model_fills[parts.len() % 2],
         });
     }
     for reserve in budget.reserves.iter().filter(|reserve| reserve.active) {
@@ -149,6 +153,21 @@ mod tests {
             assert!(lengths(&parts, total, 20).iter().sum::<usize>() <= 20, "{sizes:?}");
         }
         assert_eq!(lengths(&[part(50), part(1), part(25)], 100, 20), [10, 1, 4]);
+    }
+
+    #[test]
+    fn models_differ_in_colour_and_the_bar_fills_the_width() {
+        let mut status = sample::status();
+        status.models[1].state = StateName::Ready;
+        status.budget.models_bytes = 64_400_000_000;
+        for width in [60, 80, 120, 200] {
+            let text = bar(&status, &Look { width, color: false, unicode: true });
+            assert_eq!(text.lines().next().unwrap().width(), width, "{text}");
+            assert!(text.contains("█▓"), "{text}");
+        }
+        let text = bar(&status, &Look { width: 80, color: true, unicode: true });
+        let colours: Vec<&str> = text.lines().next().unwrap().split("\x1b[").skip(1).step_by(2).collect();
+        assert!(!colours[0].starts_with(&colours[1][..2]), "{colours:?}");
     }
 
     #[test]

@@ -79,7 +79,12 @@ pub enum Style {
     Hint,
     /// A reserve of the budget.
     Reserve,
+    /// One of several of a kind, told apart by colour alone.
+    Series(usize),
 }
+
+/// Neither a reserve's colour nor a bad one.
+const SERIES: [&str; 6] = ["32", "34", "36", "33", "94", "92"];
 
 impl Style {
     /// The parameters of `SGR` (ECMA-48, 8.3.117); the eight colours that every theme defines.
@@ -93,6 +98,7 @@ impl Style {
             Self::Bad => "31",
             Self::Hint => "36",
             Self::Reserve => "35",
+            Self::Series(number) => SERIES[number % SERIES.len()],
         })
     }
 }

@@ -77,6 +77,7 @@ pub fn backends(status: &Status, look: &Look) -> String {
 pub fn state_word(state: StateName) -> &'static str {
     match state {
         StateName::Stopped => "stopped",
+        StateName::Unsupervised => "unsupervised",
         StateName::Spawning => "spawning",
         StateName::Loading => "loading",
         StateName::Ready => "ready",
@@ -90,13 +91,24 @@ pub fn state_word(state: StateName) -> &'static str {
 fn head(status: &Status, look: &Look) -> String {
     let supervisor = match &status.supervisor {
         Some(supervisor) => supervisor_words(supervisor),
-        None => vec!["no supervisor is running".to_owned(), "this is the plan".to_owned()],
+        None => {
+            let live = status.models.iter().filter(|model| model.state == StateName::Unsupervised).count();
+            let beside = match live {
+                0 => "this is the plan".to_owned(),
+                1 => "1 backend runs without one".to_owned(),
+                live => format!("{live} backends run without one"),
+            };
+            vec!["no supervisor is running".to_owned(), beside]
+        }
     };
     let style = if status.supervisor.is_some() { Style::Strong } else { Style::Busy };
     let mut out = facts(&supervisor, style, look);
     out.push_str(&facts(&host_words(&status.host), Style::Plain, look));
     out
 }
+
+/// What the words about programs that the models yield to begin with.
+const YIELDING: &str = "yielding to";
 
 fn supervisor_words(supervisor: &SupervisorStatus) -> Vec<String> {
     let mut words = vec![
@@ -105,6 +117,9 @@ fn supervisor_words(supervisor: &SupervisorStatus) -> Vec<String> {
         format!("up {}", human::span(supervisor.uptime_seconds)),
     ];
     words.extend(supervisor.footprint_bytes.map(|bytes| Bytes(bytes).to_string()));
+    if !supervisor.yielding_to.is_empty() {
+        words.push(format!("{YIELDING} {}", supervisor.yielding_to.join(", ")));
+    }
     words
 }
 
@@ -139,6 +154,8 @@ fn facts(words: &[String], style: Style, look: &Look) -> String {
         }
         let style = if word.ends_with("WARNING") || word.ends_with("CRITICAL") {
             Style::Bad
+        } else if word.starts_with(YIELDING) {
+            Style::Busy
         } else if index == 0 {
             style
         } else {
@@ -226,6 +243,7 @@ fn state_cell(model: &ModelStatus, look: &Look) -> Cell {
     let (mark, style) = match model.state {
         StateName::Ready => (look.pick("●", "*"), Style::Good),
         StateName::Stopped => (look.pick("○", "-"), Style::Faint),
+        StateName::Unsupervised => (look.pick("●", "*"), Style::Busy),
         StateName::Failed => (look.pick("✗", "x"), Style::Bad),
         StateName::Backoff => (look.pick("◌", "!"), Style::Bad),
         StateName::Spawning | StateName::Loading | StateName::Draining | StateName::Stopping => {
@@ -239,11 +257,21 @@ fn state_cell(model: &ModelStatus, look: &Look) -> Cell {
             text.extend(model.next_start_seconds.map(|wait| format!(", next in {}", human::span(wait))));
         }
         StateName::Ready if !model.health.answering => text.push_str(", not answering"),
+        StateName::Ready if unreachable(model) => text.push_str(", not reachable"),
         StateName::Ready if model.adopted => text.push_str(" (adopted)"),
         _ => {}
     }
-    let style = if model.state == StateName::Ready && !model.health.answering { Style::Busy } else { style };
+    let style = match model.state {
+        StateName::Ready if unreachable(model) => Style::Bad,
+        StateName::Ready if !model.health.answering || model.gate.problem.is_some() => Style::Busy,
+        _ => style,
+    };
     Cell::new(text, style)
+}
+
+/// Whether nobody gets to its gate.
+fn unreachable(model: &ModelStatus) -> bool {
+    model.gate.problem.is_some() && model.gate.listening.is_empty()
 }
 
 fn memory_cell(model: &ModelStatus) -> Cell {
@@ -283,7 +311,10 @@ fn notes(status: &Status, look: &Look) -> String {
             out.push_str(&hanging("registry:", Style::Bad, &text, Style::Plain, look));
             out.push_str(&hanging("          try:", Style::Hint, "mlxctl check", Style::Hint, look));
         }
-        for wait in &supervisor.waiting_for {
+        // What a gate waits for is said of its model.
+        let of_gate =
+            |wait: &String| status.models.iter().any(|model| model.gate.problem.as_ref() == Some(wait));
+        for wait in supervisor.waiting_for.iter().filter(|wait| !of_gate(wait)) {
             out.push_str(&hanging("waiting for:", Style::Busy, wait, Style::Plain, look));
         }
     }
@@ -292,11 +323,14 @@ fn notes(status: &Status, look: &Look) -> String {
         let label = format!("{}:", model.name);
         let indent = " ".repeat(label.chars().count());
         let mut first = true;
-        let outdated = model
-            .outdated
-            .as_ref()
-            .map(|how| format!("runs with older settings ({how}); a restart takes the new ones"));
-        for text in model.reason.iter().chain(&outdated) {
+        let outdated = model.outdated.as_ref().map(|how| {
+            format!("still running with its old settings ({how}). Apply: mlxctl restart {}", model.name)
+        });
+        let gate = model.gate.problem.as_ref().map(|problem| match unreachable(model) {
+            true => format!("not reachable: {problem}"),
+            false => problem.clone(),
+        });
+        for text in model.reason.iter().chain(&gate).chain(&outdated) {
             let label = if first { &label } else { &indent };
             out.push_str(&hanging(label, style, text, Style::Plain, look));
             first = false;
@@ -351,6 +385,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_model_that_nobody_reaches_is_not_shown_as_well() {
+        let mut document = sample::status();
+        let taken = "port 8800 is held by nginx (pid 411)".to_owned();
+        document.models[0].gate = crate::api::GateStatus { listening: vec![], problem: Some(taken.clone()) };
+        document.supervisor.as_mut().unwrap().waiting_for = vec![taken.clone()];
+        let text = status(&document, &Look { width: 120, color: true, unicode: true });
+        assert!(text.contains("\x1b[31m● ready, not reachable"), "{text}");
+        assert!(text.contains("not reachable: port 8800 is held by nginx (pid 411)"), "{text}");
+        assert_eq!(text.matches("nginx").count(), 1, "{text}");
+        document.models[0].gate.listening = vec!["127.0.0.1:8800".to_owned()];
+        let text = status(&document, &Look { width: 120, color: true, unicode: true });
+        assert!(text.contains("\x1b[33m● ready") && !text.contains("not reachable"), "{text}");
+    }
+
+    #[test]
+    fn a_program_that_the_models_yield_to_is_named() {
+        let mut document = sample::status();
+        document.supervisor.as_mut().unwrap().yielding_to = vec!["Civilization V".to_owned()];
+        let text = status(&document, &look(100));
+        assert!(text.lines().next().unwrap().ends_with("yielding to Civilization V"), "{text}");
+    }
+
+    #[test]
+    fn a_backend_without_a_supervisor_is_not_the_plan() {
+        let mut document = sample::planned();
+        document.models[0].state = StateName::Unsupervised;
+        document.models[0].pid = Some(4711);
+        let text = status(&document, &look(100));
+        assert!(text.starts_with("no supervisor is running · 1 backend runs without one\n"), "{text}");
+        assert!(text.contains("● unsupervised"), "{text}");
     }
 
     #[test]

@@ -2,36 +2,42 @@
 
 use crate::host::PortHolder;
 
-/// The first process of the output. `p` begins a process and is its pid, `c` is its command.
-pub fn first(output: &str) -> Option<PortHolder> {
-    let mut lines = output.lines().skip_while(|line| !line.starts_with('p'));
-    let pid = lines.next()?.strip_prefix('p')?.parse().ok()?;
-    let mut own = lines.take_while(|line| !line.starts_with('p'));
-    let name = own.find_map(|line| line.strip_prefix('c')).unwrap_or("an unnamed program");
-    // What is not printable is written as \x20 and the like.
-    Some(PortHolder { pid, name: name.replace("\\x20", " ") })
+/// The processes of the output. `p` begins a process and is its pid, `c` is its command.
+pub fn all(output: &str) -> Vec<PortHolder> {
+    let mut found: Vec<PortHolder> = Vec::new();
+    for line in output.lines() {
+        if let Some(pid) = line.strip_prefix('p').and_then(|pid| pid.parse().ok()) {
+            found.push(PortHolder { pid, name: "an unnamed program".to_owned() });
+        } else if let (Some(name), Some(last)) = (line.strip_prefix('c'), found.last_mut()) {
+            // What is not printable is written as \x20 and the like.
+            last.name = name.replace("\\x20", " ");
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(output: &str) -> Option<(i32, String)> {
-        first(output).map(|holder| (holder.pid, holder.name))
+    fn read(output: &str) -> Vec<(i32, String)> {
+        all(output).into_iter().map(|holder| (holder.pid, holder.name)).collect()
     }
 
     #[test]
-    fn the_first_process_is_who_listens() {
+    fn every_process_that_listens_is_named() {
         let transcript = include_str!("../../../tests/transcripts/lsof/listen.txt");
-        assert_eq!(read(transcript), Some((4711, "python3.12".to_owned())));
-        assert_eq!(read("p71\ncCivilization\\x20VI\nf5\n"), Some((71, "Civilization VI".to_owned())));
+        let python = "python3.12".to_owned();
+        assert_eq!(read(transcript), [(4711, python.clone()), (4802, python)]);
+        assert_eq!(read("p71\ncCivilization\\x20VI\nf5\n"), [(71, "Civilization VI".to_owned())]);
     }
 
     #[test]
     fn what_is_not_said_is_not_guessed() {
-        assert_eq!(read(""), None);
-        assert_eq!(read("lsof: WARNING: can't stat() a volume\n"), None);
-        assert_eq!(read("pmany\nccat\n"), None);
-        assert_eq!(read("p5\nf3\np6\nccat\n"), Some((5, "an unnamed program".to_owned())));
+        assert_eq!(read(""), []);
+        assert_eq!(read("lsof: WARNING: can't stat() a volume\n"), []);
+        assert_eq!(read("pmany\nccat\n"), []);
+        let (unnamed, cat) = ("an unnamed program".to_owned(), "cat".to_owned());
+        assert_eq!(read("p5\nf3\np6\nccat\n"), [(5, unnamed), (6, cat)]);
     }
 }

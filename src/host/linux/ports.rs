@@ -59,16 +59,24 @@ fn table(family: AddressFamily, port: u16) -> Vec<Listener> {
     })
 }
 
-/// See [`super::super::port_holder`].
-pub fn holder(port: u16) -> Option<PortHolder> {
-    let listeners = listeners(port);
-    let listens = |inode| listeners.iter().any(|listener| listener.inode == inode);
-    let pid = process::pids().find(|pid| {
+/// See [`super::super::port_holders`].
+pub fn holders(port: u16) -> Vec<PortHolder> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|file| read(file).unwrap_or_default());
+    let listening: HashSet<u64> =
+        tables.iter().flat_map(|table| procfs::listening(table, port)).map(|(_, inode)| inode).collect();
+    if listening.is_empty() {
+        return Vec::new();
+    }
+    let listens = |pid: &i32| {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"));
-        descriptors.into_iter().flatten().flatten().filter_map(|fd| socket(&fd.path())).any(listens)
-    })?;
-    let name = read(&format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned();
-    Some(PortHolder { pid, name })
+        let mut held = descriptors.into_iter().flatten().flatten().filter_map(|fd| socket(&fd.path()));
+        held.any(|inode| listening.contains(&inode))
+    };
+    let named = |pid| {
+        let name = read(&format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned();
+        Some(PortHolder { pid, name })
+    };
+    process::pids().filter(listens).filter_map(named).collect()
 }
 
 fn socket(descriptor: &std::path::Path) -> Option<u64> {

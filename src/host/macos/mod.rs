@@ -53,9 +53,9 @@ fn read(clock: ClockId) -> Moment {
     clock_gettime(clock).map_or(Moment::default(), |time| Moment(time.into()))
 }
 
-/// See [`super::port_holder`].
-pub fn port_holder(port: u16) -> Option<super::PortHolder> {
-    ports::holder(port)
+/// See [`super::port_holders`].
+pub fn port_holders(port: u16) -> Vec<super::PortHolder> {
+    ports::holders(port)
 }
 
 /// See [`Host::identify`].

@@ -28,14 +28,14 @@ fn bind(port: u16) -> io::Result<()> {
     socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into())
 }
 
-/// See [`super::super::port_holder`].
-pub fn holder(port: u16) -> Option<PortHolder> {
+/// See [`super::super::port_holders`].
+pub fn holders(port: u16) -> Vec<PortHolder> {
     let mut lsof = Command::new("/usr/sbin/lsof");
     // No names are looked up; `+c0` gives the command's name whole.
     lsof.args(["-nP", "+c0", &format!("-iTCP:{port}"), "-sTCP:LISTEN", "-Fpc"]).stdin(Stdio::null());
     // It ends with 1 where nobody listens, and where it may not look at everything.
-    let ended = lsof.output().ok()?;
-    darwin::lsof::first(&String::from_utf8_lossy(&ended.stdout))
+    let ended = lsof.output();
+    ended.map(|ended| darwin::lsof::all(&String::from_utf8_lossy(&ended.stdout))).unwrap_or_default()
 }
 
 #[expect(unsafe_code, reason = "libproc has no safe wrapper")]

@@ -47,3 +47,47 @@ fn a_manual_model_that_crashed_stays_down_and_says_why() {
     world.pass(Duration::from_secs(100_000));
     assert!(world.fleet.get(MANUAL).unwrap().state.generation().is_none());
 }
+
+#[test]
+fn a_model_without_its_files_fails_once_and_comes_back_when_they_are_there() {
+    let mut world = World::new(1);
+    world.signed(&Name::from(ALWAYS), 1, 0);
+    world.admission.missing = true;
+    world.signed(&Name::from(ALWAYS), 7, 0);
+    world.pass(Duration::from_secs(2));
+    let model = world.fleet.get(ALWAYS).unwrap().clone();
+    assert!(model.state.waits_for_files(), "{model:?}");
+    world.pass(Duration::from_secs(100_000));
+    assert_eq!(world.fleet.get(ALWAYS), Some(&model), "no later try by itself");
+    world.admission.missing = false;
+    world.send(Event::Retry(Name::from(ALWAYS)));
+    assert!(world.fleet.get(ALWAYS).unwrap().state.generation().is_some());
+}
+
+#[test]
+fn a_manual_model_whose_files_come_waits_for_its_command_all_the_same() {
+    let mut world = World::new(1);
+    world.admission.missing = true;
+    world.happen(&Happening::Start { manual: true, force: false, wait: true, timeout: None });
+    assert!(world.fleet.get(MANUAL).unwrap().state.waits_for_files());
+    world.admission.missing = false;
+    world.send(Event::Retry(Name::from(MANUAL)));
+    assert_eq!(world.fleet.get(MANUAL).unwrap().state.generation(), None);
+}
+
+#[test]
+fn a_restart_without_files_leaves_the_run_that_works() {
+    let mut world = World::new(1);
+    world.signed(&Name::from(ALWAYS), 1, 0);
+    world.admission.missing = true;
+    let before = world.fleet.get(ALWAYS).unwrap().state.clone();
+    let waiter = world.waiter();
+    let restart = Event::Restart { model: Name::from(ALWAYS), waiter, now: true, drain: None };
+    let effects = world.fleet.step(world.now, restart, &mut world.admission);
+    assert_eq!(world.fleet.get(ALWAYS).unwrap().state, before);
+    let told = effects.iter().find_map(|effect| match effect {
+        Effect::Reply { outcome: Outcome::Failed(failure), .. } => Some(failure),
+        _ => None,
+    });
+    assert_eq!(told.unwrap().kind, FailureKind::Refused);
+}
