@@ -34,6 +34,7 @@ pub mod cluster;
 pub mod control;
 pub mod doctor;
 mod durable;
+pub mod environment;
 mod fault;
 pub mod folders;
 pub mod gate;

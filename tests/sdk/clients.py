@@ -217,9 +217,10 @@ def check_coding_agent(instance):
 def check_langchain(instance):
     ask = dict(model="tiny", base_url=instance.url(), api_key="none", max_retries=0, timeout=60)
     # Sends its prompt in a list.
-    complete = langchain_openai.OpenAI(**ask, max_tokens=5)
-    assert complete.invoke("Hello")
-    assert "".join(complete.stream("Hello"))
+    complete = langchain_openai.OpenAI(**ask, temperature=0, max_tokens=5)
+    prompt = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert complete.invoke(prompt).startswith("I am")
+    assert "".join(complete.stream(prompt)).startswith("I am")
     chat = langchain_openai.ChatOpenAI(**ask, temperature=0)
     assert chat.invoke("What are you?").content.startswith(ANSWER)
     assert "".join(chunk.content for chunk in chat.stream("What are you?")).startswith(ANSWER)
