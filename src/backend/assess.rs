@@ -6,6 +6,7 @@ use crate::memory::budget::Planned;
 use crate::memory::files::read_learned;
 use crate::memory::group::{HostEstimate, Outlook, outlook};
 use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem, learn};
+use crate::python::profile::Profiles;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
@@ -27,6 +28,8 @@ pub struct Assessment {
     pub weights: Option<Bytes>,
     /// Under what the footprints of such a run are learned.
     pub key: String,
+    /// Why the estimate stands on rules of thumb and not on what mlx_lm says; `None`: it does not.
+    pub thumb: Option<String>,
 }
 
 /// The file of learned footprints.
@@ -40,8 +43,9 @@ pub fn learned_file(registry: &Registry) -> std::path::PathBuf {
 /// # Errors
 /// The [`Problem`] with its files or its bounds: a start is certain to fail.
 pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<Assessment, Problem> {
-    let files = weights::of_model(model)?;
-    let draft = weights::of_draft(model)?;
+    let profiles = Profiles::of(registry);
+    let files = weights::of_model(model, &profiles)?;
+    let draft = weights::of_draft(model, &profiles)?;
     let store = read_learned(&learned_file(registry));
     let versions = versions(registry);
     let learned = |bounds: &Bounds| store.get(&learning_key(model, &versions, bounds)).cloned();
@@ -60,6 +64,7 @@ pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<
         bounds,
         room,
         key,
+        thumb: read.and_then(|_| thumb(&profiles, model)),
     })
 }
 
@@ -70,6 +75,17 @@ pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<
 pub fn planned(registry: &Registry, model: &Model, platform: Platform) -> Result<Option<Planned>, Problem> {
     let estimate = assess(registry, model, platform)?.estimate;
     Ok(estimate.map(|estimate| Planned { bytes: estimate.reserve(), declared: estimate.declared }))
+}
+
+fn thumb(profiles: &Profiles, model: &Model) -> Option<String> {
+    match profiles.stored(&weights::folder(&model.source)?) {
+        None => Some("`mlxctl setup` makes it exact".to_owned()),
+        Some(Ok(profile)) if profile.exact => None,
+        Some(Ok(_)) => Some(
+            "this model's caches grow in a way that has no rule here; it counts as an upper bound".to_owned(),
+        ),
+        Some(Err(refused)) => Some(refused.message),
+    }
 }
 
 /// Under what the footprints of a run are learned: what it serves, the versions, what it is held to.

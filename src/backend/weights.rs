@@ -3,28 +3,38 @@
 use std::path::{Path, PathBuf};
 
 use crate::folders;
-use crate::memory::files::read_folder;
+use crate::memory::files::read_profiled;
 use crate::memory::{ModelFiles, Problem};
+use crate::python::profile::Profiles;
 use crate::python::{hub, tiny};
 use crate::registry::{Model, Source};
 
-/// The files of `model`; its declared size for as long as they are not there, or not all of them.
+/// The files of `model`, with its profile where there is one; its declared size for as long as they are not there, or not all of them.
 ///
 /// # Errors
 /// The [`Problem`] that makes files which are there unusable.
-pub fn of_model(model: &Model) -> Result<ModelFiles, Problem> {
+pub fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Problem> {
     let declared = model.size.map_or(ModelFiles::Unknown, ModelFiles::Declared);
-    read(folder(&model.source), declared)
+    read(folder(&model.source), profiles, declared)
 }
 
 /// The files of the draft model, if `model` has one.
 ///
 /// # Errors
 /// As [`of_model`].
-pub fn of_draft(model: &Model) -> Result<Option<ModelFiles>, Problem> {
-    let Some(name) = &model.server.draft_model else { return Ok(None) };
-    let folder = if Path::new(name).is_dir() { Some(PathBuf::from(name)) } else { complete(name) };
-    read(folder, ModelFiles::Unknown).map(Some)
+pub fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<ModelFiles>, Problem> {
+    let folder = draft_folder(model);
+    if model.server.draft_model.is_none() {
+        return Ok(None);
+    }
+    read(folder, profiles, ModelFiles::Unknown).map(Some)
+}
+
+/// The folder of the draft model, if there is one and it is whole.
+#[must_use]
+pub fn draft_folder(model: &Model) -> Option<PathBuf> {
+    let name = model.server.draft_model.as_ref()?;
+    if Path::new(name).is_dir() { Some(PathBuf::from(name)) } else { complete(name) }
 }
 
 /// What `--draft-model` names: the draft model's folder, or its name while its files are not there.
@@ -58,9 +68,12 @@ fn complete(repo: &str) -> Option<PathBuf> {
     hub::cached(repo).filter(|model| model.complete).map(|model| model.folder)
 }
 
-fn read(folder: Option<PathBuf>, otherwise: ModelFiles) -> Result<ModelFiles, Problem> {
+fn read(folder: Option<PathBuf>, profiles: &Profiles, otherwise: ModelFiles) -> Result<ModelFiles, Problem> {
     match folder {
-        Some(folder) => Ok(ModelFiles::Read(Box::new(read_folder(&folder)?))),
+        Some(folder) => {
+            let profile = profiles.stored(&folder).and_then(Result::ok);
+            Ok(ModelFiles::Read(Box::new(read_profiled(&folder, profile.as_ref())?)))
+        }
         None => Ok(otherwise),
     }
 }

@@ -40,6 +40,7 @@ pub(super) fn shape(outer: &Value) -> Result<Shape, Problem> {
             .and_then(|q| Config::new(q, "quantization.").maybe(&["bits"]).ok().flatten()),
         caches,
         known,
+        quantizes: true,
     })
 }
 

@@ -1,25 +1,41 @@
 //! Reads what decides about memory from a model's folder: `config.json`, safetensors headers and the index. A few
 //! hundred kilobytes, whatever the model weighs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::estimate::Files;
 use super::learn::Store;
 use super::problem::Problem;
+use super::profile::Profile;
 use super::shape::Shape;
 use super::weights::{self, Header, Named};
+use crate::units::Bytes;
 
 /// No config.json or index is larger; a larger one is none.
 const SMALL_FILE: u64 = 64 << 20;
+
+/// What the text begins with that Git LFS leaves in a file's place.
+const LFS_POINTER: &[u8; 8] = b"version ";
 
 /// Reads a folder as mlx_lm loads it: all of `model*.safetensors`.
 ///
 /// # Errors
 /// The [`Problem`] that keeps it from being a model.
 pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
-    let shape = Shape::parse(&read_small(&folder.join("config.json"))?)?;
+    read_profiled(folder, None)
+}
+
+/// As [`read_folder`], with what mlx_lm says of the model in the place of the rules for its family.
+///
+/// # Errors
+/// As [`read_folder`]; a `config.json` that has a profile is not read again.
+pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, Problem> {
+    let shape = match profile {
+        Some(profile) => profile.shape(),
+        None => Shape::parse(&read_small(&folder.join("config.json"))?)?,
+    };
     let (shards, indexes) = list(folder)?;
     for index in indexes {
         let named = weights::parse_index(read_small(&index)?.as_bytes())
@@ -34,15 +50,26 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
         }
     }
     if shards.is_empty() {
-        return Err(Problem::NoWeights { folder: show(folder) });
+        return Err(if holds_gguf(folder) {
+            Problem::Gguf { folder: show(folder) }
+        } else {
+            Problem::NoWeights { folder: show(folder) }
+        });
     }
-    let (mut sum, mut tensors) = (Header::default(), Vec::new());
+    let (mut sum, mut tensors) = (Header::default(), BTreeMap::new());
     for shard in &shards {
-        let (header, mut named) = read_header(shard)?;
+        let (header, named) = read_header(shard)?;
         sum = sum.plus(header);
-        tensors.append(&mut named);
+        for tensor in named {
+            // mlx_lm merges the files: a tensor that is in two of them is in memory once.
+            if let Some(before) = tensors.insert(tensor.name.clone(), tensor) {
+                sum.bytes = sum.bytes.saturating_sub(Bytes(before.bytes));
+                sum.tensors -= 1;
+            }
+        }
     }
-    Ok(Files { shape, weights: sum, tensors, shards: shards.len() })
+    let weights = profile.map_or(sum, |profile| profile.weights(sum));
+    Ok(Files { shape, weights, tensors: tensors.into_values().collect(), shards: shards.len() })
 }
 
 /// The learned footprints that `file` keeps; none if it is not there or cannot be understood: everything in it can be
@@ -68,13 +95,26 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
     Ok((shards, indexes))
 }
 
+fn holds_gguf(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .map(|entry| entry.path())
+        .any(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+}
+
 fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable { file: show(file), why: error.to_string() };
     let bad = |why: String| Problem::Header { file: show(file), why };
     let mut open = std::fs::File::open(file).map_err(unreadable)?;
     let length = open.metadata().map_err(unreadable)?.len();
+    if length == 0 {
+        return Err(bad("it is empty".to_owned()));
+    }
     let mut first = [0; 8];
     open.read_exact(&mut first).map_err(|_| bad(format!("it is cut off: {length} bytes")))?;
+    if &first == LFS_POINTER {
+        return Err(bad("it is a Git LFS pointer, not the file itself".to_owned()));
+    }
     let header = weights::header_length(first, length).map_err(bad)?;
     let mut json = Vec::new();
     open.take(header).read_to_end(&mut json).map_err(unreadable)?;

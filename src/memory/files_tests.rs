@@ -40,6 +40,21 @@ fn all_files_that_mlx_lm_loads_are_counted() {
 }
 
 #[test]
+fn a_tensor_in_two_files_counts_once_and_consolidated_files_not_at_all() {
+    let folder = folder(&[
+        ("config.json", CONFIG.as_bytes()),
+        ("model.safetensors", &shard("a")),
+        ("model-00001-of-00001.safetensors", &shard("a")),
+        ("consolidated.safetensors", &shard("b")),
+    ]);
+    let files = read_folder(folder.path()).unwrap();
+    assert_eq!(
+        (files.weights.bytes.0, files.weights.tensors, files.tensors.len(), files.shards),
+        (16, 1, 1, 2)
+    );
+}
+
+#[test]
 fn what_is_wrong_with_a_folder_is_named() {
     let config = ("config.json", CONFIG.as_bytes());
     let one = shard("a");
@@ -50,7 +65,14 @@ fn what_is_wrong_with_a_folder_is_named() {
     );
     assert!(matches!(problem(&[config]), Problem::NoWeights { .. }));
     assert!(matches!(problem(&[("model.safetensors", &one)]), Problem::Unreadable { .. }));
-    for cut in [0, 7, 8, 20, one.len() - 1] {
+    let empty = problem(&[config, ("model.safetensors", b"")]);
+    assert!(empty.to_string().contains("it is empty"), "{empty}");
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n";
+    let pointer = problem(&[config, ("model.safetensors", pointer)]);
+    assert!(pointer.to_string().contains("Git LFS pointer"), "{pointer}");
+    let gguf = problem(&[config, ("model-q4.gguf", b"GGUF")]);
+    assert!(matches!(&gguf, Problem::Gguf { .. }), "{gguf}");
+    for cut in [7, 8, 20, one.len() - 1] {
         let cut = problem(&[config, ("model.safetensors", &one[..cut])]);
         assert!(matches!(&cut, Problem::Header { why, .. } if why.contains("cut off")), "{cut}");
     }

@@ -19,6 +19,12 @@ pub enum Problem {
         /// Its path.
         folder: String,
     },
+    /// A folder of weights in another format.
+    #[error("{folder} holds GGUF files, which mlx-lm does not read, and no model*.safetensors")]
+    Gguf {
+        /// Its path.
+        folder: String,
+    },
     /// A safetensors file that is none, is cut off, or lies about what it holds.
     #[error("{file} is no valid safetensors file: {why}")]
     Header {
@@ -105,6 +111,7 @@ impl Problem {
             | Self::Header { .. }
             | Self::Index { .. }
             | Self::MissingShards { .. } => "download the model again: mlxctl pull NAME".to_owned(),
+            Self::Gguf { .. } => "choose a model in MLX or safetensors format".to_owned(),
             Self::Config { .. } => "compare config.json with the one in the model's repository".to_owned(),
             Self::CeilingBelowIdle { idle, .. } => {
                 format!("raise memory.ceiling above {idle}, or serve a smaller model")

@@ -1,12 +1,13 @@
 //! What a model keeps a token: from its `config.json` to the caches that mlx_lm builds for it.
 //!
 //! The families follow `make_cache` of mlx_lm 0.32 (`mlx_lm/models/*.py`). A family that is not known is taken for
-//! full attention in every layer, which is never less than what it keeps.
+//! full attention in every layer. Where there is a [profile](super::profile), that counts instead.
 
 use serde_json::Value;
 
 use super::family;
 use super::problem::Problem;
+use super::profile::Law;
 use crate::units::Bytes;
 
 /// Caches grow by so many tokens at once (`KVCache.step` in `mlx_lm/models/cache.py`).
@@ -43,6 +44,8 @@ pub struct Shape {
     pub caches: Vec<Cache>,
     /// Whether the family is one whose caches are known exactly.
     pub known: bool,
+    /// Whether `--kv-bits` works, as far as is known.
+    pub quantizes: bool,
 }
 
 /// The cache of one layer. Dimensions are elements; their bytes depend on the activation type.
@@ -60,6 +63,15 @@ pub enum Cache {
         narrow: u64,
         /// Elements of float32.
         wide: u64,
+    },
+    /// An array of a cache that is none of these, in bytes, as mlx_lm was seen to keep it.
+    Array {
+        /// How many rows.
+        law: Law,
+        /// Bytes of a row.
+        bytes: u64,
+        /// Elements of a head; 0: it has none.
+        width: u64,
     },
 }
 
@@ -128,7 +140,10 @@ impl Shape {
                 }),
                 Cache::Latent(kv) => Bytes(kv.plain(activation)),
                 Cache::Rotating(kv, _) if rotating => Bytes(kv.plain(activation)),
-                Cache::Rotating(..) | Cache::State { .. } => Bytes::ZERO,
+                Cache::Array { law: Law::Quotient { step }, bytes, .. } => Bytes(bytes.div_ceil(step.get())),
+                Cache::Array { law: Law::Fixed | Law::Remainder { .. }, .. } => Bytes::ZERO,
+                Cache::Array { law, bytes, .. } if rotating || law.window().is_none() => Bytes(bytes),
+                Cache::Rotating(..) | Cache::State { .. } | Cache::Array { .. } => Bytes::ZERO,
             })
         };
         (of(true).sum(), of(false).sum())
@@ -141,6 +156,7 @@ impl Shape {
         let mut widths = self.caches.iter().filter_map(|cache| match cache {
             Cache::Full(kv) | Cache::Rotating(kv, _) if kv.key == kv.value => Some(kv.key),
             Cache::Full(_) | Cache::Rotating(..) | Cache::Latent(_) => Some(0),
+            Cache::Array { width, .. } => Some(*width),
             Cache::State { .. } => None,
         });
         let first = widths.next()?;
@@ -168,6 +184,10 @@ impl Shape {
             .map(|cache| match *cache {
                 Cache::Full(_) | Cache::Latent(_) => tokens,
                 Cache::Rotating(_, window) => window.saturating_add(step).min(tokens),
+                Cache::Array { law: Law::Quotient { step: group }, .. } => tokens / group,
+                Cache::Array { law, .. } => {
+                    law.window().map_or(tokens, |window| window.saturating_add(step).min(tokens))
+                }
                 Cache::State { .. } => 0,
             })
             .max()
@@ -177,11 +197,12 @@ impl Shape {
     /// The caches that mlx_lm cannot quantise, if there are any: `--kv-bits` makes it fail in the first request.
     #[must_use]
     pub fn unquantizable(&self) -> Option<&'static str> {
-        self.caches.iter().find_map(|cache| match cache {
+        let named = self.caches.iter().find_map(|cache| match cache {
             Cache::Rotating(..) => Some("sliding-window"),
             Cache::Latent(_) => Some("latent (MLA)"),
-            Cache::Full(_) | Cache::State { .. } => None,
-        })
+            Cache::Full(_) | Cache::State { .. } | Cache::Array { .. } => None,
+        });
+        named.or((!self.quantizes).then_some("key and value"))
     }
 }
 
@@ -208,6 +229,7 @@ impl Cache {
             Self::State { narrow, wide } => {
                 Bytes(narrow.saturating_mul(activation).saturating_add(wide.saturating_mul(4)))
             }
+            Self::Array { law, bytes, .. } => times(bytes, law.rows(tokens)),
         }
     }
 }

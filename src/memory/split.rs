@@ -139,7 +139,7 @@ fn tensor_shape(shape: &Shape, ranks: u64) -> Result<Shape, Problem> {
                 Cache::State { narrow, wide } if gated => {
                     Cache::State { narrow: narrow.div_ceil(ranks), wide: wide.div_ceil(ranks) }
                 }
-                state @ Cache::State { .. } => state,
+                whole @ (Cache::State { .. } | Cache::Array { .. }) => whole,
             })
         })
         .collect::<Result<_, Problem>>()?;

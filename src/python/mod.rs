@@ -8,6 +8,7 @@ pub mod hub;
 pub mod interpreter;
 pub mod lock_file;
 pub(crate) mod process;
+pub mod profile;
 pub mod pull;
 pub mod requirement;
 pub mod tiny;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::profile;
 use super::whole::{self, Flaw, Whole};
 use super::{hub, process};
 use crate::terminal;
@@ -177,6 +178,10 @@ pub fn pull(
             }
             Some(Message::Described { folder }) => {
                 whole::check_description(&folder, &files).map_err(|flaw| flawed(request, flaw))?;
+                if let Some(why) = profile::lacking(&request.python, &folder) {
+                    let flaw = Flaw::Damaged { file: "config.json".to_owned(), why };
+                    return Err(flawed(request, flaw));
+                }
                 transfer.go_on();
             }
             Some(Message::Progress { done }) => progress(Step::Progress(done)),

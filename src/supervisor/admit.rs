@@ -14,6 +14,7 @@ use crate::host::{Footprint, Host, Identity, MemoryReading};
 use crate::lifecycle::{Admission, Failure, FailureKind, Name, Verdict};
 use crate::memory::pressure::Policy;
 use crate::memory::{Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
+use crate::python::profile::Profiles;
 use crate::python::tiny;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::Start;
@@ -139,7 +140,7 @@ impl Gatekeeper<'_> {
         let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
         let slot = self.slots.get_mut(name).ok_or_else(gone)?;
         let prepared = prepare(self.registry, &slot.model)?;
-        slot.files.look(&slot.model);
+        slot.files.look(&slot.model, &Profiles::of(self.registry));
         slot.plan = Some(plan(self.registry, &slot.model, &slot.files, platform, self.learned)?);
         Ok(prepared)
     }

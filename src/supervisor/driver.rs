@@ -40,6 +40,7 @@ use crate::memory::Platform;
 use crate::memory::pressure::Policy;
 use crate::memory::upkeep::Upkeep;
 use crate::metrics::{self, Noted};
+use crate::python::profile::Profiles;
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
@@ -235,7 +236,7 @@ impl Driver {
     /// Opens the front door of a model.
     pub fn open_slot(&mut self, model: Arc<Model>) {
         let mut files = Files::default();
-        files.look(&model);
+        files.look(&model, &Profiles::of(&self.registry));
         let plan = admit::plan(&self.registry, &model, &files, self.platform(), &self.learned).ok();
         let config = gate_config(&self.registry, &model, &files, plan.as_ref());
         let (availability, seen) = watch::channel(Availability::Offline);

@@ -14,14 +14,15 @@ use crate::lifecycle::{Failure, FailureKind};
 use crate::memory::Room;
 use crate::memory::group::{HostEstimate, Outlook, outlook};
 use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem};
+use crate::python::profile::Profiles;
 use crate::registry::Model;
 use crate::units::Bytes;
 
 /// What a model's files say. Read when they are new; a `stat` when they are not.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Files {
-    /// Where they were, and when that folder was last changed.
-    seen: Option<(PathBuf, Option<SystemTime>)>,
+    /// Where they were, and when that folder and the one of the profiles were last changed.
+    seen: Option<(PathBuf, Option<SystemTime>, Option<SystemTime>)>,
     /// Model and draft model.
     read: Option<Result<(ModelFiles, Option<ModelFiles>), Problem>>,
     /// `vocab_size` of config.json.
@@ -32,19 +33,22 @@ pub(super) struct Files {
 
 impl Files {
     /// Looks at them.
-    pub fn look(&mut self, model: &Model) {
+    pub fn look(&mut self, model: &Model, profiles: &Profiles) {
         let folder = weights::folder(&model.source);
         let seen = folder.map(|folder| {
             let changed = fs_err::metadata(&folder).and_then(|found| found.modified()).ok();
-            (folder, changed)
+            (folder, changed, profiles.changed())
         });
         if self.read.is_some() && seen.is_some() && seen == self.seen {
             return;
         }
-        self.vocabulary = seen.as_ref().and_then(|(folder, _)| vocabulary(folder));
-        self.variables = seen.as_ref().map(|(folder, _)| variables(folder)).unwrap_or_default();
+        self.vocabulary = seen.as_ref().and_then(|(folder, ..)| vocabulary(folder));
+        self.variables = seen.as_ref().map(|(folder, ..)| variables(folder)).unwrap_or_default();
         self.seen = seen;
-        self.read = Some(weights::of_model(model).and_then(|files| Ok((files, weights::of_draft(model)?))));
+        self.read = Some(
+            weights::of_model(model, profiles)
+                .and_then(|files| Ok((files, weights::of_draft(model, profiles)?))),
+        );
     }
 
     /// Bytes of the weights, as far as they are known.

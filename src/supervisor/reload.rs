@@ -10,6 +10,7 @@ use super::driver::Driver;
 use super::slot::gate_config;
 use crate::api::{ApiError, Change, ChangeKind, ErrorCode};
 use crate::lifecycle::{Event, Name, Policy};
+use crate::python::profile::Profiles;
 use crate::registry::Registry;
 
 impl Driver {
@@ -34,7 +35,7 @@ impl Driver {
             match self.slots.get_mut(&name) {
                 Some(slot) => {
                     slot.model = Arc::new(model.clone());
-                    slot.files.look(model);
+                    slot.files.look(model, &Profiles::of(&registry));
                     slot.plan = admit::plan(&registry, model, &slot.files, platform, &self.learned).ok();
                     slot.gate.reconfigure(gate_config(&registry, model, &slot.files, slot.plan.as_ref()));
                 }

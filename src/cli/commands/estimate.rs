@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::backend::assess::{Assessment, assess};
+use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::{Remote, unknown_model};
@@ -13,6 +14,7 @@ use crate::memory::estimate::{Figure, Term};
 use crate::memory::group::HostEstimate;
 use crate::memory::{Bounds, Estimate, GpuLimit, Ledger, Live, Platform, Problem, Refusal, judge};
 use crate::memory::{Grant, Room};
+use crate::python::profile::Profiles;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
@@ -50,6 +52,8 @@ struct Document {
     arguments: Vec<String>,
     /// What the backend's environment needs beside.
     environment: BTreeMap<&'static str, &'static str>,
+    /// Why it stands on rules of thumb and not on what mlx_lm says of the model; null: it does not.
+    rules_of_thumb: Option<String>,
     /// KV bytes that one more token takes; null: the files are not there.
     kv_bytes_per_token: Option<Bytes>,
     /// Under what the footprints of such a run are kept in `learned.json`.
@@ -179,6 +183,7 @@ pub fn unusable(model: &Model, problem: &Problem) -> CliError {
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let model = registry.model(&args.model).map_err(|error| unknown_model(&registry, &error))?;
+    describe(context, &registry, model);
     let live = live_reading(&registry)?;
     let platform = args.platform.unwrap_or_else(|| Platform::of(&live.reading));
     let (live, counted) = match args.memory {
@@ -195,6 +200,19 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&show(&document, model))
 }
 
+/// Has mlx_lm say what the model and its draft model take, if their files are there and it was not done before. A model
+/// that it cannot describe is estimated all the same.
+pub fn describe(context: &Context, registry: &Registry, model: &Model) {
+    let profiles = Profiles::of(registry);
+    for folder in weights::folder(&model.source).into_iter().chain(weights::draft_folder(model)) {
+        if profiles.stored(&folder).is_none()
+            && let Some(Err(refused)) = profiles.make(&folder)
+        {
+            context.output.say(&format!("note: mlx-lm does not describe {}: {refused}", model.name));
+        }
+    }
+}
+
 fn examine(
     registry: &Registry,
     model: &Model,
@@ -202,7 +220,7 @@ fn examine(
     live: &LiveReading,
     counted: Counted,
 ) -> Result<Document, Problem> {
-    let Assessment { bounds, room, estimate, hosts, kv_per_token, key, .. } =
+    let Assessment { bounds, room, estimate, hosts, kv_per_token, key, thumb, .. } =
         assess(registry, model, platform)?;
     let mut ledger = Ledger::new(live.total, registry.reserves.clone());
     for (other, grant) in &counted.models {
@@ -225,6 +243,7 @@ fn examine(
         room,
         arguments: bounds.arguments(),
         environment: platform.environment().iter().copied().collect(),
+        rules_of_thumb: thumb,
         kv_bytes_per_token: kv_per_token,
         learning_key: key,
         reserve_bytes: estimate.as_ref().map(Estimate::reserve),
@@ -262,6 +281,9 @@ fn show(document: &Document, model: &Model) -> String {
                 text.push_str(&format!("reserved there: {}\n\n", host.estimate.reserve()));
             }
         }
+    }
+    if let Some(why) = &document.rules_of_thumb {
+        text.push_str(&format!("\nrules of thumb; {why}\n"));
     }
     text.push_str(&format!("\nreserved by a start: {}", estimate.reserve()));
     if let Some(ceiling) = estimate.ceiling.filter(|ceiling| *ceiling < estimate.peak) {

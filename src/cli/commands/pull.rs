@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::estimate::describe;
 use super::setup::{ensure, tiny_model};
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
@@ -55,6 +56,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         };
         context.output.data(&summary(&model.name, &source, &whole))?;
     }
+    describe(context, &registry, model);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::estimate::describe;
 use super::serve::runtime;
 use crate::backend::trial;
 use crate::cli::Context;
@@ -49,6 +50,9 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         .map_err(|error| CliError::failed("cannot write down what is installed").why(error))?;
     if registry.models.iter().any(|model| model.source == Source::Tiny) {
         tiny_model(&context.output, &environment)?;
+    }
+    for model in &registry.models {
+        describe(context, &registry, model);
     }
     context.output.data(&summary(&environment, &lock))
 }

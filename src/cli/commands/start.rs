@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::estimate::describe;
 use crate::api::StartRequest;
 use crate::cli::Context;
 use crate::cli::error::CliError;
@@ -30,6 +31,12 @@ pub struct Args {
 /// What kept it from being ready, with the exit codes of the contract.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
+    // Here, and not in the supervisor, whose loop waits for nothing.
+    if let Ok(registry) = context.registry()
+        && let Ok(model) = registry.model(&args.model)
+    {
+        describe(context, &registry, model);
+    }
     let name = remote.name(&args.model);
     let request = StartRequest {
         force: args.force,
