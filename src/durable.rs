@@ -32,7 +32,7 @@ pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut fresh = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
     fresh.write_all(bytes)?;
-    fresh.as_file().sync_all()?;
+    unless_it_cannot(fresh.as_file().sync_all())?;
     fresh.persist(file)?;
     sync_folder(folder)
 }
@@ -42,9 +42,16 @@ pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The system's own.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    match fs::File::open(folder)?.sync_all() {
-        // Some file systems cannot sync a folder and need not (fsync(2): EINVAL).
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+    unless_it_cannot(fs::File::open(folder)?.sync_all())
+}
+
+/// A file system that cannot sync need not be waited for: fsync(2) says EINVAL, and F_FULLFSYNC, which macOS is asked
+/// for, ENOTSUP or ENOTTY where the volume has no such thing (SMB, exFAT).
+fn unless_it_cannot(synced: io::Result<()>) -> io::Result<()> {
+    match synced {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP | libc::ENOTTY)) => {
+            Ok(())
+        }
         synced => synced,
     }
 }
@@ -52,6 +59,17 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_that_cannot_sync_is_written_all_the_same() {
+        let failed = |code| unless_it_cannot(Err(io::Error::from_raw_os_error(code)));
+        for code in [libc::EINVAL, libc::ENOTSUP, libc::ENOTTY] {
+            assert!(failed(code).is_ok(), "{code}");
+        }
+        for code in [libc::EIO, libc::ENOSPC, libc::EDQUOT] {
+            assert!(failed(code).is_err(), "{code}");
+        }
+    }
 
     #[test]
     fn only_old_leftovers_are_swept() {

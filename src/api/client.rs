@@ -12,8 +12,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{http, paths};
 use crate::api::{
-    ApiError, CommandDone, EventRecord, Events, Line, Progress, ReloadRequest, Reloaded, SCHEMA,
-    SCHEMA_HEADER, StartRequest, Status, StopRequest,
+    ApiError, CommandDone, EventRecord, Events, HandedOver, HandoverRequest, Line, Progress, ReloadRequest,
+    Reloaded, SCHEMA, SCHEMA_HEADER, StartRequest, Status, StopRequest,
 };
 use crate::{host, terminal};
 
@@ -185,6 +185,20 @@ impl Client {
     /// Any [`ClientError`].
     pub fn handover(&self) -> Result<()> {
         self.ask("POST", "/v1/handover", None::<&()>, Some(self.patience)).map(drop)
+    }
+
+    /// The same, but answered once nothing is in flight any more, which takes `drain` at most; then it stays for `time`,
+    /// or until SIGTERM. Whether it does: an older one leaves by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn hand_over_and_hold(&self, drain: Duration, time: Duration) -> Result<bool> {
+        let request = HandoverRequest { hold_seconds: Some(time.as_secs_f64()) };
+        let patience = drain.saturating_add(self.patience);
+        let body = self.ask("POST", "/v1/handover", Some(&request), Some(patience))?;
+        // An answer that was cut is that of one that has left.
+        let answer = serde_json::from_reader::<_, HandedOver>(body).unwrap_or_default();
+        Ok(answer.holds)
     }
 
     /// A command whose answer is a stream; `silence`: the longest wait for its next line, `None` without end.

@@ -350,6 +350,23 @@ pub struct ReloadRequest {
     pub dry_run: bool,
 }
 
+/// Body of `POST /v1/handover`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HandoverRequest {
+    /// Answer once nothing is in flight any more, and then stay until SIGTERM, so many seconds at most: for a service
+    /// manager that unloads the job next. `null`: answer and leave.
+    pub hold_seconds: Option<f64>,
+}
+
+/// Answer of `POST /v1/handover`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HandedOver {
+    /// Nothing is in flight, and the supervisor waits for SIGTERM. Absent: it is older and leaves by itself.
+    pub holds: bool,
+}
+
 /// What a reload changes, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {

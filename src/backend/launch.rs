@@ -10,7 +10,7 @@ use super::spec::{SCHEMA, Spec};
 use crate::backend::group::Group;
 use crate::environment::{GIVEN, INHERITED};
 use crate::memory::{Platform, Room};
-use crate::registry::{ClusterMode, Model, ServerOptions, Source};
+use crate::registry::{ClusterMode, Model, ServerOptions, Source, Wired};
 use crate::units::Bytes;
 
 /// The bounds that make the memory promise hold, as flags and launcher limits.
@@ -76,7 +76,8 @@ impl Launch<'_> {
             env.extend(inherited(SSH_AGENT).map(|value| (SSH_AGENT.to_owned(), value)));
             group
         });
-        let settings = hashed(self.python, &server, self.limits, group.as_ref(), &env);
+        let settings =
+            hashed(self.python, &server, self.limits, self.model.memory.wired, group.as_ref(), &env);
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let launcher = self.run.join("launcher.py");
         let (program, first) = match &group {
@@ -99,6 +100,7 @@ impl Launch<'_> {
             cache_limit: self.limits.cache.map(|bytes| bytes.0),
             prompt_cache_bytes: self.limits.prompt_cache.map(|bytes| bytes.0),
             room: self.limits.room.clone(),
+            wired: self.model.memory.wired,
             settings,
             reserved: self.reserved.0,
             nice: 0,
@@ -260,6 +262,7 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
         ("cluster".to_owned(), spec.group.as_ref().map_or("unset".to_owned(), Group::words)),
         ("cache limit".to_owned(), bytes(spec.cache_limit)),
         ("prompt cache".to_owned(), bytes(spec.prompt_cache_bytes)),
+        ("memory.wired".to_owned(), wired(spec.wired).to_owned()),
     ];
     all.extend(of_registry(&spec.env).cloned());
     let mut arguments = spec.argv.iter().skip(3).peekable();
@@ -270,11 +273,21 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
     all
 }
 
+/// As the registry spells it.
+fn wired(wired: Wired) -> &'static str {
+    match wired {
+        Wired::Off => "off",
+        Wired::Weights => "weights",
+        Wired::Default => "default",
+    }
+}
+
 /// Tells one way of running a model from another: 64 bits of SHA-256 in hexadecimal.
 fn hashed(
     python: &Path,
     server: &[String],
     limits: &Limits,
+    pinned: Wired,
     group: Option<&Group>,
     env: &[(String, String)],
 ) -> String {
@@ -282,7 +295,7 @@ fn hashed(
     let cache = shown(limits.cache.map(|bytes| bytes.0)).unwrap_or_default();
     let prompt_cache = shown(limits.prompt_cache.map(|bytes| bytes.0)).unwrap_or_default();
     let interpreter = python.to_string_lossy();
-    let rest = [interpreter.as_ref(), &cache, &prompt_cache];
+    let rest = [interpreter.as_ref(), &cache, &prompt_cache, wired(pinned)];
     let group = group.map(Group::words);
     for part in server.iter().map(String::as_str).chain(rest).chain(group.as_deref()) {
         hash.update(part.as_bytes());
@@ -328,7 +341,8 @@ mod tests {
             cache_limit,
             prompt_cache_bytes: None,
             room: None,
-            settings: hashed(Path::new("python"), &server, &limits, None, &[]),
+            wired: Wired::Off,
+            settings: hashed(Path::new("python"), &server, &limits, Wired::Off, None, &[]),
             reserved: 0,
             nice: 0,
             group: None,

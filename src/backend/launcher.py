@@ -24,6 +24,7 @@ import runpy
 import signal
 import socket
 import socketserver
+import struct
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ DEFAULT_MODEL = "default_model"  # what mlx_lm.server calls the model that it wa
 RANK_VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 LONGEST_REQUEST = 65536  # bytes of one line on the link
 LONGEST_ERROR = 4000  # characters of an error that is told
+LONGEST_SEND = 1000  # microseconds that a client who does not read may hold up a send
 LOOK = 0.25  # seconds between two looks at a client
 PROOF_TIME = 5.0  # seconds in which a connection has to show the secret
 UNPROVEN = 256  # connections that have not shown it, at once
@@ -157,6 +159,7 @@ class Link:
                 # Out of file descriptors, most likely: the next connection may find one.
                 threading.Event().wait(1)
                 continue
+            never_wait_to_send(client)
             # Greeting and registering are one step, so that no event falls between them.
             with self.lock:
                 self.clients.add(client)
@@ -217,6 +220,13 @@ class Link:
         if mx is None:
             return {"active": None, "cache": None, "peak": None}
         return {"active": mx.get_active_memory(), "cache": mx.get_cache_memory(), "peak": mx.get_peak_memory()}
+
+
+def never_wait_to_send(client):
+    """macOS ignores MSG_DONTWAIT when sending (xnu, bsd/kern/uipc_socket.c): with 8 KiB unread by the client a send would
+    block, the lock with it, and SIGTERM, whose handler tells the clients, would be waiting too. Reads go on blocking.
+    """
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, LONGEST_SEND))
 
 
 def describe(error):
@@ -577,6 +587,33 @@ def shrink_heap_with_cache(mx):
     mx.clear_cache = clear_cache
 
 
+def limit_wired(mx, rule):
+    """mlx_lm sets the wired limit when the server starts and for each batch generator; what is pinned under concurrent
+    requests while prompts are evicted has brought down whole Macs ("prepare count underflow", mlx 3186, mlx-lm 1666).
+
+    "off": never set. "weights": set once, to what is in memory when the generation thread makes its first generator.
+    "default": as mlx_lm likes. Whoever sets it is told the limit of before, as by MLX.
+    """
+    if rule == "default":
+        return
+    set_limit = getattr(mx, "set_wired_limit", None)
+    if set_limit is None:
+        warn("this MLX has no mx.set_wired_limit; memory.wired changes nothing")
+        return
+    pinned = 0
+
+    def set_wired_limit(limit):
+        nonlocal pinned
+        # The main thread asks when the server starts, before any weights are in memory.
+        loaded = threading.current_thread() is not threading.main_thread()
+        if rule == "weights" and loaded and not pinned and (weights := mx.get_active_memory()):
+            pinned = min(limit, weights)
+            set_limit(pinned)
+        return pinned
+
+    mx.set_wired_limit = set_wired_limit
+
+
 class Prompts:
     """The server's caches of prompts: bounded in bytes, and given up when asked."""
 
@@ -848,6 +885,7 @@ def main():
         import mlx.core as mx
 
         shrink_heap_with_cache(mx)
+        limit_wired(mx, spec.get("wired", "off"))
         if spec.get("cache_limit") is not None:
             mx.set_cache_limit(spec["cache_limit"])
         prompts = Prompts(spec["secret"])

@@ -14,6 +14,7 @@ use crate::backend::group::Group;
 use crate::clock::Moment;
 use crate::host::Identity;
 use crate::memory::Room;
+use crate::registry::Wired;
 
 /// The version of both files.
 pub const SCHEMA: u32 = 1;
@@ -49,6 +50,9 @@ pub struct Spec {
     /// The room that kept prompts and a prefill share, and the largest step that it allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<Room>,
+    /// What MLX pins for the GPU.
+    #[serde(default)]
+    pub wired: Wired,
     /// Hash of everything in the registry that makes one run differ from another: tells `outdated`.
     pub settings: String,
     /// What admission granted, bytes.

@@ -182,6 +182,7 @@ impl Conductor {
             secret: self.spec.secret.clone(),
             cache_limit: self.spec.cache_limit,
             prompt_cache_bytes: self.spec.prompt_cache_bytes,
+            wired: self.spec.wired,
             heartbeat_ms: self.group.heartbeat_ms,
             timeout_ms: self.group.timeout_ms,
         };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::link::Thread;
 use crate::host::Exit;
+use crate::registry::Wired;
 
 /// Begins a frame; no text that a program prints has it.
 const MARK: u8 = 0x1e;
@@ -121,6 +122,9 @@ pub struct Order {
     pub cache_limit: Option<u64>,
     /// Bound of the prompt cache, bytes.
     pub prompt_cache_bytes: Option<u64>,
+    /// What MLX pins for the GPU.
+    #[serde(default)]
+    pub wired: Wired,
     /// See [`crate::backend::group::Group`].
     pub heartbeat_ms: u64,
     /// See [`crate::backend::group::Group`].

@@ -171,6 +171,7 @@ fn launcher_spec(order: &Order, link: &Path) -> serde_json::Value {
         "secret": order.secret,
         "cache_limit": order.cache_limit,
         "prompt_cache_bytes": order.prompt_cache_bytes,
+        "wired": order.wired,
         "tied": true,
     })
 }

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 
 use crate::api::paths;
 use crate::api::{
-    ApiError, CommandDone, ErrorCode, EventRecord, Events, Line, ModelStatus, Progress, ReloadRequest,
-    Reloaded, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, StopRequest,
+    ApiError, CommandDone, ErrorCode, EventRecord, Events, HandedOver, HandoverRequest, Line, ModelStatus,
+    Progress, ReloadRequest, Reloaded, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, StopRequest,
 };
 use crate::metrics;
 use crate::supervisor::Handle;
@@ -131,10 +131,7 @@ async fn answer(request: Request<Incoming>, handle: Handle, config: PathBuf) -> 
             handle.trim(&decode(model)).await.map(|done| document(StatusCode::OK, &done))
         }
         (&Method::POST, ["v1", "reload"]) => reload(request, &handle, &config).await,
-        (&Method::POST, ["v1", "handover"]) => {
-            handle.hand_over();
-            Ok(document(StatusCode::ACCEPTED, &serde_json::json!({})))
-        }
+        (&Method::POST, ["v1", "handover"]) => hand_over(request, &handle).await,
         _ => Err(bad_request(format!("there is no {method} {path}"))),
     };
     outcome.unwrap_or_else(|error| document(http_status(error.code), &error))
@@ -257,6 +254,16 @@ fn progress(now: &ModelStatus, elapsed: Duration) -> Progress {
         _ => now.reason.clone().unwrap_or_default(),
     };
     Progress { state: now.state, text, fraction: now.progress, elapsed_seconds: elapsed.as_secs_f64() }
+}
+
+async fn hand_over(request: Request<Incoming>, handle: &Handle) -> Result<Response<Body>, ApiError> {
+    let HandoverRequest { hold_seconds } = body(request).await?;
+    let hold = hold_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match hold {
+        Some(time) => handle.hand_over_and_hold(time).await,
+        None => handle.hand_over(),
+    }
+    Ok(document(StatusCode::ACCEPTED, &HandedOver { holds: hold.is_some() }))
 }
 
 async fn reload(

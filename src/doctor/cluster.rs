@@ -14,13 +14,15 @@ pub struct Seen<'a> {
     pub here: &'a Report,
     /// The others, by host.
     pub others: &'a [(String, Answer)],
+    /// Why the supervisor says that the model does not run, if it says so.
+    pub reason: Option<&'a str>,
 }
 
 /// All checks of one model's cluster; none for a model without one.
 #[must_use]
 pub fn checks(seen: &Seen<'_>) -> Vec<Finding> {
     let Some(cluster) = &seen.model.cluster else { return Vec::new() };
-    let mut findings = vec![reachable(seen), versions(seen), paths(seen), files(seen)];
+    let mut findings = vec![reachable(seen), local_network(seen), versions(seen), paths(seen), files(seen)];
     if cluster.backend == ClusterBackend::Jaccl {
         findings.push(system(seen));
         findings.push(devices(seen));
@@ -44,6 +46,27 @@ fn reachable(seen: &Seen<'_>) -> Finding {
             "cluster-ssh",
             format!("{name}: {}", silent.join("; ")),
             "ssh -o BatchMode=yes HOST true has to work for this user; docs/cluster.md, \"Let them trust each other\"",
+        ),
+    }
+}
+
+/// Whether macOS keeps this program off the local network. It asks a person once, and who runs under launchd is never
+/// asked: each connection to the LAN then ends with EHOSTUNREACH (65), for the supervisor and not for a Terminal.
+fn local_network(seen: &Seen<'_>) -> Finding {
+    let id = "cluster-local-network";
+    let name = &seen.model.name;
+    let silent =
+        seen.others.iter().filter_map(|(host, answer)| Some((host.as_str(), answer.as_ref().err()?)));
+    let told = silent.map(|(host, why)| (host, why.as_str()));
+    let told = told.chain(seen.reason.map(|reason| ("the supervisor", reason)));
+    let mut kept_off = told.filter(|(_, why)| why.contains("No route to host"));
+    match kept_off.next() {
+        None => Finding::ok(id, format!("{name}: nobody was told that there is no route")),
+        Some((who, why)) => Finding::warn(
+            id,
+            format!("{name}: {who}: {why}"),
+            "if the machine is there: System Settings > Privacy & Security > Local Network, mlxctl on; \
+             docs/cluster.md, \"Local Network privacy\"",
         ),
     }
 }

@@ -47,7 +47,12 @@ fn report() -> Report {
 fn found(change: impl FnOnce(&mut Report)) -> Vec<Finding> {
     let mut other = report();
     change(&mut other);
-    checks(&Seen { model: &model(""), here: &report(), others: &[("studio".into(), Ok(other))] })
+    checks(&Seen {
+        model: &model(""),
+        here: &report(),
+        others: &[("studio".into(), Ok(other))],
+        reason: None,
+    })
 }
 
 fn failed(findings: &[Finding]) -> Vec<&str> {
@@ -58,11 +63,11 @@ fn failed(findings: &[Finding]) -> Vec<&str> {
 fn alike_machines_are_fine_and_every_check_is_there() {
     let findings = found(|_| {});
     let ids: Vec<_> = findings.iter().map(|finding| finding.id).collect();
-    let wanted = ["ssh", "versions", "paths", "model", "system", "rdma", "in-flight"];
+    let wanted = ["ssh", "local-network", "versions", "paths", "model", "system", "rdma", "in-flight"];
     assert_eq!(ids, wanted.map(|id| format!("cluster-{id}")));
     assert!(findings.iter().all(|finding| finding.state == State::Ok), "{findings:#?}");
     let alone = Model { cluster: None, ..model("") };
-    assert_eq!(checks(&Seen { model: &alone, here: &report(), others: &[] }), []);
+    assert_eq!(checks(&Seen { model: &alone, here: &report(), others: &[], reason: None }), []);
 }
 
 #[test]
@@ -142,7 +147,24 @@ fn a_machine_is_asked_without_a_prompt_and_what_keeps_it_silent_is_said() {
     assert!(why("echo '{}'", LONG).starts_with("its mlxctl gives no answer that this one understands"));
     assert_eq!(why("exec sleep 600", Duration::from_millis(300)), "no answer within 300ms");
     let silent = [("studio".to_owned(), Err("no answer within 20s".to_owned()))];
-    let findings = checks(&Seen { model: &model(""), here: &report(), others: &silent });
+    let findings = checks(&Seen { model: &model(""), here: &report(), others: &silent, reason: None });
     assert_eq!(failed(&findings), ["cluster-ssh"]);
     assert_eq!(findings[0].seen, "m: studio: no answer within 20s");
+}
+
+#[test]
+fn a_supervisor_that_macos_keeps_off_the_local_network_is_recognised() {
+    let local = |others: &[(String, Answer)], reason: Option<&str>| {
+        let findings = checks(&Seen { model: &model(""), here: &report(), others, reason });
+        findings.into_iter().find(|finding| finding.id == "cluster-local-network").unwrap()
+    };
+    let answers = [("studio".to_owned(), Ok(report()))];
+    assert_eq!(local(&answers, None).state, State::Ok);
+    assert_eq!(local(&answers, Some("the port is taken")).state, State::Ok);
+    // From Terminal all is well, and the agent gets nowhere.
+    let told = local(&answers, Some("studio: ssh: connect to host studio port 22: No route to host"));
+    assert_eq!(told.state, State::Warn);
+    assert!(told.seen.contains("the supervisor") && told.fix.unwrap().contains("Local Network"));
+    let silent = [("studio".to_owned(), Err("ssh cannot reach it: No route to host".to_owned()))];
+    assert_eq!(local(&silent, None).state, State::Warn);
 }

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod machine;
+pub mod macos;
 pub mod network;
 pub mod observe;
 pub mod python;

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use super::disk::{HubCache, Leftovers};
 use super::machine::Power;
+use super::macos;
 use super::network::PortUse;
 use super::python::Installed;
 use super::{Finding, cluster, disk, machine, network, python, service};
@@ -16,6 +17,7 @@ use crate::api::paths;
 use crate::backend::record;
 use crate::cluster::ask::Ssh;
 use crate::cluster::host::{Question, report};
+use crate::host::panics;
 use crate::host::{self, Host};
 use crate::memory::{GpuLimit, Platform};
 use crate::python::venv::{self, Environment, NotReady, SetupRequest};
@@ -34,6 +36,7 @@ pub fn machine(host: &dyn Host) -> Vec<Finding> {
         machine::swap(memory.and_then(|memory| memory.swap_used)),
         machine::power(Power::parse(&output("pmset", &["-g", "batt"]), &output("pmset", &["-g"]))),
         machine::clock(SystemTime::now(), made.ok()),
+        macos::panics(host.panic_reports().map(|_| panics::fresh(host))),
     ]
 }
 
@@ -62,6 +65,7 @@ pub fn deployment(
     let answer = status.and_then(|status| status.supervisor.as_ref());
     let told = answer.map(|supervisor| (supervisor.version.as_str(), supervisor.config_problem.as_deref()));
     findings.push(service::supervisor(told, env!("CARGO_PKG_VERSION")));
+    findings.push(firewall(registry, agent.as_deref().ok()));
     findings.extend(as_service(agent, answer.map(|supervisor| supervisor.pid)));
     findings.push(service::process_type(registry.agent.process_type, cfg!(target_os = "macos")));
     findings
@@ -69,7 +73,7 @@ pub fn deployment(
 
 /// The checks of every model that is spread over several machines: each of these is asked over ssh.
 #[must_use]
-pub fn clusters(registry: &Registry, host: &dyn Host) -> Vec<Finding> {
+pub fn clusters(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> Vec<Finding> {
     let Ok(binary) = std::env::current_exe() else { return Vec::new() };
     let ssh = Ssh::new(&binary);
     let found = registry.models.iter().filter_map(|model| {
@@ -80,7 +84,9 @@ pub fn clusters(registry: &Registry, host: &dyn Host) -> Vec<Finding> {
         };
         let others = ssh.ask(model.cluster.as_ref()?, &asked);
         let here = report(host, &asked);
-        Some(cluster::checks(&cluster::Seen { model, here: &here, others: &others }))
+        let known = status.and_then(|status| status.models.iter().find(|known| known.name == model.name));
+        let reason = known.and_then(|known| known.reason.as_deref());
+        Some(cluster::checks(&cluster::Seen { model, here: &here, others: &others, reason }))
     });
     found.flatten().collect()
 }
@@ -285,8 +291,24 @@ fn as_service(agent: Result<&dyn Agent, String>, supervisor: Option<i32>) -> Vec
     ]
 }
 
+/// Asks the application firewall about the program that listens for others.
+fn firewall(registry: &Registry, agent: Option<&dyn Agent>) -> Finding {
+    let program = agent.map(|agent| agent.program().to_owned());
+    let program = program.or_else(|| std::env::current_exe().ok()).unwrap_or_default();
+    let ask = |arguments: &[&str]| output("socketfilterfw", arguments);
+    let app = program.display().to_string();
+    macos::firewall(
+        registry.network.host,
+        &program,
+        &ask(&["--getglobalstate"]),
+        &ask(&["--getappblocked", &app]),
+    )
+}
+
 /// What a program prints; nothing where it is missing or fails.
 fn output(program: &str, arguments: &[&str]) -> String {
-    let ended = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{path}:{}", macos::FIREWALL);
+    let ended = Command::new(program).args(arguments).env("PATH", path).stdin(Stdio::null()).output();
     ended.map(|ended| String::from_utf8_lossy(&ended.stdout).into_owned()).unwrap_or_default()
 }

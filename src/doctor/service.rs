@@ -101,8 +101,8 @@ pub fn process_type(chosen: ProcessType, macos: bool) -> Finding {
     match chosen {
         ProcessType::Background => Finding::warn(
             id,
-            "Background: macOS keeps the backends on efficiency cores and slow disk access; decoding may be several \
-             times slower",
+            "Background: macOS throttles the agent and with it every backend (efficiency cores, slow disk access), and \
+             nothing lifts it from one process; decoding may be several times slower",
             "mlxctl bench under both, then process_type = \"Standard\" or \"Interactive\" if it matters",
         ),
         ProcessType::Adaptive => Finding::warn(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ struct State {
     given_back: u32,
     holds: u32,
     held: Arc<()>,
+    memory_lag: Duration,
+    panic_reports: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -176,6 +179,16 @@ impl Fake {
         self.state().running = names.iter().map(|&name| name.to_owned()).collect();
     }
 
+    /// From now on [`Host::memory`] may answer what was true so long ago.
+    pub fn set_memory_lag(&self, lag: Duration) {
+        self.state().memory_lag = lag;
+    }
+
+    /// The folder of panic reports.
+    pub fn set_panic_reports(&self, folder: &Path) {
+        self.state().panic_reports = Some(folder.to_owned());
+    }
+
     /// From now on [`Host::power`] answers this.
     pub fn set_power(&self, power: Power) {
         self.state().power = power;
@@ -223,6 +236,14 @@ impl Host for Fake {
     fn memory(&self) -> io::Result<MemoryReading> {
         let state = self.state();
         if state.memory_fails { Err(io::Error::other("the fake was told to fail")) } else { Ok(state.memory) }
+    }
+
+    fn memory_lag(&self) -> Duration {
+        self.state().memory_lag
+    }
+
+    fn panic_reports(&self) -> Option<PathBuf> {
+        self.state().panic_reports.clone()
     }
 
     fn identify(&self, pid: i32) -> io::Result<Option<Identity>> {

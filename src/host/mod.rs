@@ -9,6 +9,7 @@ pub mod socket;
 #[cfg(any(target_os = "macos", test))]
 mod darwin;
 mod facts;
+pub mod panics;
 #[cfg(any(target_os = "macos", test))]
 mod power;
 #[cfg(any(target_os = "linux", test))]
@@ -26,6 +27,7 @@ use macos as native;
 
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +252,16 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// The system's own, if it does not answer.
     fn memory(&self) -> io::Result<MemoryReading>;
+
+    /// How old an answer of [`Host::memory`] may be.
+    fn memory_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The folder of the kernel's panic reports; `None`: this system writes none.
+    fn panic_reports(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Who has this pid now; `None`: nobody, or only a zombie.
     ///

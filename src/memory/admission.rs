@@ -8,6 +8,7 @@ use super::budget::balance;
 use super::estimate::Estimate;
 use super::gpu::GpuLimit;
 use super::platform::Platform;
+use super::refusal::AVAILABLE;
 use super::refusal::{Check, Line, Refusal, Why};
 use super::remedy;
 use crate::host::{Footprint, MemoryReading};
@@ -150,7 +151,7 @@ pub(super) fn checks(ledger: &Ledger, live: Live<'_>) -> Vec<(&'static str, Vec<
     if !card {
         checks.push(("plan", plan(ledger, live)));
         if let Some(available) = live.reading.available {
-            checks.push(("available now", available_now(ledger, live, available)));
+            checks.push((AVAILABLE, available_now(ledger, live, available)));
         }
     }
     if let Some(limit) = live.gpu_limit {

@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::remedy::Remedy;
 use crate::units::Bytes;
 
+/// The check of what the machine has to give at the moment.
+pub(super) const AVAILABLE: &str = "available now";
+
 /// A start that may not happen now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
@@ -91,6 +94,13 @@ impl Refusal {
     #[must_use]
     pub fn missing(&self) -> Bytes {
         self.checks.iter().map(|check| check.missing).max().unwrap_or(Bytes::ZERO)
+    }
+
+    /// Whether nothing but what is available at the moment is short: another moment may bring another answer.
+    #[must_use]
+    pub fn for_now(&self) -> bool {
+        let mut short = self.checks.iter().filter(|check| check.missing > Bytes::ZERO).peekable();
+        short.peek().is_some() && short.all(|check| check.name == AVAILABLE)
     }
 
     /// In one sentence.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub(super) use cluster::{RawCluster, RawHost};
 
+use super::Wired;
 use super::reader::Section;
 use super::{PowerChoice, ProcessType, Start};
 use crate::registry::notes::At;
@@ -146,6 +147,7 @@ pub(super) struct RawMemory {
     pub trim_after: Maybe<Duration>,
     pub forget_after: Maybe<Duration>,
     pub yield_to_pressure: Maybe<bool>,
+    pub wired: Maybe<Wired>,
 }
 
 pub(super) struct RawHealth {
@@ -183,6 +185,9 @@ pub(super) struct RawLimits {
 
 /// Python's ints have no bound; nothing here is meant beyond this one.
 const MANY: i64 = u32::MAX as i64;
+
+const WIRED: [(&str, Wired); 3] =
+    [("off", Wired::Off), ("weights", Wired::Weights), ("default", Wired::Default)];
 
 const LOG_LEVELS: [(&str, &str); 5] = [
     ("DEBUG", "DEBUG"),
@@ -385,6 +390,7 @@ impl RawMemory {
             trim_after: memory.duration("trim_after"),
             forget_after: memory.duration("forget_after"),
             yield_to_pressure: memory.flag("yield_to_pressure"),
+            wired: memory.choice("wired", &WIRED),
         }
     }
 }

@@ -156,7 +156,7 @@ pub struct Metrics {
 /// launchd's `ProcessType`, launchd.plist(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ProcessType {
-    /// Low CPU and IO priority, always.
+    /// Low CPU and IO priority, always (`DARWIN_BG`); backends inherit it, and nothing lifts it from one of them.
     Background,
     /// launchd's default.
     Standard,
@@ -267,6 +267,20 @@ pub struct ServerOptions {
     pub extra_args: Vec<String>,
 }
 
+/// How much of a backend's memory MLX pins for the GPU (`mx.set_wired_limit`); without Metal there is nothing to pin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wired {
+    /// None. The kernel panics that were reported under load (mlx 3186, mlx-lm 1666) need pinned memory.
+    Off,
+    /// As much as the weights take, set once and left alone.
+    Weights,
+    /// As `mlx_lm.server` does it: up to the recommended working set, set anew for each batch. Also what a backend
+    /// does whose spec was written before there was a choice.
+    #[default]
+    Default,
+}
+
 /// Bounds from which the memory promise follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelMemory {
@@ -287,6 +301,8 @@ pub struct ModelMemory {
     pub forget_after: Duration,
     /// Whether critical memory pressure may stop it although it is always-on.
     pub yield_to_pressure: bool,
+    /// What MLX pins for the GPU.
+    pub wired: Wired,
 }
 
 /// When a model counts as loaded, hung or gone.

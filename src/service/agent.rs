@@ -6,6 +6,7 @@ mod systemd;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use launchd::LaunchdAgent;
 pub use systemd::SystemdAgent;
@@ -86,16 +87,35 @@ pub trait Agent {
     /// It does not go; then the file stays too.
     fn remove(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError>;
 
-    /// After the supervisor was asked to hand over (`handed`) or does not answer: another process; its pid.
+    /// Whether the job is unloaded and loaded again for it, so that the supervisor has to stay until then.
+    fn unloads_to_restart(&self) -> bool {
+        false
+    }
+
+    /// Another process in place of `before`; its pid.
     ///
     /// # Errors
     /// None comes up.
     fn restart(
         &self,
         before: Option<i32>,
-        handed: bool,
+        handed: Handed,
         say: &mut dyn FnMut(&str),
     ) -> Result<i32, AgentError>;
+}
+
+/// What came of asking the supervisor to hand over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// It does not answer.
+    No,
+    /// It lets what is in flight end and leaves by itself.
+    Leaves {
+        /// How long that takes at most.
+        drain: Duration,
+    },
+    /// Nothing is in flight any more, and it stays until it is told to end.
+    Holds,
 }
 
 /// What is to be done so that the agent is installed.

@@ -117,15 +117,20 @@ impl Launchctl {
     ) -> Result<Option<i32>, Error> {
         // Counted from the first call of each step, so that a circle (119, enable, 119) ends too.
         let mut since: HashMap<Step, Instant> = HashMap::new();
-        let (mut step, mut entered) = (first, None);
+        let (mut step, mut entered, mut patience) = (first, None, self.patience);
         loop {
             if entered != Some(step) {
                 progress(step);
                 entered = Some(step);
+                if step == Step::Unpin {
+                    // Once; and from here on it is a start like any other.
+                    patience.unpin = false;
+                    since.clear();
+                }
             }
             let started = *since.entry(step).or_insert_with(Instant::now);
             let reply = self.call(&self.arguments(step))?;
-            match next(goal, step, &reply, started.elapsed(), self.patience) {
+            match next(goal, step, &reply, started.elapsed(), patience) {
                 Action::Run(following) => step = following,
                 Action::Wait(following) => {
                     std::thread::sleep(self.pause);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::files;
 use super::learned::Learned;
+use super::panics::Panics;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
 use super::slot::Slot;
@@ -80,6 +81,9 @@ pub(super) struct Gatekeeper<'a> {
     pub learned: &'a Learned,
     pub policy: &'a Policy,
     pub power: &'a PowerState,
+    pub panics: &'a Panics,
+    /// Set where a start is refused for nothing but what is available at the moment.
+    pub short_now: &'a mut bool,
     /// The processes of the live runs.
     pub live: Vec<(Name, Identity)>,
 }
@@ -111,6 +115,10 @@ impl Admission for Gatekeeper<'_> {
                 failure.hint("connect the power adapter, or --force; [power] of the registry decides")
             );
         }
+        if let Some(why) = self.panics.refuses(start).filter(|_| !force) {
+            let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
+            return Err(failure.hint(format!("mlxctl start {name} --force, which lifts it for all models")));
+        }
         let refusal =
             match self.weigh(name, granted, Machine { reading, platform, gpu_limit }, estimate.as_ref()) {
                 Ok(grant) => {
@@ -128,6 +136,7 @@ impl Admission for Gatekeeper<'_> {
             let reserved = estimate.as_ref().map(Estimate::reserve).unwrap_or_default();
             return Ok(Verdict { reserved, overridden: Some(refusal.sentence()), others: false });
         }
+        *self.short_now = refusal.for_now();
         let mut failure = Failure::new(FailureKind::Refused, refusal.sentence()).hint(refusal.hint());
         failure.detail = Some(refusal.to_string());
         Err(failure)

@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::driver::Driver;
+use super::handle::Input;
 use super::handle::{Answer, Ask};
 use crate::api::{ApiError, CommandDone, ErrorCode, StartRequest, StopRequest};
 use crate::backend::link::Reply;
@@ -27,7 +28,8 @@ impl Driver {
                 let name = self.registry.model(&asked).ok().map(|model| model.name.clone());
                 drop(reply.send(name.and_then(|name| self.one_status(&name))));
             }
-            Ask::Start(model, request, answer) => self.start(&model, &request, answer),
+            Ask::Start(model, request, answer) => self.start(&model, request, answer, true),
+            Ask::StartAgain(model, request, answer) => self.start(&model, request, answer, false),
             Ask::Stop(model, request, answer) => self.stop(&model, &request, answer),
             Ask::Restart(model, request, answer) => self.restart(&model, &request, answer),
             Ask::Trim(model, answer) => self.trim(&model, answer),
@@ -40,18 +42,23 @@ impl Driver {
             }
             Ask::Events(after, limit, reply) => drop(reply.send(self.journal.after(after, limit))),
             Ask::Follow(follower) => self.followers.push(follower),
-            Ask::Shutdown { now } => self.handle(Event::Shutdown { now }),
-            Ask::Handover => self.begin_to_leave(),
+            Ask::Shutdown { now } if !self.leave_now() => self.handle(Event::Shutdown { now }),
+            Ask::Shutdown { .. } => {}
+            Ask::Handover(hold) => self.begin_to_leave(hold),
         }
     }
 
-    fn start(&mut self, asked: &str, request: &StartRequest, answer: Answer<CommandDone>) {
-        let Some(model) = self.resolve(asked, answer) else { return };
-        let (name, answer) = model;
+    /// `first`: a refusal for what is available now is not believed before memory was read again.
+    fn start(&mut self, asked: &str, request: StartRequest, answer: Answer<CommandDone>, first: bool) {
+        let Some((name, answer)) = self.resolve(asked, answer) else { return };
         self.look_at_programs();
+        if request.force {
+            self.accept_panics(&name);
+        }
         let timeout =
             request.timeout_seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
-        let (waiter, outcome) = self.waiter();
+        let (waiter, mut outcome) = self.waiter();
+        self.short_now = false;
         self.handle(Event::Start {
             model: name.clone(),
             waiter,
@@ -59,7 +66,20 @@ impl Driver {
             wait: request.wait,
             timeout,
         });
-        self.answer_later(name, "start", outcome, answer);
+        let lag = self.host.memory_lag();
+        let believed = !first || !self.short_now || lag.is_zero();
+        match outcome.try_recv() {
+            Ok(Outcome::Failed(_)) if !believed => {
+                let (inbox, model) = (self.inbox.clone(), name.to_string());
+                tokio::spawn(async move {
+                    tokio::time::sleep(lag).await;
+                    // The loop has ended: dropping the answer says so.
+                    let _ = inbox.send(Input::Ask(Ask::StartAgain(model, request, answer)));
+                });
+            }
+            Ok(outcome) => drop(answer.send(self.done(&name, "start", outcome))),
+            Err(_) => self.answer_later(name, "start", outcome, answer),
+        }
     }
 
     fn stop(&mut self, asked: &str, request: &StopRequest, answer: Answer<CommandDone>) {
@@ -122,7 +142,7 @@ impl Driver {
         tokio::spawn(async move {
             let Ok(outcome) = outcome.await else { return };
             // The loop has ended: dropping the answer says so.
-            let _ = inbox.send(super::handle::Input::Outcome(name, verb, outcome, answer));
+            let _ = inbox.send(Input::Outcome(name, verb, outcome, answer));
         });
     }
 
@@ -189,7 +209,7 @@ impl Driver {
                 Ok(Ok(Reply::Trim { freed } | Reply::Release { freed })) if asked.is_ok() => freed.map(Bytes),
                 _ => None,
             };
-            let _ = inbox.send(super::handle::Input::Trimmed(name, freed, answer));
+            let _ = inbox.send(Input::Trimmed(name, freed, answer));
         });
     }
 

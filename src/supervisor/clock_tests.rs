@@ -42,6 +42,7 @@ fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
         cache_limit: None,
         prompt_cache_bytes: None,
         room: None,
+        wired: crate::registry::Wired::Off,
         settings: String::new(),
         reserved: 1_000_000_000,
         nice: 0,

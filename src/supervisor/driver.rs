@@ -15,7 +15,9 @@ use super::handle::{Input, events_of};
 use super::journal::Journal;
 use super::kept::Kept;
 use super::learned::Learned;
+use super::leave::Leaving;
 use super::lock::Lock;
+use super::panics::Panics;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
 use super::rest::Rest;
@@ -91,8 +93,12 @@ pub(super) struct Driver {
     pub upkeep: Moment,
     /// Whether memory is to be given back once all is quiet.
     pub rest: Rest,
-    /// Until when it waits for what is in flight before it hands over.
-    pub leaving: Option<Moment>,
+    /// A hand-over under way.
+    pub leaving: Option<Leaving>,
+    /// Reports of kernel panics that nobody has answered for yet.
+    pub panics: Panics,
+    /// Whether the last start was refused for nothing but what is available at the moment.
+    pub short_now: bool,
     /// How long the machine has slept so far.
     pub slept: Duration,
     /// Why the last write of what is kept failed, if it did.
@@ -114,6 +120,8 @@ impl Driver {
                 learned: &self.learned,
                 policy: &self.policy,
                 power: &self.power,
+                panics: &self.panics,
+                short_now: &mut self.short_now,
                 live: self
                     .fleet
                     .models()

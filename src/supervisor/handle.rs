@@ -2,6 +2,7 @@
 //! gone is no error.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,14 +42,27 @@ pub(super) enum Ask {
     Metrics(oneshot::Sender<Snapshot>),
     Model(String, oneshot::Sender<Option<ModelStatus>>),
     Start(String, StartRequest, Answer<CommandDone>),
+    /// The same start once more, with fresh readings.
+    StartAgain(String, StartRequest, Answer<CommandDone>),
     Stop(String, StopRequest, Answer<CommandDone>),
     Restart(String, StopRequest, Answer<CommandDone>),
     Trim(String, Answer<CommandDone>),
     Reload(Result<Box<Registry>, String>, bool, Answer<Vec<Change>>),
     Events(Option<u64>, usize, oneshot::Sender<Vec<EventRecord>>),
     Follow(mpsc::Sender<EventRecord>),
-    Shutdown { now: bool },
-    Handover,
+    Shutdown {
+        now: bool,
+    },
+    Handover(Option<Hold>),
+}
+
+/// A hand-over after which the service manager unloads the job: the supervisor stays until it is told to end, so that
+/// the manager does not start another one in between.
+pub(super) struct Hold {
+    /// How long it stays for that, once nothing is in flight any more.
+    pub time: Duration,
+    /// Who waits to be told that nothing is.
+    pub ready: oneshot::Sender<()>,
 }
 
 /// Where a command's answer goes.
@@ -145,14 +159,23 @@ impl Handle {
         receiver
     }
 
-    /// Everything down, then the loop ends. A second one, with `now`, skips the drains.
+    /// Everything down, then the loop ends. A second one, with `now`, skips the drains. While it hands over: it leaves
+    /// at once, and the backends stay up.
     pub fn shutdown(&self, now: bool) {
         self.tell(Ask::Shutdown { now });
     }
 
     /// The loop ends and leaves the backends to the next supervisor.
     pub fn hand_over(&self) {
-        self.tell(Ask::Handover);
+        self.tell(Ask::Handover(None));
+    }
+
+    /// The same, but once nothing is in flight any more, which this waits for, it stays until SIGTERM, `time` at most.
+    pub async fn hand_over_and_hold(&self, time: Duration) {
+        let (ready, is_ready) = oneshot::channel();
+        self.tell(Ask::Handover(Some(Hold { time, ready })));
+        // Dropped: it has left already.
+        let _ = is_ready.await;
     }
 
     fn tell(&self, ask: Ask) {

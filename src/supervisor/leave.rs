@@ -5,6 +5,8 @@ use std::time::Duration;
 use futures_util::future::{OptionFuture, join_all};
 
 use super::driver::Driver;
+use super::handle::Hold;
+use crate::clock::Moment;
 use crate::gate::{Availability, LAST_WORDS};
 use crate::lifecycle::State;
 
@@ -14,16 +16,45 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What clients are told whose answers are not done when the time is up.
 const CUT: &str = "the supervisor is being replaced; ask again in a moment";
 
+/// A hand-over under way.
+pub(super) struct Leaving {
+    /// Until when it waits for what is in flight.
+    limit: Moment,
+    held: Held,
+}
+
+/// Whether it stays when nothing is in flight any more.
+enum Held {
+    No,
+    /// It will, and whoever waits for that is told.
+    Later(Hold),
+    /// It does, for SIGTERM, until then.
+    Until(Moment),
+}
+
 impl Driver {
     /// Begins to leave: what is in flight may end, what is new waits at the gate, whose sockets close last.
-    pub fn begin_to_leave(&mut self) {
-        if self.leaving.is_some() {
+    pub fn begin_to_leave(&mut self, hold: Option<Hold>) {
+        let held = hold.map_or(Held::No, Held::Later);
+        if let Some(leaving) = &mut self.leaving {
+            if matches!(held, Held::Later(_)) {
+                leaving.held = held;
+            }
             return;
         }
         self.note(None, "handover", "the supervisor ends and leaves its backends to the next one");
         let drain = self.registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
-        self.leaving = Some(self.host.now().after(drain));
+        self.leaving = Some(Leaving { limit: self.host.now().after(drain), held });
         self.publish();
+    }
+
+    /// Told to end while it leaves: it leaves now, and the backends stay for the next one all the same. Whether it was
+    /// leaving.
+    pub fn leave_now(&mut self) -> bool {
+        let now = self.host.now();
+        let Some(leaving) = &mut self.leaving else { return false };
+        *leaving = Leaving { limit: now, held: Held::No };
+        true
     }
 
     /// Whether no model has a request in flight.
@@ -32,13 +63,30 @@ impl Driver {
     }
 
     /// Whether everything that was waited for is done, or the time is up.
-    pub fn may_leave(&self) -> bool {
-        let Some(limit) = self.leaving else { return false };
+    pub fn leaves(&mut self) -> bool {
+        let now = self.host.now();
+        let Some(limit) = self.leaving.as_ref().map(|leaving| leaving.limit) else { return false };
         // A stop or restart that is half done would look like a crash to the next one.
         let settled = self.fleet.models().iter().all(|model| {
             !matches!(model.state, State::Draining { .. } | State::Stopping { .. } | State::Spawning { .. })
         });
-        (self.quiet() && settled) || self.host.now() >= limit
+        if !(self.quiet() && settled) && now < limit {
+            return false;
+        }
+        let Some(leaving) = &mut self.leaving else { return false };
+        match std::mem::replace(&mut leaving.held, Held::No) {
+            Held::No => true,
+            Held::Later(Hold { time, ready }) => {
+                // Who asked may have gone; then it leaves when the time is over.
+                let _ = ready.send(());
+                leaving.held = Held::Until(now.after(time));
+                false
+            }
+            Held::Until(end) => {
+                leaving.held = Held::Until(end);
+                now >= end
+            }
+        }
     }
 
     /// How soon to look again while it leaves.

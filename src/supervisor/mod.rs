@@ -20,6 +20,7 @@ mod leave;
 mod leftovers;
 mod lock;
 mod others;
+mod panics;
 mod plan;
 mod power;
 mod reload;

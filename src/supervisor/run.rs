@@ -19,6 +19,7 @@ use super::handle::{Handle, Input};
 use super::journal::Journal;
 use super::learned::Learned;
 use super::lock::{self, LockError};
+use super::panics::Panics;
 use super::power::PowerState;
 use super::rest::Rest;
 use super::router::Routing;
@@ -145,6 +146,8 @@ impl Supervisor {
             upkeep: Moment::default(),
             rest: Rest::default(),
             leaving: None,
+            panics: Panics::default(),
+            short_now: false,
             slept,
             disk_problem: None,
             lock: Arc::new(lock),
@@ -169,10 +172,11 @@ impl Supervisor {
     pub async fn run(self) {
         let Self { mut driver, mut inbox, mut reports, mut router_reports, found, handle: _ } = self;
         driver.note(None, "up", concat!("supervisor ", env!("CARGO_PKG_VERSION"), " is up"));
+        driver.look_for_panics();
         driver.adopt(found);
         driver.look_at_programs();
         driver.handle(Event::Boot);
-        while !driver.finished && !driver.may_leave() {
+        while !driver.finished && !driver.leaves() {
             let now = driver.host.now();
             let due = driver
                 .fleet
@@ -230,8 +234,9 @@ impl Driver {
     }
 }
 
-/// SIGTERM and SIGINT: everything down, then the end; a second one skips the drains. SIGHUP is the end as well where
-/// there is a terminal, which was closed then; a service has none, and reads the registry again. Ends with the process.
+/// SIGTERM and SIGINT: everything down, then the end; a second one skips the drains. During a hand-over: the end at
+/// once, with the backends up. SIGHUP is the end as well where there is a terminal, which was closed then; a service has
+/// none, and reads the registry again. Ends with the process.
 ///
 /// # Errors
 /// The system's, if it takes no handlers.

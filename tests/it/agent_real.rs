@@ -32,6 +32,10 @@ impl Drop for Stage {
 impl Stage {
     fn new(manager: Manager) -> Self {
         let instance = Instance::real(vec![Entry::new("tiny", "always"), Entry::new("other", "manual")]);
+        if let Manager::Launchd(launchd) = &manager {
+            // macOS 26: a program that was replaced is not started under its job.
+            launchd.set("pins", "");
+        }
         let stage = Self { instance, manager };
         stage.put_program();
         stage

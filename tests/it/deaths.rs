@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Entry, Instance, PATIENCE, alive, signal};
+use crate::support::{Entry, Instance, PATIENCE, alive, child_of, signal};
 
 const QUICK: &str =
     "restart = { stable_after = \"100ms\", backoff_min = \"100ms\", backoff_max = \"200ms\" }";
@@ -222,8 +222,7 @@ fn a_backend_that_ignores_sigterm_is_killed_at_its_time_and_its_grandchild_too()
     .serve();
     instance.expect(0, &["start", "m"]);
     let pid = instance.pid("m");
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let child: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+    let child = child_of(pid).unwrap();
     assert!(alive(child));
     instance.expect(0, &["stop", "m"]);
     assert!(!alive(pid) && !alive(child));

@@ -7,7 +7,7 @@ use crate::fake_launchd::FakeLaunchd;
 use crate::support::program;
 
 /// The checks that scripts may rely on.
-const CHECKS: [&str; 24] = [
+const CHECKS: [&str; 26] = [
     "address",
     "agent-file",
     "agent-state",
@@ -15,8 +15,10 @@ const CHECKS: [&str; 24] = [
     "clock",
     "cve-2026-5843",
     "disk",
+    "firewall",
     "gpu-limit",
     "hub-cache",
+    "kernel-panics",
     "keys",
     "leftovers",
     "logs",
@@ -129,4 +131,31 @@ fn launchds_view_is_part_of_it() {
         (state["state"].as_str(), state["seen"].as_str()),
         (Some("warn"), Some("launchd does not know the agent"))
     );
+}
+
+#[test]
+fn the_application_firewall_is_asked_about_the_program_that_listens() {
+    let instance = Instance::new();
+    let bin = instance.folder.path().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let asked = instance.folder.path().join("asked");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> '{}'\ncase $1 in\n--getglobalstate) echo 'Firewall is enabled. (State = 1)' ;;\n\
+         --getappblocked) echo 'The application is not part of the firewall' ;;\nesac\n",
+        asked.display()
+    );
+    program::write(&bin.join("socketfilterfw"), &script);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    // The registry of the tests serves loopback alone, where it does not matter.
+    assert_eq!(check(&doctor(&instance, &[], Some(&path)).1, "firewall")["state"], "skip");
+    let file = instance.config();
+    let text =
+        std::fs::read_to_string(&file).unwrap().replace("host = \"127.0.0.1\"", "host = \"192.0.2.7\"");
+    std::fs::write(&file, text).unwrap();
+    let (_, document) = doctor(&instance, &[], Some(&path));
+    let firewall = check(&document, "firewall");
+    assert_eq!(firewall["state"], "warn", "{firewall}");
+    assert!(firewall["fix"].as_str().unwrap().contains("--unblockapp"), "{firewall}");
+    let asked = std::fs::read_to_string(asked).unwrap();
+    assert!(asked.contains("--getappblocked /"), "{asked}");
 }

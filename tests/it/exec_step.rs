@@ -64,6 +64,7 @@ impl Run {
             cache_limit: None,
             prompt_cache_bytes: Some(1),
             room: None,
+            wired: mlxctl::registry::Wired::Off,
             settings: "hash".to_owned(),
             reserved: 1,
             nice: 0,

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::chaos::number;
+use crate::support::dice::number;
 use crate::support::{Entry, Instance, PATIENCE};
 
 /// Variations of a target without an order for more.

@@ -4,7 +4,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{Entry, Instance, PATIENCE, control, insist};
+use mlxctl::api::client::Client;
+use nix::sys::signal::Signal;
+
+use crate::support::{Entry, Instance, PATIENCE, alive, control, insist, signal};
 
 /// An answer of so many tokens, as it comes.
 fn stream(instance: &Instance, tokens: u32) -> BufReader<TcpStream> {
@@ -94,4 +97,48 @@ fn a_stop_that_is_half_done_is_done_before_the_next_one_comes() {
     assert_eq!(instance.wait_for_end(), Some(0));
     instance.serve_again();
     assert_eq!(instance.model("a")["reason"], "stopped by hand");
+}
+
+fn end(instance: &Instance) {
+    signal(instance.supervisor_pid(), Signal::SIGTERM);
+}
+
+#[test]
+fn before_its_job_is_unloaded_it_lets_answers_end_and_stays_until_it_is_told() {
+    let mut instance = one("30s");
+    let pid = instance.pid("a");
+    let answer = stream(&instance, 20);
+    let client = Client::new(&instance.root().join("run"));
+    assert!(client.hand_over_and_hold(Duration::from_secs(30), PATIENCE).unwrap(), "it says that it stays");
+    let text = rest(answer);
+    assert!(text.contains("t20 ") && text.contains("[DONE]"), "answered only once it is quiet: {text}");
+    assert!(alive(instance.supervisor_pid()), "launchd would start another one");
+    end(&instance);
+    assert_eq!(instance.wait_for_end(), Some(0));
+    assert!(alive(pid), "SIGTERM does not mean the models then");
+    instance.serve_again();
+    assert_eq!(instance.wait_state("a", "ready")["adopted"], true);
+}
+
+#[test]
+fn it_stays_no_longer_than_it_was_told() {
+    let mut instance = one("30s");
+    let client = Client::new(&instance.root().join("run"));
+    assert!(client.hand_over_and_hold(Duration::ZERO, Duration::from_millis(100)).unwrap());
+    assert_eq!(instance.wait_for_end(), Some(0), "whoever asked was killed");
+}
+
+#[test]
+fn told_to_end_while_it_hands_over_it_leaves_now_and_the_models_stay() {
+    let mut instance = one("10m");
+    let pid = instance.pid("a");
+    let answer = stream(&instance, 100);
+    hand_over(&instance);
+    end(&instance);
+    assert_eq!(instance.wait_for_end(), Some(0));
+    let text = rest(answer);
+    assert!(text.contains("being replaced") && !text.contains("t100 "), "{text}");
+    assert!(alive(pid));
+    instance.serve_again();
+    assert_eq!(instance.wait_state("a", "ready")["pid"], pid);
 }

@@ -142,7 +142,7 @@ fn a_restart_is_not_confirmed_by_the_process_of_before() {
 fn every_code_at_every_step_ends() {
     use Step::*;
     let late = patience().stop + Duration::from_secs(1);
-    for step in [Enable, Bootstrap, Kickstart, Restart, Confirm, Bootout, AwaitGone] {
+    for step in [Enable, Bootstrap, Kickstart, Restart, Confirm, Bootout, Unpin, AwaitGone] {
         for code in 0..=255 {
             for goal in [START, Goal::Gone] {
                 // The longest way without success: no step may lead back to itself once it is late.

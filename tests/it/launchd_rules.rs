@@ -39,7 +39,7 @@ impl Stage {
         std::fs::write(&plist, text).unwrap();
         let hand = Launchctl {
             program: launchd.program(),
-            patience: Patience { start: Duration::from_secs(30), stop: Duration::from_secs(30) },
+            patience: Patience { start: Duration::from_secs(30), stop: Duration::from_secs(30), unpin: true },
             pause: Duration::from_millis(20),
             ..Launchctl::new(uid(), "job", &plist, Duration::ZERO)
         };
@@ -201,4 +201,40 @@ fn alive(pid: i32) -> bool {
         std::process::Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
     let state = String::from_utf8(output.stdout).unwrap();
     !state.trim().is_empty() && !state.trim().starts_with('Z')
+}
+
+/// macOS 26: kickstart and KeepAlive start the new program under the old one's name, and it is killed.
+#[test]
+fn a_program_that_was_replaced_is_loaded_anew_and_only_once() {
+    let mut stage = Stage::new(SLEEP, "");
+    stage.launchd.set("pins", "");
+    let first = stage.load();
+    let job = stage.launchd.path("job");
+    std::fs::remove_file(&job).unwrap();
+    program::write(&job, &format!("#!/bin/sh\n# another one\n{SLEEP}\n"));
+    let second = stage.drive(Goal::Running { not: Some(first) }, Step::Restart).unwrap().unwrap();
+    assert_ne!(first, second);
+    let verbs = stage.launchd.verbs();
+    assert_eq!(verbs, ["enable", "bootstrap", "kickstart", "bootout", "enable", "bootstrap"]);
+
+    // One that is killed for another reason is not loaded for ever.
+    std::fs::remove_file(&job).unwrap();
+    program::write(&job, "#!/bin/sh\nkill -KILL $$\n");
+    stage.hand.patience.start = Duration::from_millis(300);
+    let result = stage.drive(Goal::Running { not: None }, Step::Restart);
+    let Err(Error::Refused(Failure::NoProcess(printed))) = result else { panic!("{result:?}") };
+    assert_eq!(printed.last_end().as_deref(), Some("Killed: 9"));
+    let bootouts = stage.launchd.verbs().iter().filter(|verb| *verb == "bootout").count();
+    assert_eq!(bootouts, 2, "once for each drive");
+}
+
+#[test]
+fn a_supervisor_that_does_not_go_is_not_called_a_missing_process() {
+    let mut stage = Stage::new(SLEEP, "");
+    let pid = stage.load();
+    stage.hand.patience.start = Duration::from_millis(200);
+    let result = stage.drive(Goal::Running { not: Some(pid) }, Step::Kickstart);
+    let Err(Error::Refused(failure @ Failure::SameProcess { .. })) = result else { panic!("{result:?}") };
+    assert!(failure.to_string().contains(&format!("(pid {pid}) still runs")), "{failure}");
+    assert!(failure.hint(None).contains("answers in flight"));
 }

@@ -24,6 +24,10 @@ struct Backend {
 
 impl Backend {
     fn start(spec: Value, arguments: &[&str]) -> Self {
+        Self::start_with(spec, arguments, &[])
+    }
+
+    fn start_with(spec: Value, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("link"), "left behind by a run that was killed").unwrap();
@@ -39,6 +43,7 @@ impl Backend {
             .args(arguments)
             .env("HF_HUB_OFFLINE", "1")
             .env("PYTHONUNBUFFERED", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -574,4 +579,52 @@ for path in '/tokens', '/hang':
         Command::new(real::python()).current_dir(folder.path()).args(["-c", script]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text.trim(), "/tokens 3\n/hang 0", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// mlx_lm's own calls, both kinds of them, with the rule of each registry value in between.
+#[test]
+fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
+    const RECOMMENDED: u64 = 5_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("launcher.py"), mlxctl::backend::LAUNCHER).unwrap();
+    let under = |rule: &str| -> Value {
+        let mut python = Command::new(real::python());
+        python.current_dir(folder.path()).env("HF_HUB_OFFLINE", "1").env("MLX_MPI_LIBNAME", "none");
+        let output =
+            python.args(["-c", include_str!("wired.py"), rule]).arg(real::tiny_model()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(seen["at_start"], 1, "mlx_lm sets it when the server starts: {seen}");
+        // Two generators, each of which sets it and puts back what was before.
+        assert_eq!(seen["asked"].as_array().unwrap().len(), 5, "and for each generator: {seen}");
+        seen
+    };
+    let off = under("off");
+    assert_eq!(off["reached"], json!([]), "nothing reaches MLX");
+    assert_eq!(off["asked"], json!([[RECOMMENDED, 0], [RECOMMENDED, 0], [0, 0], [RECOMMENDED, 0], [0, 0]]));
+    let weights = under("weights");
+    assert_eq!(weights["reached"], json!([weights["weights"]]), "once, and left alone: {weights}");
+    let default = under("default");
+    assert_eq!(default["reached"].as_array().unwrap().len(), 5, "{default}");
+    assert_eq!(default["reached"][0], RECOMMENDED);
+}
+
+/// On macOS a send does not care for MSG_DONTWAIT, which is what the hook makes of it here.
+#[test]
+fn a_client_that_stops_reading_keeps_no_backend_from_ending() {
+    let hook = tempfile::tempdir().unwrap();
+    std::fs::write(hook.path().join("sitecustomize.py"), "import socket\nsocket.MSG_DONTWAIT = 0\n").unwrap();
+    let model = real::tiny_model();
+    let arguments = ["--model", model.to_str().unwrap(), "--port", "0"];
+    let environment = [("PYTHONPATH", hook.path().to_str().unwrap())];
+    let mut backend = Backend::start_with(json!({}), &arguments, &environment);
+    backend.listening();
+    let (mut deaf, _) = connect(backend.folder.path().join("link"));
+    deaf.get_ref().set_nonblocking(true).unwrap();
+    // Asks until it is dropped or the kernel takes no more, and reads no answer: the buffer towards it is full then.
+    let question = format!("{}\n", json!({"op": "x".repeat(50_000)}));
+    while deaf.get_mut().write(question.as_bytes()).is_ok() {}
+    assert_eq!(backend.ask("dance")["reply"], "error", "others are answered");
+    backend.term();
+    assert_eq!(backend.code(), Some(0));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::chaos::{Dice, number};
+use crate::support::dice::{Dice, number};
 use crate::support::{Entry, Instance, try_control};
 
 /// What one command came to.

@@ -11,8 +11,10 @@ mod accept;
 mod adoption;
 mod agent;
 mod agent_real;
+#[cfg(target_os = "linux")]
 mod chaos;
 mod cluster_admission;
+#[cfg(target_os = "linux")]
 mod cluster_hosts;
 mod cluster_real;
 mod command_line;
@@ -22,6 +24,7 @@ mod doctor;
 mod environments;
 mod exec_step;
 mod fake_launchd;
+#[cfg(target_os = "linux")]
 mod full_disk;
 mod fuzz;
 mod gate_access;
@@ -48,7 +51,9 @@ mod memory_cli;
 mod memory_live;
 mod metrics;
 mod nothing_lost;
+mod on_a_mac;
 mod plist;
+mod portable;
 mod power;
 mod processes;
 mod profile;
@@ -56,11 +61,13 @@ mod pull;
 mod real;
 mod registry;
 mod registry_cli;
+#[cfg(target_os = "linux")]
 mod restart;
 mod router;
 mod router_live;
 mod screens;
 mod setup;
+#[cfg(target_os = "linux")]
 mod soak;
 mod split;
 mod support;
@@ -68,3 +75,4 @@ mod systemd;
 mod tiny_model;
 mod upgrade;
 mod user_systemd;
+mod workflows;

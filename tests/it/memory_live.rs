@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command};
 
-use crate::support::{Entry, Instance, PATIENCE, alive, copy_program, http};
+use crate::support::{Entry, Instance, alive, copy_program, http};
 
 /// A program of that name that runs and does nothing.
 fn program(folder: &Path, name: &str) -> Child {
@@ -116,21 +116,20 @@ fn the_limits_of_the_estimate_are_the_backends_own_and_the_gates() {
 }
 
 #[test]
+#[cfg(target_os = "linux")] // macOS charges nothing for such pages
 fn a_supervisor_at_rest_gives_back_what_it_needed_to_get_there() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
     instance.expect(0, &["start", "m"]);
     let pid = instance.supervisor_pid();
     // Pages of files, the program's own for the most part, in kB.
     let resident = || -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+        crate::support::linux::status(pid, "RssFile").strip_suffix(" kB").unwrap().parse().unwrap()
     };
     let before = resident();
     let began = std::time::Instant::now();
     // What idling needs comes back at once, a debug build's large code most of all; unasked, nothing would ever go.
     while resident() + 1024 > before {
-        assert!(began.elapsed() < PATIENCE, "{before} kB, and still {} kB", resident());
+        assert!(began.elapsed() < crate::support::PATIENCE, "{before} kB, and still {} kB", resident());
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
     assert_eq!(instance.model("m")["state"], "ready", "and goes on");

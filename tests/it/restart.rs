@@ -5,22 +5,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::support::linux::{descriptors, status};
 use crate::support::{Entry, Instance, PATIENCE, signal};
 
 /// Runs count as stable almost at once; one that was not would stay down long enough to be noticed.
 const STABLE_SOON: &str =
     "restart = { stable_after = \"1ms\", backoff_min = \"10m\", backoff_max = \"10m\", max_crashes = 3 }";
 
-/// How many descriptors a process has open.
-fn descriptors(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
-/// A number of `/proc/PID/status`.
+/// A number of a process's status.
 fn counter(pid: i32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap().trim().parse().unwrap()
+    status(pid, name).parse().unwrap()
 }
 
 /// As many as stay: the connection of the last command may still be open.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::chaos::{Dice, number};
+use crate::support::dice::{Dice, number};
 use crate::support::{Entry, Instance, signal, try_control, try_http};
 
 /// What a process takes: resident KiB, descriptors, threads.

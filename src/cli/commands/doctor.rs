@@ -73,7 +73,7 @@ fn examine(context: &Context, args: &Args) -> Vec<Finding> {
     let job = args.stand_ins.installed(context, &registry);
     let job = job.as_deref().map_err(|error| error.what.clone());
     findings.extend(observe::deployment(&registry, job, status.as_ref(), host.as_ref()));
-    findings.extend(observe::clusters(&registry, host.as_ref()));
+    findings.extend(observe::clusters(&registry, status.as_ref(), host.as_ref()));
     findings
 }
 

@@ -112,7 +112,8 @@ fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     }
     if matches!(report.process_type, ProcessType::Background | ProcessType::Adaptive) {
         let text = format!(
-            "the agent's process_type is {:?}: on a Mac it may cost most of the speed; compare with \"Interactive\" and \"Standard\"",
+            "the agent's process_type is {:?}, which every backend inherits and cannot leave: on a Mac it may cost most of the \
+             speed; compare with \"Interactive\" and \"Standard\"",
             report.process_type
         );
         facts.push(("agent", text));

@@ -4,13 +4,16 @@
 
 mod layout;
 pub mod lsof;
+pub mod taken;
 
 pub use layout::SOCKET_FDINFO;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::Exit;
 use super::Pressure;
 use crate::units::Bytes;
+use nix::errno::Errno;
 
 /// `vm_statistics64` (mach/vm_statistics.h), as far as it is needed. All are counts of pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,6 +114,24 @@ pub fn arguments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     rest.get(padding..).unwrap_or_default().split(|&byte| byte == 0).take(count)
 }
 
+/// Whether an error of `proc_pidinfo` means that the pid is nobody's of this user: there is no such process, or it is
+/// another user's now (EPERM: `proc_security_policy` in xnu-11417, bsd/kern/proc_info.c). Ours is gone either way.
+pub fn nobody(error: Errno) -> bool {
+    matches!(error, Errno::ESRCH | Errno::EPERM)
+}
+
+/// What `NOTE_EXITSTATUS` adds to a `NOTE_EXIT` event: the status as wait(2) gives it, in the low bits of the data
+/// (`NOTE_PDATAMASK`, sys/event.h; `filt_proc` in xnu-11417, bsd/kern/kern_event.c). It is told to whoever may signal
+/// the process, parent or not.
+pub fn exit(data: i64) -> Exit {
+    let status = i32::try_from(data & 0x000f_ffff).unwrap_or(0);
+    // wait(2): a signal's number in the low seven bits, the code above the low eight.
+    match status & 0x7f {
+        0 => Exit::Code((status >> 8) & 0xff),
+        signal => Exit::Signal(signal),
+    }
+}
+
 /// Whether a process goes by `name`; macOS keeps 31 bytes of it (`pbi_name`, sys/proc_info.h).
 pub fn goes_by(name: &str, kept: &str) -> bool {
     const KEPT_BYTES: usize = 31;
@@ -208,6 +229,25 @@ mod tests {
         assert_eq!(words, [b"python".as_slice(), b"launcher.py", b"/run/32b.json"]);
         assert_eq!(arguments(b"").count(), 0);
         assert_eq!(arguments(&bytes[..10]).filter(|word| !word.is_empty()).count(), 0);
+    }
+
+    #[test]
+    fn a_pid_of_another_user_is_nobodys() {
+        assert!(nobody(Errno::ESRCH) && nobody(Errno::EPERM));
+        assert!(
+            !nobody(Errno::EINVAL) && !nobody(Errno::ENOMEM),
+            "an error that says nothing of the process"
+        );
+    }
+
+    #[test]
+    fn the_end_of_an_adopted_process_is_known() {
+        assert_eq!(exit(0), Exit::Code(0));
+        assert_eq!(exit(3 << 8), Exit::Code(3));
+        assert_eq!(exit(255 << 8), Exit::Code(255));
+        assert_eq!(exit(9), Exit::Signal(9));
+        assert_eq!(exit(0x80 | 11), Exit::Signal(11), "with a core file");
+        assert_eq!(exit(0x0700_0000 | 9), Exit::Signal(9), "the bits above are not the status's");
     }
 
     #[test]

@@ -1,31 +1,18 @@
 //! Who listens on a loopback port.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
-
-use socket2::{Domain, Socket, Type};
 
 use super::super::darwin::{self, SOCKET_FDINFO};
 use super::super::{Identity, PortHolder};
 use super::process;
 
 /// See [`super::super::Host::owns_port`]. Other users' sockets cannot be listed, so whether somebody else listens
-/// is found out by an attempt to bind. A socket that shares the port by SO_REUSEPORT is not noticed.
+/// is found out by an attempt to bind.
 pub fn owns(who: Identity, port: u16) -> Option<bool> {
     if process::info_of(who).is_ok() && process::family(who.pid).into_iter().any(|pid| listens(pid, port)) {
         return Some(true);
     }
-    let taken = bind(port).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
-    taken.then_some(false)
-}
-
-/// Bound and dropped without listening, so that no client ever reaches it. Connections that are still closing do not
-/// count (SO_REUSEADDR).
-fn bind(port: u16) -> io::Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into())
+    darwin::taken::taken(port).then_some(false)
 }
 
 /// See [`super::super::port_holders`].

@@ -38,10 +38,8 @@ pub fn info(pid: i32) -> io::Result<Option<Info>> {
     let got =
         unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, ZOMBIES_TOO, (&raw mut bsd).cast(), size) };
     if got != size {
-        return match Errno::last() {
-            Errno::ESRCH => Ok(None),
-            error => Err(error.into()),
-        };
+        let error = Errno::last();
+        return if darwin::nobody(error) { Ok(None) } else { Err(error.into()) };
     }
     Ok(Some(Info {
         parent: bsd.pbi_ppid.cast_signed(),

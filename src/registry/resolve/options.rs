@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Scope;
+use crate::registry::Wired;
 use crate::registry::notes::At;
 use crate::registry::raw::{RawHealth, RawLimits, RawMemory, RawRestart, RawStop};
 use crate::registry::{Health, Limits, ModelMemory, Restart, Start, Stop};
@@ -32,6 +33,7 @@ pub(super) fn memory(own: &RawMemory, shared: &RawMemory) -> ModelMemory {
         trim_after: pick(&own.trim_after, &shared.trim_after).unwrap_or(seconds(45)),
         forget_after: pick(&own.forget_after, &shared.forget_after).unwrap_or(seconds(1800)),
         yield_to_pressure: pick(&own.yield_to_pressure, &shared.yield_to_pressure).unwrap_or(false),
+        wired: pick(&own.wired, &shared.wired).unwrap_or(Wired::Off),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Agent, AgentError, Install, Seen, discard};
+use super::{Agent, AgentError, Handed, Install, Seen, discard};
 use crate::registry;
 use crate::service::difference::differences;
 use crate::service::launchctl::print::Printed;
@@ -110,6 +110,7 @@ fn words(step: Step) -> &'static str {
         Step::Restart => "ending the supervisor and starting another",
         Step::Confirm => "waiting for its process",
         Step::Bootout => "asking the job to end",
+        Step::Unpin => "loading the job anew, because its process is killed as soon as it starts",
         Step::AwaitGone => "waiting until it is gone",
     }
 }
@@ -197,13 +198,28 @@ impl Agent for LaunchdAgent {
     fn restart(
         &self,
         before: Option<i32>,
-        handed: bool,
+        handed: Handed,
         say: &mut dyn FnMut(&str),
     ) -> Result<i32, AgentError> {
-        // One that handed over is ending by itself; to start it is to skip the throttle. One that hangs is killed,
-        // and its backends live on in groups of their own.
-        let first = if handed { Step::Kickstart } else { Step::Restart };
-        self.drive(Goal::Running { not: before }, first, say)?.ok_or_else(no_process)
+        let mut hand = self.hand.clone();
+        let first = match handed {
+            // Unloaded and loaded again: macOS 26 kills a new program under a job that was loaded with the old one.
+            Handed::Holds => Step::Bootout,
+            // It is ending by itself; to start it is to skip the throttle.
+            Handed::Leaves { drain } => {
+                hand.patience.start = hand.patience.start.saturating_add(drain);
+                Step::Kickstart
+            }
+            // It hangs and is killed; its backends live on in groups of their own.
+            Handed::No => Step::Restart,
+        };
+        let mut progress = |step: Step| say(words(step));
+        let pid = hand.drive(Goal::Running { not: before }, first, &mut progress);
+        pid.map_err(|error| self.explain(&error))?.ok_or_else(no_process)
+    }
+
+    fn unloads_to_restart(&self) -> bool {
+        true
     }
 }
 

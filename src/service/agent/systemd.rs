@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Agent, AgentError, Install, Seen, discard};
+use super::{Agent, AgentError, Handed, Install, Seen, discard};
 use crate::registry;
 use crate::service::systemd::{Error, Shown, Systemctl, program_in, render, unit_file, unit_name};
 
@@ -59,21 +59,30 @@ impl SystemdAgent {
     }
 
     /// Waits for a process other than the one of before.
-    fn confirm(&self, before: Option<i32>) -> Result<i32, AgentError> {
+    fn confirm(&self, before: Option<i32>, patience: Duration) -> Result<i32, AgentError> {
         let started = Instant::now();
         loop {
             let shown = self.hand.show().map_err(|error| explain(&error))?;
             match shown.pid.filter(|pid| before != Some(*pid)) {
                 Some(pid) => return Ok(pid),
-                None if started.elapsed() < self.patience => std::thread::sleep(Duration::from_millis(100)),
-                None => {
-                    return Err(AgentError {
-                        what: format!("the unit has no process (state: {})", shown.state),
-                        hint: "look into the log that the unit names, or `journalctl --user -e`".into(),
-                    });
-                }
+                None if started.elapsed() < patience => std::thread::sleep(Duration::from_millis(100)),
+                None => return Err(not_another(shown.pid, &shown.state, patience)),
             }
         }
+    }
+}
+
+/// Why there is no other process; `pid`: of the one that is there.
+fn not_another(pid: Option<i32>, state: &str, patience: Duration) -> AgentError {
+    match pid {
+        Some(pid) => AgentError {
+            what: format!("the supervisor of before (pid {pid}) still runs after {}s", patience.as_secs()),
+            hint: "it lets answers in flight end: `mlxctl status` shows them".into(),
+        },
+        None => AgentError {
+            what: format!("the unit has no process (state: {state})"),
+            hint: "look into the log that the unit names, or `journalctl --user -e`".into(),
+        },
     }
 }
 
@@ -150,7 +159,7 @@ impl Agent for SystemdAgent {
         for step in self.steps(install) {
             self.call(&step)?;
         }
-        self.confirm(None)
+        self.confirm(None, self.patience)
     }
 
     fn remove(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
@@ -166,15 +175,28 @@ impl Agent for SystemdAgent {
     fn restart(
         &self,
         before: Option<i32>,
-        handed: bool,
+        handed: Handed,
         say: &mut dyn FnMut(&str),
     ) -> Result<i32, AgentError> {
-        if !handed {
+        if handed == Handed::No {
             // SIGKILL to the supervisor alone: SIGTERM would ask it to end its backends.
             say("killing the supervisor");
             self.call(&["kill", "--kill-who=main", "--signal=SIGKILL", &self.hand.unit])?;
         }
         say("waiting for its process");
-        self.confirm(before)
+        let drain = if let Handed::Leaves { drain } = handed { drain } else { Duration::ZERO };
+        self.confirm(before, self.patience.saturating_add(drain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_that_does_not_go_is_not_called_a_missing_process() {
+        let patience = Duration::from_secs(45);
+        assert!(not_another(Some(7), "active", patience).what.contains("(pid 7) still runs after 45s"));
+        assert!(not_another(None, "failed", patience).what.contains("no process (state: failed)"));
     }
 }

@@ -36,6 +36,9 @@ pub enum Step {
     Confirm,
     /// `bootout`: ends the process and unloads the job.
     Bootout,
+    /// `bootout` of a job whose process is killed as soon as it starts. macOS 26 takes down who an ad-hoc signed program
+    /// is when its job is loaded, and kills another one in its place until the job is loaded anew.
+    Unpin,
     /// `print`, until there is no job.
     AwaitGone,
 }
@@ -82,6 +85,14 @@ pub enum Failure {
     /// 119, although it was enabled.
     #[error("launchd keeps the job disabled (code 119)")]
     Disabled,
+    /// The process of before a restart is still there.
+    #[error("the supervisor of before (pid {pid}) still runs after {}s", .waited.as_secs())]
+    SameProcess {
+        /// Its pid.
+        pid: i32,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// It is loaded, and nothing runs.
     #[error("the job is loaded, but has no process (state: {}{})", .0.state.as_str(),
         .0.last_end().map(|end| format!(", last end: {end}")).unwrap_or_default())]
@@ -129,6 +140,9 @@ impl Failure {
                                    folders and rights"
                     .into()
             }
+            Self::SameProcess { .. } => {
+                "it lets answers in flight end: `mlxctl status` shows them; the same again in a moment".into()
+            }
             Self::StillThere { .. } => {
                 "a backend may still be draining: `mlxctl status`, then try again".into()
             }
@@ -142,21 +156,23 @@ impl Failure {
 const LOG_IN: &str = "log in at the Mac's own screen (or over Screen Sharing) and run it in Terminal there; \
                       over SSH alone launchd keeps the job waiting";
 
-/// How long to go on. All are measured from the first call of a step.
+/// How long, and how often, to go on. Times are measured from the first call of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// For code 5, 119 and a process that does not appear.
     pub start: Duration,
     /// For a job that shall go: its exit timeout and some.
     pub stop: Duration,
+    /// Whether a job whose process is killed at its start may still be unloaded and loaded again.
+    pub unpin: bool,
 }
 
 impl Patience {
-    /// 15 s for a start, `exit_timeout` and 15 s for an end.
+    /// 15 s for a start, `exit_timeout` and 15 s for an end, and one load anew.
     #[must_use]
     pub fn new(exit_timeout: Duration) -> Self {
         let start = Duration::from_secs(15);
-        Self { start, stop: exit_timeout.saturating_add(start) }
+        Self { start, stop: exit_timeout.saturating_add(start), unpin: true }
     }
 }
 
@@ -169,7 +185,7 @@ impl Step {
             Self::Bootstrap => "bootstrap",
             Self::Kickstart | Self::Restart => "kickstart",
             Self::Confirm | Self::AwaitGone => "print",
-            Self::Bootout => "bootout",
+            Self::Bootout | Self::Unpin => "bootout",
         }
     }
 }
@@ -213,16 +229,18 @@ pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: P
             let printed = Printed::parse(&reply.output);
             match (goal, printed.pid) {
                 (Goal::Running { not }, Some(pid)) if not != Some(pid) => Action::Done(Some(pid)),
-                _ => unless_late(Step::Confirm, Failure::NoProcess(Box::new(printed))),
+                (_, Some(pid)) => unless_late(Step::Confirm, Failure::SameProcess { pid, waited }),
+                (_, None) if printed.last_signal.is_some() && patience.unpin => Action::Run(Step::Unpin),
+                (_, None) => unless_late(Step::Confirm, Failure::NoProcess(Box::new(printed))),
             }
         }
         (Step::Confirm, 3 | 113) => unless_late(Step::Bootstrap, Failure::NoProcess(Box::default())),
         (Step::Confirm, _) => unknown(),
 
         // Not loaded, in a domain that is not there, or on its way: all the same end.
-        (Step::Bootout, 0 | 3 | 36 | 112 | 113) => Action::Run(Step::AwaitGone),
-        (Step::Bootout, 5) => unless_late(Step::Bootout, Failure::Refused { waited }),
-        (Step::Bootout, _) => unknown(),
+        (Step::Bootout | Step::Unpin, 0 | 3 | 36 | 112 | 113) => Action::Run(Step::AwaitGone),
+        (Step::Bootout | Step::Unpin, 5) => unless_late(step, Failure::Refused { waited }),
+        (Step::Bootout | Step::Unpin, _) => unknown(),
 
         (Step::AwaitGone, 3 | 112 | 113) => match goal {
             Goal::Gone => Action::Done(None),

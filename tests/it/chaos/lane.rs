@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Dice, faults, places, promises};
+use super::{faults, places, promises};
+use crate::support::dice::Dice;
 use crate::support::{Entry, Instance, PATIENCE, signal, try_control, try_http};
 
 /// Quick enough for hundreds of faults, slow enough for a machine that is busy.

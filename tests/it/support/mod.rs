@@ -1,7 +1,11 @@
 //! The harness: a whole instance (registry, supervisor, backends) in a temporary folder, on loopback.
 
+pub mod dice;
 pub mod door;
+#[cfg(target_os = "linux")]
 pub mod hosts;
+#[cfg(target_os = "linux")]
+pub mod linux;
 pub mod program;
 mod skipped;
 pub mod upstream;
@@ -301,6 +305,7 @@ impl Instance {
     }
 
     /// Starts a supervisor through another command, which becomes it.
+    #[cfg(target_os = "linux")]
     pub fn serve_within(&mut self, prefix: &[&str]) {
         let serve = self.mlxctl(&["serve"]);
         let mut command = Command::new(prefix[0]);
@@ -409,6 +414,7 @@ impl Instance {
     }
 
     /// As [`Instance::events`], where writers die in mid-line and the file is put aside.
+    #[cfg(target_os = "linux")]
     pub fn events_so_far(&self) -> Vec<Value> {
         let read =
             |name: &str| std::fs::read_to_string(self.root().join("state").join(name)).unwrap_or_default();
@@ -493,8 +499,18 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
 
 /// Whether a process is there and no zombie.
 pub fn alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+    mlxctl::host::identify(pid).unwrap().is_some()
+}
+
+/// A child of a process.
+pub fn child_of(pid: i32) -> Option<i32> {
+    let listed = Command::new("ps").args(["-A", "-o", "ppid=,pid="]).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let mut pairs = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().map(str::parse::<i32>);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    });
+    pairs.find(|(parent, _)| *parent == pid).map(|(_, child)| child)
 }
 
 /// One HTTP request on a connection of its own; status and body.

@@ -1,9 +1,13 @@
 //! `mlxctl agent restart`
 
+use std::time::Duration;
+
 use super::ready;
 use crate::api::client::Client;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
+use crate::registry::Registry;
+use crate::service::agent::{Agent, Handed};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -11,6 +15,9 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
 }
+
+/// How long a supervisor stays after its hand-over, for its job to be unloaded.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// Puts another supervisor in the place of the one that runs; backends stay and are adopted.
 ///
@@ -47,7 +54,7 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
         };
         return context.output.data(&format!("{way}; {} starts another", agent.manager()));
     }
-    let handed = ours && client.handover().is_ok();
+    let handed = if ours { hand_over(context, &client, &registry, agent.as_ref()) } else { Handed::No };
     let pid = agent.restart(seen.pid, handed, &mut |step| context.output.say(step))?;
     let status = ready::supervisor(&client, &registry.agent.log)?;
     let adopted: Vec<&str> =
@@ -55,4 +62,18 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
     let models =
         if adopted.is_empty() { String::new() } else { format!("; still up: {}", adopted.join(", ")) };
     context.output.data(&format!("{} runs again, pid {pid}{models}", agent.name()))
+}
+
+/// Asks the supervisor to leave its backends to the next one. Answers in flight may take the whole drain.
+fn hand_over(context: &Context, client: &Client, registry: &Registry, agent: &dyn Agent) -> Handed {
+    let drain = registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
+    if !agent.unloads_to_restart() {
+        return client.handover().map_or(Handed::No, |()| Handed::Leaves { drain });
+    }
+    context.output.say("waiting for answers in flight");
+    match client.hand_over_and_hold(drain, HOLD) {
+        Ok(true) => Handed::Holds,
+        Ok(false) => Handed::Leaves { drain },
+        Err(_) => Handed::No,
+    }
 }

@@ -1,0 +1,42 @@
+//! Whether somebody listens on a loopback port, found out by an attempt to bind.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use socket2::{Domain, Socket, Type};
+
+/// Where a listener gets connections to 127.0.0.1. macOS lets an exact address be bound beside a wildcard one
+/// (`in_pcbbind` in xnu-11417, bsd/netinet/in_pcb.c), so each is tried by itself.
+const REACHED: [IpAddr; 3] =
+    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+
+/// Whether any of them is taken. A socket that shares the port by SO_REUSEPORT is not noticed.
+pub fn taken(port: u16) -> bool {
+    let in_use = |address| bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    REACHED.into_iter().any(|address| in_use(SocketAddr::new(address, port)))
+}
+
+/// Bound and dropped without listening, so that no client ever reaches it. Connections that are still closing do not
+/// count (SO_REUSEADDR).
+fn bind(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_on_any_address_that_loopback_reaches_is_noticed() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let stranger = std::net::TcpListener::bind(address).unwrap();
+            let port = stranger.local_addr().unwrap().port();
+            assert!(taken(port), "{address}");
+            drop(stranger);
+            assert!(!taken(port), "{address}, after it");
+        }
+        assert!(REACHED.contains(&IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    }
+}
