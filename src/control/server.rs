@@ -23,7 +23,7 @@ use crate::api::{
     ApiError, CommandDone, ErrorCode, EventRecord, Events, HandedOver, HandoverRequest, Line, ModelStatus,
     Progress, ReloadRequest, Reloaded, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, StopRequest,
 };
-use crate::metrics;
+use crate::metrics::{self, Source};
 use crate::supervisor::Handle;
 use crate::units::Bytes as Size;
 
@@ -113,7 +113,7 @@ async fn answer(request: Request<Incoming>, handle: Handle, config: PathBuf) -> 
             Some(status) => Ok(document(StatusCode::OK, &status)),
             None => Err(ending()),
         },
-        (&Method::GET, ["metrics"]) => match handle.metrics().await {
+        (&Method::GET, ["metrics"]) => match handle.snapshot().await {
             Some(snapshot) => {
                 let text = Full::new(Bytes::from(metrics::render(&snapshot)));
                 Ok(respond(StatusCode::OK, metrics::CONTENT_TYPE, text.boxed_unsync()))

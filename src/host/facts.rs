@@ -1,6 +1,6 @@
 //! What does not change while the machine is up, as far as all systems say it alike.
 
-use super::Facts;
+use crate::host::seam::Facts;
 use crate::units::Bytes;
 
 /// Asks the system once; takes some milliseconds, so it is done when the first caller asks.

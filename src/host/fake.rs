@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{
-    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal,
-    SleepHold, posix,
-};
+use super::posix;
 use crate::clock::Moment;
+use crate::host::seam::{
+    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal,
+    SleepHold,
+};
 use crate::units::Bytes;
 
 /// A machine of which a test decides everything. Time starts one hour after boot.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::Host;
+use crate::host::seam::Host;
 
 /// By so much the wall clock may have been set since the boot.
 const SLACK: Duration = Duration::from_secs(60);

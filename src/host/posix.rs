@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, kill, killpg, sigprocmask};
 use nix::unistd::Pid;
 
-use super::Signal;
+use crate::host::seam::Signal;
 
 impl Signal {
     /// The system's number of it.

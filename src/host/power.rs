@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{Power, SleepHold};
+use crate::host::seam::{Power, SleepHold};
 
 /// `pmset -g batt` names the source in its first line; `pmset -g` has `lowpowermode 1`, or `powermode`, whose 1 is low
 /// and 2 is high, on machines with three modes (pmset(1)).

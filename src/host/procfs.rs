@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Pressure;
+use crate::host::seam::Pressure;
 use crate::units::Bytes;
 
 /// One line of `/proc/PID/stat`, as far as it is needed (proc_pid_stat(5)).

@@ -16,10 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::{CONTENT_TYPE, render};
+use super::{CONTENT_TYPE, Source, render};
 use crate::gate::{Crowd, GateConfig, Place, check_host};
 use crate::registry::{Network, Registry};
-use crate::supervisor::Handle;
 
 /// Between two attempts to listen on an address that is not there, or taken.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -48,10 +47,10 @@ pub struct Listener {
 impl Listener {
     /// Listens nowhere, until it is told where.
     #[must_use]
-    pub fn spawn(handle: Handle) -> Self {
+    pub fn spawn(source: impl Source) -> Self {
         let (wanted, want) = watch::channel(None);
         let (say, problem) = watch::channel(None);
-        let task = tokio::spawn(run(handle, want, say)).abort_handle();
+        let task = tokio::spawn(run(source, want, say)).abort_handle();
         Self { wanted, problem, task }
     }
 
@@ -80,7 +79,7 @@ impl Drop for Listener {
 }
 
 async fn run(
-    handle: Handle,
+    source: impl Source,
     mut wanted: watch::Receiver<Option<Wanted>>,
     problem: watch::Sender<Option<String>>,
 ) {
@@ -96,7 +95,7 @@ async fn run(
                     let network = Arc::new(network);
                     problem.send_replace(None);
                     tokio::select! {
-                        () = accept(&listener, &handle, &network) => {}
+                        () = accept(&listener, &source, &network) => {}
                         changed = wanted.changed() => if changed.is_err() { return },
                     }
                     continue;
@@ -125,7 +124,7 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-async fn accept(listener: &TcpListener, handle: &Handle, network: &Arc<Network>) {
+async fn accept(listener: &TcpListener, source: &impl Source, network: &Arc<Network>) {
     let crowd = Arc::<Crowd>::default();
     loop {
         let Ok((stream, client)) = listener.accept().await else {
@@ -139,12 +138,12 @@ async fn accept(listener: &TcpListener, handle: &Handle, network: &Arc<Network>)
         let Some((place, ending)) = crowd.enter(client, CONNECTIONS) else { continue };
         let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
         let page =
-            Page { handle: handle.clone(), network: network.clone(), local: local.to_canonical(), place };
+            Page { source: source.clone(), network: network.clone(), local: local.to_canonical(), place };
         ending.by(tokio::spawn(serve(stream, page)).abort_handle());
     }
 }
 
-async fn serve(stream: TcpStream, page: Page) {
+async fn serve(stream: TcpStream, page: Page<impl Source>) {
     let page = Arc::new(page);
     let service = service_fn(move |request| {
         let page = page.clone();
@@ -166,15 +165,15 @@ async fn serve(stream: TcpStream, page: Page) {
 }
 
 /// What one connection can read.
-struct Page {
-    handle: Handle,
+struct Page<S> {
+    source: S,
     network: Arc<Network>,
     /// The address that its client reached.
     local: IpAddr,
     place: Place,
 }
 
-impl Page {
+impl<S: Source> Page<S> {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let respond = |status, text: String| {
             let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -188,7 +187,7 @@ impl Page {
         if request.method() != Method::GET || request.uri().path() != "/metrics" {
             return respond(StatusCode::NOT_FOUND, "there is GET /metrics\n".to_owned());
         }
-        match self.handle.metrics().await {
+        match self.source.snapshot().await {
             Some(snapshot) => respond(StatusCode::OK, render(&snapshot)),
             None => respond(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is shutting down\n".to_owned()),
         }

@@ -16,6 +16,12 @@ use crate::gate::TrafficDetail;
 /// The format's name.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Who knows everything that is counted. The supervisor does; it lies above this folder.
+pub trait Source: Clone + Send + Sync + 'static {
+    /// Everything, now; `None` when it is ending.
+    fn snapshot(&self) -> impl Future<Output = Option<Snapshot>> + Send;
+}
+
 /// How often each kind of event was noted, by model; without one: the supervisor's own.
 pub type Noted = BTreeMap<(Option<String>, String), u64>;
 

@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::host::{Identity, Power};
 use crate::lifecycle::{Event, Generation, Name, Outcome};
-use crate::metrics::Snapshot;
+use crate::metrics::{Snapshot, Source};
 use crate::registry::Registry;
 use crate::units::Bytes;
 
@@ -74,6 +74,14 @@ pub struct Handle {
     inbox: mpsc::UnboundedSender<Input>,
 }
 
+impl Source for Handle {
+    async fn snapshot(&self) -> Option<Snapshot> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Ask::Metrics(reply));
+        answer.await.ok()
+    }
+}
+
 impl Handle {
     pub(super) fn new(inbox: mpsc::UnboundedSender<Input>) -> Self {
         Self { inbox }
@@ -83,13 +91,6 @@ impl Handle {
     pub async fn status(&self) -> Option<Status> {
         let (reply, answer) = oneshot::channel();
         self.tell(Ask::Status(reply));
-        answer.await.ok()
-    }
-
-    /// Everything that is counted, now; `None` when the loop has ended.
-    pub async fn metrics(&self) -> Option<Snapshot> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Ask::Metrics(reply));
         answer.await.ok()
     }
 

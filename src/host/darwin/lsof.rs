@@ -1,6 +1,6 @@
 //! What `lsof -Fpc` says (lsof(8), "output for other programs"): fields, a line each, named by their first letter.
 
-use crate::host::PortHolder;
+use crate::host::seam::PortHolder;
 
 /// The processes of the output. `p` begins a process and is its pid, `c` is its command.
 pub fn all(output: &str) -> Vec<PortHolder> {

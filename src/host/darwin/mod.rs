@@ -10,8 +10,8 @@ pub use layout::SOCKET_FDINFO;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Exit;
-use super::Pressure;
+use crate::host::seam::Exit;
+use crate::host::seam::Pressure;
 use crate::units::Bytes;
 use nix::errno::Errno;
 

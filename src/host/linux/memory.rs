@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::procfs;
-use super::super::{MemoryReading, Pressure};
 use super::process::read;
+use crate::host::seam::{MemoryReading, Pressure};
 use crate::units::Bytes;
 
 /// The memory cgroup (v2) and those above it that can have a limit. A process may be moved to another cgroup, but

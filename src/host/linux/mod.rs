@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{
-    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
-    facts, posix,
-};
+use super::{facts, posix};
 use crate::clock::Moment;
+use crate::host::seam::{
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
+};
 use crate::units::Bytes;
 
 /// The clock ticks of `/proc/PID/stat` in a second: `USER_HZ`, 100 on every architecture that Rust has a standard
@@ -62,7 +62,7 @@ fn read(clock: ClockId) -> Moment {
 }
 
 /// See [`super::port_holders`].
-pub fn port_holders(port: u16) -> Vec<super::PortHolder> {
+pub fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
     ports::holders(port)
 }
 

@@ -8,8 +8,9 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::super::{Exit, ExitWatch, Identity, Signal, posix};
+use super::super::posix;
 use super::process;
+use crate::host::seam::{Exit, ExitWatch, Identity, Signal};
 
 /// Opens a process, a zombie too; `None`: nobody has this pid.
 fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
@@ -25,7 +26,7 @@ fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// See [`super::super::Host::watch`].
+/// See [`crate::host::seam::Host::watch`].
 pub fn watch(who: Identity) -> io::Result<ExitWatch> {
     let fd = open(who.pid)?;
     // Asked once the descriptor is there: from now on it stands for whoever has the pid at this moment.
@@ -65,7 +66,7 @@ fn reap(fd: &OwnedFd) -> Option<Exit> {
     }
 }
 
-/// See [`super::super::Host::signal`].
+/// See [`crate::host::seam::Host::signal`].
 pub fn signal(who: Identity, signal: Signal) -> io::Result<()> {
     let fd = open(who.pid)?;
     let stat = process::stat(who.pid)?;

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use nix::sys::socket::AddressFamily;
 
 use super::super::procfs::{self, Listener};
-use super::super::{Identity, PortHolder};
 use super::diag;
 use super::process::{self, read};
+use crate::host::seam::{Identity, PortHolder};
 
-/// See [`super::super::Host::owns_port`].
+/// See [`crate::host::seam::Host::owns_port`].
 pub fn owns(who: Identity, port: u16) -> Option<bool> {
     let listeners = listeners(port);
     if listeners.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::Power;
+use crate::host::seam::Power;
 
 /// `type` and `online` of every supply (Documentation/ABI/testing/sysfs-class-power), and the platform's profile
 /// (…/sysfs-platform_profile). Batteries of mice and pens have the scope "Device" and do not count.

@@ -4,8 +4,8 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::super::{Identity, Priority};
 use super::process;
+use crate::host::seam::{Identity, Priority};
 
 /// Puts every thread of the family on the rung. Niceness is not touched: it would have to be remembered, and only
 /// root may lower it again.

@@ -6,8 +6,9 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 
+use super::super::posix;
 use super::super::procfs::{self, Stat};
-use super::super::{Footprint, Identity, Marked, posix};
+use crate::host::seam::{Footprint, Identity, Marked};
 use crate::units::Bytes;
 
 /// A whole file of `/proc`, most of which fit into the first read.

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::super::MemoryReading;
 use super::super::darwin::{self, Pages};
 use super::sysctl;
+use crate::host::seam::MemoryReading;
 use crate::units::Bytes;
 
 /// What stays the same from one reading to the next.

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{
-    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
-    facts, posix, power,
-};
+use super::{facts, posix, power};
 use crate::clock::Moment;
+use crate::host::seam::{
+    ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
+};
 use crate::units::Bytes;
 
 /// This machine.
@@ -54,7 +54,7 @@ fn read(clock: ClockId) -> Moment {
 }
 
 /// See [`super::port_holders`].
-pub fn port_holders(port: u16) -> Vec<super::PortHolder> {
+pub fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
     ports::holders(port)
 }
 

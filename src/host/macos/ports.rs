@@ -3,10 +3,10 @@
 use std::process::{Command, Stdio};
 
 use super::super::darwin::{self, SOCKET_FDINFO};
-use super::super::{Identity, PortHolder};
 use super::process;
+use crate::host::seam::{Identity, PortHolder};
 
-/// See [`super::super::Host::owns_port`]. Other users' sockets cannot be listed, so whether somebody else listens
+/// See [`crate::host::seam::Host::owns_port`]. Other users' sockets cannot be listed, so whether somebody else listens
 /// is found out by an attempt to bind.
 pub fn owns(who: Identity, port: u16) -> Option<bool> {
     if process::info_of(who).is_ok() && process::family(who.pid).into_iter().any(|pid| listens(pid, port)) {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::super::darwin;
-use super::super::{Footprint, Identity, Marked, Priority, posix};
+use super::super::posix;
 use super::sysctl;
+use crate::host::seam::{Footprint, Identity, Marked, Priority};
 use crate::units::Bytes;
 
 /// A process, as far as it is needed of `struct proc_bsdinfo`.

@@ -11,8 +11,9 @@ use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::super::{Exit, ExitWatch, Identity, darwin};
+use super::super::darwin;
 use super::process;
+use crate::host::seam::{Exit, ExitWatch, Identity};
 
 /// The event comes when a process begins to exit; until it can be waited for, its memory is torn down.
 const TEARDOWN_POLL: Duration = Duration::from_millis(5);
@@ -26,7 +27,7 @@ impl AsRawFd for Queue {
     }
 }
 
-/// See [`super::super::Host::watch`].
+/// See [`crate::host::seam::Host::watch`].
 pub fn watch(who: Identity) -> io::Result<ExitWatch> {
     let queue = Kqueue::new()?;
     let registered = match register(&queue, who.pid, FilterFlag::NOTE_EXITSTATUS) {
