@@ -46,7 +46,7 @@ const SHARED: &[&str] = &["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "X
 
 impl Group {
     /// The group of a model. `env`: what its conductor is given. What that has from this machine's environment stays
-    /// here, but for what is [`SHARED`]; what the registry and mlxctl set is for the ranks too.
+    /// here, but for what is in `SHARED`; what the registry and mlxctl set is for the ranks too.
     #[must_use]
     pub fn of(cluster: &Cluster, python: &Path, binary: &Path, env: &[(String, String)]) -> Self {
         let shared = |name: &str| SHARED.contains(&name) || !INHERITED.contains(&name);

@@ -36,7 +36,7 @@ pub struct Launch<'a> {
     pub served: &'a str,
     /// The same for `--draft-model`.
     pub draft: Option<String>,
-    /// `environment` of [agent]: variables for the supervisor and for what it starts.
+    /// `environment` of `[agent]`: variables for the supervisor and for what it starts.
     pub environment: &'a [(String, String)],
     /// The venv's interpreter.
     pub python: &'a Path,

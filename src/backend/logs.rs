@@ -33,7 +33,7 @@ pub fn rotate(log: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Cuts what was put aside after a burst down to its last [`LARGEST`] bytes, in place: that needs no space, which a full
+/// Cuts what was put aside after a burst down to its last `LARGEST` bytes, in place: that needs no space, which a full
 /// disk has none of. Only for files that nobody writes any more.
 ///
 /// # Errors

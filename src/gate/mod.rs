@@ -99,7 +99,7 @@ impl GateConfig {
     }
 }
 
-/// Where a ready backend is reached. Requests carry the secret in [`SECRET_HEADER`].
+/// Where a ready backend is reached. Requests carry the secret in [`crate::backend::SECRET_HEADER`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// On loopback.

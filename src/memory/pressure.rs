@@ -96,7 +96,7 @@ impl Policy {
         self.settings = settings;
     }
 
-    /// Why a start is refused now, if it is. `running` are the programs of [`Settings::yield_to`] that run at this moment,
+    /// Why a start is refused now, if it is. `running` are the programs of [`PressureSettings::yield_to`] that run at this moment,
     /// which may be more than were seen in the last step.
     #[must_use]
     pub fn refuses(&self, start: Start, running: &[String]) -> Option<String> {

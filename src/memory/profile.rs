@@ -1,5 +1,5 @@
 //! The cache profile: what mlx_lm itself says of a model's memory, as `src/python/profile.py` writes it down. It
-//! replaces the rules of [`family`](super::family) and the sizes of the files wherever it is there.
+//! replaces the rules of `family` and the sizes of the files wherever it is there.
 
 use std::num::NonZeroU64;
 

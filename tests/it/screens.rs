@@ -212,6 +212,8 @@ fn closing_the_terminal_of_a_supervisor_stops_everything() {
     assert!(!alive(backend));
 }
 
+// macOS has no setsid(1).
+#[cfg(target_os = "linux")]
 #[test]
 fn without_a_terminal_a_hang_up_reloads() {
     let mut instance = Instance::fake(vec![Entry::new("m", "manual")]);

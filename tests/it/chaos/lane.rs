@@ -44,7 +44,7 @@ impl Lane {
         let models = vec![
             always("a", "100ms").faults(&["load=0.1"]),
             always("g", "1h").faults(&["load=0.1"]),
-            always("n", "1h").repo("/nonexistent/model"),
+            always("n", "1h").repo(&unusable_model()),
             manual("b").faults(&["token=0.02", "tokens=400"]),
             manual("c").faults(&["load=60"]),
             manual("d").faults(&["exit=3"]),
@@ -186,4 +186,14 @@ impl Lane {
             prlimit.args(["--pid", &pid, &format!("--{limit}")]).stderr(std::process::Stdio::null()).status();
         assert!(done.is_ok(), "prlimit (util-linux) is needed");
     }
+}
+
+/// A model whose files are there and cannot be read: it waits for better ones, with a reason and a next time.
+fn unusable_model() -> String {
+    let folder = std::env::temp_dir().join("mlxctl-chaos-unusable");
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::write(folder.join(file), "nothing of the kind").unwrap();
+    }
+    folder.display().to_string()
 }

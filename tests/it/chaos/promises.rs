@@ -111,7 +111,7 @@ fn wrong(model: &Value) -> Option<String> {
             let owner = owner_of(port);
             (owner != pid).then(|| format!("its port {port} is owned by {owner:?}, not {pid:?}"))
         }
-        // It can never come up: there are no files.
+        // It can never come up: its files cannot be read.
         ("always", "backoff") if model["name"] == "n" => {
             let told = model["reason"].is_string() && model["next_start_seconds"].is_number();
             (!told).then(|| format!("no reason or no next time: {model}"))
