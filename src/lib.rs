@@ -33,6 +33,7 @@ pub mod clock;
 pub mod cluster;
 pub mod control;
 pub mod doctor;
+pub mod environment;
 mod durable;
 mod fault;
 pub mod folders;

@@ -15,7 +15,6 @@ use crate::api::{
     ApiError, CommandDone, EventRecord, Events, Line, Progress, ReloadRequest, Reloaded, SCHEMA,
     SCHEMA_HEADER, StartRequest, Status, StopRequest,
 };
-use crate::api::{http, paths};
 use crate::{host, terminal};
 
 /// How long a supervisor that is there may take to answer a question.

@@ -132,6 +132,14 @@ pub enum StateName {
     Failed,
 }
 
+impl StateName {
+    /// Whether memory is granted to a model in this state.
+    #[must_use]
+    pub fn holds_memory(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Failed | Self::Backoff)
+    }
+}
+
 /// One model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelStatus {
@@ -203,6 +211,12 @@ pub struct ModelMemoryStatus {
     pub estimate_bytes: Option<u64>,
     /// Its weights.
     pub weights_bytes: Option<u64>,
+    /// Whether its start went past a refusal (`--force`).
+    #[serde(default)]
+    pub forced: bool,
+    /// By how much that start was over what there was.
+    #[serde(default)]
+    pub overdraft_bytes: Option<u64>,
     /// Bound of the KV caches between requests.
     pub kv_limit_bytes: Option<u64>,
     /// What the OS charges the backend now.

@@ -5,7 +5,6 @@ pub mod client;
 mod documents;
 mod http;
 pub mod paths;
-pub mod plan;
 
 pub use documents::{
     ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, GateStatus,

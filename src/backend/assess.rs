@@ -1,6 +1,8 @@
 //! Everything that is known of a model's memory before it is started, in one look at the disk.
 
 use super::weights;
+use crate::memory::Room;
+use crate::memory::budget::Planned;
 use crate::memory::files::read_learned;
 use crate::memory::group::{HostEstimate, Outlook, outlook};
 use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem, learn};
@@ -13,6 +15,8 @@ use crate::units::Bytes;
 pub struct Assessment {
     /// Flags, limits and environment follow from it.
     pub bounds: Bounds,
+    /// What kept prompts and a prefill share.
+    pub room: Option<Room>,
     /// On this machine. `None`: nobody knows.
     pub estimate: Option<Estimate>,
     /// On every machine of its cluster, this one first; empty: it has none, or nobody knows.
@@ -41,7 +45,8 @@ pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<
     let store = read_learned(&learned_file(registry));
     let versions = versions(registry);
     let learned = |bounds: &Bounds| store.get(&learning_key(model, &versions, bounds)).cloned();
-    let Outlook { bounds, estimate, hosts } = outlook(model, &files, draft.as_ref(), platform, learned)?;
+    let Outlook { bounds, room, estimate, hosts } =
+        outlook(model, &files, draft.as_ref(), platform, learned)?;
     let key = learning_key(model, &versions, &bounds);
     let read = match &files {
         ModelFiles::Read(files) => Some(files),
@@ -53,8 +58,18 @@ pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<
         kv_per_token: read.map(|files| files.shape.per_token(bounds.precision(files.activation())).0),
         weights: read.map(|files| files.weights.bytes),
         bounds,
+        room,
         key,
     })
+}
+
+/// What a plan counts `model` with: its estimate, or its declared size for want of files. `None`: neither is known.
+///
+/// # Errors
+/// As [`assess`].
+pub fn planned(registry: &Registry, model: &Model, platform: Platform) -> Result<Option<Planned>, Problem> {
+    let estimate = assess(registry, model, platform)?.estimate;
+    Ok(estimate.map(|estimate| Planned { bytes: estimate.reserve(), declared: estimate.declared }))
 }
 
 /// Under what the footprints of a run are learned: what it serves, the versions, what it is held to.

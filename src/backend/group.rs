@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::python::environment::INHERITED;
+use crate::environment::INHERITED;
 use crate::registry::{Cluster, Rank};
 
 /// One model on several ranks. Rank 0 is on this machine, and so is the conductor.

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use super::record;
 use super::spec::{SCHEMA, Spec};
 use crate::backend::group::Group;
-use crate::memory::Platform;
-use crate::python::environment::{GIVEN, INHERITED};
+use crate::memory::{Platform, Room};
+use crate::environment::{GIVEN, INHERITED};
 use crate::registry::{ClusterMode, Model, ServerOptions, Source};
 use crate::units::Bytes;
 
@@ -20,6 +20,8 @@ pub struct Limits {
     pub cache: Option<Bytes>,
     /// Bound of the prompt cache.
     pub prompt_cache: Option<Bytes>,
+    /// The room that kept prompts and a prefill share.
+    pub room: Option<Room>,
     /// Further server flags that the registry does not name itself.
     pub flags: Vec<String>,
     /// Variables that the promise needs.
@@ -96,6 +98,7 @@ impl Launch<'_> {
             secret: self.secret,
             cache_limit: self.limits.cache.map(|bytes| bytes.0),
             prompt_cache_bytes: self.limits.prompt_cache.map(|bytes| bytes.0),
+            room: self.limits.room.clone(),
             settings,
             reserved: self.reserved.0,
             nice: 0,
@@ -324,6 +327,7 @@ mod tests {
             secret: String::new(),
             cache_limit,
             prompt_cache_bytes: None,
+            room: None,
             settings: hashed(Path::new("python"), &server, &limits, None, &[]),
             reserved: 0,
             nice: 0,

@@ -13,6 +13,7 @@ import gc
 import hmac
 import http.client
 import http.server
+import importlib
 import inspect
 import io
 import json
@@ -40,6 +41,7 @@ LOOK = 0.25  # seconds between two looks at a client
 PROOF_TIME = 5.0  # seconds in which a connection has to show the secret
 UNPROVEN = 256  # connections that have not shown it, at once
 QUIET = 10.0  # seconds that a stream is silent, at most, while tokens come
+FOLLOW = 64  # tokens of an answer between two looks at what is kept
 ONE_TOKEN = 20  # seconds that one token may take when kept prompts are given up
 
 
@@ -646,6 +648,151 @@ def leave_a_token():
     cache.LRUPromptCache.fetch_nearest_cache = fetch_with_rest
 
 
+class Room:
+    """Kept prompts and the working set of a prefill share one room, and each takes what it needs while it needs it.
+
+    Between requests the room is for what is kept. Before a prompt is processed, as much of that is given up, oldest
+    first, as the smallest steps need, and more while the answer grows; steps are as large as what is left allows. The
+    table of the spec says what steps take. Everything here runs in the generation thread, which owns the caches.
+    """
+
+    def __init__(self, table, limit):
+        self.table, self.limit = table, limit
+        self.prompts = []  # in flight, at most as many as there are requests at once
+        self.generated = 0  # tokens since the last of them began, at most
+        self.followed = False  # whether the length of answers is known
+        self.cache = None
+
+    def takes(self, tokens, step):
+        """Bytes of the sequences in flight and of a step of `step` tokens that ends at `tokens`."""
+        rows, steps = self.table["rows"], self.table["steps"]
+        row = next((row for row in rows if row["tokens"] >= tokens), rows[-1])
+        column = next((number for number, size in enumerate(steps) if size >= step), len(steps) - 1)
+        return row["bytes"][column]
+
+    def step(self, tokens):
+        """The step to take after `tokens` tokens."""
+        least = self.table["least"]
+        free = self.table["bytes"] - (self.cache.nbytes if self.cache is not None else 0)
+        able = [size for size in self.table["steps"] if size > least and self.takes(tokens + size, size) <= free]
+        return max(able, default=least)
+
+    def begin(self, cache, prompt, rest):
+        """A prompt is about to be processed, all but `rest` tokens of which were kept."""
+        self.cache = cache
+        if cache.max_bytes == 0:
+            return  # nothing may be kept now
+        self.prompts = [*self.prompts, prompt][-self.table["concurrency"] :]
+        self.generated = 0
+        if self.followed:
+            self.leave(self.takes(len(prompt), min(rest, self.table["least"])))
+        else:
+            self.leave_all()
+
+    def grow(self):
+        """One more token, or one more step of a prompt."""
+        self.generated += 1
+        if self.generated % FOLLOW == 0 and self.prompts:
+            self.leave(self.takes(len(self.prompts[-1]) + self.generated + FOLLOW, 1))
+
+    def leave_all(self):
+        """Room for the longest prompt, whatever the one in flight is."""
+        self.leave(self.takes(self.table["rows"][-1]["tokens"], self.table["least"]))
+
+    def leave(self, taken):
+        cache = self.cache
+        if cache is not None and cache.max_bytes != 0:
+            cache.max_bytes = max(1, min(self.limit, self.table["bytes"] - taken))
+            cache.trim_to(n_bytes=cache.max_bytes)
+
+    def end(self, cache, tokens):
+        """A request is over: all of it is kept from now on."""
+        self.prompts = [prompt for prompt in self.prompts if prompt[: len(tokens)] != tokens[: len(prompt)]]
+        if not self.prompts and cache.max_bytes != 0:
+            cache.max_bytes = self.limit
+
+    def follow(self):
+        # Not `from mlx_lm import`: the package has a function of that name.
+        generate = importlib.import_module("mlx_lm.generate")
+        names = ("BatchGenerator", "PromptProcessingBatch")
+        batches = [getattr(generate, name, None) for name in names]
+        known = [batch and "prefill_step_size" in inspect.signature(batch.__init__).parameters for batch in batches]
+        if not all(known):
+            warn("the batches of this mlx-lm are not as known; fewer prompts are kept, and steps are the smallest")
+            return
+        generator, processing = batches
+
+        def step(batches):
+            # Until it has a batch, and in a version that keeps it elsewhere, the smallest step is right.
+            tokens = getattr(getattr(batches, "_prompt_batch", None), "tokens", None)
+            return self.table["least"] if tokens is None else self.step(max(map(len, tokens), default=0))
+
+        most = max(self.table["steps"])
+        generator.prefill_step_size = property(step, lambda batches, given: None)
+        # It is given one step at a time.
+        processing.prefill_step_size = property(lambda batch: most, lambda batch, given: None)
+        following, alone = generator.next, generate.stream_generate
+
+        @functools.wraps(following)
+        def grown_next(batches):
+            self.grow()
+            return following(batches)
+
+        @functools.wraps(alone)
+        def generate_alone(*args, **kwargs):
+            # What is not batched (a seed, a draft model, quantised caches) is not followed.
+            self.leave_all()
+            return alone(*args, **kwargs)
+
+        generator.next, generate.stream_generate = grown_next, generate_alone
+        self.followed = True
+
+
+def keep_prompts_alone(room):
+    """A cache that is kept is the only one of its prompt, and is counted at what it takes.
+
+    mlx_lm.server (0.32.2) holds on to the cache that it kept last until the next request, also when it was pushed out
+    since; and what it keeps are slices to be computed from the arrays of the whole batch, which stay for as long.
+    With `room`, prompts also make way for a prefill.
+    """
+    from mlx_lm.models import cache as caches
+
+    known = getattr(caches, "LRUPromptCache", None)
+    insert, fetch = getattr(known, "insert_cache", None), getattr(known, "fetch_nearest_cache", None)
+    if insert is None or fetch is None or not hasattr(known, "trim_to") or not hasattr(known, "nbytes"):
+        warn("the prompt cache of this mlx-lm is not as known; it may hold more than is promised")
+        return
+    import mlx.core as mx
+
+    on_cpu = mx.default_device().type == mx.cpu
+
+    def insert_alone(self, model, tokens, prompt_cache, **kinds):
+        if room and kinds.get("cache_type", "assistant") == "assistant":
+            room.end(self, tokens)
+        kept = list(prompt_cache)
+        prompt_cache.clear()
+        size = sum(layer.nbytes for layer in kept)
+        # What is over the bound would push out all others before it goes itself.
+        if size > self.max_bytes > 0:
+            return
+        insert(self, model, tokens, kept, **kinds)
+        if size <= self.max_bytes:
+            mx.eval([layer.state for layer in kept])
+        if on_cpu:
+            # The arrays of the batch are free now, and malloc keeps them unless it is told.
+            mx.clear_cache()
+
+    def fetch_with_room(self, model, tokens):
+        found, rest = fetch(self, model, tokens)
+        room.begin(self, tokens, len(rest))
+        return found, rest
+
+    known.insert_cache = insert_alone
+    if room:
+        known.fetch_nearest_cache = fetch_with_room
+        room.follow()
+
+
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         spec = json.load(file)
@@ -707,6 +854,8 @@ def main():
         prompts.install(spec.get("prompt_cache_bytes"))
         link.mx, link.prompts = mx, prompts
         leave_a_token()
+        room, limit = spec.get("room"), spec.get("prompt_cache_bytes")
+        keep_prompts_alone(Room(room, limit) if room and limit is not None else None)
         sys.argv = ["mlx_lm", "server", *sys.argv[2:]]
         runpy.run_module("mlx_lm", run_name="__main__", alter_sys=True)
         # The server is gone and with it the last references: weights go back to the system before the process does.

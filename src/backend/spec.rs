@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::group::Group;
 use crate::clock::Moment;
 use crate::host::Identity;
+use crate::memory::Room;
 
 /// The version of both files.
 pub const SCHEMA: u32 = 1;
@@ -45,6 +46,9 @@ pub struct Spec {
     pub cache_limit: Option<u64>,
     /// Bound of the prompt cache, bytes.
     pub prompt_cache_bytes: Option<u64>,
+    /// The room that kept prompts and a prefill share, and the largest step that it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
     /// Hash of everything in the registry that makes one run differ from another: tells `outdated`.
     pub settings: String,
     /// What admission granted, bytes.

@@ -21,7 +21,6 @@ use super::intake::part;
 use super::reply::Envelope;
 use super::stream::write_all;
 use crate::clock::beat;
-use crate::clock::beat;
 use crate::control::unsupervised::TAKEN;
 
 /// Between two attempts to get the address.

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
 use crate::api::TrafficStatus;
-use crate::api::TrafficStatus;
 use crate::speed;
 
 /// The counters of one model, since its gate was made. Reading never waits for a writer for long.

@@ -54,6 +54,7 @@ fn the_module_holds_this_registry_and_nothing_of_the_example() {
 #[test]
 fn every_name_of_a_model_falls_back_to_the_other_role() {
     let mut facts = seed();
+    facts.backends.iter_mut().for_each(|backend| backend.context = None);
     let text = render(Format::Litellm, &facts);
     let line = |text: &str, start: &str| {
         text.lines().find(|line| line.trim_start().starts_with(start)).unwrap().trim().to_owned()
@@ -66,6 +67,12 @@ fn every_name_of_a_model_falls_back_to_the_other_role() {
     let long = line(&text, "context_window_fallbacks:");
     assert!(long.contains("{\"32b\": [\"70b\"]}") && !long.contains("{\"70b\""), "{long}");
     assert!(text.contains("max_input_tokens: 8192"), "{text}");
+    let shipped = render(Format::Litellm, &seed());
+    let long = line(&shipped, "context_window_fallbacks:");
+    assert!(
+        long.contains("{\"70b\": [\"32b\"]}") && !long.contains("{\"32b\""),
+        "the longer one helps out: {long}"
+    );
     facts.needs_key = true;
     assert!(render(Format::Litellm, &facts).contains("api_key: \"os.environ/MLX_API_KEY\""));
 }
@@ -84,5 +91,5 @@ fn variables_and_json_name_both_backends_of_the_plan() {
     let json: serde_json::Value = serde_json::from_str(&render(Format::Json, &facts)).unwrap();
     assert_eq!((&json["schema"], &json["reasoning"]), (&1.into(), &"32b".into()));
     assert_eq!(json["backends"][1]["on_demand"], true);
-    assert_eq!(json["backends"][1]["context"], serde_json::Value::Null);
+    assert_eq!(json["backends"][1]["context"], 12_288);
 }

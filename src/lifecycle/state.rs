@@ -267,6 +267,15 @@ impl State {
         }
     }
 
+    /// Whether its start went past a refusal.
+    #[must_use]
+    pub fn forced(&self) -> bool {
+        match self {
+            Self::Asking { grant, .. } | Self::Spawning { grant, .. } => grant.forced,
+            other => other.run().is_some_and(|run| run.forced),
+        }
+    }
+
     /// The generation whose events it hears.
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {

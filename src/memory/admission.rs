@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::budget::in_force;
+use super::budget::balance;
 use super::estimate::Estimate;
 use super::gpu::GpuLimit;
 use super::platform::Platform;
@@ -175,14 +175,16 @@ fn granted(ledger: &Ledger) -> impl Iterator<Item = Line> + '_ {
 
 fn plan(ledger: &Ledger, live: Live<'_>) -> Vec<Line> {
     let whose = ledger.host.as_deref().unwrap_or("this machine");
+    let sum = balance(ledger.total, &ledger.reserves, live.programs, ledger.sum());
     let mut lines = vec![Line::plus(format!("memory of {whose}"), ledger.total)];
-    for reserve in &ledger.reserves {
-        lines.push(if in_force(reserve, live.programs) {
-            Line::minus(format!("{}, reserved", reserve.name), reserve.size)
+    lines.extend(sum.reserves.iter().map(|reserve| {
+        let size = Bytes(reserve.bytes);
+        if reserve.active {
+            Line::minus(format!("{}, reserved", reserve.name), size)
         } else {
-            Line::note(format!("{}: {} more while it runs", reserve.name, reserve.size))
-        });
-    }
+            Line::note(format!("{}: {size} more while it runs", reserve.name))
+        }
+    }));
     lines.extend(granted(ledger));
     lines
 }
@@ -192,12 +194,7 @@ fn available_now(ledger: &Ledger, live: Live<'_>, available: Bytes) -> Vec<Line>
     lines.extend(pending(ledger, live, |footprint| footprint.bytes));
     let models: Bytes = live.footprints.values().map(|footprint| footprint.bytes).sum();
     let others = ledger.total.saturating_sub(available + models);
-    let reserved: Bytes = ledger
-        .reserves
-        .iter()
-        .filter(|reserve| in_force(reserve, live.programs))
-        .map(|reserve| reserve.size)
-        .sum();
+    let reserved = Bytes(balance(ledger.total, &ledger.reserves, live.programs, Bytes::ZERO).reserved_bytes);
     let open = reserved.saturating_sub(others);
     if open > Bytes::ZERO {
         lines.push(Line::minus(format!("reserves, {others} of {reserved} in use"), open));

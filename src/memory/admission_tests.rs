@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::memory::budget::in_force;
 use crate::memory::estimate::{Figure, Origin, Term};
 use crate::memory::refusal::Why;
 

@@ -18,8 +18,17 @@ fn without_a_word_in_the_registry_everything_is_bounded() {
     assert_eq!(
         arguments,
         "--decode-concurrency 1 --prompt-concurrency 1 --prefill-step-size 512 --prompt-cache-size 10 \
-         --prompt-cache-bytes 4000000000"
+         --prompt-cache-bytes 8589934592"
     );
+}
+
+#[test]
+fn what_is_kept_holds_one_whole_context() {
+    for context in [16_384_u32, 32_768, 65_536] {
+        let bounds = of(&format!("context = {context}"), "").unwrap();
+        assert_eq!(bounds.kv_limit.0, (u64::from(context) * 262_144).max(KV_LIMIT.0));
+    }
+    assert_eq!(of("kv_limit = \"1GB\"", "").unwrap().kv_limit, Bytes::gb(1), "what the owner sets holds");
 }
 
 #[test]

@@ -68,6 +68,29 @@ pub fn in_force(reserve: &Reserve, running: &[String]) -> bool {
         })
 }
 
+/// The sum: total − reserves in force − models. Everything that shows or judges a budget takes it from here.
+/// `running` names programs and reserves that run; `models` is what models hold, granted or planned.
+#[must_use]
+pub fn balance(total: Bytes, reserves: &[Reserve], running: &[String], models: Bytes) -> BudgetStatus {
+    let reserves: Vec<ReserveStatus> = reserves
+        .iter()
+        .map(|reserve| ReserveStatus {
+            name: reserve.name.clone(),
+            bytes: reserve.size.0,
+            active: in_force(reserve, running),
+        })
+        .collect();
+    let reserved: Bytes =
+        reserves.iter().filter(|reserve| reserve.active).map(|reserve| Bytes(reserve.bytes)).sum();
+    BudgetStatus {
+        total_bytes: total.0,
+        reserved_bytes: reserved.0,
+        models_bytes: models.0,
+        free_bytes: difference(total, reserved + models),
+        reserves,
+    }
+}
+
 /// Plans a machine of `total` bytes. `running` names models (or their aliases), programs and reserves that run,
 /// beside the always-on models; `planned` is in the order of the registry's models.
 #[must_use]
@@ -85,25 +108,7 @@ pub fn budget(registry: &Registry, total: Bytes, running: &[String], planned: &[
                 || running.iter().any(|name| *name == model.name || model.aliases.contains(name)),
         })
         .collect();
-    let reserves: Vec<ReserveStatus> = registry
-        .reserves
-        .iter()
-        .map(|reserve| ReserveStatus {
-            name: reserve.name.clone(),
-            bytes: reserve.size.0,
-            active: in_force(reserve, running),
-        })
-        .collect();
-    let reserved: Bytes =
-        reserves.iter().filter(|reserve| reserve.active).map(|reserve| Bytes(reserve.bytes)).sum();
-    let taken = sum(models.iter().filter(|model| model.running));
-    let now = BudgetStatus {
-        total_bytes: total.0,
-        reserved_bytes: reserved.0,
-        models_bytes: taken.0,
-        free_bytes: difference(total, reserved + taken),
-        reserves,
-    };
+    let now = balance(total, &registry.reserves, running, sum(models.iter().filter(|model| model.running)));
     let always = |model: &&PlannedModel| model.start == Start::Always;
     let manual: Vec<&PlannedModel> = models.iter().filter(|model| !always(model)).collect();
     let mut cases = vec![case("always-on only".to_owned(), models.iter().filter(always), registry, total)];
@@ -128,26 +133,20 @@ fn case<'a>(
     total: Bytes,
 ) -> Case {
     let taken = sum(models.clone());
-    let reserved = |all: bool| -> Bytes {
-        registry
-            .reserves
-            .iter()
-            .filter(|reserve| all || reserve.while_running.is_empty())
-            .map(|reserve| reserve.size)
-            .sum()
-    };
+    let everything: Vec<String> = registry.reserves.iter().map(|reserve| reserve.name.clone()).collect();
+    let free = |running: &[String]| balance(total, &registry.reserves, running, taken).free_bytes;
     Case {
         name,
         models: models.map(|model| model.name.clone()).collect(),
         models_bytes: taken,
-        free_bytes: difference(total, reserved(false) + taken),
+        free_bytes: free(&[]),
         headroom_bytes: difference(total, taken),
-        free_all_reserves_bytes: difference(total, reserved(true) + taken),
+        free_all_reserves_bytes: free(&everything),
     }
 }
 
 /// `a − b`; the ends of the range where it cannot be held.
-pub(super) fn difference(a: Bytes, b: Bytes) -> i64 {
+fn difference(a: Bytes, b: Bytes) -> i64 {
     let exact = i128::from(a.0) - i128::from(b.0);
     i64::try_from(exact).unwrap_or(if exact < 0 { i64::MIN } else { i64::MAX })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::bounds::Bounds;
 use super::learn::Learned;
 use super::platform::Platform;
-use super::shape::{Precision, Shape};
+use super::shape::Shape;
 use super::weights::{Header, Named};
 use super::working::{self, Step};
 use crate::units::Bytes;
@@ -163,9 +163,7 @@ impl Estimate {
 }
 
 const ALWAYS: &[Figure] = &[Figure::Idle, Figure::Resident, Figure::Peak];
-const IDLE: &[Figure] = &[Figure::Idle];
 const WORKED: &[Figure] = &[Figure::Resident, Figure::Peak];
-const RESIDENT: &[Figure] = &[Figure::Resident];
 const PEAK: &[Figure] = &[Figure::Peak];
 
 /// The names of the terms that a measurement may correct, one a figure.
@@ -249,15 +247,7 @@ pub fn estimate(
 
     let precision = bounds.precision(files.activation());
     let context = u64::from(bounds.context);
-    let sequence = files.shape.kv(context, precision)
-        + draft.map_or(Bytes::ZERO, |draft| {
-            draft
-                .shape
-                .kv(context, Precision { activation: draft.activation(), quantized: precision.quantized })
-        });
-    // A trim completes a token and keeps none of it; the last batch stays, one step long.
-    let last = if bounds.batched { files.shape.kv(1, precision) } else { Bytes::ZERO };
-    terms.push(term("caches of the last token", last, IDLE, Origin::Config, "a step of 256 tokens"));
+    let sequence = kv(files, draft.map(|draft| &**draft), bounds, context);
     let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
     // More sequences than the count allows are never kept, however small they are.
     let kept = bounds.kv_limit.min(Bytes(sequence.0.saturating_mul(u64::from(bounds.prompt_caches))));
@@ -268,30 +258,16 @@ pub fn estimate(
         Origin::Flag,
         format!("at most {} sequences and {}", bounds.prompt_caches, bounds.kv_limit),
     ));
-    // Measured: the newest sequence stays in memory even where it alone is over the bound, until the next request.
-    let above = sequence.saturating_sub(kept);
-    if above > Bytes::ZERO {
-        terms.push(term(
-            "newest sequence, above the bound",
-            above,
-            RESIDENT,
-            Origin::Config,
-            format!("a sequence of {context} tokens is {sequence}"),
-        ));
-    }
-    let batch = if bounds.batched { WORKED } else { PEAK };
+    // The launcher lets go of a batch once its caches are kept, so between requests nothing is in flight.
     terms.push(term(
-        "sequences in flight, or of the last batch",
+        "sequences in flight",
         in_flight,
-        batch,
+        PEAK,
         Origin::Config,
         format!("{} × {context} tokens, {} a token", bounds.concurrency, files.shape.per_token(precision).0),
     ));
 
-    let sequences = u64::from(bounds.prompt_concurrency);
-    let at_once = u64::from(bounds.prefill_step).min(context);
-    let step = Step { tokens: at_once.saturating_mul(sequences), context, sequences };
-    let prefill = working::prefill(&files.shape, files.weights.bytes, step, precision, platform);
+    let prefill = prefill(files, bounds, platform);
     // mlx_lm clears it after every prefill step, so between requests it holds what was freed since: caches that were
     // pushed out, and the last batch's. On a CPU (measured, 0.3 to 1.4 MB) those count above already; on a card the
     // allocator was seen to keep as much again. In a prefill what it holds is counted as the working set.
@@ -301,19 +277,48 @@ pub fn estimate(
         terms.push(term("MLX buffer cache", cached, WORKED, Origin::Flag, detail));
     }
     terms.push(term(SLACK, platform.slack(), WORKED, Origin::Fitted, "kept by the allocator below MLX"));
-    // The newest sequence above the bound is gone once the next prefill is on its way: the larger of both counts.
-    terms.push(term(
-        WORKING,
-        prefill.max(above),
-        PEAK,
-        Origin::Fitted,
-        format!("{} tokens at once, at the end of {context}", step.tokens),
-    ));
+    // Kept prompts make room for it (see `room`): the larger of both counts, and the other is part of it.
+    let shared = if bounds.shared { kept } else { Bytes::ZERO };
+    let steps = format!(
+        "{prefill} for {} tokens at once, at the end of {context}",
+        bounds.prefill_step.min(bounds.context)
+    );
+    let detail = if shared > Bytes::ZERO { format!("{steps}; kept prompts make room for it") } else { steps };
+    terms.push(term(WORKING, prefill.saturating_sub(shared), PEAK, Origin::Fitted, detail));
     let estimate = Estimate::of(terms, bounds.ceiling);
     Some(match learned {
-        Some(learned) => learned.correct(estimate, bounds.context),
+        Some(learned) => learned.correct(estimate),
         None => estimate,
     })
+}
+
+/// What `tokens` tokens of one sequence take, those of the draft model included.
+pub(super) fn sequence(files: &Files, draft: Option<&ModelFiles>, bounds: &Bounds, tokens: u32) -> Bytes {
+    let draft = match draft {
+        Some(ModelFiles::Read(draft)) => Some(&**draft),
+        _ => None,
+    };
+    kv(files, draft, bounds, u64::from(tokens))
+}
+
+fn kv(files: &Files, draft: Option<&Files>, bounds: &Bounds, tokens: u64) -> Bytes {
+    let of = |files: &Files| files.shape.kv(tokens, bounds.precision(files.activation()));
+    of(files) + draft.map_or(Bytes::ZERO, of)
+}
+
+/// The working set of the last step of the longest prefill.
+pub(super) fn prefill(files: &Files, bounds: &Bounds, platform: Platform) -> Bytes {
+    step(files, bounds, platform, bounds.prefill_step, bounds.context)
+}
+
+/// The working set of a step of `tokens` tokens that ends at `context`.
+pub(super) fn step(files: &Files, bounds: &Bounds, platform: Platform, tokens: u32, context: u32) -> Bytes {
+    let sequences = u64::from(bounds.prompt_concurrency);
+    let context = u64::from(context);
+    let tokens = u64::from(tokens).min(context).saturating_mul(sequences);
+    let precision = bounds.precision(files.activation());
+    let step = Step { tokens, context, sequences };
+    working::prefill(&files.shape, files.weights.bytes, step, precision, platform)
 }
 
 #[cfg(test)]

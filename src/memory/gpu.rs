@@ -27,9 +27,19 @@ pub enum LimitSource {
     Setup,
     /// The size of the card.
     Card,
+    /// Of another machine: the smallest default that is reported of macOS, [`GpuLimit::assumed`].
+    Assumed,
 }
 
 impl GpuLimit {
+    /// What a Mac with `total` bytes lets its GPU hold, where nobody can ask it. Reports of 128 GB machines say 84 % and
+    /// 75 %; the smallest counts.
+    #[must_use]
+    pub fn assumed(platform: Platform, total: Bytes) -> Option<Self> {
+        let bytes = Bytes(total.0 / 4 * 3);
+        (platform == Platform::Metal).then_some(Self { bytes, source: LimitSource::Assumed })
+    }
+
     /// The limit on a machine that reads so; `noted` is what `mlxctl setup` was told ([`LimitSource::Setup`]).
     /// `None`: there is no GPU, or nobody says.
     #[must_use]
@@ -55,6 +65,7 @@ impl LimitSource {
             Self::Sysctl => "iogpu.wired_limit_mb",
             Self::Setup => "macOS's default, from mlxctl setup",
             Self::Card => "the card's memory",
+            Self::Assumed => "assumed: 75 % of memory, the smallest default reported of macOS",
         }
     }
 }

@@ -8,6 +8,7 @@ use super::estimate::{Estimate, ModelFiles, estimate};
 use super::learn::Learned;
 use super::platform::Platform;
 use super::problem::Problem;
+use super::room::{Room, room};
 use super::split::split;
 use crate::registry::{Cluster, Model};
 use crate::units::Bytes;
@@ -30,6 +31,8 @@ pub struct HostEstimate {
 pub struct Outlook {
     /// What each process of it is held to.
     pub bounds: Bounds,
+    /// What kept prompts and a prefill share; `None`: nothing, or the files are not there.
+    pub room: Option<Room>,
     /// On this machine. `None`: nobody knows.
     pub estimate: Option<Estimate>,
     /// On every machine of its cluster, this one first; empty: it has none, or nobody knows.
@@ -51,7 +54,8 @@ pub fn outlook(
     let Some(cluster) = &model.cluster else {
         let bounds = bounds(model, files, draft, platform)?;
         let estimate = estimate(files, draft, &bounds, platform, learned(&bounds).as_ref());
-        return Ok(Outlook { bounds, estimate, hosts: Vec::new() });
+        let room = room(files, draft, &bounds, platform);
+        return Ok(Outlook { bounds, room, estimate, hosts: Vec::new() });
     };
     let shares = shares(cluster, files)?;
     // Under a ceiling, which holds for each rank, the largest one decides. None is larger than the first.
@@ -73,7 +77,7 @@ pub fn outlook(
     let ceilings: Option<Vec<Bytes>> = local.iter().map(|host| host.estimate.ceiling).collect();
     let ceiling = ceilings.map(|ceilings| ceilings.into_iter().sum());
     let estimate = (!local.is_empty()).then(|| Estimate::of(here, ceiling));
-    Ok(Outlook { bounds, estimate, hosts })
+    Ok(Outlook { bounds, room: None, estimate, hosts })
 }
 
 fn shares(cluster: &Cluster, files: &ModelFiles) -> Result<Vec<ModelFiles>, Problem> {

@@ -17,8 +17,6 @@ pub struct Learned {
     pub resident: Option<Bytes>,
     /// Inside a request.
     pub peak: Option<Bytes>,
-    /// Prompt plus answer of the longest request so far, tokens; 0: not known.
-    pub longest: u32,
 }
 
 /// Everything that was learned; the document that is kept in `learned.json`.
@@ -51,29 +49,27 @@ impl Learned {
             idle: self.idle.max(other.idle),
             resident: self.resident.max(other.resident),
             peak: self.peak.max(other.peak),
-            longest: self.longest.max(other.longest),
         }
     }
 
-    /// Corrects an estimate for sequences of `context` tokens.
+    /// Corrects an estimate.
     ///
-    /// Idle is reached in every run, so the measured one replaces the estimated one. Resident and peak were only
-    /// reached if requests were long enough: more than estimated always counts, less only after a request of nine
-    /// tenths of the context, and then with 1 % on top. Only fitted terms are changed, never exact ones.
+    /// Idle is reached in every run, so the measured one replaces the estimated one. Of resident and peak only more
+    /// than estimated counts: that less was seen says nothing of a request beside a full prompt cache, which may come
+    /// any time. Only fitted terms are changed, never exact ones.
     #[must_use]
-    pub fn correct(&self, estimate: Estimate, context: u32) -> Estimate {
-        let full = u64::from(self.longest) * 10 >= u64::from(context) * 9;
+    pub fn correct(&self, estimate: Estimate) -> Estimate {
         let corrected = match self.idle {
             Some(idle) => shift(estimate, Figure::Idle, RUNTIME, idle),
             None => estimate,
         };
-        let corrected = match target(self.resident, corrected.resident, full) {
+        let corrected = match self.resident.filter(|measured| *measured > corrected.resident) {
             Some(resident) => shift(corrected, Figure::Resident, SLACK, resident),
             None => corrected,
         };
         // A peak below what stays afterwards was not seen in time.
         let floor = corrected.resident;
-        match target(self.peak, corrected.peak, full) {
+        match self.peak.filter(|measured| *measured > corrected.peak) {
             Some(peak) => shift(corrected, Figure::Peak, WORKING, peak.max(floor)),
             None => corrected,
         }
@@ -96,14 +92,6 @@ impl Store {
     pub fn get(&self, key: &str) -> Option<&Learned> {
         self.models.get(key).filter(|_| self.schema == SCHEMA)
     }
-}
-
-fn target(measured: Option<Bytes>, estimated: Bytes, full: bool) -> Option<Bytes> {
-    let measured = measured?;
-    if measured > estimated {
-        return Some(measured);
-    }
-    full.then(|| (measured + Bytes(measured.0 / 100)).min(estimated))
 }
 
 /// Changes the term `name` so that `figure` becomes `wanted`, or as near to it as that term allows.

@@ -11,16 +11,18 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What to do with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Give back its cached memory.
-    Trim(Why),
+    /// Empty MLX's buffer cache, which costs the next request nothing: it was idle for `trim_after`.
+    Trim,
+    /// Give up kept prompts as well.
+    Forget(Why),
     /// Restart it: it is over its ceiling, trimming did not help, and nothing is in flight.
     Recycle,
 }
 
-/// The reasons for a trim.
+/// The reasons for which one backend gives up kept prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// It was idle for `trim_after`.
+    /// It was idle for `forget_after`.
     Idle,
     /// It is over its ceiling.
     Ceiling,
@@ -44,6 +46,8 @@ pub struct Limits {
     pub ceiling: Bytes,
     /// The registry's `trim_after`.
     pub trim_after: Duration,
+    /// The registry's `forget_after`.
+    pub forget_after: Duration,
 }
 
 /// The state, a run of a backend.
@@ -51,6 +55,8 @@ pub struct Limits {
 pub struct Upkeep {
     /// The last request before the last idle trim: a new one makes a new trim worth while.
     trimmed_for: Option<Moment>,
+    /// The last request before kept prompts were given up.
+    forgot_for: Option<Moment>,
     /// When it was trimmed for its ceiling.
     over_since: Option<Moment>,
     recycled: bool,
@@ -63,10 +69,15 @@ impl Upkeep {
             return self.over(now, backend);
         }
         self.over_since = None;
-        let idle = backend.in_flight == 0 && now.since(backend.last_request) >= limits.trim_after;
-        if idle && self.trimmed_for != Some(backend.last_request) {
-            self.trimmed_for = Some(backend.last_request);
-            return Some(Action::Trim(Why::Idle));
+        let last = Some(backend.last_request);
+        let idle = |time| backend.in_flight == 0 && now.since(backend.last_request) >= time;
+        if idle(limits.forget_after) && self.forgot_for != last {
+            (self.forgot_for, self.trimmed_for) = (last, last);
+            return Some(Action::Forget(Why::Idle));
+        }
+        if idle(limits.trim_after) && self.trimmed_for != last {
+            self.trimmed_for = last;
+            return Some(Action::Trim);
         }
         None
     }
@@ -74,7 +85,7 @@ impl Upkeep {
     fn over(&mut self, now: Moment, backend: Now) -> Option<Action> {
         let Some(since) = self.over_since else {
             self.over_since = Some(now);
-            return Some(Action::Trim(Why::Ceiling));
+            return Some(Action::Forget(Why::Ceiling));
         };
         if self.recycled || backend.in_flight > 0 || now.since(since) < SETTLE {
             return None;
@@ -88,7 +99,11 @@ impl Upkeep {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { ceiling: Bytes::gb(40), trim_after: Duration::from_secs(60) };
+    const LIMITS: Limits = Limits {
+        ceiling: Bytes::gb(40),
+        trim_after: Duration::from_secs(60),
+        forget_after: Duration::from_secs(1800),
+    };
 
     fn at(seconds: u64) -> Moment {
         Moment(Duration::from_secs(seconds))
@@ -102,16 +117,29 @@ mod tests {
     fn an_idle_backend_is_trimmed_once_after_each_request() {
         let mut upkeep = Upkeep::default();
         assert_eq!(upkeep.step(at(59), now(30, 0, 0), LIMITS), None);
-        assert_eq!(upkeep.step(at(60), now(30, 0, 0), LIMITS), Some(Action::Trim(Why::Idle)));
+        assert_eq!(upkeep.step(at(60), now(30, 0, 0), LIMITS), Some(Action::Trim));
         assert_eq!(upkeep.step(at(600), now(30, 0, 0), LIMITS), None);
         assert_eq!(upkeep.step(at(700), now(30, 1, 650), LIMITS), None, "not while a request runs");
-        assert_eq!(upkeep.step(at(800), now(30, 0, 710), LIMITS), Some(Action::Trim(Why::Idle)));
+        assert_eq!(upkeep.step(at(800), now(30, 0, 710), LIMITS), Some(Action::Trim));
+    }
+
+    #[test]
+    fn kept_prompts_are_given_up_once_after_a_long_idleness() {
+        let mut upkeep = Upkeep::default();
+        assert_eq!(upkeep.step(at(100), now(30, 0, 0), LIMITS), Some(Action::Trim));
+        assert_eq!(upkeep.step(at(1799), now(30, 0, 0), LIMITS), None, "a pause costs nothing");
+        assert_eq!(upkeep.step(at(1800), now(30, 0, 0), LIMITS), Some(Action::Forget(Why::Idle)));
+        assert_eq!(upkeep.step(at(9000), now(30, 0, 0), LIMITS), None, "once");
+        assert_eq!(upkeep.step(at(9100), now(30, 1, 9050), LIMITS), None, "not while a request runs");
+        assert_eq!(upkeep.step(at(9200), now(30, 0, 9110), LIMITS), Some(Action::Trim));
+        let short = Limits { forget_after: Duration::from_secs(30), ..LIMITS };
+        assert_eq!(Upkeep::default().step(at(60), now(30, 0, 0), short), Some(Action::Forget(Why::Idle)));
     }
 
     #[test]
     fn a_backend_over_its_ceiling_is_trimmed_then_recycled_when_idle() {
         let mut upkeep = Upkeep::default();
-        assert_eq!(upkeep.step(at(0), now(41, 1, 0), LIMITS), Some(Action::Trim(Why::Ceiling)));
+        assert_eq!(upkeep.step(at(0), now(41, 1, 0), LIMITS), Some(Action::Forget(Why::Ceiling)));
         assert_eq!(upkeep.step(at(10), now(41, 1, 0), LIMITS), None, "not under a request");
         assert_eq!(upkeep.step(at(11), now(41, 0, 11), LIMITS), Some(Action::Recycle));
         assert_eq!(upkeep.step(at(12), now(41, 0, 11), LIMITS), None, "once a run");
@@ -120,7 +148,7 @@ mod tests {
     #[test]
     fn a_trim_that_helped_is_enough() {
         let mut upkeep = Upkeep::default();
-        assert_eq!(upkeep.step(at(0), now(41, 0, 0), LIMITS), Some(Action::Trim(Why::Ceiling)));
+        assert_eq!(upkeep.step(at(0), now(41, 0, 0), LIMITS), Some(Action::Forget(Why::Ceiling)));
         assert_eq!(upkeep.step(at(1), now(41, 0, 0), LIMITS), None, "memory goes back with a delay");
         assert_eq!(upkeep.step(at(6), now(39, 0, 0), LIMITS), None);
     }

@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use super::whole::{INDEX, TOKENIZERS, is_shard, is_text};
 use crate::units::Bytes;
-use crate::units::Bytes;
 
 /// A model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! [`tiny::existing`], which look at a few files.
 
 pub mod diagnose;
-pub mod environment;
 pub mod hub;
 pub mod interpreter;
 pub mod lock_file;

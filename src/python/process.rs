@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::environment;
+use crate::environment;
 use crate::terminal::shown;
 
 /// Lines of output that are kept to explain a failure.

@@ -14,7 +14,6 @@ use super::whole::{self, Flaw, Whole};
 use super::{hub, process};
 use crate::terminal;
 use crate::units::Bytes;
-use crate::units::Bytes;
 
 const SCRIPT: &str = include_str!("pull.py");
 

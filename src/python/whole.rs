@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use crate::terminal::shown;
 use crate::units::Bytes;
-use crate::units::Bytes;
 
 /// The longest header that a safetensors file may have, bytes (the format's own limit).
 const LONGEST_HEADER: u64 = 100_000_000;

@@ -22,6 +22,12 @@ pub fn advice(registry: &Registry) -> Vec<String> {
     }
     for model in &registry.models {
         let (name, server) = (&model.name, &model.server);
+        if server.max_tokens.is_none() {
+            notes.push(format!(
+                "{name}: answers to requests that set no limit end after 512 tokens, which may cut a model off while \
+                 it thinks: set server.max_tokens"
+            ));
+        }
         if server.num_draft_tokens.is_some() && server.draft_model.is_none() {
             notes.push(format!("{name}: num_draft_tokens does nothing without draft_model"));
         }
@@ -66,5 +72,16 @@ mod tests {
         registry.models[0].server.kv_bits = Some(8);
         registry.models[0].memory.concurrency = 2;
         assert_eq!(advice(&registry), ["32b: kv_bits stops batching, requests are served one at a time"]);
+    }
+
+    #[test]
+    fn a_model_without_a_default_answer_length_is_named() {
+        let mut registry = seed();
+        registry.models[1].server.max_tokens = None;
+        let notes = advice(&registry);
+        assert!(
+            notes.len() == 1 && notes[0].starts_with("70b: ") && notes[0].contains("max_tokens"),
+            "{notes:?}"
+        );
     }
 }

@@ -144,6 +144,7 @@ pub(super) struct RawMemory {
     pub cache_limit: Maybe<Bytes>,
     pub ceiling: Maybe<Bytes>,
     pub trim_after: Maybe<Duration>,
+    pub forget_after: Maybe<Duration>,
     pub yield_to_pressure: Maybe<bool>,
 }
 
@@ -382,6 +383,7 @@ impl RawMemory {
             cache_limit: memory.size("cache_limit"),
             ceiling: memory.size("ceiling"),
             trim_after: memory.duration("trim_after"),
+            forget_after: memory.duration("forget_after"),
             yield_to_pressure: memory.flag("yield_to_pressure"),
         }
     }

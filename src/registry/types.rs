@@ -281,8 +281,10 @@ pub struct ModelMemory {
     pub cache_limit: Option<Bytes>,
     /// A ceiling for the whole backend; admission reserves no more than it and the backend is held to it.
     pub ceiling: Option<Bytes>,
-    /// Cached memory is given back after so long without a request.
+    /// MLX's buffer cache is emptied after this time without a request.
     pub trim_after: Duration,
+    /// Kept prompts are given up after this time without a request.
+    pub forget_after: Duration,
     /// Whether critical memory pressure may stop it although it is always-on.
     pub yield_to_pressure: bool,
 }

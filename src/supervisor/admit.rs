@@ -16,8 +16,8 @@ use crate::memory::pressure::Policy;
 use crate::memory::{Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
 use crate::python::tiny;
 use crate::python::venv::{self, SetupRequest};
+use crate::registry::Start;
 use crate::registry::{Cluster, Model, Registry, Source};
-use crate::registry::{Cluster, Model, Registry, Source, Start};
 use crate::units::Bytes;
 
 /// What a start needs, found.
@@ -95,8 +95,9 @@ impl Admission for Gatekeeper<'_> {
         let platform = Platform::of(&reading);
         let prepared = self.look_at_files(name, platform)?;
         let gpu_limit = GpuLimit::of(platform, &reading, prepared.gpu_limit);
-        let slot = self.slots.get(name).ok_or_else(gone)?;
+        let slot = self.slots.get_mut(name).ok_or_else(gone)?;
         let estimate = slot.plan.as_ref().and_then(|plan| plan.estimate.clone());
+        slot.overdraft = None;
         let start = slot.model.start;
         let others = slot.model.cluster.as_ref().map(Cluster::others).unwrap_or_default();
         if let Some(why) = self.yields(start).filter(|_| !force) {
@@ -120,6 +121,9 @@ impl Admission for Gatekeeper<'_> {
                 Err(refusal) => refusal,
             };
         if force {
+            if let Some(slot) = self.slots.get_mut(name) {
+                slot.overdraft = Some(refusal.missing());
+            }
             let reserved = estimate.as_ref().map(Estimate::reserve).unwrap_or_default();
             return Ok(Verdict { reserved, overridden: Some(refusal.sentence()), others: false });
         }

@@ -155,6 +155,7 @@ impl Driver {
             let Some(slot) = self.slots.get_mut(&name) else { continue };
             let kept = Kept::read(&self.registry.paths.run, &name, &self.host.facts().boot_id);
             let event = Event::Recall { model: name, restarts: kept.restarts, by_hand: kept.by_hand };
+            slot.overdraft = kept.forced.then_some(Bytes(kept.overdraft));
             slot.before = kept.clone();
             slot.kept = kept;
             self.handle(event);
@@ -195,11 +196,12 @@ impl Driver {
     fn take_over(&mut self, name: &Name, record: Record) {
         let spec = record.spec;
         let generation = Generation(spec.generation);
+        let forced = self.slots.get(name).is_some_and(|slot| slot.before.forced);
         let run = Run {
             generation,
             identity: record.identity,
             reserved: Bytes(spec.reserved),
-            forced: false,
+            forced,
             spawned: record.spawned.unwrap_or_else(|| spawned_at(&*self.host, record.spawned_at)),
             port: None,
             adopted: true,

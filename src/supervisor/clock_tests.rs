@@ -41,6 +41,7 @@ fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
         secret: "s".into(),
         cache_limit: None,
         prompt_cache_bytes: None,
+        room: None,
         settings: String::new(),
         reserved: 1_000_000_000,
         nice: 0,

@@ -23,14 +23,12 @@ use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
 use super::view::Glance;
 use crate::api::paths::link_path;
-use crate::api::paths::link_path;
-use crate::api::{EventRecord, StateName};
 use crate::api::{EventRecord, StateName};
 use crate::backend::launch::{self, Launch};
 use crate::backend::probe::{Probe, Vitals};
 use crate::backend::spec::Spec;
+use crate::backend::weights;
 use crate::backend::{exec, logs, record};
-use crate::backend::{exec, logs, record, weights};
 use crate::clock::Moment;
 use crate::fault;
 use crate::gate::{Availability, Gate, Report};
@@ -255,6 +253,7 @@ impl Driver {
             gate_problem: None,
             run: None,
             sample: None,
+            overdraft: None,
             before: Kept::default(),
             kept: Kept::default(),
         };

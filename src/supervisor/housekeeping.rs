@@ -12,8 +12,7 @@ use super::handle::Input;
 use super::slot::log_file;
 use crate::backend::link::{Reply, Request};
 use crate::backend::logs;
-use crate::backend::logs::{self, Aside};
-use crate::clock::beat;
+use crate::backend::logs::Aside;
 use crate::clock::beat;
 use crate::lifecycle::{Generation, Name};
 

@@ -142,8 +142,12 @@ impl Driver {
         let Some(run) = slot.run.as_mut().filter(|run| run.generation == seen.generation) else { return };
         let granted =
             slot.plan.as_ref().and_then(|plan| plan.estimate.as_ref()).map(|estimate| estimate.reserve());
-        let limits =
-            Limits { ceiling: granted.unwrap_or(Bytes(u64::MAX)), trim_after: slot.model.memory.trim_after };
+        let memory = &slot.model.memory;
+        let limits = Limits {
+            ceiling: granted.unwrap_or(Bytes(u64::MAX)),
+            trim_after: memory.trim_after,
+            forget_after: memory.forget_after,
+        };
         let backend = Now { footprint: seen.footprint, in_flight: in_flight.into(), last_request };
         let action = run.upkeep.step(now, backend, limits);
         let idle = in_flight == 0;
@@ -151,7 +155,6 @@ impl Driver {
             idle: (idle && requests == 0).then_some(seen.footprint),
             resident: (idle && requests > 0).then_some(seen.footprint),
             peak: seen.peak,
-            longest: 0,
         };
         // A run that was started under other settings shows what those take.
         if let Some(plan) = slot.plan.as_ref().filter(|_| run.outdated.is_none()) {
@@ -159,8 +162,9 @@ impl Driver {
         }
         match action {
             None => {}
-            Some(upkeep::Action::Trim(Why::Idle)) => self.trim_quietly(&seen.name),
-            Some(upkeep::Action::Trim(Why::Ceiling)) => {
+            Some(upkeep::Action::Trim) => self.ask_quietly(&seen.name, Request::Trim),
+            Some(upkeep::Action::Forget(Why::Idle)) => self.trim_quietly(&seen.name),
+            Some(upkeep::Action::Forget(Why::Ceiling)) => {
                 let text = format!(
                     "its footprint of {} is over its ceiling of {}: trimmed",
                     seen.footprint, limits.ceiling
@@ -190,7 +194,10 @@ impl Driver {
 
     /// Asks the launcher to give cached memory back; nobody waits for its answer.
     fn trim_quietly(&self, name: &Name) {
-        let request = self.trim_of(name);
+        self.ask_quietly(name, self.trim_of(name));
+    }
+
+    fn ask_quietly(&self, name: &Name, request: Request) {
         if let Some(run) = self.slots.get(name).and_then(|slot| slot.run.as_ref()) {
             let (reply, _) = oneshot::channel();
             // A full queue means that it is asked already.

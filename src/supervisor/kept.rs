@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::TrafficStatus;
 use crate::backend::record;
 use crate::lifecycle::{Managed, Next, State, StopReason};
+use crate::units::Bytes;
 
 /// The version of the file.
 const SCHEMA: u32 = 1;
@@ -23,6 +24,12 @@ pub(super) struct Kept {
     pub restarts: u32,
     /// A person stopped it: it stays down although the supervisor comes up anew.
     pub by_hand: bool,
+    /// The start of its live run went past a refusal.
+    #[serde(default)]
+    pub forced: bool,
+    /// By how much, bytes.
+    #[serde(default)]
+    pub overdraft: u64,
     /// Of the gate: requests, errors among them, tokens.
     pub requests: u64,
     /// See [`Kept::requests`].
@@ -33,12 +40,15 @@ pub(super) struct Kept {
 
 impl Kept {
     /// What is to be kept of a model now. `traffic` includes what earlier supervisors counted.
-    pub fn of(managed: &Managed, traffic: &TrafficStatus, boot_id: &str) -> Self {
+    pub fn of(managed: &Managed, overdraft: Option<Bytes>, traffic: &TrafficStatus, boot_id: &str) -> Self {
+        let forced = managed.state.forced();
         Self {
             schema: SCHEMA,
             boot_id: boot_id.to_owned(),
             restarts: managed.restarts,
             by_hand: stopped_by_hand(&managed.state),
+            forced,
+            overdraft: overdraft.filter(|_| forced).map_or(0, |bytes| bytes.0),
             requests: traffic.requests,
             errors: traffic.errors,
             tokens: traffic.tokens,
@@ -47,7 +57,7 @@ impl Kept {
 
     /// Whether a person would miss the difference at once; counters can wait.
     pub fn differs_in_life(&self, other: &Self) -> bool {
-        (self.restarts, self.by_hand) != (other.restarts, other.by_hand)
+        (self.restarts, self.by_hand, self.forced) != (other.restarts, other.by_hand, other.forced)
     }
 
     /// Adds what was counted before to what was counted since.
@@ -103,6 +113,8 @@ mod tests {
             boot_id: "b".into(),
             restarts: 2,
             by_hand: true,
+            forced: true,
+            overdraft: 7,
             requests: 3,
             errors: 1,
             tokens: 9,

@@ -1,5 +1,6 @@
 //! The one loop that owns all models, its driver, its journal, adoption.
 
+pub mod absent;
 mod admit;
 mod adopt;
 mod asks;

@@ -11,6 +11,7 @@ use crate::backend::launch::Limits;
 use crate::backend::weights;
 use crate::gate::template;
 use crate::lifecycle::{Failure, FailureKind};
+use crate::memory::Room;
 use crate::memory::group::{HostEstimate, Outlook, outlook};
 use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem};
 use crate::registry::Model;
@@ -79,10 +80,10 @@ impl Files {
         };
         let footprints =
             |bounds: &Bounds| learned.footprints(&learning_key(model, versions, bounds)).cloned();
-        let Outlook { bounds, estimate, hosts } =
+        let Outlook { bounds, room, estimate, hosts } =
             outlook(model, files, draft, platform, footprints).map_err(|problem| unusable(&problem))?;
         let key = learning_key(model, versions, &bounds);
-        Ok(Plan { bounds, estimate, hosts, key, environment: platform.environment() })
+        Ok(Plan { bounds, room, estimate, hosts, key, environment: platform.environment() })
     }
 }
 
@@ -91,6 +92,8 @@ impl Files {
 pub(super) struct Plan {
     /// What it is held to.
     pub bounds: Bounds,
+    /// What kept prompts and a prefill share.
+    pub room: Option<Room>,
     /// What it takes on this machine; `None`: nobody knows.
     pub estimate: Option<Estimate>,
     /// What it takes on every machine of its cluster; empty: it has none, or nobody knows.
@@ -107,6 +110,7 @@ impl Plan {
         Limits {
             cache: Some(self.bounds.cache_limit),
             prompt_cache: Some(self.bounds.kv_limit),
+            room: self.room.clone(),
             flags: self.bounds.arguments(),
             environment: self.environment,
         }

@@ -45,6 +45,8 @@ pub(super) struct Slot {
     pub run: Option<RunTasks>,
     /// Last measurement of the live run.
     pub sample: Option<(Moment, Footprint)>,
+    /// By how much its last start, which was forced, was over what there was.
+    pub overdraft: Option<Bytes>,
     /// What supervisors before this one knew of it.
     pub before: Kept,
     /// What is on disk for the one after this.

@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use super::driver::Driver;
 use super::slot::Slot;
-use crate::api::plan;
 use crate::api::{
-    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus,
-    SCHEMA, Status, SupervisorStatus,
+    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, SCHEMA, Status,
+    SupervisorStatus,
 };
 use crate::clock::Moment;
 use crate::gate::Router;
 use crate::host::{Footprint, Host};
 use crate::lifecycle::{Managed, Name, State};
+use crate::memory::budget::balance;
 use crate::metrics::Snapshot;
 use crate::registry::Reserve;
+use crate::supervisor::absent;
 use crate::units::Bytes;
 
 /// For how long what was looked at counts as that of now: whoever asks often does not want to know it more exactly.
@@ -57,7 +58,7 @@ impl Driver {
             host: host_status(&*self.host),
             budget: self.budget(),
             models,
-            router: plan::router(&self.registry, self.routing.listening.problem.clone()),
+            router: absent::router(&self.registry, self.routing.listening.problem.clone()),
             answer: None,
         }
     }
@@ -143,31 +144,8 @@ impl Driver {
     }
 
     fn budget(&self) -> BudgetStatus {
-        let reserves: Vec<_> = self
-            .registry
-            .reserves
-            .iter()
-            .map(|reserve| ReserveStatus {
-                name: reserve.name.clone(),
-                bytes: reserve.size.0,
-                active: reserve.while_running.is_empty()
-                    || reserve.while_running.iter().any(|name| self.glance.running.contains(name)),
-            })
-            .collect();
-        let reserved: u64 =
-            reserves.iter().filter(|reserve| reserve.active).map(|reserve| reserve.bytes).sum();
         let models: Bytes = self.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
-        let total = self.host.facts().memory.0;
-        BudgetStatus {
-            total_bytes: total,
-            reserved_bytes: reserved,
-            models_bytes: models.0,
-            free_bytes: total
-                .cast_signed()
-                .saturating_sub_unsigned(reserved)
-                .saturating_sub_unsigned(models.0),
-            reserves,
-        }
+        balance(self.host.facts().memory, &self.registry.reserves, &self.glance.running, models)
     }
 
     fn model_status(&self, now: Moment, managed: &Managed, slot: &Slot) -> ModelStatus {
@@ -205,6 +183,8 @@ impl Driver {
             memory: ModelMemoryStatus {
                 estimate_bytes: estimate(managed, slot).map(|bytes| bytes.0),
                 weights_bytes: weights.map(|bytes| bytes.0),
+                forced: managed.state.forced(),
+                overdraft_bytes: slot.overdraft.filter(|_| managed.state.forced()).map(|bytes| bytes.0),
                 kv_limit_bytes: slot.plan.as_ref().map(|plan| plan.bounds.kv_limit.0),
                 footprint_bytes: footprint.map(|footprint| footprint.bytes.0),
                 peak_bytes: footprint.and_then(|footprint| footprint.peak).map(|bytes| bytes.0),

@@ -63,6 +63,7 @@ impl Run {
             secret: "s".to_owned(),
             cache_limit: None,
             prompt_cache_bytes: Some(1),
+            room: None,
             settings: "hash".to_owned(),
             reserved: 1,
             nice: 0,

@@ -298,6 +298,67 @@ fn release_gives_kept_prompts_and_the_last_batch_up() {
     assert!(!cached(&kept_again), "the bound is what it was: {kept_again}");
 }
 
+/// A room of `bytes` for prompts of up to 4096 tokens; the tiny model takes 256 bytes a token.
+fn room(bytes: u64) -> Value {
+    let rows: Vec<Value> = (1..=16_u64)
+        .map(|row| json!({"tokens": row * 256, "bytes": [row * 65_536 + 100_000, row * 65_536 + 200_000]}))
+        .collect();
+    let table = json!({"bytes": bytes, "concurrency": 1, "least": 64, "steps": [64, 512], "rows": rows});
+    json!({"prompt_cache_bytes": 1_200_000, "room": table})
+}
+
+fn cached(answer: &str) -> u64 {
+    let at = answer.split(r#""cached_tokens": "#).nth(1).unwrap_or("0");
+    at.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+#[test]
+fn the_next_turn_of_a_conversation_reads_what_was_kept_and_it_is_held_once() {
+    let tiny = real::tiny_model().to_str().unwrap();
+    let mut backend = Backend::start(room(3_000_000), &["--model", tiny, "--port", "0"]);
+    let port = backend.listening();
+    assert_eq!(chat(port, json!({"max_tokens": 1})).0, 200);
+    backend.ask("release");
+    let idle = backend.ask("memory")["active"].as_u64().unwrap();
+    let mut messages = vec![json!({"role": "user", "content": "x".repeat(2000)})];
+    for turn in 1..=3 {
+        let (status, answer) = chat(port, json!({"messages": messages, "max_tokens": 1}));
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(cached(&answer) > 1000, turn > 1, "turn {turn}: {answer}");
+        backend.ask("trim");
+        let kept = backend.ask("memory")["active"].as_u64().unwrap() - idle;
+        // About 0.55 MB a turn. What was answered is not what the next turn says was, so each is a prompt of its own.
+        let most = if turn == 1 { 800_000 } else { 1_300_000 };
+        assert!((300_000..most).contains(&kept), "{kept} bytes are kept after turn {turn}");
+        messages.push(json!({"role": "assistant", "content": "y"}));
+        messages.push(json!({"role": "user", "content": "and?"}));
+    }
+    assert!(!backend.log().contains("not as known"), "{}", backend.log());
+}
+
+#[test]
+fn kept_prompts_make_room_for_a_prefill_and_the_one_that_goes_on_is_kept_again() {
+    let tiny = real::tiny_model().to_str().unwrap();
+    // A prompt of 2,000 tokens and its smallest step take 0.62 MB: beside it 0.28 MB may be kept.
+    let mut backend = Backend::start(room(900_000), &["--model", tiny, "--port", "0"]);
+    let port = backend.listening();
+    let ask = |start: &str, turns: usize| {
+        let mut messages = vec![json!({"role": "user", "content": format!("{start}{}", "x".repeat(2000))})];
+        for _ in 0..turns {
+            messages.push(json!({"role": "assistant", "content": "y"}));
+            messages.push(json!({"role": "user", "content": "and?"}));
+        }
+        let (status, answer) = chat(port, json!({"messages": messages, "max_tokens": 1}));
+        assert_eq!(status, 200, "{answer}");
+        cached(&answer)
+    };
+    assert_eq!(ask("a", 0), 0);
+    assert!(ask("a", 1) > 1000, "its own copy makes room, and what it held goes on");
+    assert!(ask("a", 2) > 1000, "and is kept again");
+    assert!(ask("b", 0) < 100, "another prompt");
+    assert!(ask("a", 3) < 100, "which took the room of the first");
+}
+
 #[test]
 fn the_buffer_cache_keeps_its_bound() {
     let model = real::tiny_model().to_str().unwrap();

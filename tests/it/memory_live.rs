@@ -25,11 +25,35 @@ fn a_start_that_does_not_fit_is_refused_with_every_term_and_force_goes_past_it_v
     assert_eq!(instance.model("m")["state"], "stopped");
     instance.expect(0, &["start", "m", "--force"]);
     assert!(instance.events().iter().any(|event| event["kind"] == "forced"));
-    assert!(instance.status()["budget"]["free_bytes"].as_i64().unwrap() < 0, "and it stays visible");
+    let status = instance.status();
+    assert!(status["budget"]["free_bytes"].as_i64().unwrap() < 0, "and it stays visible");
+    let memory = &instance.model("m")["memory"];
+    assert_eq!(memory["forced"], true);
+    assert!(memory["overdraft_bytes"].as_u64().unwrap() > 800_000_000_000_000, "{memory}");
     hog.kill().unwrap();
     hog.wait().unwrap();
     instance.expect(0, &["stop", "m"]);
     instance.expect(0, &["start", "m"]);
+}
+
+#[test]
+fn an_estimate_judges_beside_what_runs_and_says_what_it_counted() {
+    let instance = Instance::fake(vec![Entry::new("m", "manual"), Entry::new("n", "manual")]).serve();
+    instance.expect(0, &["start", "m"]);
+    let json = |name| -> serde_json::Value {
+        serde_json::from_str(&instance.expect(0, &["estimate", name, "--json"])).unwrap()
+    };
+    let granted = instance.model("m")["memory"]["estimate_bytes"].clone();
+    let other = json("n");
+    assert_eq!(
+        (&other["counted"]["supervisor"], &other["counted"]["models"]["m"]["bytes"]),
+        (&true.into(), &granted)
+    );
+    let own = json("m");
+    assert_eq!(own["counted"]["running"]["bytes"], granted);
+    assert!(instance.expect(0, &["estimate", "n"]).contains("counted: m ("));
+    let alone = instance.expect(0, &["estimate", "n", "--memory", "128GB"]);
+    assert!(alone.contains("a machine of 128 GB on which no other model runs"), "{alone}");
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::api::{ModelStatus, StateName};
-use crate::api::{ModelStatus, StateName};
 use crate::backend::weights;
 use crate::bench::client::{AskError, Target};
 use crate::bench::report::{Report, SCHEMA, settings};
@@ -16,8 +15,8 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
+use crate::registry::Source;
 use crate::registry::{Model, Registry};
-use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -3,16 +3,16 @@
 use serde::Serialize;
 
 use crate::api::BudgetStatus;
-use crate::backend::assess::assess;
+use crate::backend::assess;
 use crate::cli::Context;
 use crate::cli::commands::estimate::{live_reading, unusable};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::unknown_model;
 use crate::memory;
-use crate::memory::budget::{Case, Planned, PlannedModel};
+use crate::memory::budget::{Case, PlannedModel};
 use crate::memory::refusal::signed;
 use crate::memory::{Budget, GpuLimit, Platform};
-use crate::registry::{Model, Registry, Start};
+use crate::registry::{Registry, Start};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,10 @@ pub struct Args {
     /// Plan for a machine of this size, for example 128GB, instead of this one
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
+
+    /// Plan for MLX on this platform instead of this machine's
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
 
     /// Models, and programs that have a reserve, that run beside the always-on models
     #[arg(long, value_name = "NAME", num_args = 1..)]
@@ -61,17 +65,20 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if total == Bytes::ZERO {
         return Err(CliError::new(Exit::Usage, "a machine of 0 B has no budget"));
     }
-    let platform = Platform::of(&live.reading);
+    let platform = args.platform.unwrap_or_else(|| Platform::of(&live.reading));
     let mut planned = Vec::new();
     for model in &registry.models {
-        planned.push(plan(&registry, model, platform).unwrap_or_else(|error| {
-            context.output.error(&error);
+        planned.push(assess::planned(&registry, model, platform).unwrap_or_else(|problem| {
+            context.output.error(&unusable(model, &problem));
             None
         }));
     }
-    // Another machine's GPU is not known.
-    let gpu_limit =
-        if args.memory.is_none() { GpuLimit::of(platform, &live.reading, live.noted) } else { None };
+    let here = platform == Platform::of(&live.reading) && args.memory.is_none();
+    let gpu_limit = if here {
+        GpuLimit::of(platform, &live.reading, live.noted)
+    } else {
+        GpuLimit::assumed(platform, total)
+    };
     let budget = memory::budget(&registry, total, &args.running, &planned);
     if args.json {
         let document = Document {
@@ -86,11 +93,6 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         return context.output.data(&json);
     }
     context.output.data(&show(&registry, &budget, gpu_limit))
-}
-
-fn plan(registry: &Registry, model: &Model, platform: Platform) -> Result<Option<Planned>, CliError> {
-    let found = assess(registry, model, platform).map_err(|problem| unusable(model, &problem))?;
-    Ok(found.estimate.map(|estimate| Planned { bytes: estimate.reserve(), declared: estimate.declared }))
 }
 
 /// The plan as two tables: what is taken now, and what is left in each case.
@@ -116,8 +118,12 @@ pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>) -
             (Start::Manual, true) => "on-demand, running",
             (Start::Manual, false) => "on-demand: not counted",
         };
-        let declared = if model.declared { ", size as declared" } else { "" };
-        plan.add_row([model.name.clone(), size, format!("{start}{declared}")]);
+        let by = match (model.bytes, model.declared) {
+            (None, _) => "",
+            (Some(_), true) => ", by its `size`",
+            (Some(_), false) => ", by estimate",
+        };
+        plan.add_row([model.name.clone(), size, format!("{start}{by}")]);
     }
     plan.add_row(["= free".to_owned(), signed(i128::from(now.free_bytes)), String::new()]);
 
@@ -146,9 +152,38 @@ pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>) -
         cases.add_row(row);
     }
     let counting = "FREE: memory − reserves that always hold − models.  HEADROOM: memory − models, nothing kept for macOS.\n";
-    let gpu =
-        gpu_limit.map(|limit| format!("GPU: all models together may hold {limit}.\n")).unwrap_or_default();
-    format!("{}\n{}\n{counting}{gpu}", finish(&mut plan, 1..2), finish(&mut cases, 1..5))
+    let gpu = gpu_limit.map(|limit| on_the_gpu(budget, limit)).unwrap_or_default();
+    let by = counted_by(&budget.models);
+    format!("{}\n{}\n{counting}{by}{gpu}", finish(&mut plan, 1..2), finish(&mut cases, 1..5))
+}
+
+/// By what the models are counted, and that it changes once their files are there.
+fn counted_by(models: &[PlannedModel]) -> String {
+    let names = |declared| {
+        let of = models.iter().filter(|model| model.bytes.is_some() && model.declared == declared);
+        of.map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (declared, estimated) = (names(true), names(false));
+    let mut text = String::new();
+    if !declared.is_empty() {
+        text += &format!(
+            "COUNTED by `size` in the registry: {declared}. Once downloaded, by estimate: weights, caches, prefill.\n"
+        );
+    }
+    if !estimated.is_empty() {
+        text += &format!("COUNTED by estimate (mlxctl estimate shows the terms): {estimated}.\n");
+    }
+    text
+}
+
+/// The fullest case beside what the GPU may hold.
+fn on_the_gpu(budget: &Budget, limit: GpuLimit) -> String {
+    let left = |case: &Case| i128::from(limit.bytes.0) - i128::from(case.models_bytes.0);
+    let last = budget.cases.last().map(|case| match left(case) {
+        left if left < 0 => format!("; {} takes {} too much", case.name, signed(-left)),
+        left => format!("; {} leaves {} for a game", case.name, signed(left)),
+    });
+    format!("GPU: all models together may hold {limit}{}.\n", last.unwrap_or_default())
 }
 
 fn minus(counted: bool, bytes: Bytes) -> String {

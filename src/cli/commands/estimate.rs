@@ -7,11 +7,12 @@ use serde::Serialize;
 use crate::backend::assess::{Assessment, assess};
 use crate::cli::Context;
 use crate::cli::error::CliError;
-use crate::cli::remote::unknown_model;
-use crate::host::{self, MemoryReading};
+use crate::cli::remote::{Remote, unknown_model};
+use crate::host::{self, Footprint, MemoryReading};
 use crate::memory::estimate::{Figure, Term};
 use crate::memory::group::HostEstimate;
 use crate::memory::{Bounds, Estimate, GpuLimit, Ledger, Live, Platform, Problem, Refusal, judge};
+use crate::memory::{Grant, Room};
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
@@ -24,6 +25,10 @@ pub struct Args {
     /// Estimate for MLX on this platform instead of this machine's
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
+
+    /// Judge for a machine of this size, for example 128GB, on which nothing runs
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
 
     /// Print JSON
     #[arg(long)]
@@ -39,6 +44,8 @@ struct Document {
     platform: Platform,
     /// What the backend is held to.
     bounds: Bounds,
+    /// The room that kept prompts and a prefill share, as the launcher is given it; null: nothing is shared.
+    room: Option<Room>,
     /// The flags of `mlx_lm.server` that follow.
     arguments: Vec<String>,
     /// What the backend's environment needs beside.
@@ -55,10 +62,67 @@ struct Document {
     reserve_bytes: Option<Bytes>,
     /// What the GPU may hold and who says so; null: there is none, or nobody says.
     gpu_limit: Option<GpuLimit>,
+    /// What the decision counts beside this model.
+    counted: Counted,
     /// Whether a start would be granted now.
     granted: bool,
     /// Why not; null where it would be.
     refusal: Option<Refusal>,
+}
+
+/// What else is on the machine, as far as the decision counts it.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Counted {
+    /// Whether a supervisor was asked; without one no other model counts.
+    supervisor: bool,
+    /// Its running models, and what they were granted.
+    models: BTreeMap<String, Grant>,
+    /// What this model itself was granted, if it runs; the decision is that on a start after its end.
+    running: Option<Grant>,
+    /// The decision is on a machine of this size, on which nothing runs.
+    memory_bytes: Option<Bytes>,
+    /// What the OS charges the running models.
+    #[serde(skip)]
+    footprints: BTreeMap<String, Footprint>,
+}
+
+impl Counted {
+    /// What the supervisor, if one runs, has granted.
+    fn ask(context: &Context, model: &Model) -> Self {
+        let status = Remote::find(context).ok().and_then(|remote| remote.client.status().ok());
+        let Some(status) = status else { return Self::default() };
+        let host = host::system();
+        let mut counted = Self { supervisor: true, ..Self::default() };
+        for other in status.models.iter().filter(|other| other.state.holds_memory()) {
+            let bytes = Bytes(other.memory.estimate_bytes.unwrap_or_default());
+            let grant = Grant { bytes, forced: other.memory.forced };
+            let found = other.pid.and_then(|pid| host.identify(pid).ok().flatten());
+            let footprint = found.and_then(|identity| host.footprint(identity).ok()).unwrap_or_default();
+            counted.footprints.insert(other.name.clone(), footprint);
+            if other.name == model.name {
+                counted.running = Some(grant);
+            } else {
+                counted.models.insert(other.name.clone(), grant);
+            }
+        }
+        counted
+    }
+
+    /// In a sentence.
+    fn words(&self) -> String {
+        let names = |grants: &BTreeMap<String, Grant>| {
+            let each = grants.iter().map(|(name, grant)| {
+                format!("{name} ({}{})", grant.bytes, if grant.forced { ", by force" } else { "" })
+            });
+            each.collect::<Vec<_>>().join(", ")
+        };
+        match (self.memory_bytes, self.supervisor) {
+            (Some(memory), _) => format!("counted: a machine of {memory} on which no other model runs"),
+            (None, false) => "counted: no other model, because no supervisor is running".to_owned(),
+            (None, true) if self.models.is_empty() => "counted: no other model is running".to_owned(),
+            (None, true) => format!("counted: {} running", names(&self.models)),
+        }
+    }
 }
 
 /// The machine as a command sees it that asks no supervisor.
@@ -93,6 +157,11 @@ pub fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
     })
 }
 
+/// Another machine: nothing is known of what it has available.
+fn elsewhere(total: Bytes) -> LiveReading {
+    LiveReading { reading: MemoryReading::default(), programs: Vec::new(), total, noted: None }
+}
+
 /// The failure for files or bounds that cannot work.
 #[must_use]
 pub fn unusable(model: &Model, problem: &Problem) -> CliError {
@@ -112,7 +181,12 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let model = registry.model(&args.model).map_err(|error| unknown_model(&registry, &error))?;
     let live = live_reading(&registry)?;
     let platform = args.platform.unwrap_or_else(|| Platform::of(&live.reading));
-    let document = examine(&registry, model, platform, &live).map_err(|problem| unusable(model, &problem))?;
+    let (live, counted) = match args.memory {
+        Some(total) => (elsewhere(total), Counted { memory_bytes: Some(total), ..Counted::default() }),
+        None => (live, Counted::ask(context, model)),
+    };
+    let document =
+        examine(&registry, model, platform, &live, counted).map_err(|problem| unusable(model, &problem))?;
     if args.json {
         let json = serde_json::to_string_pretty(&document)
             .map_err(|error| CliError::failed("the estimate cannot be written as JSON").why(error))?;
@@ -126,13 +200,21 @@ fn examine(
     model: &Model,
     platform: Platform,
     live: &LiveReading,
+    counted: Counted,
 ) -> Result<Document, Problem> {
-    let Assessment { bounds, estimate, hosts, kv_per_token, key, .. } = assess(registry, model, platform)?;
-    let ledger = Ledger::new(live.total, registry.reserves.clone());
-    let footprints = BTreeMap::new();
-    let gpu_limit = GpuLimit::of(platform, &live.reading, live.noted);
-    let programs = &live.programs;
-    let now = Live { reading: &live.reading, footprints: &footprints, programs, platform, gpu_limit };
+    let Assessment { bounds, room, estimate, hosts, kv_per_token, key, .. } =
+        assess(registry, model, platform)?;
+    let mut ledger = Ledger::new(live.total, registry.reserves.clone());
+    for (other, grant) in &counted.models {
+        // Names are unique, so that every grant is entered.
+        let _ = ledger.enter(other, *grant);
+    }
+    let gpu_limit = match counted.memory_bytes {
+        Some(total) => GpuLimit::assumed(platform, total),
+        None => GpuLimit::of(platform, &live.reading, live.noted),
+    };
+    let (footprints, programs) = (&counted.footprints, &live.programs);
+    let now = Live { reading: &live.reading, footprints, programs, platform, gpu_limit };
     let refusal = judge(&ledger, now, &model.name, estimate.as_ref()).err().map(|refusal| *refusal);
     Ok(Document {
         schema: 1,
@@ -140,6 +222,7 @@ fn examine(
         repo: model.source.to_string(),
         platform,
         bounds,
+        room,
         arguments: bounds.arguments(),
         environment: platform.environment().iter().copied().collect(),
         kv_bytes_per_token: kv_per_token,
@@ -148,6 +231,7 @@ fn examine(
         estimate,
         hosts,
         gpu_limit,
+        counted,
         granted: refusal.is_none(),
         refusal,
     })
@@ -186,10 +270,15 @@ fn show(document: &Document, model: &Model) -> String {
     if let Some(limit) = document.gpu_limit {
         text.push_str(&format!("; the GPU may hold {limit}"));
     }
+    text.push_str(&format!("\n{}", document.counted.words()));
+    if let Some(grant) = document.counted.running {
+        text.push_str(&format!("; {} itself is running with {} granted", document.model, grant.bytes));
+    }
+    let again = if document.counted.running.is_some() { "a start after its end" } else { "a start" };
     match &document.refusal {
-        None => text.push_str("; it would be granted now\n"),
+        None => text.push_str(&format!("; {again} would be granted now\n")),
         Some(refusal) => {
-            text.push_str(&format!("; it would be refused now: {}\n\n{refusal}\n", refusal.sentence()));
+            text.push_str(&format!("; {again} would be refused now: {}\n\n{refusal}\n", refusal.sentence()));
             for line in refusal.hint().lines() {
                 text.push_str(&format!("try: {line}\n"));
             }

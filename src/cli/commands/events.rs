@@ -4,8 +4,6 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::api::EventRecord;
-use crate::api::EventRecord;
-use crate::api::client::ClientError;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;

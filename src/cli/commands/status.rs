@@ -4,18 +4,17 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use crate::api::client::ClientError;
-use crate::api::client::ClientError;
-use crate::api::plan::planned_status;
-use crate::api::plan::planned_status;
 use crate::api::{HealthStatus, Status};
-use crate::api::{HealthStatus, Status};
+use crate::backend::assess::planned;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::machine;
 use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
 use crate::control::unsupervised;
+use crate::memory::Platform;
 use crate::supervisor;
+use crate::supervisor::absent::planned_status;
 
 /// Between two looks of `--watch`.
 const BETWEEN: Duration = Duration::from_secs(1);
@@ -54,7 +53,15 @@ fn look(remote: &Remote) -> Result<(Status, Option<ClientError>), CliError> {
         (Err(problem @ ClientError::NotRunning { .. }), Some(registry)) => {
             let host = crate::host::system();
             let running = machine::running(host.as_ref(), registry);
-            let mut status = planned_status(registry, machine::host_status(host.as_ref()), &running);
+            let platform = Platform::of(&host.memory().unwrap_or_default());
+            // What is wrong with a model's files is for `mlxctl budget` and `check` to say.
+            let planned: Vec<_> = registry
+                .models
+                .iter()
+                .map(|model| planned(registry, model, platform).ok().flatten())
+                .collect();
+            let mut status =
+                planned_status(registry, machine::host_status(host.as_ref()), &running, &planned);
             let live = supervisor::running(&registry.paths.run, host.as_ref());
             unsupervised::show(&mut status, &live, host.as_ref());
             Ok((status, Some(problem)))

@@ -53,6 +53,11 @@ pub fn bar(status: &Status, look: &Look) -> String {
             format!("{} {}", look.paint(Style::Faint, free_fill), look.paint(Style::Strong, &text)),
         )
     });
+    for model in status.models.iter().filter(|model| model.memory.forced) {
+        let over = model.memory.overdraft_bytes.map(|bytes| format!(", {} over", Bytes(bytes)));
+        let text = format!("{} started by force{}", model.name, over.unwrap_or_default());
+        words.push((text.width(), look.paint(Style::Bad, &text)));
+    }
     for reserve in budget.reserves.iter().filter(|reserve| !reserve.active) {
         let text = format!("({} {} while it runs)", reserve.name, Bytes(reserve.bytes));
         words.push((text.width(), look.paint(Style::Faint, &text)));
@@ -67,7 +72,7 @@ fn parts(status: &Status, look: &Look) -> Vec<Part> {
     let planned = status.supervisor.is_none();
     let counts = |model: &&ModelStatus| match planned {
         true => model.start == Start::Always || model.state == StateName::Unsupervised,
-        false => holds_memory(model.state),
+        false => model.state.holds_memory(),
     };
     let mut left = budget.models_bytes;
     let mut parts: Vec<Part> = Vec::new();
@@ -96,10 +101,6 @@ fn parts(status: &Status, look: &Look) -> Vec<Part> {
         });
     }
     parts
-}
-
-fn holds_memory(state: StateName) -> bool {
-    !matches!(state, StateName::Stopped | StateName::Failed | StateName::Backoff)
 }
 
 /// How many of `cells` each part takes: rounded by its end, so that the bar as a whole is right, and at least one.
@@ -176,5 +177,15 @@ mod tests {
         status.budget.free_bytes = -3_200_000_000;
         let text = bar(&status, &Look { width: 100, color: false, unicode: false });
         assert!(text.contains("3.20 GB too much"), "{text}");
+        assert!(!text.contains("by force"), "{text}");
+    }
+
+    #[test]
+    fn a_start_by_force_stays_visible_with_its_overdraft() {
+        let mut status = sample::status();
+        status.models[0].memory.forced = true;
+        status.models[0].memory.overdraft_bytes = Some(3_200_000_000);
+        let text = bar(&status, &Look { width: 100, color: false, unicode: false });
+        assert!(text.contains("32b started by force, 3.20 GB over"), "{text}");
     }
 }

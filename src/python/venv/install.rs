@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::unistd::AccessFlags;
 
 use super::super::diagnose::{self, Diagnosis};
-use super::super::environment;
+use crate::environment;
 use super::super::interpreter;
 use super::super::process::{self, Ended};
 use super::super::requirement;

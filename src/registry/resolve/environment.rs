@@ -1,7 +1,7 @@
 //! `environment`: variables for the supervisor and its backends, and for the backend of one model.
 
 use super::Scope;
-use crate::python::environment::{refused, refused_for_model};
+use crate::environment::{refused, refused_for_model};
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::RawAgent;

@@ -3,47 +3,36 @@
 use std::net::SocketAddr;
 
 use crate::api::{
-    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, ReserveStatus,
-    RouterStatus, SCHEMA, StateName, Status, TrafficStatus,
+    GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, RouterStatus, SCHEMA, StateName,
+    Status, TrafficStatus,
 };
-use crate::registry::{Model, Registry, Start};
+use crate::memory::budget;
+use crate::memory::budget::Planned;
+use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
-/// The document of `mlxctl status` without a supervisor. The always-on models count as planned, with their
-/// declared sizes; a reserve that is tied to programs counts when one of them is in `running`.
+/// The document of `mlxctl status` without a supervisor: the plan of `mlxctl budget`. The always-on models count;
+/// a reserve that is tied to programs counts when one of them is in `running`. `planned` is what admission would
+/// reserve, in the registry's order.
 #[must_use]
-pub fn planned_status(registry: &Registry, host: HostStatus, running: &[String]) -> Status {
-    let runs = |name: &String| running.iter().any(|other| other.eq_ignore_ascii_case(name));
-    let reserves: Vec<_> = registry
-        .reserves
-        .iter()
-        .map(|reserve| ReserveStatus {
-            name: reserve.name.clone(),
-            bytes: reserve.size.0,
-            active: reserve.while_running.is_empty() || reserve.while_running.iter().any(runs),
-        })
-        .collect();
-    let reserved: Bytes =
-        reserves.iter().filter(|reserve| reserve.active).map(|reserve| Bytes(reserve.bytes)).sum();
-    let models: Bytes = registry
-        .models
-        .iter()
-        .filter(|model| model.start == Start::Always)
-        .filter_map(|model| model.size)
-        .sum();
-    let total = host.memory_bytes;
+pub fn planned_status(
+    registry: &Registry,
+    host: HostStatus,
+    running: &[String],
+    planned: &[Option<Planned>],
+) -> Status {
+    let plan = budget(registry, Bytes(host.memory_bytes), running, planned);
     Status {
         schema: SCHEMA,
         supervisor: None,
-        budget: BudgetStatus {
-            total_bytes: total,
-            reserved_bytes: reserved.0,
-            models_bytes: models.0,
-            free_bytes: signed(total).saturating_sub(signed((reserved + models).0)),
-            reserves,
-        },
+        budget: plan.now,
         host,
-        models: registry.models.iter().map(|model| stopped(registry, model)).collect(),
+        models: registry
+            .models
+            .iter()
+            .zip(&plan.models)
+            .map(|(model, planned)| stopped(registry, model, planned.bytes))
+            .collect(),
         router: router(registry, None),
         answer: None,
     }
@@ -56,7 +45,7 @@ pub fn router(registry: &Registry, problem: Option<String>) -> Option<RouterStat
     Some(RouterStatus { address: address.to_string(), problem })
 }
 
-fn stopped(registry: &Registry, model: &Model) -> ModelStatus {
+fn stopped(registry: &Registry, model: &Model, planned: Option<Bytes>) -> ModelStatus {
     ModelStatus {
         name: model.name.clone(),
         repo: model.source.to_string(),
@@ -77,18 +66,13 @@ fn stopped(registry: &Registry, model: &Model) -> ModelStatus {
         outdated: None,
         ranks: Vec::new(),
         memory: ModelMemoryStatus {
-            estimate_bytes: model.size.map(|size| size.0),
+            estimate_bytes: planned.map(|bytes| bytes.0),
             kv_limit_bytes: model.memory.kv_limit.map(|limit| limit.0),
             ..ModelMemoryStatus::default()
         },
         health: HealthStatus::default(),
         traffic: TrafficStatus::default(),
     }
-}
-
-/// Bytes as a signed number; more than any machine has stays the most.
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -108,7 +92,8 @@ mod tests {
             swap_used_bytes: None,
             gpu_limit_bytes: None,
         };
-        planned_status(&registry, host, running)
+        let declared = |gb| Some(Planned { bytes: Bytes::gb(gb), declared: true });
+        planned_status(&registry, host, running, &[declared(20), declared(40)])
     }
 
     #[test]

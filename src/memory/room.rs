@@ -1,0 +1,154 @@
+//! The room that kept prompts and the working set of a prefill share.
+//!
+//! A promise that counts both in full counts memory that is never taken at once: kept prompts matter between requests,
+//! the working set inside one. So the larger of both is promised, and the launcher keeps to it: before a prompt is
+//! processed, as much is given up of what is kept as the smallest steps need, and steps are only as large as what is
+//! left allows. The launcher is given this table, so that what a step takes is said in one place.
+
+use serde::{Deserialize, Serialize};
+
+use super::bounds::Bounds;
+use super::estimate::{ModelFiles, prefill, sequence, step};
+use super::platform::Platform;
+
+/// Lengths of a prompt that a table has.
+const ROWS: u32 = 16;
+
+/// What the launcher needs to know of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Bytes of kept prompts, sequences in flight and working set together.
+    pub bytes: u64,
+    /// Requests in flight at once.
+    pub concurrency: u32,
+    /// The step that there is always room for, tokens.
+    pub least: u32,
+    /// Steps, tokens, rising: the columns of the table. Those below `least` only tell what the rest of a prompt takes.
+    pub steps: Vec<u32>,
+    /// By the length of the prompt, rising; the last one is the whole context.
+    pub rows: Vec<Row>,
+}
+
+/// What steps of a prompt take that end at `tokens` or before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Tokens of the prompt.
+    pub tokens: u32,
+    /// Sequences in flight and working set, by step.
+    pub bytes: Vec<u64>,
+}
+
+/// The table for a run under `bounds`. `None`: nothing is shared, or the files are not there.
+#[must_use]
+pub fn room(
+    files: &ModelFiles,
+    draft: Option<&ModelFiles>,
+    bounds: &Bounds,
+    platform: Platform,
+) -> Option<Room> {
+    let ModelFiles::Read(files) = files else { return None };
+    if !bounds.shared {
+        return None;
+    }
+    let whole = sequence(files, draft, bounds, bounds.context).0;
+    let kept = bounds.kv_limit.0.min(whole.saturating_mul(u64::from(bounds.prompt_caches)));
+    let others = whole.saturating_mul(u64::from(bounds.concurrency.saturating_sub(1)));
+    let least = bounds.prefill_step.min(bounds.prefill_most);
+    let mut steps: Vec<u32> = [64, 128, 256, 512, 768, 1024, 1536, 2048]
+        .into_iter()
+        .chain([least, bounds.prefill_most])
+        .filter(|step| *step <= bounds.prefill_most)
+        .collect();
+    steps.sort_unstable();
+    steps.dedup();
+    let row = |number: u32| {
+        let tokens = u64::from(bounds.context) * u64::from(number) / u64::from(ROWS);
+        let tokens = u32::try_from(tokens).unwrap_or(bounds.context).max(1);
+        // Prompts that are processed beside this one may be longer.
+        let longest = if bounds.prompt_concurrency > 1 { bounds.context } else { tokens };
+        let flight = others.saturating_add(sequence(files, draft, bounds, tokens).0);
+        let bytes = steps
+            .iter()
+            .map(|tokens| flight.saturating_add(step(files, bounds, platform, *tokens, longest).0));
+        Row { tokens, bytes: bytes.collect() }
+    };
+    Some(Room {
+        bytes: others.saturating_add(whole).saturating_add(kept.max(prefill(files, bounds, platform).0)),
+        concurrency: bounds.concurrency,
+        least,
+        rows: (1..=ROWS).map(row).collect(),
+        steps,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::memory::bounds::bounds;
+    use crate::memory::estimate::{RUNTIME, SLACK, estimate};
+    use crate::memory::fixtures::{files_32b, files_72b, model};
+    use crate::units::Bytes;
+
+    fn table(files: &ModelFiles, memory: &str, platform: Platform) -> Room {
+        let bounds = bounds(&model(memory, ""), files, None, platform).unwrap();
+        room(files, None, &bounds, platform).unwrap()
+    }
+
+    /// The largest step, and what may be kept meanwhile, of a prompt of `tokens`, as the launcher chooses.
+    fn chosen(room: &Room, tokens: u32, kept: u64) -> u32 {
+        let row = room.rows.iter().find(|row| row.tokens >= tokens).unwrap();
+        let fits = |(step, bytes): (&u32, &u64)| (*bytes + kept <= room.bytes).then_some(*step);
+        room.steps.iter().zip(&row.bytes).filter_map(fits).max().unwrap_or(room.least).max(room.least)
+    }
+
+    #[test]
+    fn on_a_mac_a_kept_conversation_of_16000_tokens_leaves_room_for_full_steps() {
+        for files in [files_32b(), files_72b()] {
+            let room = table(&files, "context = 24576", Platform::Metal);
+            let ModelFiles::Read(read) = &files else { unreachable!() };
+            let bounds = bounds(&model("context = 24576", ""), &files, None, Platform::Metal).unwrap();
+            assert_eq!(chosen(&room, 16_000, sequence(read, None, &bounds, 16_000).0), 2048);
+        }
+    }
+
+    #[test]
+    fn where_a_prefill_takes_much_the_step_shrinks_with_the_context() {
+        let room = table(&files_32b(), "context = 32768", Platform::Cuda);
+        let steps: Vec<u32> =
+            [2_000, 8_000, 16_000, 24_000, 32_000].map(|tokens| chosen(&room, tokens, 0)).to_vec();
+        assert!(steps.is_sorted_by(|a, b| a >= b), "{steps:?}");
+        assert_eq!(steps, [2048, 2048, 1536, 1024, 512]);
+    }
+
+    #[test]
+    fn a_cluster_shares_nothing_for_its_ranks_have_to_keep_the_same() {
+        let bounds = bounds(&model("", ""), &files_32b(), None, Platform::Metal).unwrap();
+        let apart = Bounds { shared: false, ..bounds };
+        assert_eq!(room(&files_32b(), None, &apart, Platform::Metal), None);
+    }
+
+    proptest! {
+        /// The table's room is the estimate's: what is promised beside weights and what never changes.
+        #[test]
+        fn the_room_is_what_the_estimate_promises(context in 256_u32..100_000, concurrency in 1_u32..6, kv in 1_u64..20) {
+            let memory = format!("context = {context}\nconcurrency = {concurrency}\nkv_limit = \"{kv}GB\"");
+            for platform in [Platform::Metal, Platform::Cuda, Platform::Cpu] {
+                let bounds = bounds(&model(&memory, ""), &files_32b(), None, platform).unwrap();
+                let room = room(&files_32b(), None, &bounds, platform).unwrap();
+                let estimate = estimate(&files_32b(), None, &bounds, platform, None).unwrap();
+                let apart = ["weights", RUNTIME, "tokenizer", "MLX buffer cache", SLACK];
+                let promised: Bytes = estimate.terms.iter()
+                    .filter(|term| !apart.contains(&term.name.as_str())).map(|term| term.bytes).sum();
+                prop_assert_eq!(room.bytes, promised.0);
+                let last = room.rows.last().unwrap();
+                prop_assert_eq!(last.tokens, context);
+                let least = room.steps.iter().position(|step| *step == room.least).unwrap();
+                prop_assert!(last.bytes[least] <= room.bytes, "the smallest step always has room");
+                prop_assert!(room.rows.iter().all(|row| row.bytes.is_sorted()));
+                prop_assert!(room.rows.is_sorted_by_key(|row| row.bytes[least]));
+            }
+        }
+    }
+}
