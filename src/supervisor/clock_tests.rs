@@ -42,6 +42,8 @@ fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
         cache_limit: None,
         prompt_cache_bytes: None,
         room: None,
+        context: None,
+        prompt_store: None,
         settings: String::new(),
         reserved: 1_000_000_000,
         nice: 0,

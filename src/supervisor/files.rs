@@ -31,8 +31,12 @@ fn source_there(model: &Model, source: &Source, key: &str) -> Result<(), Failure
         Source::Folder(folder) => {
             has(folder, "config.json", "no model", key)?;
             let whole = hub::inspect(folder).is_some_and(|found| found.complete);
-            let text =
-                || format!("{} is incomplete: not all of its .safetensors files are there", folder.display());
+            let text = || {
+                format!(
+                    "{} is incomplete: not all of its .safetensors files and its tokenizer are there",
+                    folder.display()
+                )
+            };
             if whole {
                 Ok(())
             } else {
@@ -123,6 +127,8 @@ mod tests {
         fs_err::write(place.join("config.json"), "{}").unwrap();
         assert!(failure(&entry).text.contains("not all of its .safetensors"), "{:?}", failure(&entry));
         fs_err::write(place.join("model.safetensors"), "1").unwrap();
+        assert!(failure(&entry).text.contains("tokenizer"), "{:?}", failure(&entry));
+        fs_err::write(place.join("tokenizer.json"), "{}").unwrap();
         assert_eq!(there(&entry), Ok(()));
     }
 
@@ -131,6 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs_err::write(folder.path().join("config.json"), "{}").unwrap();
         fs_err::write(folder.path().join("model.safetensors"), "1").unwrap();
+        fs_err::write(folder.path().join("tokenizer.json"), "{}").unwrap();
         let repo = folder.path().display().to_string();
         let draft = failure(&model(&repo, "server = { draft_model = \"no-such-org/draft\" }"));
         assert_eq!(draft.text, "no-such-org/draft is not downloaded");

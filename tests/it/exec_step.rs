@@ -64,6 +64,8 @@ impl Run {
             cache_limit: None,
             prompt_cache_bytes: Some(1),
             room: None,
+            context: None,
+            prompt_store: None,
             settings: "hash".to_owned(),
             reserved: 1,
             nice: 0,

@@ -84,7 +84,7 @@ async fn a_body_in_tiny_chunks_takes_a_turn_for_each_piece_that_came() {
     .await;
     assert!(text.starts_with("HTTP/1.1 400") && text.contains("not valid JSON"), "{text}");
     // A turn after each 64 KiB, at least.
-    assert!(turns as usize >= body.len() >> 16, "{turns}");
+    assert!(usize::try_from(turns).unwrap() >= body.len() >> 16, "{turns}");
 }
 
 #[tokio::test]

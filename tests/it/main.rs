@@ -51,6 +51,7 @@ mod nothing_lost;
 mod plist;
 mod power;
 mod processes;
+mod prompt_store;
 mod pull;
 mod real;
 mod registry;

@@ -7,12 +7,12 @@ use std::process::Command;
 use nix::unistd::AccessFlags;
 
 use super::super::diagnose::{self, Diagnosis};
-use crate::environment;
 use super::super::interpreter;
 use super::super::process::{self, Ended};
 use super::super::requirement;
 use super::marker::{Marker, Verified};
 use super::{Environment, SetupError, SetupRequest, Step, generations, lock, python};
+use crate::environment;
 
 const VERIFY: &str = include_str!("../verify_venv.py");
 

@@ -451,6 +451,7 @@ fn write_model(folder: &Path) {
     weights.extend_from_slice(header.as_bytes());
     weights.extend_from_slice(&[0; 8]);
     std::fs::write(folder.join("config.json"), config).unwrap();
+    std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
     std::fs::write(folder.join("model.safetensors"), weights).unwrap();
 }
 
