@@ -412,7 +412,8 @@ fn logs_need_no_supervisor() {
     std::fs::create_dir(instance.folder.path().join("logs")).unwrap();
     std::fs::write(instance.folder.path().join("logs/32b.log"), b"one\ntwo\nthr\xffe\n").unwrap();
     let output = instance.mlxctl().args(["logs", "reasoning", "-n", "2"]).output().unwrap();
-    assert_eq!(output.stdout, b"two\nthr\xffe\n");
+    // What is not UTF-8 may hold controls of a terminal, and is replaced.
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "two\nthr\u{fffd}e\n");
 }
 
 #[test]
