@@ -28,7 +28,7 @@ chaos faults="1000":
 ci:
     .ci/run
 
-# one of the benchmarks: supervisor, gate, memory, sequence, speed, cluster, agrees, felt, families
+# one of the benchmarks: supervisor, gate, memory, sequence, speed, cluster, agrees, families
 bench name *arguments:
     scripts/bench-{{name}} {{arguments}}
 
