@@ -94,6 +94,7 @@ fn config(listen: SocketAddr, options: &HashMap<&str, &str>) -> Result<GateConfi
             read_timeout: Duration::from_secs(10),
             remote_images: false,
         },
+        counted: false,
         context: optional("context")?,
         default_tokens: 512,
         vocabulary: optional("vocabulary")?,

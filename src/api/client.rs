@@ -171,6 +171,14 @@ impl Client {
         self.document("POST", &model_target(model, "trim"), None::<&()>)
     }
 
+    /// `POST /v1/models/{model}/forget`
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn forget(&self, model: &str) -> Result<CommandDone> {
+        self.document("POST", &model_target(model, "forget"), None::<&()>)
+    }
+
     /// `POST /v1/reload`
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The documents that travel over the control socket, and that `--json` prints. Keys are promises: scripts
 //! stand on them. A value that is not known is null. More may be added.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::host::Pressure;
@@ -223,6 +225,9 @@ pub struct ModelMemoryStatus {
     pub footprint_bytes: Option<u64>,
     /// The most it was seen to take in this run.
     pub peak_bytes: Option<u64>,
+    /// Kept prompts on disk; null while nothing runs that has any.
+    #[serde(default)]
+    pub prompt_store: Option<StoreFacts>,
 }
 
 /// A model's health: three things that are not the same.
@@ -238,6 +243,29 @@ pub struct HealthStatus {
     pub last_probe_seconds: Option<f64>,
 }
 
+/// What was asked with one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUsage {
+    /// Requests that ended, well or not.
+    pub requests: u64,
+    /// Tokens of their prompts.
+    pub prompt_tokens: u64,
+    /// Those of them that were not computed, but kept from an earlier prompt.
+    pub cached_tokens: u64,
+    /// Tokens of their answers.
+    pub tokens: u64,
+}
+
+impl KeyUsage {
+    /// Counts another one in.
+    pub fn add(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
+        self.tokens = self.tokens.saturating_add(other.tokens);
+    }
+}
+
 /// A model's requests, since the supervisor's start.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrafficStatus {
@@ -249,6 +277,15 @@ pub struct TrafficStatus {
     pub errors: u64,
     /// Streamed chunks and counted tokens of answers.
     pub tokens: u64,
+    /// Tokens of prompts.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// Those of them that were not computed, but kept from an earlier prompt.
+    #[serde(default)]
+    pub cached_tokens: u64,
+    /// By the names of their keys, where keys are asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, KeyUsage>,
     /// Over the last answers; null before the first.
     pub tokens_per_second: Option<f64>,
     /// Time to first token of the last answers, milliseconds.
@@ -428,6 +465,30 @@ pub enum ErrorCode {
     BadRequest,
     /// The model is not running.
     NotRunning,
+}
+
+/// Kept prompts on disk, as the launcher counts them since its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreFacts {
+    /// Prompts that may be read back.
+    pub entries: u64,
+    /// Bytes that these take.
+    pub bytes: u64,
+    /// Requests that began with one of them.
+    pub hits: u64,
+    /// Tokens that were read back instead of computed.
+    pub read_tokens: u64,
+    /// Bytes that were read back.
+    pub read_bytes: u64,
+    /// Prompts that were written.
+    pub written: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+    /// Files that were set aside.
+    pub damaged: u64,
+    /// What last went wrong; serving goes on.
+    pub trouble: Option<String>,
 }
 
 /// One rank of a model that runs on several.

@@ -8,7 +8,7 @@ pub mod paths;
 
 pub use documents::{
     ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, GateStatus,
-    HandedOver, HandoverRequest, HealthStatus, HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress,
-    RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus, RouterStatus, SCHEMA, SCHEMA_HEADER,
-    StartRequest, StateName, Status, StopRequest, SupervisorStatus, TrafficStatus,
+    HandedOver, HandoverRequest, HealthStatus, HostStatus, KeyUsage, Line, ModelMemoryStatus, ModelStatus,
+    Progress, RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus, RouterStatus, SCHEMA,
+    SCHEMA_HEADER, StartRequest, StateName, Status, StopRequest, StoreFacts, SupervisorStatus, TrafficStatus,
 };

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::record;
-use super::spec::{SCHEMA, Spec};
+use super::spec::{PromptStore, SCHEMA, Spec};
+use super::{launcher, record};
 use crate::backend::group::Group;
 use crate::environment::{GIVEN, INHERITED};
 use crate::memory::{Platform, Room};
@@ -22,6 +22,10 @@ pub struct Limits {
     pub prompt_cache: Option<Bytes>,
     /// The room that kept prompts and a prefill share.
     pub room: Option<Room>,
+    /// Longest prompt plus answer, tokens.
+    pub context: Option<u32>,
+    /// Bytes of kept prompts on disk; zero: none.
+    pub prompt_store: Bytes,
     /// Further server flags that the registry does not name itself.
     pub flags: Vec<String>,
     /// Variables that the promise needs.
@@ -50,6 +54,8 @@ pub struct Launch<'a> {
     pub limits: &'a Limits,
     /// Folder of specs and records.
     pub run: &'a Path,
+    /// Folder of what outlives a boot.
+    pub state: &'a Path,
     /// The launcher's socket.
     pub link: PathBuf,
     /// The log file.
@@ -79,13 +85,19 @@ impl Launch<'_> {
         let settings =
             hashed(self.python, &server, self.limits, self.model.memory.wired, group.as_ref(), &env);
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let launcher = self.run.join("launcher.py");
+        let program_file = self.run.join("launcher.py");
         let (program, first) = match &group {
             Some(_) => (text(self.binary), super::CONDUCT.to_owned()),
-            None => (text(self.python), text(&launcher)),
+            None => (text(self.python), text(&program_file)),
         };
         let mut argv = vec![program, first, text(&record::spec_file(self.run, &self.model.name))];
         argv.extend(server);
+        // Ranks hold parts of the same prompts, and would have to read and write them in step.
+        let alone = group.is_none();
+        let prompt_store = (alone && self.limits.prompt_store > Bytes::ZERO).then(|| PromptStore {
+            path: launcher::prompts(self.state, &self.model.name),
+            bytes: self.limits.prompt_store.0,
+        });
         Spec {
             schema: SCHEMA,
             model: self.model.name.clone(),
@@ -101,6 +113,8 @@ impl Launch<'_> {
             prompt_cache_bytes: self.limits.prompt_cache.map(|bytes| bytes.0),
             room: self.limits.room.clone(),
             wired: self.model.memory.wired,
+            context: self.limits.context.filter(|_| alone),
+            prompt_store,
             settings,
             reserved: self.reserved.0,
             nice: 0,
@@ -263,6 +277,8 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
         ("cache limit".to_owned(), bytes(spec.cache_limit)),
         ("prompt cache".to_owned(), bytes(spec.prompt_cache_bytes)),
         ("memory.wired".to_owned(), wired(spec.wired).to_owned()),
+        ("context".to_owned(), shown(spec.context).unwrap_or("unset".to_owned())),
+        ("prompt store".to_owned(), bytes(spec.prompt_store.as_ref().map(|store| store.bytes))),
     ];
     all.extend(of_registry(&spec.env).cloned());
     let mut arguments = spec.argv.iter().skip(3).peekable();
@@ -295,7 +311,10 @@ fn hashed(
     let cache = shown(limits.cache.map(|bytes| bytes.0)).unwrap_or_default();
     let prompt_cache = shown(limits.prompt_cache.map(|bytes| bytes.0)).unwrap_or_default();
     let interpreter = python.to_string_lossy();
-    let rest = [interpreter.as_ref(), &cache, &prompt_cache, wired(pinned)];
+    let alone = group.is_none();
+    let context = shown(limits.context.filter(|_| alone)).unwrap_or_default();
+    let store = if alone { limits.prompt_store.0.to_string() } else { String::new() };
+    let rest = [interpreter.as_ref(), &cache, &prompt_cache, wired(pinned), &context, &store];
     let group = group.map(Group::words);
     for part in server.iter().map(String::as_str).chain(rest).chain(group.as_deref()) {
         hash.update(part.as_bytes());
@@ -342,6 +361,8 @@ mod tests {
             prompt_cache_bytes: None,
             room: None,
             wired: Wired::Off,
+            context: None,
+            prompt_store: None,
             settings: hashed(Path::new("python"), &server, &limits, Wired::Off, None, &[]),
             reserved: 0,
             nice: 0,

@@ -2,8 +2,8 @@
 
     python launcher.py <spec.json> <arguments of mlx_lm.server ...>
 
-Written by mlxctl; changes are overwritten. It stands on public interfaces only: the standard library, mlx.core
-and runpy, and one default of mlx_lm that is changed only where it looks as expected.
+Written by mlxctl, with the two files beside it; changes are overwritten. It stands on public interfaces: the standard
+library, mlx.core and runpy. What it changes of mlx_lm it changes only where that looks as expected.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import hmac
 import http.client
 import http.server
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -45,6 +46,8 @@ UNPROVEN = 256  # connections that have not shown it, at once
 QUIET = 10.0  # seconds that a stream is silent, at most, while tokens come
 FOLLOW = 64  # tokens of an answer between two looks at what is kept
 ONE_TOKEN = 20  # seconds that one token may take when kept prompts are given up
+STORING = 100  # seconds more, where they are written to disk before
+LAST_WRITES = 8  # seconds after SIGTERM in which another kept prompt may be begun
 
 
 class Log(io.RawIOBase):
@@ -108,6 +111,7 @@ class Link:
         }
         self.mx = None
         self.prompts = None
+        self.store = None
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -129,6 +133,12 @@ class Link:
             self.state.update(state)
             for client in tuple(self.clients) if event else ():
                 self._send(client, event)
+
+    def tell_store(self, facts):
+        """What the store of kept prompts holds: to every client now, and to each that comes."""
+        with self.lock:
+            self.store = {"event": "store", **facts}
+            self.tell(self.store)
 
     def close(self):
         """Takes the socket's file away, so that the next run finds the place free."""
@@ -163,7 +173,7 @@ class Link:
             # Greeting and registering are one step, so that no event falls between them.
             with self.lock:
                 self.clients.add(client)
-                welcome = self._send(client, self.state)
+                welcome = self._send(client, self.state) and (not self.store or self._send(client, self.store))
             if welcome:
                 threading.Thread(target=self._serve, args=(client,), name="link client", daemon=True).start()
             else:
@@ -193,6 +203,9 @@ class Link:
                 return {"reply": "trim", "freed": self._give_back()}
             if op == "release":
                 return {"reply": "release", "freed": self._give_back(self.prompts)}
+            if op == "forget":
+                freed = self._give_back(self.prompts, forget=True)
+                return {"reply": "forget", "freed": freed}
             if op == "reopen_log":
                 Log.reopen(self.log)
                 return {"reply": "reopen_log"}
@@ -203,13 +216,13 @@ class Link:
         except Exception as error:
             return {"reply": "error", "error": describe(error)}
 
-    def _give_back(self, prompts=None):
+    def _give_back(self, prompts=None, forget=False):
         """Bytes that MLX holds less than before."""
         if self.mx is None:
             return 0
         before = self._memory()
         if prompts and self.state["port"]:
-            prompts.release(self.state["port"])
+            prompts.release(self.state["port"], forget)
         self.mx.clear_cache()
         shrink_heap()
         after = self._memory()
@@ -296,6 +309,20 @@ class Unproven:
                     self.changed.wait(self.deadlines[oldest] - now)
 
 
+def beside(name):
+    """A file of the launcher's own folder, as a module. By its path: PYTHONSAFEPATH keeps Python from looking for modules
+    there. That folder holds no compiled files."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def guard_requests(secret):
     """Answers 403 to every request without the secret."""
     expected = secret.encode()
@@ -343,6 +370,14 @@ def answer_by_name(name):
     http.server.BaseHTTPRequestHandler.send_response = send_response
 
 
+class Refused(BaseException):
+    """Passes through mlx_lm.server's `except Exception`, which would make a 404 of it."""
+
+    def __init__(self, why):
+        self.why = why
+        super().__init__(str(why))
+
+
 class Answer:
     """One answer under way. It stands in for `wfile` meanwhile, and looks after the client between two tokens.
 
@@ -353,11 +388,13 @@ class Answer:
     """
 
     here = threading.local()
+    serving = None  # the module beside, once it is there
 
     def __init__(self, handler):
         self.handler, self.wire = handler, handler.wfile
         # From the head on an exception stops the generation; before, nobody would.
         self.begun = self.stream = self.sent = self.came = False
+        self.context, self.tokens = None, 0
         self.looked = self.spoke = time.monotonic()
 
     def __getattr__(self, name):
@@ -365,7 +402,33 @@ class Answer:
 
     def write(self, data):
         self.spoke, self.sent, self.came = time.monotonic(), True, False
+        if self.stream and data == b"data: [DONE]\n\n" and self.context is not None:
+            # A comment, which clients skip and the gate counts by.
+            prompt, cached, answer = self.usage()
+            self.wire.write(f": usage {prompt} {cached} {answer}\n\n".encode())
         return self.wire.write(data)
+
+    def took(self, item):
+        """Sees what the generation says to this request: first its context, then a token a time, or why there is none."""
+        self.came = True
+        if self.serving is None:
+            return
+        if isinstance(item, self.serving.TooLong):
+            raise Refused(item)
+        if hasattr(item, "prompt_cache_count"):
+            self.context = item
+        elif hasattr(item, "finish_reason"):
+            self.tokens += 1
+
+    def usage(self):
+        """Tokens of the prompt, of those the ones that were cached, and of the answer."""
+        return len(self.context.prompt), max(0, self.context.prompt_cache_count), self.tokens
+
+    def refuse(self, body):
+        """The server would answer 404 with a text."""
+        text = json.dumps(body).encode()
+        head = f"HTTP/1.0 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+        self.write(head.encode() + text)
 
     def look(self):
         now = time.monotonic()
@@ -409,6 +472,12 @@ class Answer:
                 handle(self)
             except ConnectionError:
                 self.close_connection = True
+            except Refused as refused:
+                self.close_connection = True
+                try:
+                    answer.refuse(refused.why.body())
+                except OSError:
+                    pass
             except Exception as error:
                 self.close_connection = True
                 traceback.print_exc()
@@ -434,7 +503,7 @@ class Answer:
                 return get(self, block, timeout)
             answer.look()
             item = get(self, block, timeout)
-            answer.came = True
+            answer.took(item)
             return item
 
         handler.handle_one_request = handle_one_request
@@ -456,6 +525,8 @@ class Watch:
         self.listening = threading.Event()
         self.ending = False
         self.error = None
+        # What that thread does last, when the server was told to end: arrays belong to the thread that made them.
+        self.last = None
 
     def install(self):
         self._remember_errors()
@@ -495,6 +566,14 @@ class Watch:
             self.generation = thread
             self.error = None
             self.link.tell(thread="alive")
+            run = thread.run
+
+            def run_to_the_last():
+                run()
+                if self.ending and self.last is not None:
+                    self.last()
+
+            thread.run = run_to_the_last
             start(thread)
             threading.Thread(target=self._join, args=(thread,), name="generation watch", daemon=True).start()
 
@@ -617,9 +696,10 @@ def limit_wired(mx, rule):
 class Prompts:
     """The server's caches of prompts: bounded in bytes, and given up when asked."""
 
-    def __init__(self, secret):
+    def __init__(self, secret, keeper=None):
         self.secret = secret
         self.caches = weakref.WeakSet()
+        self.keeper = keeper
 
     def install(self, limit):
         """mlx_lm.server makes its prompt cache without a byte bound; the default of its class is the one way in."""
@@ -641,26 +721,40 @@ class Prompts:
 
         LRUPromptCache.__init__ = noted
 
-    def release(self, port):
+    def release(self, port, forget=False):
         """Has the server complete one token while nothing may be kept.
 
-        Its own thread empties the caches then, and lets go of the last batch, which no interface reaches: the batch
-        stays in memory until the next request takes its place.
+        Its own thread writes what is kept to the store and empties the caches then, and lets go of the last batch,
+        which no interface reaches: the batch stays in memory until the next request takes its place. With `forget`
+        nothing is written, and the store is emptied.
         """
         bounds = [(cache, cache.max_bytes) for cache in self.caches]
-        if not bounds:
-            return
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ONE_TOKEN)
+        if bounds:
+            self._one_token(port, bounds, ONE_TOKEN if self.keeper is None else ONE_TOKEN + STORING, not forget)
+        if self.keeper is not None and forget:
+            self.keeper.forget()
+
+    def _one_token(self, port, bounds, timeout, store):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         try:
+            if self.keeper is not None:
+                self.keeper.leaving = store
             for cache, _ in bounds:
                 cache.max_bytes = 0
             headers = {"Content-Type": "application/json", SECRET_HEADER: self.secret}
             connection.request("POST", "/v1/completions", '{"prompt": "a", "max_tokens": 1}', headers)
             connection.getresponse().read()
         finally:
+            if self.keeper is not None:
+                self.keeper.leaving = False
             for cache, bound in bounds:
                 cache.max_bytes = bound
             connection.close()
+
+    def store_the_last(self):
+        """At the end of the generation thread, in it."""
+        if self.keeper is not None:
+            self.keeper.write_all(time.monotonic() + LAST_WRITES)
 
 
 def leave_a_token():
@@ -726,6 +820,16 @@ class Room:
         else:
             self.leave_all()
 
+    def make_way(self, cache, prompt, size):
+        """Makes room for a kept prompt of `size` bytes that is read back from disk. False: it must not be.
+
+        It is there beside the copy that the batch makes of it, as if it were kept, until the first step."""
+        if cache.max_bytes == 0 or size > self.limit:
+            return False
+        self.cache = cache
+        self.leave(size + self.takes(len(prompt), 1))
+        return True
+
     def grow(self):
         """One more token, or one more step of a prompt."""
         self.generated += 1
@@ -785,12 +889,12 @@ class Room:
         self.followed = True
 
 
-def keep_prompts_alone(room):
+def keep_prompts_alone(room, keeper=None):
     """A cache that is kept is the only one of its prompt, and is counted at what it takes.
 
     mlx_lm.server (0.32.2) holds on to the cache that it kept last until the next request, also when it was pushed out
     since; and what it keeps are slices to be computed from the arrays of the whole batch, which stay for as long.
-    With `room`, prompts also make way for a prefill.
+    With `room`, prompts also make way for a prefill, and for what `keeper` reads back from disk.
     """
     from mlx_lm.models import cache as caches
 
@@ -827,7 +931,21 @@ def keep_prompts_alone(room):
     known.insert_cache = insert_alone
     if room:
         known.fetch_nearest_cache = fetch_with_room
+        if keeper is not None:
+            keeper.make_way = room.make_way
         room.follow()
+
+
+def change_server(spec):
+    """What needs mlx_lm's own modules."""
+    serving, context = beside("serving"), spec.get("context")
+    Answer.serving = serving
+    try:
+        held = context is None or serving.exact_context(context)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        held = False
+    if not held:
+        warn("this mlx-lm tokenizes in another way than is known; the context is held by an estimate only")
 
 
 def main():
@@ -888,12 +1006,17 @@ def main():
         limit_wired(mx, spec.get("wired", "off"))
         if spec.get("cache_limit") is not None:
             mx.set_cache_limit(spec["cache_limit"])
-        prompts = Prompts(spec["secret"])
+        keeper = None
+        if (spec.get("prompt_store") or {}).get("bytes"):
+            keeper = beside("prompt_store").install(spec["prompt_store"], sys.argv[2:], mx, warn, link.tell_store)
+        prompts = Prompts(spec["secret"], keeper)
         prompts.install(spec.get("prompt_cache_bytes"))
         link.mx, link.prompts = mx, prompts
+        watch.last = prompts.store_the_last
         leave_a_token()
         room, limit = spec.get("room"), spec.get("prompt_cache_bytes")
-        keep_prompts_alone(Room(room, limit) if room and limit is not None else None)
+        keep_prompts_alone(Room(room, limit) if room and limit is not None else None, keeper)
+        change_server(spec)
         sys.argv = ["mlx_lm", "server", *sys.argv[2:]]
         runpy.run_module("mlx_lm", run_name="__main__", alter_sys=True)
         # The server is gone and with it the last references: weights go back to the system before the process does.

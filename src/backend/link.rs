@@ -1,7 +1,7 @@
 //! The link: what only the inside of a backend knows, pushed as it happens. The protocol is in
 //! `docs/architecture.md`, "The link".
 
-use crate::api::RankStatus;
+use crate::api::{RankStatus, StoreFacts};
 use std::io;
 use std::path::Path;
 
@@ -57,6 +57,8 @@ pub enum LinkEvent {
         /// The last error that was logged.
         error: Option<String>,
     },
+    /// What the store of kept prompts holds and did: after each change.
+    Store(StoreFacts),
     /// A rank is lost, and the whole group is being taken down: a conductor's alone.
     GroupLost {
         /// Which rank, on which host, and what became of it.
@@ -110,6 +112,11 @@ pub enum Reply {
         /// Bytes that MLX holds less than before.
         freed: Option<u64>,
     },
+    /// To [`Request::Forget`].
+    Forget {
+        /// Bytes that MLX holds less than before.
+        freed: Option<u64>,
+    },
 }
 
 /// What may be asked.
@@ -123,6 +130,8 @@ pub enum Request {
     /// The same, and give kept prompts up, for which the server completes a token: only of a backend that is idle,
     /// for it waits its turn behind what is in flight.
     Release,
+    /// As [`Request::Release`], and nothing of kept prompts is written, or left on disk.
+    Forget,
     /// Go on in a new log file.
     ReopenLog,
 }

@@ -6,6 +6,7 @@ pub mod diagnose;
 pub mod exec;
 pub mod group;
 pub mod launch;
+pub mod launcher;
 pub mod link;
 pub mod logs;
 pub mod probe;
@@ -14,9 +15,6 @@ pub mod spec;
 pub mod trial;
 pub mod watchdog;
 pub mod weights;
-
-/// The launcher's text; the supervisor writes it to `<run>/launcher.py`.
-pub const LAUNCHER: &str = include_str!("launcher.py");
 
 /// The header that carries a run's secret to its launcher.
 pub const SECRET_HEADER: &str = "x-mlxctl-secret";

@@ -18,7 +18,7 @@ use super::client::{self, Answer};
 use super::diagnose;
 use super::link::{Link, LinkEvent, Message, Reply, Request, Thread};
 use super::watchdog::{Observation, Watchdog};
-use crate::api::RankStatus;
+use crate::api::{RankStatus, StoreFacts};
 use crate::clock::beat;
 use crate::host::{Host, Identity};
 use crate::lifecycle::{Failure, FailureKind, Signed};
@@ -44,6 +44,8 @@ pub struct Vitals {
     last_passed: AtomicU64,
     /// By number, where there are several.
     ranks: Mutex<Vec<RankStatus>>,
+    /// Where the launcher tells of one.
+    store: Mutex<Option<StoreFacts>>,
 }
 
 impl Vitals {
@@ -63,6 +65,16 @@ impl Vitals {
     #[must_use]
     pub fn ranks(&self) -> Vec<RankStatus> {
         self.ranks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Kept prompts on disk; `None`: the launcher has told of none.
+    #[must_use]
+    pub fn store(&self) -> Option<StoreFacts> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_store(&self, facts: StoreFacts) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
     }
 
     fn set_ranks(&self, ranks: Vec<RankStatus>) {
@@ -239,6 +251,7 @@ impl Probe {
                 known.cpu = cpu_ms.map(Duration::from_millis);
                 self.vitals.set_ranks(ranks);
             }
+            LinkEvent::Store(facts) => self.vitals.set_store(facts),
             // The check that it is the reason of says whether it matters.
             LinkEvent::ListenerClosed => {
                 known.next_check = Instant::now();

@@ -53,6 +53,12 @@ pub struct Spec {
     /// What MLX pins for the GPU.
     #[serde(default)]
     pub wired: Wired,
+    /// Longest prompt plus answer, tokens, as the model's own tokenizer counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<u32>,
+    /// Where kept prompts are written before they are given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_store: Option<PromptStore>,
     /// Hash of everything in the registry that makes one run differ from another: tells `outdated`.
     pub settings: String,
     /// What admission granted, bytes.
@@ -62,6 +68,15 @@ pub struct Spec {
     /// The ranks, where the model runs on several: then the arguments are a conductor's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Group>,
+}
+
+/// Kept prompts on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptStore {
+    /// A folder of this model's alone.
+    pub path: PathBuf,
+    /// Bytes that it may take.
+    pub bytes: u64,
 }
 
 /// Written by the exec step just before it becomes Python.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::launch::{self, Launch, Limits};
 use super::link::{Link, LinkEvent, Message};
-use super::{LAUNCHER, client, logs, record};
+use super::{client, launcher, logs, record};
 use crate::registry::Registry;
 use crate::units::Bytes;
 
@@ -67,13 +67,14 @@ impl Backend {
             reserved: Bytes::ZERO,
             limits: &Limits::default(),
             run: folder,
+            state: folder,
             link: link.clone(),
             log: log.clone(),
             cwd: folder,
             secret: secret.clone(),
         };
         let spec = launch.spec(|name| std::env::var(name).ok());
-        fs_err::write(folder.join("launcher.py"), LAUNCHER)?;
+        launcher::write(folder)?;
         record::write_spec(folder, &spec)?;
         let output = fs_err::File::create(&log)?.into_file();
         let child = Command::new(python)

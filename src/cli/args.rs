@@ -68,6 +68,8 @@ pub enum Command {
     Reload(commands::reload::Args),
     /// Have backends give back cached memory
     Trim(commands::trim::Args),
+    /// Count the tokens of prompts and answers, by model and by key
+    Usage(commands::usage::Args),
     /// Switch a model to one of its alternatives
     Use(commands::use_repo::Args),
     /// Print the property list that launchd runs the supervisor from, or compare a file with it

@@ -83,6 +83,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Events(args) => commands::events::run(context, &args),
         Command::Reload(args) => commands::reload::run(context, &args),
         Command::Trim(args) => commands::trim::run(context, &args),
+        Command::Usage(args) => commands::usage::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),
         Command::Setup(args) => commands::setup::run(context, &args),
         Command::Pull(args) => commands::pull::run(context, &args),

@@ -144,7 +144,7 @@ impl Conductor {
                 }
             }
             Input::Signal => self.asked = true,
-            Input::Asked(Request::Trim | Request::Release) => self.say(&Down::Trim),
+            Input::Asked(Request::Trim | Request::Release | Request::Forget) => self.say(&Down::Trim),
             Input::Asked(Request::ReopenLog) => {
                 if let Err(error) = reopen_log(&self.spec.log) {
                     tell(&format!("mlxctl: the log cannot be opened anew: {error}"));

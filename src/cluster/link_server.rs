@@ -135,6 +135,7 @@ fn answer(line: &[u8], asked: &UnboundedSender<Input>) -> Value {
         Ok(Request::Memory) => return json!({"reply": "memory", "active": null, "cache": null, "peak": null}),
         // Kept prompts stay: the ranks hold the same ones, and give them up in step or not at all.
         Ok(Request::Release) => (Request::Trim, json!({"reply": "release", "freed": null})),
+        Ok(Request::Forget) => (Request::Trim, json!({"reply": "forget", "freed": null})),
         Ok(Request::Trim) => (Request::Trim, json!({"reply": "trim", "freed": null})),
         Ok(Request::ReopenLog) => (Request::ReopenLog, json!({"reply": "reopen_log"})),
         Err(error) => return json!({"reply": "error", "error": error.to_string()}),

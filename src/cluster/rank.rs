@@ -188,7 +188,10 @@ impl Rank {
             }
             LinkEvent::Exiting { error, .. } => python.error = error.or(python.error.take()),
             // A listener that is gone is found from outside, by the next request or check.
-            LinkEvent::Ranks { .. } | LinkEvent::GroupLost { .. } | LinkEvent::ListenerClosed => {}
+            LinkEvent::Ranks { .. }
+            | LinkEvent::GroupLost { .. }
+            | LinkEvent::ListenerClosed
+            | LinkEvent::Store(_) => {}
         }
         self.beat();
     }

@@ -14,8 +14,8 @@ use super::inputs::RankInput as Input;
 use super::record::{self, RankRecord, TERM};
 use super::streams::read_lines;
 use crate::api::paths::{link_path, make_folder};
-use crate::backend::LAUNCHER;
 use crate::backend::group::{rank_name, ranks_folder};
+use crate::backend::launcher;
 use crate::backend::link::{Link, Message, Request, Thread};
 use crate::backend::record::replace;
 use crate::host::{self as system, Exit, Host, Identity};
@@ -66,7 +66,8 @@ impl Python {
         };
         record::write(run, &order.model, rank, &written)?;
         let name = rank_name(&order.model, rank);
-        let launcher = launcher(&ranks)?;
+        launcher::write(&ranks)?;
+        let launcher = ranks.join("launcher.py");
         let link = link_path(&ranks, &name);
         make_folder(&link)?;
         let spec = ranks.join(format!("{name}.json"));
@@ -148,18 +149,6 @@ fn with_folder(order: &Order) -> Vec<String> {
         *served = found.folder.to_string_lossy().into_owned();
     }
     arguments
-}
-
-/// Writes the launcher where it is not, or is another version's.
-fn launcher(ranks: &Path) -> io::Result<PathBuf> {
-    let path = ranks.join("launcher.py");
-    if std::fs::read(&path).is_ok_and(|found| found == LAUNCHER.as_bytes()) {
-        return Ok(path);
-    }
-    let beside = ranks.join(format!("launcher.{}.tmp", std::process::id()));
-    std::fs::write(&beside, LAUNCHER)?;
-    std::fs::rename(beside, &path)?;
-    Ok(path)
 }
 
 /// What `launcher.py` reads.

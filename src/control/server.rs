@@ -130,6 +130,9 @@ async fn answer(request: Request<Incoming>, handle: Handle, config: PathBuf) -> 
         (&Method::POST, ["v1", "models", model, "trim"]) => {
             handle.trim(&decode(model)).await.map(|done| document(StatusCode::OK, &done))
         }
+        (&Method::POST, ["v1", "models", model, "forget"]) => {
+            handle.forget(&decode(model)).await.map(|done| document(StatusCode::OK, &done))
+        }
         (&Method::POST, ["v1", "reload"]) => reload(request, &handle, &config).await,
         (&Method::POST, ["v1", "handover"]) => hand_over(request, &handle).await,
         _ => Err(bad_request(format!("there is no {method} {path}"))),

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::events::Usage;
+
 /// A file is put aside when it is larger; so many are kept.
 const FILE_BYTES: u64 = 16 << 20;
 const KEPT: u32 = 4;
@@ -37,8 +39,8 @@ pub struct Line<'a> {
     pub received: u64,
     /// Bytes of the body that went.
     pub sent: u64,
-    /// Tokens of the answer.
-    pub tokens: u64,
+    /// Tokens of the prompt, the cached ones among them, and of the answer.
+    pub usage: Usage,
     /// Waiting for its turn and for the model.
     pub waited: Duration,
     /// To the first token.
@@ -295,7 +297,13 @@ impl Line<'_> {
         plain(out, self.path);
         out.push(b' ');
         number(out, self.status.into());
-        for (name, value) in [(" in=", self.received), (" out=", self.sent), (" tokens=", self.tokens)] {
+        for (name, value) in [
+            (" in=", self.received),
+            (" out=", self.sent),
+            (" prompt=", self.usage.prompt),
+            (" cached=", self.usage.cached),
+            (" tokens=", self.usage.answer),
+        ] {
             out.extend_from_slice(name.as_bytes());
             number(out, value);
         }
@@ -358,7 +366,7 @@ mod tests {
             status: 200,
             received: 10,
             sent: 2048,
-            tokens: 7,
+            usage: Usage { prompt: 9, cached: 8, answer: 7 },
             waited: Duration::from_micros(2_900),
             first_token: Some(Duration::from_micros(12_345)),
             total: Duration::from_micros(1_000_040),
@@ -368,9 +376,9 @@ mod tests {
         .format(&mut out);
         Line { client: Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])), ..Line::default() }.format(&mut out);
         let text = "2023-11-14T22:13:20.007Z 2023-11-14T22:13:20.999Z 2023-11-14T22:13:21.000Z \
-            192.168.132.9 gateway req-1 POST /v1/chat/completions 200 in=10 out=2048 tokens=7 wait=2ms first=12.3ms \
-            total=1000.0ms sent=1 ok\n\
-            ::1 -    0 in=0 out=0 tokens=0 wait=0ms total=0.0ms sent=0 \n";
+            192.168.132.9 gateway req-1 POST /v1/chat/completions 200 in=10 out=2048 prompt=9 cached=8 tokens=7 wait=2ms \
+            first=12.3ms total=1000.0ms sent=1 ok\n\
+            ::1 -    0 in=0 out=0 prompt=0 cached=0 tokens=0 wait=0ms total=0.0ms sent=0 \n";
         assert_eq!(String::from_utf8(out).unwrap(), text);
     }
 

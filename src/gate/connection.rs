@@ -17,6 +17,7 @@ use super::client::Client;
 use super::crowd::Place;
 use super::decide::{Asked, Verdict};
 use super::error::Refusal;
+use super::events::Usage;
 use super::exchange::{Exchange, Outcome, Work};
 use super::front::{Door, Judged};
 use super::http::{Framing, Head, Method};
@@ -56,7 +57,7 @@ pub(super) struct Record {
     pub(super) status: u16,
     pub(super) received: u64,
     pub(super) sent: u64,
-    pub(super) tokens: u64,
+    pub(super) usage: Usage,
     pub(super) waited: Duration,
     pub(super) first_token: Option<Duration>,
     pub(super) attempts: u32,
@@ -188,6 +189,9 @@ impl Connection {
             None => (door.traffic(), door.log()),
         };
         traffic.ended(record.status, record.outcome == "client_gone");
+        if let (Caller::Named(name), Some(_)) = (&caller, &record.gate) {
+            traffic.counted(name, record.usage);
+        }
         log.write(&LogLine {
             client: Some(self.client),
             key: if let Caller::Named(name) = &caller { Some(name) } else { None },
@@ -203,7 +207,7 @@ impl Connection {
             status: record.status,
             received: record.received,
             sent: record.sent,
-            tokens: record.tokens,
+            usage: record.usage,
             waited: record.waited,
             first_token: record.first_token,
             total: started.elapsed(),
@@ -360,6 +364,6 @@ mod tests {
         let shared = Arc::new(crate::gate::shared::Shared::for_tests());
         let (place, _) = Arc::new(crate::gate::crowd::Crowd::default()).enter(address.ip(), 1).unwrap();
         let size = std::mem::size_of_val(&Connection::run(stream, address, shared, place));
-        assert!(size <= 2688, "{size} bytes");
+        assert!(size <= 2720, "{size} bytes");
     }
 }

@@ -144,13 +144,24 @@ pub enum ServerError {
     Refused(Refusal),
 }
 
+/// The code of a prompt that does not fit.
+pub const CONTEXT: &str = "context_length_exceeded";
+
 /// Reads the server's error answer.
 #[must_use]
 pub fn from_server(status: u16, body: &[u8]) -> ServerError {
     let text = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let message = text
-        .as_ref()
-        .and_then(|value| value.get("error"))
+    let error = text.as_ref().and_then(|value| value.get("error"));
+    if let Some(said) = error.and_then(|error| error.get("message")?.as_str())
+        && error.and_then(|error| error.get("code")?.as_str()) == Some(CONTEXT)
+    {
+        // The launcher's own: the server knows no bound.
+        return ServerError::Refused(Refusal {
+            code: CONTEXT,
+            ..Refusal::invalid(Some("messages"), said.to_owned())
+        });
+    }
+    let message = error
         .and_then(serde_json::Value::as_str)
         .map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), str::to_owned);
     let message = first(&message, SAID).to_owned();
@@ -184,6 +195,11 @@ mod tests {
         assert_eq!(status(404, br#"{"error": "[metal::malloc] Resource limit (499000) exceeded."}"#), 502);
         assert_eq!(status(404, b"Not Found"), 400);
         assert_eq!(status(500, b""), 502);
+        let long = br#"{"error": {"message": "the prompt has 9 tokens: raise memory.context", "code": "context_length_exceeded"}}"#;
+        match from_server(400, long) {
+            ServerError::Refused(refusal) => assert_eq!((refusal.status, refusal.code), (400, CONTEXT)),
+            ServerError::Dead(why) => panic!("{why}"),
+        }
     }
 
     #[test]

@@ -6,14 +6,37 @@ use std::sync::LazyLock;
 use memchr::memmem::FinderRev;
 
 const DONE: &[u8; 14] = b"data: [DONE]\n\n";
+/// The comment that the launcher writes before [`DONE`]: tokens of the prompt, of those the cached ones, of the answer.
+const USAGE: &[u8] = b": usage ";
+/// Room for both, with numbers of seven digits: no context is longer.
+const TAIL: usize = 48;
+/// `usage` is the end of a whole answer.
+const END: usize = 1024;
+
+/// Tokens of one answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt.
+    pub prompt: u64,
+    /// Those of them that were not computed.
+    pub cached: u64,
+    /// Of the answer.
+    pub answer: u64,
+}
 
 /// What passed so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Events {
     in_line: bool,
     data: u64,
     begun: bool,
-    tail: [u8; DONE.len()],
+    tail: [u8; TAIL],
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { in_line: false, data: 0, begun: false, tail: [0; TAIL] }
+    }
 }
 
 impl Events {
@@ -55,7 +78,17 @@ impl Events {
     /// Whether the last event was the one that ends a stream.
     #[must_use]
     pub fn done(&self) -> bool {
-        &self.tail == DONE
+        self.tail.ends_with(DONE)
+    }
+
+    /// What the launcher counted; `None`: it did not, or the stream has not ended.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        let before = self.tail.strip_suffix(DONE)?.strip_suffix(b"\n\n")?;
+        let line = before.rsplit(|byte| *byte == b'\n').next()?.strip_prefix(USAGE)?;
+        let mut numbers = std::str::from_utf8(line).ok()?.split(' ').map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Usage { prompt: next()?, cached: next()?, answer: next()? })
     }
 
     /// Whether the last byte ended a line, so that an event may follow.
@@ -67,17 +100,31 @@ impl Events {
     /// Tokens that passed: an event a token, but for the one with the finish reason and `[DONE]`.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        if self.done() { self.data.saturating_sub(2) } else { self.data }
+        match self.usage() {
+            Some(usage) => usage.answer,
+            None if self.done() => self.data.saturating_sub(2),
+            None => self.data,
+        }
     }
 }
 
-/// `usage.completion_tokens` of a whole answer. It stands near the end, so it is searched from there.
+/// `usage` of a whole answer. It stands at the end, and in a text every quote would have a backslash before it.
 #[must_use]
-pub fn completion_tokens(body: &[u8]) -> Option<u64> {
-    const KEY: &str = "\"completion_tokens\":";
-    // To make it costs more than to search with it.
-    static FINDER: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(KEY));
-    let rest = body.get(FINDER.rfind(body)? + KEY.len()..)?.trim_ascii_start();
+pub fn usage(body: &[u8]) -> Option<Usage> {
+    const KEYS: [&str; 3] = ["\"completion_tokens\":", "\"prompt_tokens\":", "\"cached_tokens\":"];
+    // To make them costs more than to search with them.
+    static FINDERS: LazyLock<[FinderRev<'static>; 3]> = LazyLock::new(|| KEYS.map(FinderRev::new));
+    let end = body.get(body.len().saturating_sub(END)..)?;
+    let [answer, prompt, cached] = &*FINDERS;
+    Some(Usage {
+        answer: number(end, answer)?,
+        prompt: number(end, prompt).unwrap_or(0),
+        cached: number(end, cached).unwrap_or(0),
+    })
+}
+
+fn number(text: &[u8], key: &FinderRev<'_>) -> Option<u64> {
+    let rest = text.get(key.rfind(text)? + key.needle().len()..)?.trim_ascii_start();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()
 }
@@ -110,9 +157,25 @@ mod tests {
     }
 
     #[test]
+    fn what_the_launcher_counted_is_found_wherever_the_stream_is_cut() {
+        let stream = b"data: {}\n\n: usage 9999999 9999998 1234567\n\ndata: [DONE]\n\n";
+        for size in 1..stream.len() {
+            let mut events = Events::default();
+            stream.chunks(size).for_each(|part| events.pass(part));
+            let counted = Usage { prompt: 9_999_999, cached: 9_999_998, answer: 1_234_567 };
+            assert_eq!((events.usage(), events.tokens()), (Some(counted), counted.answer), "{size}");
+        }
+        let mut said = Events::default();
+        said.pass(b"data: {\"text\": \": usage 1 2 3\"}\n\ndata: [DONE]\n\n");
+        assert_eq!(said.usage(), None, "a model may say it");
+    }
+
+    #[test]
     fn usage_is_found_in_a_whole_answer() {
         let body = br#"{"choices": [{"message": {"content": "\"completion_tokens\": 9"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 12, "total_tokens": 15}}"#;
-        assert_eq!(completion_tokens(body), Some(12));
-        assert_eq!(completion_tokens(b"{}"), None);
+        assert_eq!(usage(body), Some(Usage { prompt: 3, cached: 0, answer: 12 }));
+        assert_eq!(usage(b"{}"), None);
+        let cached = br#"{"usage": {"prompt_tokens": 30, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 29}}}"#;
+        assert_eq!(usage(cached), Some(Usage { prompt: 30, cached: 29, answer: 1 }));
     }
 }

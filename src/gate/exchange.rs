@@ -14,7 +14,7 @@ use super::backend::{self, AnswerHead, Link, Opened};
 use super::client::Client;
 use super::connection::Record;
 use super::error::{self, Refusal, ServerError};
-use super::events::completion_tokens;
+use super::events::usage;
 use super::lease::Lease;
 use super::queue::Place;
 use super::relay::{Relay, Relayed};
@@ -312,8 +312,8 @@ impl<'a> Exchange<'a> {
         let bytes = [head.as_bytes(), body].concat();
         record.status = 200;
         record.sent = body.len() as u64;
-        record.tokens = completion_tokens(body).unwrap_or(0);
-        self.line.shared.traffic.answered(record.tokens, None, self.started.elapsed());
+        record.usage = usage(body).unwrap_or_default();
+        self.line.shared.traffic.answered(record.usage, None, self.started.elapsed());
         match write_all(client, client.rest(&bytes)).await {
             Ok(()) => Attempt::Done(Outcome::Answered),
             Err(_) => Attempt::ClientGone,
@@ -340,9 +340,9 @@ impl<'a> Exchange<'a> {
         let first_token = self.relay.first_token().map(|at| at.saturating_duration_since(self.started));
         record.first_token = first_token;
         record.sent = self.relay.sent();
-        record.tokens = self.relay.tokens();
+        record.usage = self.relay.usage();
         if self.relay.begun() {
-            self.line.shared.traffic.answered(record.tokens, first_token, self.started.elapsed());
+            self.line.shared.traffic.answered(record.usage, first_token, self.started.elapsed());
         }
         match result {
             Relayed::Done => Attempt::Done(Outcome::Answered),

@@ -76,6 +76,8 @@ pub struct GateConfig {
     pub limits: Limits,
     /// Longest prompt plus answer, tokens.
     pub context: Option<u32>,
+    /// Whether the backend holds prompts against it itself, with the model's tokenizer.
+    pub counted: bool,
     /// Tokens of an answer whose request names no number.
     pub default_tokens: u32,
     /// Tokens that the model knows: `vocab_size` of its config.json. `None`: requests that depend on it

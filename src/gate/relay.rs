@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::backend::{AnswerHead, Link};
 use super::client::{Client, Silence};
 use super::events::Events;
+use super::events::Usage;
 use super::lease::Lease;
 use super::reply::{self, Envelope};
 use super::stream::{BEFORE, MIDDLE, PIECE, with_scratch, write_all};
@@ -116,10 +117,10 @@ impl Relay {
         self.sent
     }
 
-    /// Tokens, as far as events tell.
+    /// What was counted of it; as far as events tell where nobody else has.
     #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.events.tokens()
+    pub fn usage(&self) -> Usage {
+        self.events.usage().unwrap_or(Usage { answer: self.events.tokens(), ..Usage::default() })
     }
 
     /// Bytes that end a stream with an event. A body of a told length can only be cut.

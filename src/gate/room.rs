@@ -14,6 +14,9 @@ use super::value::expect;
 const BYTES_PER_TOKEN: u64 = 5;
 /// Tokens that a chat template writes around a message: four or five in ChatML and Llama 3, two in the shortest.
 const MESSAGE_TOKENS: u64 = 2;
+/// Bytes of text per token, where the backend counts exactly: no known tokenizer has longer tokens than runs of this
+/// many spaces.
+const MOST_BYTES_PER_TOKEN: u64 = 128;
 
 /// What a body says about the lengths of prompt and answer.
 #[derive(Debug, Default)]
@@ -44,25 +47,33 @@ impl Room {
     /// The changes that keep the answer within bounds; `start`: where the first member may be put in, `input`: the
     /// field that holds the prompt.
     ///
-    /// The exact count needs the tokenizer; this estimate is low, but leaves out nothing that a chat template writes
-    /// except pictures.
+    /// The exact count needs the tokenizer. Where the backend has it, and shortens answers to what is left, only a prompt
+    /// that cannot fit is refused here, before it costs anything. Otherwise an estimate holds, which is low, but leaves
+    /// out nothing that a chat template writes except pictures.
     ///
     /// # Errors
     /// 400 for a prompt that leaves no room for an answer.
     pub fn edits(self, rules: &Rules<'_>, start: usize, input: &str) -> Result<Vec<Edit>, Refusal> {
-        let prompt = self.text.div_ceil(BYTES_PER_TOKEN) + u64::from(self.messages) * MESSAGE_TOKENS;
         let mut most = u64::from(rules.max_tokens.unwrap_or(u32::MAX));
         if let Some(context) = rules.context.map(u64::from) {
+            let (prompt, about) = if rules.counted {
+                (self.text / MOST_BYTES_PER_TOKEN, "at least")
+            } else {
+                let around = u64::from(self.messages) * MESSAGE_TOKENS;
+                (self.text.div_ceil(BYTES_PER_TOKEN) + around, "about")
+            };
             if prompt >= context {
                 let message = format!(
-                    "the prompt has about {prompt} tokens, and the context is {context}; shorten '{input}'"
+                    "the prompt has {about} {prompt} tokens, and the context is {context}; shorten '{input}'"
                 );
                 return Err(Refusal {
                     code: "context_length_exceeded",
                     ..Refusal::invalid(Some(input), message)
                 });
             }
-            most = most.min(context - prompt);
+            if !rules.counted {
+                most = most.min(context - prompt);
+            }
         }
         if self.asked.is_empty() {
             let more = u64::from(rules.default_tokens) > most;

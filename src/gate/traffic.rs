@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::events::Usage;
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
-use crate::api::TrafficStatus;
+use crate::api::{KeyUsage, TrafficStatus};
 use crate::speed;
 
 /// The counters of one model, since its gate was made. Reading never waits for a writer for long.
@@ -24,6 +25,9 @@ pub struct Traffic {
     requests: AtomicU64,
     errors: AtomicU64,
     tokens: AtomicU64,
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    keys: Mutex<BTreeMap<String, KeyUsage>>,
     /// Milliseconds after `started`, plus one; 0: never.
     activity: AtomicU64,
     recent: Mutex<Recent>,
@@ -68,6 +72,9 @@ impl Default for Traffic {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            keys: Mutex::default(),
             activity: AtomicU64::new(0),
             recent: Mutex::new(Recent::default()),
             codes: Mutex::default(),
@@ -134,6 +141,9 @@ impl Traffic {
             requests: self.requests.load(Relaxed),
             errors: self.errors.load(Relaxed),
             tokens: self.tokens.load(Relaxed),
+            prompt_tokens: self.prompt_tokens.load(Relaxed),
+            cached_tokens: self.cached_tokens.load(Relaxed),
+            keys: self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             tokens_per_second: recent.tokens_per_second,
             ttft_ms: recent.ttft_ms,
         }
@@ -155,6 +165,21 @@ impl Traffic {
     pub(super) fn ended(&self, status: u16, client_gone: bool) {
         let code = if client_gone { CLIENT_GONE } else { status };
         *self.codes.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    }
+
+    /// A request of this key ended. There are as many keys as somebody made.
+    pub(super) fn counted(&self, key: &str, usage: Usage) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = KeyUsage {
+            requests: 1,
+            prompt_tokens: usage.prompt,
+            cached_tokens: usage.cached,
+            tokens: usage.answer,
+        };
+        match keys.get_mut(key) {
+            Some(known) => known.add(one),
+            None => drop(keys.insert(key.to_owned(), one)),
+        }
     }
 
     pub(crate) fn begin(&self) {
@@ -193,8 +218,11 @@ impl Traffic {
 
     /// An answer ended: so many tokens, the first after `ttft`, all in `total`.
     #[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
-    pub(super) fn answered(&self, tokens: u64, ttft: Option<Duration>, total: Duration) {
+    pub(super) fn answered(&self, usage: Usage, ttft: Option<Duration>, total: Duration) {
+        let tokens = usage.answer;
         self.tokens.fetch_add(tokens, Relaxed);
+        self.prompt_tokens.fetch_add(usage.prompt, Relaxed);
+        self.cached_tokens.fetch_add(usage.cached, Relaxed);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let blend = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old + WEIGHT * (new - old)));
         if let Some(ttft) = ttft {
@@ -221,15 +249,19 @@ impl Traffic {
 mod tests {
     use super::*;
 
+    fn answer(answer: u64) -> Usage {
+        Usage { answer, ..Usage::default() }
+    }
+
     #[test]
     fn speeds_are_those_of_the_last_answers() {
         let traffic = Traffic::default();
         assert_eq!(traffic.status(), TrafficStatus::default());
-        traffic.answered(11, Some(Duration::from_millis(500)), Duration::from_millis(1500));
+        traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
         let status = traffic.status();
         assert_eq!((status.tokens, status.ttft_ms, status.tokens_per_second), (11, Some(500.0), Some(10.0)));
         for _ in 0..50 {
-            traffic.answered(21, Some(Duration::from_millis(100)), Duration::from_millis(1100));
+            traffic.answered(answer(21), Some(Duration::from_millis(100)), Duration::from_millis(1100));
         }
         let status = traffic.status();
         assert!((status.ttft_ms.unwrap() - 100.0).abs() < 0.1, "{status:?}");
@@ -239,7 +271,7 @@ mod tests {
     #[test]
     fn a_short_answer_is_not_extrapolated() {
         let traffic = Traffic::default();
-        traffic.answered(4, Some(Duration::from_millis(100)), Duration::from_micros(100_005));
+        traffic.answered(answer(4), Some(Duration::from_millis(100)), Duration::from_micros(100_005));
         let status = traffic.status();
         assert_eq!((status.tokens, status.tokens_per_second), (4, None));
     }
@@ -247,8 +279,8 @@ mod tests {
     #[test]
     fn every_token_after_the_first_counts_and_so_does_every_code() {
         let traffic = Traffic::default();
-        traffic.answered(11, Some(Duration::from_millis(500)), Duration::from_millis(1500));
-        traffic.answered(7, None, Duration::from_secs(1));
+        traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
+        traffic.answered(answer(7), None, Duration::from_secs(1));
         traffic.ended(200, false);
         traffic.ended(200, true);
         traffic.ended(503, false);

@@ -32,6 +32,8 @@ pub struct Rules<'a> {
     pub messages: u32,
     /// Longest prompt plus answer, tokens.
     pub context: Option<u32>,
+    /// Whether the backend holds prompts against it itself, with the model's tokenizer.
+    pub counted: bool,
     /// Tokens of an answer whose request names no number.
     pub default_tokens: u32,
     /// Tokens that the model knows.

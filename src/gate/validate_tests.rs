@@ -142,6 +142,7 @@ proptest! {
             max_tokens: Some(most),
             messages: 10,
             context: Some(1000),
+            counted: false,
             default_tokens,
             vocabulary: Some(512),
             remote_images: false,

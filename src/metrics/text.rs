@@ -116,7 +116,7 @@ fn models(page: &mut Page, snapshot: &Snapshot) {
             page.line("mlxctl_model_state", &[("model", &model.name), ("state", &name)], is);
         }
     }
-    let values: [(&str, &str, Value); 8] = [
+    let values: [(&str, &str, Value); 11] = [
         ("mlxctl_model_uptime_seconds", "Of the backend, since its spawn.", |model| model.uptime_seconds),
         (
             "mlxctl_model_restarts",
@@ -138,6 +138,17 @@ fn models(page: &mut Page, snapshot: &Snapshot) {
         ("mlxctl_model_footprint_peak_bytes", "The most it was seen to take in this run.", |model| {
             model.memory.peak_bytes.map(|bytes| bytes as f64)
         }),
+        ("mlxctl_model_prompt_store_bytes", "Kept prompts on disk.", |model| {
+            model.memory.prompt_store.as_ref().map(|store| store.bytes as f64)
+        }),
+        ("mlxctl_model_prompt_store_hits", "Requests of this run that began with one of them.", |model| {
+            model.memory.prompt_store.as_ref().map(|store| store.hits as f64)
+        }),
+        (
+            "mlxctl_model_prompt_store_read_tokens",
+            "Tokens that were read back instead of computed.",
+            |model| model.memory.prompt_store.as_ref().map(|store| store.read_tokens as f64),
+        ),
         ("mlxctl_model_tokens_per_second", "Decode speed of one answer, over the last ones.", |model| {
             model.traffic.tokens_per_second
         }),
@@ -179,7 +190,7 @@ fn gates(page: &mut Page, snapshot: &Snapshot) {
             page.line("mlxctl_router_responses_total", &[("code", &code.to_string())], *count as f64);
         }
     }
-    let counters: [(&str, &str, &str, Count); 5] = [
+    let counters: [(&str, &str, &str, Count); 7] = [
         ("mlxctl_gate_requests_total", "counter", "Completions that were asked for.", |detail| {
             detail.status.requests
         }),
@@ -187,6 +198,15 @@ fn gates(page: &mut Page, snapshot: &Snapshot) {
             detail.status.errors
         }),
         ("mlxctl_gate_tokens_total", "counter", "Tokens of answers.", |detail| detail.status.tokens),
+        ("mlxctl_gate_prompt_tokens_total", "counter", "Tokens of prompts.", |detail| {
+            detail.status.prompt_tokens
+        }),
+        (
+            "mlxctl_gate_cached_tokens_total",
+            "counter",
+            "Those of them that were not computed, but kept from an earlier prompt.",
+            |detail| detail.status.cached_tokens,
+        ),
         ("mlxctl_gate_leases", "gauge", "Requests at the backend.", |detail| detail.status.in_flight),
         (
             "mlxctl_gate_queued",

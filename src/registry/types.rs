@@ -295,6 +295,8 @@ pub struct ModelMemory {
     pub cache_limit: Option<Bytes>,
     /// A ceiling for the whole backend; admission reserves no more than it and the backend is held to it.
     pub ceiling: Option<Bytes>,
+    /// Bytes of kept prompts on disk; zero: none are written.
+    pub prompt_store: Bytes,
     /// MLX's buffer cache is emptied after this time without a request.
     pub trim_after: Duration,
     /// Kept prompts are given up after this time without a request.

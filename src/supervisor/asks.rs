@@ -6,12 +6,14 @@ use super::driver::Driver;
 use super::handle::Input;
 use super::handle::{Answer, Ask};
 use crate::api::{ApiError, CommandDone, ErrorCode, StartRequest, StopRequest};
+use crate::backend::launcher;
 use crate::backend::link::Reply;
+use crate::backend::link::Request;
 use crate::lifecycle::{Event, FailureKind, Name, Outcome, State, StopReason};
 use crate::units::Bytes;
 
-/// How long a launcher may take to answer; a release waits for one token of the model.
-const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a launcher may take to answer; a release writes kept prompts, and waits for one token of the model.
+const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(150);
 
 impl Driver {
     /// Answers one question, now or when its outcome is there.
@@ -33,6 +35,7 @@ impl Driver {
             Ask::Stop(model, request, answer) => self.stop(&model, &request, answer),
             Ask::Restart(model, request, answer) => self.restart(&model, &request, answer),
             Ask::Trim(model, answer) => self.trim(&model, answer),
+            Ask::Forget(model, answer) => self.forget(&model, answer),
             Ask::Reload(registry, dry_run, answer) => {
                 let outcome = match registry {
                     Ok(registry) => Ok(self.reload(*registry, dry_run)),
@@ -211,6 +214,39 @@ impl Driver {
             };
             let _ = inbox.send(Input::Trimmed(name, freed, answer));
         });
+    }
+
+    /// The backend, if there is one, gives its kept prompts up unwritten; then the files go, whoever wrote them.
+    fn forget(&mut self, asked: &str, answer: Answer<CommandDone>) {
+        let Some((name, answer)) = self.resolve(asked, answer) else { return };
+        let questions =
+            self.slots.get(&name).and_then(|slot| slot.run.as_ref()).map(|run| run.questions.clone());
+        let (folder, inbox) = (launcher::prompts(&self.registry.paths.state, &name), self.inbox.clone());
+        tokio::spawn(async move {
+            if let Some(questions) = questions {
+                let (reply, answered) = oneshot::channel();
+                if questions.send((Request::Forget, reply)).await.is_ok() {
+                    // A launcher that cannot, or does not answer: its files are deleted below all the same.
+                    let _ = tokio::time::timeout(LINK_ANSWER, answered).await;
+                }
+            }
+            let deleted = tokio::task::spawn_blocking(move || launcher::forget(&folder)).await;
+            let freed = deleted
+                .map_err(|error| error.to_string())
+                .and_then(|freed| freed.map_err(|error| error.to_string()));
+            let _ = inbox.send(super::handle::Input::Forgotten(name, freed, answer));
+        });
+    }
+
+    /// What came of it, as its answer.
+    pub fn forgotten(&mut self, name: &Name, freed: Result<Bytes, String>) -> Result<CommandDone, ApiError> {
+        let failed = |message: String| ApiError { code: ErrorCode::Failed, message, hint: None };
+        let freed = freed
+            .map_err(|error| failed(format!("the stored prompts of {name} could not be deleted: {error}")))?;
+        let text = format!("nothing of the prompts of {name} is kept, in memory or on disk");
+        self.note(Some(name), "forgotten", &text);
+        let model = self.one_status(name).ok_or_else(|| failed(format!("{name} is gone")))?;
+        Ok(CommandDone { model, changed: freed > Bytes::ZERO, text })
     }
 
     /// What a trim gave back, as its answer.

@@ -43,6 +43,8 @@ fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
         prompt_cache_bytes: None,
         room: None,
         wired: crate::registry::Wired::Off,
+        context: None,
+        prompt_store: None,
         settings: String::new(),
         reserved: 1_000_000_000,
         nice: 0,

@@ -316,7 +316,8 @@ impl Driver {
             self.slots.get(name).ok_or_else(|| Failure::new(FailureKind::SpawnFailed, "no such model"))?;
         let prepared = admit::prepare(&self.registry, &slot.model)?;
         // Admission made it in the same step; a model that it knows nothing of is held to the registry's bounds.
-        let limits = slot.plan.as_ref().map(Plan::limits).unwrap_or_default();
+        let mut limits = slot.plan.as_ref().map(Plan::limits).unwrap_or_default();
+        limits.prompt_store = slot.model.memory.prompt_store;
         let paths = &self.registry.paths;
         let log = log_file(&paths.logs, name);
         let launch = Launch {
@@ -330,6 +331,7 @@ impl Driver {
             reserved,
             limits: &limits,
             run: &paths.run,
+            state: &paths.state,
             link: link_path(&paths.run, name),
             log,
             cwd: &paths.root,

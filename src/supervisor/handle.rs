@@ -30,6 +30,8 @@ pub(super) enum Input {
     PutAway(Name, Identity),
     /// What a trim gave back; `None`: the launcher did not answer.
     Trimmed(Name, Option<Bytes>, Answer<CommandDone>),
+    /// What deleting a model's stored prompts freed, or why they could not be deleted.
+    Forgotten(Name, Result<Bytes, String>, Answer<CommandDone>),
     /// What the other machines of a cluster say to a start.
     Others(Box<Others>),
     /// Where the power comes from, seen now.
@@ -47,6 +49,7 @@ pub(super) enum Ask {
     Stop(String, StopRequest, Answer<CommandDone>),
     Restart(String, StopRequest, Answer<CommandDone>),
     Trim(String, Answer<CommandDone>),
+    Forget(String, Answer<CommandDone>),
     Reload(Result<Box<Registry>, String>, bool, Answer<Vec<Change>>),
     Events(Option<u64>, usize, oneshot::Sender<Vec<EventRecord>>),
     Follow(mpsc::Sender<EventRecord>),
@@ -131,6 +134,14 @@ impl Handle {
     /// Unknown, or not running.
     pub async fn trim(&self, model: &str) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Trim(model.to_owned(), answer)).await
+    }
+
+    /// `mlxctl trim --forget`: of a model that does not run as well.
+    ///
+    /// # Errors
+    /// Unknown, or files that cannot be deleted.
+    pub async fn forget(&self, model: &str) -> Result<CommandDone, ApiError> {
+        self.ask(|answer| Ask::Forget(model.to_owned(), answer)).await
     }
 
     /// Takes a registry in; `Err` is why the file on disk is none. A dry run only tells what would change.

@@ -1,12 +1,13 @@
 //! What of a model's life outlives its supervisor: restarts, counters, and that a person stopped it. Kept beside the
 //! records, for it is of this boot: after the next one an always-on model comes up as if nothing had been.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::TrafficStatus;
+use crate::api::{KeyUsage, TrafficStatus};
 use crate::backend::record;
 use crate::lifecycle::{Managed, Next, State, StopReason};
 use crate::units::Bytes;
@@ -36,6 +37,15 @@ pub(super) struct Kept {
     pub errors: u64,
     /// See [`Kept::requests`].
     pub tokens: u64,
+    /// See [`Kept::requests`].
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// See [`Kept::requests`].
+    #[serde(default)]
+    pub cached_tokens: u64,
+    /// The same, by the names of keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, KeyUsage>,
 }
 
 impl Kept {
@@ -52,6 +62,9 @@ impl Kept {
             requests: traffic.requests,
             errors: traffic.errors,
             tokens: traffic.tokens,
+            prompt_tokens: traffic.prompt_tokens,
+            cached_tokens: traffic.cached_tokens,
+            keys: traffic.keys.clone(),
         }
     }
 
@@ -61,11 +74,16 @@ impl Kept {
     }
 
     /// Adds what was counted before to what was counted since.
-    pub fn add_to(&self, traffic: TrafficStatus) -> TrafficStatus {
+    pub fn add_to(&self, mut traffic: TrafficStatus) -> TrafficStatus {
+        for (name, before) in &self.keys {
+            traffic.keys.entry(name.clone()).or_default().add(*before);
+        }
         TrafficStatus {
             requests: traffic.requests.saturating_add(self.requests),
             errors: traffic.errors.saturating_add(self.errors),
             tokens: traffic.tokens.saturating_add(self.tokens),
+            prompt_tokens: traffic.prompt_tokens.saturating_add(self.prompt_tokens),
+            cached_tokens: traffic.cached_tokens.saturating_add(self.cached_tokens),
             ..traffic
         }
     }
@@ -118,12 +136,19 @@ mod tests {
             requests: 3,
             errors: 1,
             tokens: 9,
+            prompt_tokens: 70,
+            cached_tokens: 60,
+            keys: BTreeMap::from([(
+                "ann".to_owned(),
+                KeyUsage { requests: 3, tokens: 9, ..KeyUsage::default() },
+            )]),
         };
         kept.write(run.path(), "32b").unwrap();
         assert_eq!(Kept::read(run.path(), "32b", "b"), kept);
         assert_eq!(Kept::read(run.path(), "32b", "c"), Kept::default());
         let sum = kept.add_to(TrafficStatus { requests: 1, in_flight: 5, ..TrafficStatus::default() });
         assert_eq!((sum.requests, sum.errors, sum.tokens, sum.in_flight), (4, 1, 9, 5));
+        assert_eq!((sum.prompt_tokens, sum.cached_tokens, sum.keys["ann"].requests), (70, 60, 3));
         let old = include_str!("../../tests/fixtures/state-v1/32b.kept.json");
         std::fs::write(file(run.path(), "32b"), old).unwrap();
         let read = Kept::read(run.path(), "32b", "6D7A");

@@ -115,6 +115,8 @@ impl Plan {
             cache: Some(self.bounds.cache_limit),
             prompt_cache: Some(self.bounds.kv_limit),
             room: self.room.clone(),
+            context: Some(self.bounds.context),
+            prompt_store: Bytes::ZERO,
             flags: self.bounds.arguments(),
             environment: self.environment,
         }

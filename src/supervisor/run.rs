@@ -24,7 +24,7 @@ use super::power::PowerState;
 use super::rest::Rest;
 use super::router::Routing;
 use super::view::Glance;
-use crate::backend::LAUNCHER;
+use crate::backend::launcher;
 use crate::clock::Moment;
 use crate::gate::Listening;
 use crate::host::posix;
@@ -91,7 +91,7 @@ impl Supervisor {
         }
         private_folder(&paths.run).map_err(io("cannot make the run folder"))?;
         let lock = lock::take(&paths.run).map_err(StartError::Lock)?;
-        fs::write(paths.run.join("launcher.py"), LAUNCHER).map_err(io("cannot write the launcher"))?;
+        launcher::write(&paths.run).map_err(io("cannot write the launcher"))?;
         crate::durable::sweep(&paths.state);
         let found = adopt::find(&paths.run, &*host);
         let journal = Journal::open(&paths.state);
@@ -217,6 +217,10 @@ impl Driver {
             Input::PutAway(name, who) => self.was_put_away(&name, who),
             Input::Trimmed(name, freed, answer) => {
                 let done = self.trimmed(&name, freed);
+                drop(answer.send(done));
+            }
+            Input::Forgotten(name, freed, answer) => {
+                let done = self.forgotten(&name, freed);
                 drop(answer.send(done));
             }
         }

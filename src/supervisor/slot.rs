@@ -109,6 +109,8 @@ pub(super) fn gate_config(
         limits: model.limits.clone(),
         default_tokens: model.server.max_tokens.unwrap_or(DEFAULT_TOKENS),
         context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
+        // Ranks do not.
+        counted: model.cluster.is_none(),
         keys: keys_file(registry),
         access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
     }

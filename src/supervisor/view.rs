@@ -188,6 +188,7 @@ impl Driver {
                 kv_limit_bytes: slot.plan.as_ref().map(|plan| plan.bounds.kv_limit.0),
                 footprint_bytes: footprint.map(|footprint| footprint.bytes.0),
                 peak_bytes: footprint.and_then(|footprint| footprint.peak).map(|bytes| bytes.0),
+                prompt_store: vitals.and_then(|vitals| vitals.store()),
             },
             health: HealthStatus {
                 alive: run.is_some(),

@@ -65,6 +65,8 @@ impl Run {
             prompt_cache_bytes: Some(1),
             room: None,
             wired: mlxctl::registry::Wired::Off,
+            context: None,
+            prompt_store: None,
             settings: "hash".to_owned(),
             reserved: 1,
             nice: 0,

@@ -269,6 +269,26 @@ async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
 }
 
 #[tokio::test]
+async fn where_the_backend_counts_only_what_cannot_fit_is_refused_and_the_context_shortens_nothing() {
+    let backend = Backend::start(|_, _| answer_of(1)).await;
+    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+        config.context = Some(1000);
+        config.counted = true;
+        config.limits.max_tokens = Some(900);
+    })
+    .await;
+    let path = "/v1/completions";
+    // Up to 128 bytes may be one token.
+    for (bytes, asked, sent) in [(1000, 850, 850), (1000, 32_000, 900), (127_999, 5, 5)] {
+        let body = format!(r#"{{"prompt":"{}","max_tokens":{asked}}}"#, "x".repeat(bytes));
+        assert_eq!(tokens_sent(&door, &backend, path, &body).await, Ok(serde_json::json!([sent, null])));
+    }
+    let body = format!(r#"{{"prompt":"{}","max_tokens":5}}"#, "x".repeat(128_000));
+    let error = tokens_sent(&door, &backend, path, &body).await.unwrap_err();
+    assert_eq!((&error["param"], &error["code"]), (&"prompt".into(), &"context_length_exceeded".into()));
+}
+
+#[tokio::test]
 async fn a_list_of_one_prompt_is_that_prompt() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::before(&backend).await;

@@ -57,6 +57,7 @@ mod portable;
 mod power;
 mod processes;
 mod profile;
+mod prompt_store;
 mod pull;
 mod real;
 mod registry;

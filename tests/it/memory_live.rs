@@ -110,8 +110,8 @@ fn the_limits_of_the_estimate_are_the_backends_own_and_the_gates() {
     assert_eq!(spec["prompt_cache_bytes"], 100_000_000);
     assert_eq!(spec["cache_limit"], 50_000_000);
     assert_eq!(spec["reserved"], estimate["reserve_bytes"]);
-    // Five bytes count as a token.
-    let long = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(2048 * 5));
+    assert_eq!(spec["context"], 2048);
+    let long = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(2048 * 128));
     assert_eq!(http(instance.gate("m"), "POST", "/v1/chat/completions", &long).0, 400);
 }
 

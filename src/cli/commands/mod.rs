@@ -27,4 +27,5 @@ pub mod status;
 pub mod stop;
 pub mod trim;
 pub mod tune;
+pub mod usage;
 pub mod use_repo;

@@ -1,5 +1,7 @@
-//! `mlxctl trim [<model>]`
+//! `mlxctl trim [<model>] [--forget]`
 
+use crate::api::CommandDone;
+use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
@@ -8,6 +10,13 @@ use crate::cli::remote::Remote;
 pub struct Args {
     /// Its name or an alias; all that run, if none is named
     model: Option<String>,
+    /// Deletes its kept prompts instead of writing them to disk, and those on disk; of models that do not run as well
+    #[arg(long)]
+    forget: bool,
+}
+
+fn ask(remote: &Remote, forget: bool, name: &str) -> Result<CommandDone, ClientError> {
+    if forget { remote.client.forget(name) } else { remote.client.trim(name) }
 }
 
 /// Has the backends give back the memory that they only cache.
@@ -17,18 +26,23 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     if let Some(typed) = &args.model {
-        let done = remote.client.trim(&remote.name(typed)).map_err(|error| remote.explain(error, typed))?;
+        let name = remote.name(typed);
+        let done = ask(&remote, args.forget, &name).map_err(|error| remote.explain(error, typed))?;
         return context.output.data(&done.text);
     }
     let status = remote.client.status()?;
-    let running: Vec<&str> =
-        status.models.iter().filter(|model| model.pid.is_some()).map(|model| model.name.as_str()).collect();
+    let running: Vec<&str> = status
+        .models
+        .iter()
+        .filter(|model| args.forget || model.pid.is_some())
+        .map(|model| model.name.as_str())
+        .collect();
     if running.is_empty() {
         return Err(CliError::new(Exit::NotRunning, "no backend is running").hint("mlxctl status"));
     }
     let mut first = None;
     for name in running {
-        match remote.client.trim(name) {
+        match ask(&remote, args.forget, name) {
             Ok(done) => context.output.data(&done.text)?,
             Err(error) => {
                 first.get_or_insert(remote.explain(error, name));

@@ -30,6 +30,7 @@ pub(super) fn memory(own: &RawMemory, shared: &RawMemory) -> ModelMemory {
         kv_limit: pick(&own.kv_limit, &shared.kv_limit),
         cache_limit: pick(&own.cache_limit, &shared.cache_limit),
         ceiling: pick(&own.ceiling, &shared.ceiling),
+        prompt_store: pick(&own.prompt_store, &shared.prompt_store).unwrap_or(Bytes::gb(20)),
         trim_after: pick(&own.trim_after, &shared.trim_after).unwrap_or(seconds(45)),
         forget_after: pick(&own.forget_after, &shared.forget_after).unwrap_or(seconds(1800)),
         yield_to_pressure: pick(&own.yield_to_pressure, &shared.yield_to_pressure).unwrap_or(false),

@@ -50,6 +50,7 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
             remote_images: false,
         },
         context: Some(32_768),
+        counted: false,
         default_tokens: 512,
         vocabulary: Some(512),
         variables: std::collections::BTreeSet::new(),

@@ -1,0 +1,105 @@
+//! `mlxctl usage`
+
+use crate::api::{KeyUsage, TrafficStatus};
+use crate::cli::Context;
+use crate::cli::error::CliError;
+use crate::cli::remote::Remote;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Its name or an alias; all models, if none is named
+    model: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the tokens of prompts and answers, by model and by key, since this boot's first supervisor.
+///
+/// # Errors
+/// Exit 3 without a supervisor, 4 for an unknown model.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let remote = Remote::find(context)?;
+    let status = remote.client.status()?;
+    let name = args.model.as_ref().map(|typed| remote.name(typed));
+    let models: Vec<(&str, &TrafficStatus)> = status
+        .models
+        .iter()
+        .filter(|model| name.as_ref().is_none_or(|name| *name == model.name))
+        .map(|model| (model.name.as_str(), &model.traffic))
+        .collect();
+    if models.is_empty()
+        && let Some(name) = name
+    {
+        return Err(CliError::new(
+            crate::cli::error::Exit::UnknownModel,
+            format!("no model is called `{name}`"),
+        )
+        .hint("mlxctl models"));
+    }
+    if args.json {
+        let models: Vec<_> = models
+            .iter()
+            .map(|(name, traffic)| serde_json::json!({ "name": name, "all": all(traffic), "keys": traffic.keys }))
+            .collect();
+        return context.output.data(&serde_json::json!({ "schema": 1, "models": models }).to_string());
+    }
+    context.output.data(&table(&models))
+}
+
+/// With a key and without.
+fn all(traffic: &TrafficStatus) -> KeyUsage {
+    KeyUsage {
+        requests: traffic.requests,
+        prompt_tokens: traffic.prompt_tokens,
+        cached_tokens: traffic.cached_tokens,
+        tokens: traffic.tokens,
+    }
+}
+
+fn table(models: &[(&str, &TrafficStatus)]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+    table.set_header(["MODEL", "KEY", "REQUESTS", "PROMPT", "CACHED", "ANSWER"]);
+    for (model, traffic) in models {
+        let total = ("all".to_owned(), all(traffic));
+        let keys = traffic.keys.iter().map(|(name, usage)| (name.clone(), *usage));
+        for (key, usage) in std::iter::once(total).chain(keys) {
+            table.add_row([
+                (*model).to_owned(),
+                key,
+                usage.requests.to_string(),
+                usage.prompt_tokens.to_string(),
+                usage.cached_tokens.to_string(),
+                usage.tokens.to_string(),
+            ]);
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_has_a_row_and_so_has_each_of_its_keys() {
+        let key = KeyUsage { requests: 2, prompt_tokens: 300, cached_tokens: 200, tokens: 20 };
+        let traffic = TrafficStatus {
+            requests: 5,
+            tokens: 60,
+            prompt_tokens: 900,
+            cached_tokens: 800,
+            keys: std::collections::BTreeMap::from([("ann".to_owned(), key)]),
+            ..TrafficStatus::default()
+        };
+        let text = table(&[("32b", &traffic)]);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["32b", "all", "5", "900", "800", "60"]);
+        assert_eq!(rows[2], ["32b", "ann", "2", "300", "200", "20"]);
+    }
+}
