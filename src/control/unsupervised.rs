@@ -2,6 +2,7 @@
 
 use crate::api::{StateName, Status};
 use crate::backend::spec::Record;
+use crate::gate::TAKEN;
 use crate::host::Host;
 use crate::registry::Start;
 
@@ -54,6 +55,3 @@ pub fn name_holders(status: &mut Status) {
         }
     }
 }
-
-/// What a gate says of a port that it does not get.
-pub const TAKEN: &str = "is taken by another program";

@@ -21,8 +21,9 @@ use super::intake::part;
 use super::reply::Envelope;
 use super::stream::write_all;
 use crate::clock::beat;
-use crate::control::unsupervised::TAKEN;
 
+/// How the reason for a closed gate ends when somebody else has its port.
+pub(crate) const TAKEN: &str = "is taken by another program";
 /// Between two attempts to get the address.
 const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks whether the address is still there: a laptop leaves its network without a word.

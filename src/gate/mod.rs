@@ -56,6 +56,7 @@ pub(crate) use access::check_host;
 pub(crate) use crowd::{Crowd, Place};
 pub use handle::{Gate, LAST_WORDS};
 pub use histogram::Counted;
+pub(crate) use listen::TAKEN;
 pub use router::{Listening, Router, RouterConfig};
 pub use traffic::{Traffic, TrafficDetail};
 

@@ -55,6 +55,8 @@ mod on_a_mac;
 mod plist;
 mod portable;
 mod power;
+#[cfg(target_os = "linux")]
+mod process_environment;
 mod processes;
 mod profile;
 mod prompt_store;

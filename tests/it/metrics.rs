@@ -144,9 +144,10 @@ fn a_listener_that_cannot_listen_is_said_and_costs_nothing_else() {
 
 #[test]
 fn the_dashboard_asks_for_nothing_that_is_not_there() {
-    let instance = Instance::fake(vec![Entry::new("a", "always")]).serve();
+    let instance = Instance::fake(vec![Entry::new("a", "always").faults(&["token=0.005"])]).serve();
     instance.wait_state("a", "ready");
-    let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":5,"stream":true}"#;
+    // Long enough to have a speed.
+    let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":60,"stream":true}"#;
     assert_eq!(http(instance.gate("a"), "POST", "/v1/chat/completions", body).0, 200);
     let text = over_the_socket(&instance);
     let dashboard = include_str!("../../docs/grafana.json");

@@ -84,9 +84,13 @@ fn a_missing_registry_says_how_to_get_one() {
 #[test]
 fn models_are_listed_with_what_is_on_disk() {
     let (folder, file) = registry(SEED);
-    let snapshot = folder.path().join("hub/models--mlx-community--Qwen2.5-72B-Instruct-4bit/snapshots/abc");
+    let cached = folder.path().join("hub/models--mlx-community--Qwen2.5-72B-Instruct-4bit");
+    let snapshot = cached.join("snapshots/abc");
     fs_err::create_dir_all(&snapshot).unwrap();
+    fs_err::create_dir_all(cached.join("refs")).unwrap();
+    fs_err::write(cached.join("refs/main"), "abc").unwrap();
     fs_err::write(snapshot.join("config.json"), "{}").unwrap();
+    fs_err::write(snapshot.join("tokenizer.json"), "{}").unwrap();
     // A hole in the file: 40.9 GB that take no room.
     fs_err::File::create(snapshot.join("model.safetensors")).unwrap().set_len(40_900_313_088).unwrap();
     insta::assert_snapshot!("models_table", seen(mlxctl(&file).arg("models"), folder.path()));
