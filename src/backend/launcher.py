@@ -793,6 +793,7 @@ class Room:
         self.generated = 0  # tokens since the last of them began, at most
         self.followed = False  # whether the length of answers is known
         self.cache = None
+        self.trim_to = None  # mlx_lm's own
 
     def takes(self, tokens, step):
         """Bytes of the sequences in flight and of a step of `step` tokens that ends at `tokens`."""
@@ -844,7 +845,7 @@ class Room:
         cache = self.cache
         if cache is not None and cache.max_bytes != 0:
             cache.max_bytes = max(1, min(self.limit, self.table["bytes"] - taken))
-            cache.trim_to(n_bytes=cache.max_bytes)
+            self.trim_to(cache, n_bytes=cache.max_bytes)
 
     def end(self, cache, tokens):
         """A request is over: all of it is kept from now on."""
@@ -931,6 +932,10 @@ def keep_prompts_alone(room, keeper=None):
     known.insert_cache = insert_alone
     if room:
         known.fetch_nearest_cache = fetch_with_room
+        # The server gives up what is kept beside a batch of more than half the bound. There is room for both, and a turn
+        # that its client ends early would leave nothing of the conversation.
+        room.trim_to = known.trim_to
+        known.trim_to = lambda cache, **bounds: None
         if keeper is not None:
             keeper.make_way = room.make_way
         room.follow()

@@ -11,8 +11,10 @@ use super::bounds::Bounds;
 use super::estimate::{ModelFiles, prefill, sequence, step};
 use super::platform::Platform;
 
-/// Lengths of a prompt that a table has.
-const ROWS: u32 = 16;
+/// Lengths of a prompt that a table has. A step is chosen by the next longer one, so few of them would leave room unused.
+const ROWS: u32 = 32;
+/// Steps of a table from the least to the most are so far apart, tokens.
+const APART: u32 = 128;
 
 /// What the launcher needs to know of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +56,9 @@ pub fn room(
     let kept = bounds.kv_limit.0.min(whole.saturating_mul(u64::from(bounds.prompt_caches)));
     let others = whole.saturating_mul(u64::from(bounds.concurrency.saturating_sub(1)));
     let least = bounds.prefill_step.min(bounds.prefill_most);
-    let mut steps: Vec<u32> = [64, 128, 256, 512, 768, 1024, 1536, 2048]
+    let mut steps: Vec<u32> = [64, 128, 256]
         .into_iter()
+        .chain((512..bounds.prefill_most).step_by(APART as usize))
         .chain([least, bounds.prefill_most])
         .filter(|step| *step <= bounds.prefill_most)
         .collect();
@@ -119,7 +122,27 @@ mod tests {
         let steps: Vec<u32> =
             [2_000, 8_000, 16_000, 24_000, 32_000].map(|tokens| chosen(&room, tokens, 0)).to_vec();
         assert!(steps.is_sorted_by(|a, b| a >= b), "{steps:?}");
-        assert_eq!(steps, [2048, 2048, 1536, 1024, 512]);
+        assert_eq!(steps, [2048, 2048, 1792, 1152, 512]);
+    }
+
+    /// Steps of a prompt that nothing is kept beside.
+    fn steps(room: &Room, prompt: u32) -> u32 {
+        let (mut at, mut count) = (0, 0);
+        while at < prompt {
+            let fits = |step: &u32| chosen(room, at + step, 0) >= *step;
+            at += room.steps.iter().copied().filter(fits).max().unwrap_or(room.least).max(room.least);
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn a_first_turn_takes_hardly_more_steps_than_the_bare_servers() {
+        let taken = |context: &str| steps(&table(&files_32b(), context, Platform::Cuda), 16_000);
+        assert_eq!(16_000_u32.div_ceil(2048), 8, "the bare server's");
+        assert_eq!(taken("context = 32768"), 8);
+        assert_eq!(taken("context = 24576"), 10);
+        assert_eq!(steps(&table(&files_32b(), "context = 24576", Platform::Metal), 16_000), 8);
     }
 
     #[test]

@@ -8,56 +8,73 @@ use super::{Handle, Options, Supervisor};
 use crate::api::StateName;
 use crate::backend::record;
 use crate::backend::spec::{Record, SCHEMA, Spec};
-use crate::host::Host;
+use crate::host::{Host, Identity};
 use crate::host::fake::Fake;
 use crate::registry::Registry;
 use crate::units::Bytes;
 
-/// A supervisor that has adopted a backend, which never says a word, with 600 s to load.
-fn loading() -> (tempfile::TempDir, Arc<Fake>, Handle) {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().to_path_buf();
-    let run = root.join("run");
-    std::fs::create_dir(&run).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let text = format!(
-        "[paths]\nroot = {root:?}\n[network]\nhost = \"127.0.0.1\"\n[memory]\nreserve = []\n[[model]]\nname = \"m\"\n\
-         repo = \"/nonexistent\"\nport = {port}\nstart = \"manual\"\nsize = \"1GB\"\n\
-         health = {{ load_timeout = \"10m\" }}\n"
-    );
-    let registry = Registry::parse(&root.join("models.toml"), &text).unwrap();
-    let host = Fake::new(Bytes::gb(128));
-    let identity = host.spawn(4711, "python");
-    let spec = Spec {
-        schema: SCHEMA,
-        model: "m".into(),
-        repo: String::new(),
-        generation: 3,
-        argv: Vec::new(),
-        env: Vec::new(),
-        cwd: PathBuf::new(),
-        log: root.join("logs/m.log"),
-        link: run.join("m.sock"),
-        secret: "s".into(),
-        cache_limit: None,
-        prompt_cache_bytes: None,
-        room: None,
-        wired: crate::registry::Wired::Off,
-        context: None,
-        prompt_store: None,
-        settings: String::new(),
-        reserved: 1_000_000_000,
-        nice: 0,
-        group: None,
-    };
-    let boot_id = host.facts().boot_id.clone();
-    let spawned = Some(host.now());
-    record::write_record(&run, &Record { spec, identity, boot_id, spawned_at: 0, spawned }).unwrap();
-    let options = Options { registry, host: host.clone(), binary: "/nonexistent".into() };
-    let supervisor = Supervisor::new(options).unwrap();
-    let handle = supervisor.handle();
-    tokio::spawn(supervisor.run());
-    (folder, host, handle)
+/// A supervisor that has adopted a backend.
+pub(super) struct Adopted {
+    pub folder: tempfile::TempDir,
+    pub host: Arc<Fake>,
+    pub backend: Identity,
+    pub handle: Handle,
+    /// Of the gate.
+    pub port: u16,
+}
+
+impl Adopted {
+    /// `memory`: lines of `[memory]`; `model`: of the model. Nothing of the backend is there but its record.
+    pub fn new(memory: &str, model: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_path_buf();
+        let run = root.join("run");
+        std::fs::create_dir(&run).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let text = format!(
+            "[paths]\nroot = {root:?}\n[network]\nhost = \"127.0.0.1\"\n[memory]\nreserve = []\n{memory}\n[[model]]\n\
+             name = \"m\"\nrepo = \"/nonexistent\"\nport = {port}\nstart = \"manual\"\nsize = \"1GB\"\n{model}\n"
+        );
+        let registry = Registry::parse(&root.join("models.toml"), &text).unwrap();
+        let host = Fake::new(Bytes::gb(128));
+        let backend = host.spawn(4711, "python");
+        let spec = Spec {
+            schema: SCHEMA,
+            model: "m".into(),
+            repo: String::new(),
+            generation: 3,
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: PathBuf::new(),
+            log: root.join("logs/m.log"),
+            link: run.join("m.sock"),
+            secret: "s".into(),
+            cache_limit: None,
+            prompt_cache_bytes: None,
+            room: None,
+            wired: crate::registry::Wired::Off,
+            context: None,
+            prompt_store: None,
+            settings: String::new(),
+            reserved: 1_000_000_000,
+            nice: 0,
+            group: None,
+        };
+        let boot_id = host.facts().boot_id.clone();
+        let spawned = Some(host.now());
+        let record = Record { spec, identity: backend, boot_id, spawned_at: 0, spawned };
+        record::write_record(&run, &record).unwrap();
+        let options = Options { registry, host: host.clone(), binary: "/nonexistent".into() };
+        let supervisor = Supervisor::new(options).unwrap();
+        let handle = supervisor.handle();
+        tokio::spawn(supervisor.run());
+        Self { folder, host, backend, handle, port }
+    }
+}
+
+/// One that never says a word, with 600 s to load.
+fn loading() -> Adopted {
+    Adopted::new("", "health = { load_timeout = \"10m\" }")
 }
 
 async fn state(handle: &Handle) -> StateName {
@@ -66,7 +83,7 @@ async fn state(handle: &Handle) -> StateName {
 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_a_sleep_interrupted_gets_its_time_back_and_not_more() {
-    let (_folder, host, handle) = loading();
+    let Adopted { folder: _folder, host, handle, .. } = loading();
     assert_eq!(state(&handle).await, StateName::Loading);
     tokio::time::sleep(Duration::from_secs(300)).await;
     host.sleep(Duration::from_secs(8 * 3600));
@@ -81,7 +98,7 @@ async fn a_load_that_a_sleep_interrupted_gets_its_time_back_and_not_more() {
 
 #[tokio::test(start_paused = true)]
 async fn uptime_counts_the_sleep_and_needs_no_wall_clock() {
-    let (_folder, host, handle) = loading();
+    let Adopted { folder: _folder, host, handle, .. } = loading();
     host.sleep(Duration::from_secs(3600));
     tokio::time::sleep(Duration::from_secs(60)).await;
     // The record says that it was spawned at the beginning of 1970, by the wall clock.

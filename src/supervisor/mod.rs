@@ -32,6 +32,8 @@ mod view;
 
 #[cfg(test)]
 mod clock_tests;
+#[cfg(test)]
+mod reasons_tests;
 
 pub use handle::Handle;
 pub use journal::Journal;

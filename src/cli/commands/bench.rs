@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::api::{ModelStatus, StateName};
+use crate::api::{ModelStatus, StateName, StopRequest};
 use crate::backend::weights;
 use crate::bench::client::{AskError, Target};
 use crate::bench::report::{Report, SCHEMA, settings};
 use crate::bench::roofline::{Bandwidth, Roofline, judge};
-use crate::bench::run::{Measured, Plan, measure};
+use crate::bench::run::{Between, Measured, Plan, measure};
 use crate::bench::shape::Shape;
 use crate::bench::{chips, copy, history, plot};
 use crate::cli::Context;
@@ -46,6 +46,9 @@ pub struct Args {
     /// A small model with the same tokenizer, to be tried as draft model
     #[arg(long, value_name = "REPO", requires = "tune")]
     pub draft: Option<String>,
+    /// Restart the backend as well, to measure a prompt that it stored before; requests meanwhile wait
+    #[arg(long, conflicts_with_all = ["tune", "url"])]
+    restart: bool,
     /// Ask another server of the same model instead of the gate, to compare; nothing is kept of it
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -90,7 +93,19 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             .output
             .say(&format!("{all} streams are not tried: limits.in_flight is {}", model.limits.in_flight));
     }
-    let measured = measured(context, &target, &plan)?;
+    let mut peak_bytes = None;
+    let measured = measured(context, &target, &plan, |what| {
+        let client = Remote::find(context)?.client;
+        match what {
+            Between::Trim => drop(client.trim(&model.name)?),
+            Between::Restart => {
+                // The next run has a peak of its own.
+                peak_bytes = before.as_ref().map(|before| peak(context, model, before)).transpose()?.flatten();
+                client.restart(&model.name, &StopRequest::default(), |_| ())?;
+            }
+        }
+        Ok(())
+    })?;
     let chip = args.chip.clone().or_else(|| facts.chip.clone());
     let (roofline, roofline_unknown) = limit(chip.as_deref(), facts.cores, &shape);
     let speed = measured.one_stream().map(|decode| decode.tokens_per_second.median);
@@ -112,8 +127,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         chip,
         process_type: registry.agent.process_type,
         peak_bytes: match &before {
-            Some(before) => peak(context, model, before)?,
-            None => None,
+            Some(before) if peak_bytes.is_none() => peak(context, model, before)?,
+            _ => peak_bytes,
         },
         roofline,
         roofline_unknown,
@@ -153,9 +168,14 @@ fn served(model: &Model, run: Option<&ModelStatus>) -> Served {
     Served { source, settings, outdated }
 }
 
-fn measured(context: &Context, target: &Target, plan: &Plan) -> Result<Measured, CliError> {
+fn measured(
+    context: &Context,
+    target: &Target,
+    plan: &Plan,
+    put_through: impl FnMut(Between) -> Result<(), CliError>,
+) -> Result<Measured, CliError> {
     let tell = |what: &str| context.output.say(&format!("measuring     {what}"));
-    super::serve::runtime()?.block_on(measure(target, plan, tell)).map_err(unanswered)
+    super::serve::runtime()?.block_on(measure(target, plan, tell, put_through))
 }
 
 /// Measures a model of a registry through its gate, which anybody may use.
@@ -171,7 +191,9 @@ pub fn ask(
 ) -> Result<Measured, CliError> {
     let url = format!("http://{}", std::net::SocketAddr::new(registry.network.host, model.port));
     let target = Target::new(url, Some(model.name.clone()), None, shape.ends.clone()).map_err(unanswered)?;
-    measured(context, &target, plan)
+    // A trial's kept prompts say nothing of its settings.
+    let plan = Plan { between: Vec::new(), ..plan.clone() };
+    measured(context, &target, &plan, |_| Ok(()))
 }
 
 fn show(context: &Context, args: &Args, report: &Report) -> Result<(), CliError> {
@@ -246,6 +268,11 @@ fn plan(args: &Args) -> Plan {
         tokens: args.tokens,
         repeats: args.repeats,
         streams: sorted(&args.streams),
+        between: match args {
+            Args { url: Some(_), .. } => Vec::new(),
+            Args { restart: true, .. } => vec![Between::Trim, Between::Restart],
+            _ => vec![Between::Trim],
+        },
     }
 }
 
@@ -293,6 +320,12 @@ fn remember(context: &Context, file: &Path, report: &mut Report) {
     }
     if let Err(error) = history::add(file, report) {
         context.output.say(&format!("this run is not kept: {error}"));
+    }
+}
+
+impl From<AskError> for CliError {
+    fn from(error: AskError) -> Self {
+        unanswered(error)
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Look, Style};
 use crate::bench::history::{Comparison, Verdict};
 use crate::bench::report::Report;
 use crate::bench::roofline::{Roofline, TargetVerdict};
+use crate::bench::run::Between;
 use crate::bench::stats::Stats;
 use crate::registry::ProcessType;
 use crate::units::Bytes;
@@ -16,7 +17,7 @@ use crate::units::Bytes;
 #[must_use]
 pub fn report(report: &Report, look: &Look) -> String {
     let mut out = heading(report, look);
-    let tables = [prefill(report), decode(report)];
+    let tables = [prefill(report), decode(report), turns(report)];
     for (columns, rows) in tables.iter().filter(|(_, rows)| !rows.is_empty()) {
         // What must stay does not fit on a terminal this narrow: then it is broken by the terminal.
         let wide = Look { width: usize::MAX, ..*look };
@@ -78,18 +79,40 @@ fn decode(report: &Report) -> Table {
     (columns, report.measured.decode.iter().map(row).collect())
 }
 
+/// One prompt again and again.
+fn turns(report: &Report) -> Table {
+    let columns = vec![
+        Column::left("THE SAME PROMPT", 0),
+        Column::right("TOKENS", 1),
+        Column::right("OF THEM KEPT", 0),
+        Column::right("FIRST TOKEN", 0),
+    ];
+    let Some(cache) = &report.measured.cache else { return (columns, Vec::new()) };
+    let row = |name: &str, kept: u64, ms: f64| {
+        let cells: Vec<Cell> = vec![
+            name.to_owned().into(),
+            cache.prompt_tokens.to_string().into(),
+            kept.to_string().into(),
+            millis(ms).into(),
+        ];
+        cells
+    };
+    let mut rows = vec![
+        row("for the first time", 0, cache.cold_ms),
+        row("at once", cache.cached_tokens, cache.hit_ms),
+    ];
+    for stored in &cache.stored {
+        let name = match stored.after {
+            Between::Trim => "after a trim",
+            Between::Restart => "after a restart",
+        };
+        rows.push(row(name, stored.cached_tokens, stored.hit_ms));
+    }
+    (columns, rows)
+}
+
 fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
-    if let Some(cache) = &report.measured.cache {
-        let text = format!(
-            "{} of {} prompt tokens seen before: first token after {} instead of {}",
-            cache.cached_tokens,
-            cache.prompt_tokens,
-            millis(cache.hit_ms),
-            millis(cache.cold_ms)
-        );
-        facts.push(("prompt cache", text));
-    }
     if let Some(peak) = report.peak_bytes {
         facts.push(("memory", format!("{} at most in this run of the backend", Bytes(peak))));
     }

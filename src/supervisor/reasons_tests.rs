@@ -1,0 +1,150 @@
+//! What lets kept prompts go, and what does not, on a machine of which the test decides the time.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::clock_tests::Adopted;
+use crate::api::{StateName, StopRequest};
+use crate::host::{MemoryReading, Pressure, Signal};
+use crate::units::Bytes;
+
+/// Longer than a health check's interval, at which memory is looked at as well.
+const LOOK: Duration = Duration::from_secs(11);
+
+/// What a launcher was asked, in order.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+/// A launcher and its server, as far as the supervisor sees them. Chats are never answered.
+async fn launcher(run: &Path, adopted: &Adopted) -> Asked {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    adopted.host.set_listener(port, Some(adopted.backend.pid));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = server.accept().await {
+            tokio::spawn(answer(stream));
+        }
+    });
+    let link = UnixListener::bind(run.join("m.sock")).unwrap();
+    let asked = Asked::default();
+    let heard = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = link.accept().await {
+            tokio::spawn(speak(stream, port, heard.clone()));
+        }
+    });
+    asked
+}
+
+async fn answer(mut stream: TcpStream) {
+    let mut request = vec![0; 4096];
+    let length = stream.read(&mut request).await.unwrap_or_default();
+    if request[..length].windows(4).any(|part| part == b"chat") {
+        std::future::pending::<()>().await;
+    }
+    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+}
+
+async fn speak(stream: UnixStream, port: u16, asked: Asked) {
+    let (reader, mut writer) = stream.into_split();
+    let hello = format!(
+        "{{\"event\":\"hello\",\"protocol\":1,\"generation\":3,\"pid\":4711,\"port\":{port},\"thread\":\"alive\",\"error\":null}}\n"
+    );
+    let _ = writer.write_all(hello.as_bytes()).await;
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let op = line["op"].as_str().unwrap().to_owned();
+        let _ = writer.write_all(format!("{{\"reply\":{op:?},\"freed\":1}}\n").as_bytes()).await;
+        asked.lock().unwrap().push(op);
+    }
+}
+
+async fn ready(memory: &str) -> (Adopted, Asked) {
+    let adopted = Adopted::new(memory, "");
+    let asked = launcher(&adopted.folder.path().join("run"), &adopted).await;
+    while adopted.handle.model("m").await.unwrap().state != StateName::Ready {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    (adopted, asked)
+}
+
+fn ops(asked: &Asked) -> Vec<String> {
+    asked.lock().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_empties_the_buffer_cache_and_half_an_hour_without_a_request_lets_prompts_go() {
+    let (_adopted, asked) = ready("").await;
+    tokio::time::sleep(Duration::from_secs(44)).await;
+    assert_eq!(ops(&asked), [""; 0]);
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(ops(&asked), ["trim"], "after 45 s");
+    tokio::time::sleep(Duration::from_secs(30 * 60 - 57)).await;
+    assert_eq!(ops(&asked), ["trim"], "a pause of 29 minutes costs nothing");
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(ops(&asked), ["trim", "release"]);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(ops(&asked), ["trim", "release"], "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_pressure_lets_prompts_go_at_once() {
+    let (adopted, asked) = ready("").await;
+    let reading = MemoryReading { available: Some(Bytes::gb(64)), ..MemoryReading::default() };
+    adopted.host.set_memory(MemoryReading { pressure: Pressure::Warning, ..reading });
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(ops(&asked), ["release"]);
+    adopted.host.set_memory(MemoryReading { pressure: Pressure::Critical, ..reading });
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(ops(&asked), ["release", "release"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_game_lets_prompts_go_when_it_starts() {
+    let (adopted, asked) = ready("yield = [\"Civ5XP\"]").await;
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(ops(&asked), [""; 0]);
+    adopted.host.set_running(&["Civ5XP"]);
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(ops(&asked), ["release"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_lets_them_go_kept_on_disk_or_forgotten() {
+    let (adopted, asked) = ready("").await;
+    adopted.handle.trim("m").await.unwrap();
+    assert_eq!(ops(&asked), ["release"]);
+    let prompts = crate::backend::launcher::prompts(&adopted.folder.path().join("state"), "m");
+    std::fs::create_dir_all(&prompts).unwrap();
+    std::fs::write(prompts.join("x.tokens"), [0; 10]).unwrap();
+    assert!(adopted.handle.forget("m").await.unwrap().changed);
+    assert_eq!(ops(&asked), ["release", "forget"]);
+    assert_eq!(std::fs::read_dir(prompts).unwrap().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_request_only_the_buffer_cache_goes() {
+    let (adopted, asked) = ready("").await;
+    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
+    let body = r#"{"messages":[{"role":"user","content":"x"}]}"#;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    client.write_all(request.as_bytes()).await.unwrap();
+    while adopted.handle.model("m").await.unwrap().traffic.in_flight == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    adopted.handle.trim("m").await.unwrap();
+    assert_eq!(ops(&asked), ["trim"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_leaves_it_to_the_backend_which_has_the_time_for_it() {
+    let (adopted, asked) = ready("").await;
+    adopted.handle.stop("m", StopRequest::default()).await.unwrap();
+    assert_eq!(ops(&asked), [""; 0]);
+    assert_eq!(adopted.host.signals(), [(adopted.backend, Signal::Term)]);
+}
