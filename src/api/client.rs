@@ -19,6 +19,9 @@ use crate::{host, terminal};
 
 /// How long a supervisor that is there may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a backend may take to give up what it keeps: gigabytes are written to disk, and one token is waited for. Its
+/// launcher gives up after 120 s.
+pub const GIVING_UP: Duration = Duration::from_secs(150);
 /// A document is never longer, bytes.
 const DOCUMENT_MAX: u64 = 64 << 20;
 /// A line of a stream is never longer, bytes.
@@ -163,12 +166,13 @@ impl Client {
         self.command(model, "restart", request, None, progress)
     }
 
-    /// `POST /v1/models/{model}/trim`
+    /// `POST /v1/models/{model}/trim`: kept prompts are written to disk before, which takes a while.
     ///
     /// # Errors
     /// Any [`ClientError`].
     pub fn trim(&self, model: &str) -> Result<CommandDone> {
-        self.document("POST", &model_target(model, "trim"), None::<&()>)
+        let patience = self.patience.saturating_add(GIVING_UP);
+        self.clone().with_patience(patience).document("POST", &model_target(model, "trim"), None::<&()>)
     }
 
     /// `POST /v1/models/{model}/forget`
@@ -176,7 +180,8 @@ impl Client {
     /// # Errors
     /// Any [`ClientError`].
     pub fn forget(&self, model: &str) -> Result<CommandDone> {
-        self.document("POST", &model_target(model, "forget"), None::<&()>)
+        let patience = self.patience.saturating_add(GIVING_UP);
+        self.clone().with_patience(patience).document("POST", &model_target(model, "forget"), None::<&()>)
     }
 
     /// `POST /v1/reload`

@@ -266,7 +266,7 @@ impl KeyUsage {
     }
 }
 
-/// A model's requests, since the supervisor's start.
+/// A model's requests, since the first supervisor of this boot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrafficStatus {
     /// Now.
@@ -286,6 +286,9 @@ pub struct TrafficStatus {
     /// By the names of their keys, where keys are asked for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, KeyUsage>,
+    /// When counting began, RFC 3339, UTC; null where an earlier version began it.
+    #[serde(default)]
+    pub since: Option<String>,
     /// Over the last answers; null before the first.
     pub tokens_per_second: Option<f64>,
     /// Time to first token of the last answers, milliseconds.

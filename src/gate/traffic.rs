@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use crate::speed;
 #[derive(Debug)]
 pub struct Traffic {
     started: Instant,
+    /// The same, by the wall clock.
+    since: SystemTime,
     in_flight: AtomicU64,
     /// Told when `in_flight` leaves 0 and when it comes back. A watch channel would be told of each request as well,
     /// and has eight lists to look through for it.
@@ -66,6 +68,7 @@ impl Default for Traffic {
     fn default() -> Self {
         Self {
             started: Instant::now(),
+            since: SystemTime::now(),
             in_flight: AtomicU64::new(0),
             turned: Notify::new(),
             queued: AtomicU64::new(0),
@@ -144,6 +147,7 @@ impl Traffic {
             prompt_tokens: self.prompt_tokens.load(Relaxed),
             cached_tokens: self.cached_tokens.load(Relaxed),
             keys: self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            since: Some(humantime::format_rfc3339_seconds(self.since).to_string()),
             tokens_per_second: recent.tokens_per_second,
             ttft_ms: recent.ttft_ms,
         }
@@ -256,7 +260,7 @@ mod tests {
     #[test]
     fn speeds_are_those_of_the_last_answers() {
         let traffic = Traffic::default();
-        assert_eq!(traffic.status(), TrafficStatus::default());
+        assert_eq!(TrafficStatus { since: None, ..traffic.status() }, TrafficStatus::default());
         traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
         let status = traffic.status();
         assert_eq!((status.tokens, status.ttft_ms, status.tokens_per_second), (11, Some(500.0), Some(10.0)));

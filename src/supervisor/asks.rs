@@ -5,15 +5,13 @@ use tokio::sync::oneshot;
 use super::driver::Driver;
 use super::handle::Input;
 use super::handle::{Answer, Ask};
+use crate::api::client::GIVING_UP;
 use crate::api::{ApiError, CommandDone, ErrorCode, StartRequest, StopRequest};
 use crate::backend::launcher;
 use crate::backend::link::Reply;
 use crate::backend::link::Request;
 use crate::lifecycle::{Event, FailureKind, Name, Outcome, State, StopReason};
 use crate::units::Bytes;
-
-/// How long a launcher may take to answer; a release writes kept prompts, and waits for one token of the model.
-const LINK_ANSWER: std::time::Duration = std::time::Duration::from_secs(150);
 
 impl Driver {
     /// Answers one question, now or when its outcome is there.
@@ -208,7 +206,7 @@ impl Driver {
         tokio::spawn(async move {
             let (reply, answered) = oneshot::channel();
             let asked = questions.send((request, reply)).await;
-            let freed = match tokio::time::timeout(LINK_ANSWER, answered).await {
+            let freed = match tokio::time::timeout(GIVING_UP, answered).await {
                 Ok(Ok(Reply::Trim { freed } | Reply::Release { freed })) if asked.is_ok() => freed.map(Bytes),
                 _ => None,
             };
@@ -227,7 +225,7 @@ impl Driver {
                 let (reply, answered) = oneshot::channel();
                 if questions.send((Request::Forget, reply)).await.is_ok() {
                     // A launcher that cannot, or does not answer: its files are deleted below all the same.
-                    let _ = tokio::time::timeout(LINK_ANSWER, answered).await;
+                    let _ = tokio::time::timeout(GIVING_UP, answered).await;
                 }
             }
             let deleted = tokio::task::spawn_blocking(move || launcher::forget(&folder)).await;

@@ -46,6 +46,9 @@ pub(super) struct Kept {
     /// The same, by the names of keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, KeyUsage>,
+    /// Since when, RFC 3339; `None` in files of earlier versions.
+    #[serde(default)]
+    pub since: Option<String>,
 }
 
 impl Kept {
@@ -65,6 +68,7 @@ impl Kept {
             prompt_tokens: traffic.prompt_tokens,
             cached_tokens: traffic.cached_tokens,
             keys: traffic.keys.clone(),
+            since: traffic.since.clone(),
         }
     }
 
@@ -84,6 +88,10 @@ impl Kept {
             tokens: traffic.tokens.saturating_add(self.tokens),
             prompt_tokens: traffic.prompt_tokens.saturating_add(self.prompt_tokens),
             cached_tokens: traffic.cached_tokens.saturating_add(self.cached_tokens),
+            since: match &self.since {
+                None if self.requests == 0 => traffic.since,
+                before => before.clone(),
+            },
             ..traffic
         }
     }
@@ -142,11 +150,21 @@ mod tests {
                 "ann".to_owned(),
                 KeyUsage { requests: 3, tokens: 9, ..KeyUsage::default() },
             )]),
+            since: Some("2026-01-01T00:00:00Z".to_owned()),
         };
         kept.write(run.path(), "32b").unwrap();
         assert_eq!(Kept::read(run.path(), "32b", "b"), kept);
         assert_eq!(Kept::read(run.path(), "32b", "c"), Kept::default());
-        let sum = kept.add_to(TrafficStatus { requests: 1, in_flight: 5, ..TrafficStatus::default() });
+        let now = TrafficStatus {
+            requests: 1,
+            in_flight: 5,
+            since: Some("2026-01-02T00:00:00Z".to_owned()),
+            ..TrafficStatus::default()
+        };
+        let sum = kept.add_to(now.clone());
+        assert_eq!(sum.since, kept.since, "counting goes on");
+        assert_eq!(Kept::default().add_to(now.clone()).since, now.since);
+        assert_eq!(Kept { since: None, ..kept.clone() }.add_to(now).since, None, "not known");
         assert_eq!((sum.requests, sum.errors, sum.tokens, sum.in_flight), (4, 1, 9, 5));
         assert_eq!((sum.prompt_tokens, sum.cached_tokens, sum.keys["ann"].requests), (70, 60, 3));
         let old = include_str!("../../tests/fixtures/state-v1/32b.kept.json");

@@ -126,3 +126,40 @@ fn a_full_disk_is_said_stops_neither_supervisor_nor_model_and_is_recovered_from(
         .collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "no event is missing");
 }
+
+/// A supervisor whose models' kept prompts lie on a disk of their own, mounted with these options.
+fn with_prompts_on(options: &str) -> Option<Instance> {
+    let mut instance = Instance::real(vec![Entry::new("m", "always")]);
+    if !Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|output| output.status.success()) {
+        skipped("a disk for kept prompts", "this system lets nobody mount a file system");
+        return None;
+    }
+    let folder = instance.root().join("state/prompts");
+    std::fs::create_dir_all(&folder).unwrap();
+    let script = format!("mount -t tmpfs -o {options} none {} && exec \"$@\"", folder.display());
+    instance.serve_within(&["unshare", "-rm", "sh", "-c", &script, "sh"]);
+    instance.wait_state("m", "ready");
+    Some(instance)
+}
+
+#[test]
+fn kept_prompts_on_a_short_or_a_read_only_disk_are_said_and_serving_goes_on() {
+    for (options, said) in [("size=1m,mode=0700", "is short"), ("ro,mode=0700", "Read-only file system")] {
+        let Some(instance) = with_prompts_on(options) else { return };
+        let messages = serde_json::json!([{"role": "user", "content": "What are you? ".repeat(40)}]);
+        let body = serde_json::json!({"messages": messages, "max_tokens": 6, "temperature": 0}).to_string();
+        let ask = || {
+            let (status, answer) = http(instance.gate("m"), "POST", "/v1/chat/completions", &body);
+            assert_eq!(status, 200, "{answer}");
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            answer["choices"][0]["message"]["content"].clone()
+        };
+        let first = ask();
+        instance.expect(0, &["trim", "m"]);
+        let trouble = instance.model("m")["memory"]["prompt_store"]["trouble"].to_string();
+        assert!(trouble.contains(said), "{options}: {trouble}");
+        assert_eq!(ask(), first);
+        let log = std::fs::read_to_string(instance.root().join("logs/m.log")).unwrap();
+        assert_eq!(log.matches("warning: kept prompts").count() + log.matches("warning: the disk").count(), 1);
+    }
+}

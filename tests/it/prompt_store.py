@@ -100,6 +100,25 @@ def killed(path, point):
     write(made, save=torn)
 
 
+def killed_reading(path, point):
+    made = reopened(path)
+    [entry] = made.entries.values()
+
+    def load(file, return_metadata):
+        if point == "1":
+            os._exit(9)
+        loaded = kinds.load_prompt_cache(file, return_metadata)
+        if point == "2":
+            os._exit(9)
+        return loaded
+
+    if point == "0":
+        prompt_store.sums = lambda *_: os._exit(9)
+    elif point == "3":
+        made.tell = lambda facts: os._exit(9)
+    made.read(entry, mx, load)
+
+
 def shared(path):
     assert not store(path)[1] and "another process" in said[-1]
 
@@ -196,6 +215,36 @@ for point in range(4):
     assert len(files(path)) == (2 if point == 3 else 0), (point, files(path))
 print("killed")
 
+# Killed at each point of reading: the next one reads it.
+path = place()
+made, _ = store(path)
+assert write(made), said
+leave(made)
+for point in range(4):
+    assert child("killed_reading", path, point) == 9, point
+    made = reopened(path)
+    assert read(made) is not None and made.facts()["damaged"] == 0, point
+    leave(made)
+print("killed while it reads")
+
+# What cannot be read, by the system's word, is computed; so is what MLX cannot make arrays of.
+for fail in ("system", "mlx"):
+    made, _ = store(place())
+    write(made)
+    [entry] = made.entries.values()
+    before = prompt_store.sums
+
+    def failing(*what, **named):
+        raise OSError(5, "Input/output error")
+
+    if fail == "system":
+        prompt_store.sums = failing
+    found = made.read(entry, mx, kinds.load_prompt_cache if fail == "system" else failing)
+    prompt_store.sums = before
+    assert found is None and made.facts()["damaged"] == 1 and "Input/output error" in said[-1], (fail, said)
+    assert files(made.path, ".tokens") == [], files(made.path)
+print("unreadable")
+
 # Torn and damaged files cost a recomputation, and one of them is kept for whoever wants to look.
 def shorten(path):
     os.truncate(path, os.path.getsize(path) - 1)
@@ -269,6 +318,22 @@ for name in ("config.json", "tokenizer.json", "model.safetensors"):
         file.write("[")
     others.append(prompt_store.identity(model, ["--model", folder]))
 assert len({same, *others}) == 6
+# Of another version of mlx-lm or MLX, which may lay arrays out or round differently.
+import importlib.metadata
+
+now, version = prompt_store.identity(model, ["--model", folder]), importlib.metadata.version
+for package in ("mlx-lm", "mlx"):
+    importlib.metadata.version = lambda name, package=package: version(name) + ("1" if name == package else "")
+    assert prompt_store.identity(model, ["--model", folder]) != now, package
+    importlib.metadata.version = version
+# Of another version of this file.
+path = place()
+made, _ = store(path)
+write(made)
+leave(made)
+prompt_store.FORMAT += 1
+assert read(reopened(path)) is None and files(path, ".tokens") == []
+prompt_store.FORMAT -= 1
 print("foreign")
 
 # A store that somebody else may write, or that is no folder, is refused and said; serving goes on without.

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::real;
-use crate::support::{Entry, Instance, http, signal};
+use crate::support::{Entry, Instance, control, http, signal};
 
 /// Every kind of cache, and a fault at each point of writing and reading.
 #[test]
@@ -25,6 +25,8 @@ fn what_is_read_back_is_what_was_kept_and_a_fault_costs_a_recomputation() {
         "short disk",
         "full disk",
         "killed",
+        "killed while it reads",
+        "unreadable",
         "damaged",
         "exchanged",
         "foreign",
@@ -88,6 +90,32 @@ fn a_conversation_outlives_a_trim_a_kill_and_a_restart_until_it_is_forgotten() {
     assert!(std::fs::read_dir(&folder).unwrap().count() > 1);
     instance.expect(0, &["trim", "--forget"]);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "without a backend as well");
+}
+
+#[test]
+fn a_hand_over_and_a_restart_after_it_cost_no_conversation_and_no_count() {
+    let mut instance = Instance::real(vec![Entry::new("m", "always")]).serve();
+    instance.wait_state("m", "ready");
+    let (first, _) = ask(&instance, "");
+    let usage = |instance: &Instance| -> Value {
+        let usage: Value = serde_json::from_str(&instance.expect(0, &["usage", "--json"])).unwrap();
+        usage["models"][0].clone()
+    };
+    let before = usage(&instance);
+    let answer = control(&instance.root().join("run/mlxctl.sock"), "POST", "/v1/handover");
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    assert_eq!(instance.wait_for_end(), Some(0));
+    instance.serve_again();
+    instance.wait_state("m", "ready");
+    assert_eq!(usage(&instance), before, "counting goes on");
+    assert!(before["since"].as_str().unwrap().ends_with('Z'), "{before}");
+    let pid = instance.pid("m");
+    instance.expect(0, &["restart", "m"]);
+    assert_ne!(instance.pid("m"), pid);
+    let (back, cached) = ask(&instance, "");
+    assert!(cached > 100, "{cached}");
+    assert_eq!(back, first);
+    assert_eq!(usage(&instance)["all"]["requests"], 2);
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! `mlxctl trim [<model>] [--forget]`
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
 use crate::api::CommandDone;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,8 +19,38 @@ pub struct Args {
     forget: bool,
 }
 
-fn ask(remote: &Remote, forget: bool, name: &str) -> Result<CommandDone, ClientError> {
-    if forget { remote.client.forget(name) } else { remote.client.trim(name) }
+/// Between two looks at how far it is; what is over sooner says nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+fn ask(context: &Context, remote: &Remote, forget: bool, name: &str) -> Result<CommandDone, ClientError> {
+    if forget {
+        return remote.client.forget(name);
+    }
+    let written = || {
+        let status = remote.client.status().ok()?;
+        let model = status.models.into_iter().find(|model| model.name == name)?;
+        Some(model.memory.prompt_store?.written_bytes)
+    };
+    let before = written();
+    let (done, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut told = None;
+            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let now = written().zip(before).map(|(now, before)| now.saturating_sub(before));
+                if let Some(bytes) = now.filter(|_| now != told) {
+                    context.output.say(&format!(
+                        "{name} writes its kept prompts to disk: {} so far",
+                        Bytes(bytes)
+                    ));
+                    told = now;
+                }
+            }
+        });
+        let answer = remote.client.trim(name);
+        drop(done);
+        answer
+    })
 }
 
 /// Has the backends give back the memory that they only cache.
@@ -27,7 +61,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     if let Some(typed) = &args.model {
         let name = remote.name(typed);
-        let done = ask(&remote, args.forget, &name).map_err(|error| remote.explain(error, typed))?;
+        let done = ask(context, &remote, args.forget, &name).map_err(|error| remote.explain(error, typed))?;
         return context.output.data(&done.text);
     }
     let status = remote.client.status()?;
@@ -42,7 +76,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
     let mut first = None;
     for name in running {
-        match ask(&remote, args.forget, name) {
+        match ask(context, &remote, args.forget, name) {
             Ok(done) => context.output.data(&done.text)?,
             Err(error) => {
                 first.get_or_insert(remote.explain(error, name));

@@ -14,7 +14,8 @@ pub struct Args {
     json: bool,
 }
 
-/// Prints the tokens of prompts and answers, by model and by key, since this boot's first supervisor.
+/// Prints the tokens of prompts and answers, by model and by key, since the moment that it names: the counts outlive a
+/// supervisor, and not a boot.
 ///
 /// # Errors
 /// Exit 3 without a supervisor, 4 for an unknown model.
@@ -40,7 +41,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if args.json {
         let models: Vec<_> = models
             .iter()
-            .map(|(name, traffic)| serde_json::json!({ "name": name, "all": all(traffic), "keys": traffic.keys }))
+            .map(|(name, traffic)| serde_json::json!({ "name": name, "since": traffic.since, "all": all(traffic), "keys": traffic.keys }))
             .collect();
         return context.output.data(&serde_json::json!({ "schema": 1, "models": models }).to_string());
     }
@@ -61,11 +62,12 @@ fn table(models: &[(&str, &TrafficStatus)]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    table.set_header(["MODEL", "KEY", "REQUESTS", "PROMPT", "CACHED", "ANSWER"]);
+    table.set_header(["MODEL", "KEY", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "SINCE"]);
     for (model, traffic) in models {
-        let total = ("all".to_owned(), all(traffic));
-        let keys = traffic.keys.iter().map(|(name, usage)| (name.clone(), *usage));
-        for (key, usage) in std::iter::once(total).chain(keys) {
+        let since = traffic.since.clone().unwrap_or_else(|| "this boot".to_owned());
+        let total = ("all".to_owned(), all(traffic), since);
+        let keys = traffic.keys.iter().map(|(name, usage)| (name.clone(), *usage, String::new()));
+        for (key, usage, since) in std::iter::once(total).chain(keys) {
             table.add_row([
                 (*model).to_owned(),
                 key,
@@ -73,6 +75,7 @@ fn table(models: &[(&str, &TrafficStatus)]) -> String {
                 usage.prompt_tokens.to_string(),
                 usage.cached_tokens.to_string(),
                 usage.tokens.to_string(),
+                since,
             ]);
         }
     }
@@ -94,12 +97,13 @@ mod tests {
             tokens: 60,
             prompt_tokens: 900,
             cached_tokens: 800,
+            since: Some("2026-01-01T00:00:00Z".to_owned()),
             keys: std::collections::BTreeMap::from([("ann".to_owned(), key)]),
             ..TrafficStatus::default()
         };
         let text = table(&[("32b", &traffic)]);
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[1], ["32b", "all", "5", "900", "800", "60"]);
+        assert_eq!(rows[1], ["32b", "all", "5", "900", "800", "60", "2026-01-01T00:00:00Z"]);
         assert_eq!(rows[2], ["32b", "ann", "2", "300", "200", "20"]);
     }
 }

@@ -7,6 +7,7 @@ mod faults;
 mod lane;
 mod places;
 mod promises;
+mod store;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
