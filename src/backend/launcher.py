@@ -908,11 +908,26 @@ def keep_prompts_alone(room, keeper=None):
 
     on_cpu = mx.default_device().type == mx.cpu
 
+    sliding = getattr(caches, "RotatingKVCache", None)
+
+    def cut(layer):
+        """A sliding cache holds a whole step of the prompt beyond its window, which nobody reads again."""
+        for part in getattr(layer, "caches", ()):
+            cut(part)
+        if type(layer) is not sliding or layer.keys is None or layer.keep != 0:
+            return
+        rows, window = layer.keys.shape[2], layer.max_size
+        if rows == layer._idx and rows > window:
+            layer.keys, layer.values = (mx.contiguous(part[..., -window:, :]) for part in (layer.keys, layer.values))
+            layer._idx = window
+
     def insert_alone(self, model, tokens, prompt_cache, **kinds):
         if room and kinds.get("cache_type", "assistant") == "assistant":
             room.end(self, tokens)
         kept = list(prompt_cache)
         prompt_cache.clear()
+        for layer in kept:
+            cut(layer)
         size = sum(layer.nbytes for layer in kept)
         # What is over the bound would push out all others before it goes itself.
         if size > self.max_bytes > 0:

@@ -176,6 +176,25 @@ impl Shape {
         self.caches.iter().filter(|cache| matches!(cache, Cache::State { .. })).count() as u64
     }
 
+    /// What sliding caches hold of a sequence beyond their windows while its prompt is processed: to the window, less
+    /// one, all of a step is appended (`_update_concat` of `RotatingKVCache` and its batched kind in
+    /// mlx_lm/models/cache.py), and cut off again by the next one.
+    #[must_use]
+    pub fn overhang(&self, tokens: u64, step: u64, precision: Precision) -> Bytes {
+        let beyond = |window: u64| {
+            let held = window.saturating_sub(1).saturating_add(step).min(tokens);
+            held.saturating_sub(window)
+        };
+        let of = |cache: &Cache| match *cache {
+            Cache::Rotating(kv, window) => kv.plain(precision.activation).saturating_mul(beyond(window)),
+            Cache::Array { law: Law::Rotating { window, .. }, bytes, .. } => {
+                bytes.saturating_mul(beyond(window))
+            }
+            _ => 0,
+        };
+        Bytes(self.caches.iter().map(of).fold(0, u64::saturating_add))
+    }
+
     /// The most tokens that a token attends to at a sequence of `tokens` tokens, while `step` are processed.
     #[must_use]
     pub fn attended(&self, tokens: u64, step: u64) -> u64 {
@@ -336,6 +355,16 @@ mod tests {
         let shape = Shape::parse(GOOD).unwrap();
         assert_eq!(shape.per_token(PLAIN).0, Bytes(262_144));
         assert_eq!(shape.kv(30_013, PLAIN), Bytes(262_144 * 30_208), "in steps of 256 tokens");
+    }
+
+    #[test]
+    fn a_sliding_cache_holds_a_step_beyond_its_window_while_a_prompt_is_processed() {
+        let kv = Kv { heads: 4, key: 128, value: 128 };
+        let caches = vec![Cache::Full(kv), Cache::Rotating(kv, 512), Cache::Rotating(kv, 4096)];
+        let shape = Shape { caches, ..Shape::parse(GOOD).unwrap() };
+        let rows = |tokens, step| shape.overhang(tokens, step, PLAIN).0 / kv.plain(2);
+        assert_eq!([rows(400, 400), rows(1200, 512), rows(1200, 2048)], [0, 511, 688]);
+        assert_eq!(rows(30_000, 512), 511 + 511);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub struct Step {
 /// s = step tokens · heads · attended tokens · activation size: attention scores, only where attention is not fused
 /// (or the states of a recurrent layer, one a token, if they are larger and there is no kernel for them);
 /// v = KV bytes of one layer, held k times by a GPU: what the cache was before it grew, and copies for the kernel;
+/// beside it, what sliding caches hold beyond their windows ([`Shape::overhang`]);
 /// f = layers in flight. Fitted: CUDA to an H100 (32B and 72B shapes, 2,000 to 30,000 tokens, step 512; residuals
 /// of the whole peak −8 % to +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not
 /// measured.
@@ -55,19 +56,21 @@ pub fn prefill(shape: &Shape, weights: Bytes, step: Step, precision: Precision, 
     let states =
         if platform == Platform::Metal { 0 } else { step.tokens.saturating_mul(shape.largest_state()) };
     let scores = scores.max(states);
+    let own = step.tokens / step.sequences.max(1);
+    let beyond = Bytes(shape.overhang(step.context, own, precision).0.saturating_mul(step.sequences));
     let logits = Bytes(step.sequences.saturating_mul(shape.vocab).saturating_mul(4));
     let times = |bytes: Bytes, n: u64| Bytes(bytes.0.saturating_mul(n));
     if platform == Platform::Cpu {
         // Operations run one after the other and give their memory back at once: measured, one layer's scores and
         // twice its activations, and the lazy graph of the layers that run token by token.
         let graph = GRAPH_A_TOKEN.saturating_mul(step.tokens).saturating_mul(shape.recurrent_layers());
-        return times(activations, 2) + Bytes(scores + graph) + logits;
+        return times(activations, 2) + Bytes(scores + graph) + logits + beyond;
     }
     let in_flight = layers_in_flight(shape, weights, platform);
     let copies = if platform == Platform::Cuda { 4 } else { 2 };
     // Scores are large enough to end a command buffer by themselves, three times a layer.
     let scores = times(Bytes(scores), in_flight.min(BUFFERS / 3 + 1));
-    times(activations + times(kv, copies), in_flight) + scores + logits
+    times(activations + times(kv, copies), in_flight) + scores + logits + beyond
 }
 
 /// Whether attention runs in one kernel that never writes its scores.

@@ -423,6 +423,19 @@ assert lru.fetch_nearest_cache("m", [*others[1], 1])[1] == [1], "the newest stay
 # A prompt that is just what the store has leaves a token over.
 found, rest = lru.fetch_nearest_cache("m", PROMPT)
 assert rest == PROMPT[-1:] and found[0].offset == 199, rest
+# A sliding cache is kept without what it holds beyond its window, which changes nothing of what follows.
+whole = filled(kinds.RotatingKVCache(64))
+kept, token = kinds.RotatingKVCache(64), [mx.random.normal((1, 2, 1, 64)) for _ in range(2)]
+kept.state = whole.state
+alone = kinds.LRUPromptCache(10)
+alone.insert_cache("s", PROMPT, [kinds.CacheList(kept)])
+assert whole.nbytes == 200 * 2 * 2 * 64 * 4 and alone.nbytes == 64 * 2 * 2 * 64 * 4, (whole.nbytes, alone.nbytes)
+for tokens in (token, [mx.random.normal((1, 2, 5, 64)) for _ in range(2)]):
+    [[one], other] = (alone.fetch_nearest_cache("s", [*PROMPT, 1])[0], kinds.RotatingKVCache(64))
+    other.state = whole.state
+    [one, other] = (cache.update_and_fetch(*tokens) for cache in (one.caches[0], other))
+    assert all(mx.array_equal(*pair) for pair in zip(one, other)), tokens[0].shape
+print("cut to the window")
 before = len(seen)
 lru.max_bytes = 0
 assert lru.fetch_nearest_cache("m", [*PROMPT, 1])[0] is None, "while everything is given up"
