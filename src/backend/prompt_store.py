@@ -78,7 +78,9 @@ def common_prefix(one, other):
 
 def secure(path):
     """Makes the folder, or says why it must not be used: whoever writes there decides what the model has read."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    # One by one: of those above the last, makedirs leaves the mode to the umask, which may let a group write.
+    for folder in (os.path.dirname(os.path.abspath(path)), path):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
     for folder, own in ((path, True), (os.path.dirname(os.path.abspath(path)), False)):
         found = os.lstat(folder) if own else os.stat(folder)
         if not stat.S_ISDIR(found.st_mode):

@@ -158,6 +158,11 @@ made, _ = store(path)
 write(made)
 assert os.stat(path).st_mode & 0o777 == 0o700
 assert {os.stat(os.path.join(path, name)).st_mode & 0o777 for name in os.listdir(path)} == {0o600}
+# Whatever the shell's umask is.
+before, path = os.umask(0o002), os.path.join(tempfile.mkdtemp(), "prompts", "m")
+made, opened = store(path)
+os.umask(before)
+assert opened and os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700, said
 print("private")
 
 # Matching is mlx_lm's: what can be cut serves every prompt that begins like it, what cannot serves its whole.

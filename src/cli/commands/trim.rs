@@ -31,20 +31,20 @@ fn ask(context: &Context, remote: &Remote, forget: bool, name: &str) -> Result<C
         let model = status.models.into_iter().find(|model| model.name == name)?;
         Some(model.memory.prompt_store?.written_bytes)
     };
-    let before = written();
     let (done, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let mut told = None;
+            let mut before = None;
             while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                let now = written().zip(before).map(|(now, before)| now.saturating_sub(before));
-                if let Some(bytes) = now.filter(|_| now != told) {
-                    context.output.say(&format!(
-                        "{name} writes its kept prompts to disk: {} so far",
-                        Bytes(bytes)
-                    ));
-                    told = now;
+                let now = written();
+                match now.zip(before).map(|(now, before): (u64, u64)| now.saturating_sub(before)) {
+                    None if now.is_some() => {
+                        context.output.say(&format!("{name} writes its kept prompts to disk"));
+                    }
+                    Some(more) if more > 0 => context.output.say(&format!("another {}", Bytes(more))),
+                    _ => {}
                 }
+                before = now.or(before);
             }
         });
         let answer = remote.client.trim(name);

@@ -39,7 +39,7 @@ const FAULTS: &[(&str, Fault)] = &[
 fn kept_prompts_through_faults_at_random() {
     let (faults, seed) = (number("MLXCTL_CHAOS_FAULTS", 80), number("MLXCTL_CHAOS_SEED", 1));
     // The real server takes seconds to come back.
-    let rounds = usize::try_from(faults / 12).unwrap().max(FAULTS.len());
+    let rounds = usize::try_from(faults / 25).unwrap().max(FAULTS.len());
     let began = Instant::now();
     let mut instance = Instance::real(vec![Entry::new("p", "always").with(QUICK)]);
     instance.serve_until(None);
