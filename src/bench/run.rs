@@ -191,11 +191,7 @@ pub async fn measure<E: From<AskError>>(
             });
             put_through(after)?;
             let again = target.ask(&prompt, 1).await?;
-            stored.push(Stored {
-                after,
-                cached_tokens: again.cached_tokens,
-                hit_ms: millis(again.ttft),
-            });
+            stored.push(Stored { after, cached_tokens: again.cached_tokens, hit_ms: millis(again.ttft) });
         }
         measured.cache = Some(CacheHit {
             prompt_tokens: hit.prompt_tokens,
@@ -347,7 +343,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_tried() {
-        let plan = Plan { prompts: vec![128, 4096], tokens: 256, repeats: 3, streams: vec![1, 2, 4, 8], between: vec![] };
+        let plan = Plan {
+            prompts: vec![128, 4096],
+            tokens: 256,
+            repeats: 3,
+            streams: vec![1, 2, 4, 8],
+            between: vec![],
+        };
         let plan = plan.within(Some(300), 4);
         assert_eq!((plan.prompts, plan.streams, plan.tokens), (vec![128], vec![1, 2, 4], 236));
     }

@@ -176,19 +176,16 @@ impl Shape {
         self.caches.iter().filter(|cache| matches!(cache, Cache::State { .. })).count() as u64
     }
 
-    /// What sliding caches hold of a sequence beyond their windows while its prompt is processed: to the window, less
-    /// one, all of a step is appended (`_update_concat` of `RotatingKVCache` and its batched kind in
-    /// mlx_lm/models/cache.py), and cut off again by the next one.
+    /// What sliding caches hold of a sequence after a step of its prompt: to the window, less one, all of the step is
+    /// appended (`_update_concat` of `RotatingKVCache` and its batched kind in mlx_lm/models/cache.py), and cut off
+    /// again by the next one. After a step of one token, the window.
     #[must_use]
-    pub fn overhang(&self, tokens: u64, step: u64, precision: Precision) -> Bytes {
-        let beyond = |window: u64| {
-            let held = window.saturating_sub(1).saturating_add(step).min(tokens);
-            held.saturating_sub(window)
-        };
+    pub fn sliding(&self, tokens: u64, step: u64, precision: Precision) -> Bytes {
+        let rows = |window: u64| window.saturating_sub(1).saturating_add(step).min(tokens);
         let of = |cache: &Cache| match *cache {
-            Cache::Rotating(kv, window) => kv.plain(precision.activation).saturating_mul(beyond(window)),
+            Cache::Rotating(kv, window) => kv.plain(precision.activation).saturating_mul(rows(window)),
             Cache::Array { law: Law::Rotating { window, .. }, bytes, .. } => {
-                bytes.saturating_mul(beyond(window))
+                bytes.saturating_mul(rows(window))
             }
             _ => 0,
         };
@@ -362,9 +359,10 @@ mod tests {
         let kv = Kv { heads: 4, key: 128, value: 128 };
         let caches = vec![Cache::Full(kv), Cache::Rotating(kv, 512), Cache::Rotating(kv, 4096)];
         let shape = Shape { caches, ..Shape::parse(GOOD).unwrap() };
-        let rows = |tokens, step| shape.overhang(tokens, step, PLAIN).0 / kv.plain(2);
-        assert_eq!([rows(400, 400), rows(1200, 512), rows(1200, 2048)], [0, 511, 688]);
-        assert_eq!(rows(30_000, 512), 511 + 511);
+        let rows = |tokens, step| shape.sliding(tokens, step, PLAIN).0 / kv.plain(2);
+        assert_eq!(rows(400, 400), 400 + 400);
+        assert_eq!([rows(1200, 1), rows(1200, 512), rows(1200, 2048)], [1712, 2223, 2400]);
+        assert_eq!(rows(30_000, 512), 1023 + 4607);
     }
 
     #[test]

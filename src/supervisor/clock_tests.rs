@@ -8,8 +8,8 @@ use super::{Handle, Options, Supervisor};
 use crate::api::StateName;
 use crate::backend::record;
 use crate::backend::spec::{Record, SCHEMA, Spec};
-use crate::host::{Host, Identity};
 use crate::host::fake::Fake;
+use crate::host::{Host, Identity};
 use crate::registry::Registry;
 use crate::units::Bytes;
 

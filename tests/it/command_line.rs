@@ -349,6 +349,33 @@ fn trim_asks_each_backend_that_runs() {
 }
 
 #[test]
+fn a_trim_that_takes_long_says_how_far_it_is() {
+    let instance = Instance::new();
+    let looks = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    serve(&instance, move |request, stream| {
+        if request == "GET /v1/status" {
+            let look = looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut status = status();
+            let facts = StoreFacts { written_bytes: look / 2 * 1_200_000_000, ..StoreFacts::default() };
+            status.models[0].memory.prompt_store = Some(facts);
+            return json(stream, 200, &serde_json::to_string(&status).unwrap());
+        }
+        let Line::Done(done) = serde_json::from_str(&done("32b gave 1.20 GB back")).unwrap() else { return };
+        let (mut stream, looks) = (stream.try_clone().unwrap(), looks.clone());
+        // It is done once it was looked at twice.
+        std::thread::spawn(move || {
+            while looks.load(std::sync::atomic::Ordering::SeqCst) < 3 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            json(&mut stream, 200, &serde_json::to_string(&done).unwrap());
+        });
+    });
+    let (code, out, said) = run(&instance, &["trim"]);
+    assert_eq!((code, out.as_str()), (0, "32b gave 1.20 GB back\n"));
+    assert_eq!(said, "32b writes its kept prompts to disk\nanother 1.20 GB\n");
+}
+
+#[test]
 fn reload_says_what_changes() {
     let instance = Instance::new();
     let asked = serve(&instance, |_, stream| {

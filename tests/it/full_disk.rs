@@ -160,6 +160,9 @@ fn kept_prompts_on_a_short_or_a_read_only_disk_are_said_and_serving_goes_on() {
         assert!(trouble.contains(said), "{options}: {trouble}");
         assert_eq!(ask(), first);
         let log = std::fs::read_to_string(instance.root().join("logs/m.log")).unwrap();
-        assert_eq!(log.matches("warning: kept prompts").count() + log.matches("warning: the disk").count(), 1);
+        assert_eq!(
+            log.matches("warning: kept prompts").count() + log.matches("warning: the disk").count(),
+            1
+        );
     }
 }

@@ -100,7 +100,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             Between::Trim => drop(client.trim(&model.name)?),
             Between::Restart => {
                 // The next run has a peak of its own.
-                peak_bytes = before.as_ref().map(|before| peak(context, model, before)).transpose()?.flatten();
+                peak_bytes =
+                    before.as_ref().map(|before| peak(context, model, before)).transpose()?.flatten();
                 client.restart(&model.name, &StopRequest::default(), |_| ())?;
             }
         }

@@ -97,10 +97,8 @@ fn turns(report: &Report) -> Table {
         ];
         cells
     };
-    let mut rows = vec![
-        row("for the first time", 0, cache.cold_ms),
-        row("at once", cache.cached_tokens, cache.hit_ms),
-    ];
+    let mut rows =
+        vec![row("for the first time", 0, cache.cold_ms), row("at once", cache.cached_tokens, cache.hit_ms)];
     for stored in &cache.stored {
         let name = match stored.after {
             Between::Trim => "after a trim",

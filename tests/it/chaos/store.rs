@@ -82,8 +82,7 @@ impl Shop {
     fn insist(&self, talk: usize) -> (String, u64) {
         let began = Instant::now();
         loop {
-            let answer =
-                try_http(self.instance.gate("p"), "POST", "/v1/chat/completions", &Self::body(talk));
+            let answer = try_http(self.instance.gate("p"), "POST", "/v1/chat/completions", &Self::body(talk));
             if let Some((200, answer)) = answer {
                 let answer: Value = serde_json::from_str(&answer).unwrap();
                 let said = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
@@ -163,9 +162,8 @@ impl Shop {
         self.instance.expect(0, &["trim", "p"]);
         let pid = self.instance.pid("p");
         let (gate, talk) = (self.instance.gate("p"), self.dice.roll(TALKS.len()));
-        let asking = std::thread::spawn(move || {
-            try_http(gate, "POST", "/v1/chat/completions", &Self::body(talk))
-        });
+        let asking =
+            std::thread::spawn(move || try_http(gate, "POST", "/v1/chat/completions", &Self::body(talk)));
         std::thread::sleep(Duration::from_millis(self.dice.roll(60) as u64));
         signal(pid, Signal::SIGKILL);
         drop(asking.join().unwrap());
