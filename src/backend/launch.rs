@@ -97,6 +97,7 @@ impl Launch<'_> {
         let prompt_store = (alone && self.limits.prompt_store > Bytes::ZERO).then(|| PromptStore {
             path: launcher::prompts(self.state, &self.model.name),
             bytes: self.limits.prompt_store.0,
+            recent: self.model.memory.forget_after.as_secs(),
         });
         Spec {
             schema: SCHEMA,

@@ -254,8 +254,21 @@ class Store:
                     best, most = entry, shared
             return best
 
+    def last(self, recent):
+        """What was used last, and when; None: not within so many seconds."""
+        with self.lock:
+            entry = next(reversed(self.entries.values()), None)
+            if entry is None:
+                return None
+            try:
+                used = os.stat(self._file(entry.name + ".tokens")).st_mtime
+            except OSError:
+                return None
+            # A time that is still to come is one that a clock was set back from.
+            return (entry, used) if 0 <= time.time() - used <= recent else None
+
     def read(self, entry, mx, load):
-        """The cache, evaluated; None: it was damaged, and is set aside."""
+        """The cache, which may still be on its way; None: it was damaged, and is set aside."""
         began = time.monotonic()
         path = self._file(entry.name + ".safetensors")
         try:
@@ -263,21 +276,27 @@ class Store:
                 cache, notes = load(path, return_metadata=True)
                 if notes.get("mlxctl") != entry.name or [type(part).__name__ for part in cache] != entry.classes:
                     raise Unfit("it holds something else")
-                mx.eval([part.state for part in cache])
+                # Its layers are read while the first ones are computed with, and while all are compared.
+                mx.async_eval([part.state for part in cache])
         except Exception as error:
             self._set_aside(entry.name, error)
             return None
+        with self.lock:
+            self.counts["read_bytes"] += entry.bytes
+            self._changed()
+        took = time.monotonic() - began
+        print(f"mlxctl: {len(entry.tokens)} tokens read back, {entry.bytes / 1e6:.0f} MB in {took:.2f} s", flush=True)
+        return cache
+
+    def hit(self, entry):
+        """A request began with what was read."""
         with self.lock:
             if entry.name in self.entries:
                 self.entries[entry.name] = self.entries.pop(entry.name)
                 self._touch(entry.name, time.time())
             self.counts["hits"] += 1
             self.counts["read_tokens"] += len(entry.tokens)
-            self.counts["read_bytes"] += entry.bytes
             self._changed()
-        took = time.monotonic() - began
-        print(f"mlxctl: {len(entry.tokens)} tokens read back, {entry.bytes / 1e6:.0f} MB in {took:.2f} s", flush=True)
-        return cache
 
     @contextlib.contextmanager
     def _verified(self, path, entry):
@@ -496,12 +515,13 @@ def sums(file, at, end):
 class Keeper:
     """Puts the store behind mlx_lm's prompt cache: its `fetch_nearest_cache` reads, a release and the end write."""
 
-    def __init__(self, store, arguments, mx):
-        self.store, self.arguments, self.mx = store, arguments, mx
+    def __init__(self, store, arguments, mx, recent=0):
+        self.store, self.arguments, self.mx, self.recent = store, arguments, mx, recent
         self.noted = []  # (cache, model, tokens, when), the newest last
         self.leaving = False  # kept prompts are about to be given up
         self.identities = {}
         self.unsaveable = False
+        self.begun = False  # the first request has come: the supervisor's own, before the backend is ready
         # Whether so many bytes may be read for a prompt of this cache; what they take the place of is given up first.
         self.make_way = lambda cache, tokens, size: True
 
@@ -541,9 +561,12 @@ class Keeper:
 
     def better(self, cache, model, tokens):
         """What memory has, or what the store has where that spares more."""
-        found, rest = self.fetch(cache, model, tokens)
         if not self.open(model):
-            return found, rest
+            return self.fetch(cache, model, tokens)
+        if not self.begun:
+            self.begun = True
+            self.resume(cache, model)
+        found, rest = self.fetch(cache, model, tokens)
         while entry := self.store.best(tokens, len(tokens) - len(rest)):
             # Given up before way is made, or it would be there without being counted.
             del found
@@ -551,6 +574,7 @@ class Keeper:
                 return self.fetch(cache, model, tokens)
             read = self.store.read(entry, self.mx, self.module.load_prompt_cache)
             if read is not None:
+                self.store.hit(entry)
                 # One of mlx_lm's own caches does the cutting, so that it is done as mlx_lm does it.
                 alone = self.module.LRUPromptCache.__new__(self.module.LRUPromptCache)
                 self.make(alone, 2, 1 << 62)
@@ -558,6 +582,18 @@ class Keeper:
                 return self.fetch(alone, model, tokens)
             found, rest = self.fetch(cache, model, tokens)
         return found, rest
+
+    def resume(self, cache, model):
+        """A conversation that was going on when the last backend ended is in memory again before anybody asks."""
+        last = self.store.last(self.recent)
+        if last is None or last[0].bytes > cache.max_bytes:
+            return
+        entry, used = last
+        read = self.store.read(entry, self.mx, self.module.load_prompt_cache)
+        if read is not None:
+            cache.insert_cache(model, entry.tokens.tolist(), read)
+            # It goes by when it was used, as if nothing had ended.
+            self.noted = [(*noted[:3], used) for noted in self.noted]
 
     def open(self, model):
         if model not in self.identities:
@@ -627,6 +663,6 @@ def install(spec, arguments, mx, say, tell):
         say("the prompt cache of this mlx-lm is not as known; kept prompts are not stored")
         return None
     store = Store(spec["path"], spec["bytes"], spec.get("spare"), say, tell)
-    keeper = Keeper(store, arguments, mx)
+    keeper = Keeper(store, arguments, mx, spec.get("recent", 0))
     keeper.install(cache)
     return keeper

@@ -77,6 +77,9 @@ pub struct PromptStore {
     pub path: PathBuf,
     /// Bytes that it may take.
     pub bytes: u64,
+    /// The registry's `forget_after`, seconds: what was used within it is read back when the backend starts.
+    #[serde(default)]
+    pub recent: u64,
 }
 
 /// Written by the exec step just before it becomes Python.

@@ -441,6 +441,24 @@ for tokens in (token, [mx.random.normal((1, 2, 5, 64)) for _ in range(2)]):
     [one, other] = (cache.update_and_fetch(*tokens) for cache in (one.caches[0], other))
     assert all(mx.array_equal(*pair) for pair in zip(one, other)), tokens[0].shape
 print("cut to the window")
+# What was going on when the last backend ended is in memory before anybody asks for it; what was over stays on disk.
+for recent, used, resumed in ((60, 5, True), (60, 120, False), (0, 5, False), (60, -50, False)):
+    resuming, _ = store(place())
+    write(resuming, used=time.time() - used)
+    keeper.store, keeper.recent, keeper.begun, keeper.noted = resuming, recent, False, []
+    cold = kinds.LRUPromptCache(10, room.limit)
+    assert cold.fetch_nearest_cache("m", [1, 2, 3])[1] == [1, 2, 3]
+    assert len(cold) == resumed and resuming.counts["hits"] == 0, (recent, used)
+    if resumed:
+        assert cold.fetch_nearest_cache("m", [*PROMPT, 1])[1] == [1] and resuming.counts["hits"] == 0
+        keeper.write_all()
+        assert abs(time.time() - used - os.stat(resuming._file(next(iter(resuming.entries)) + ".tokens")).st_mtime) < 2
+        keeper.begun = False
+        small = kinds.LRUPromptCache(10, 1000)
+        small.fetch_nearest_cache("m", [1, 2, 3])
+        assert len(small) == 0, "larger than may be kept"
+    keeper.store = made
+print("resumed")
 before = len(seen)
 lru.max_bytes = 0
 assert lru.fetch_nearest_cache("m", [*PROMPT, 1])[0] is None, "while everything is given up"

@@ -33,6 +33,7 @@ fn what_is_read_back_is_what_was_kept_and_a_fault_costs_a_recomputation() {
         "refused",
         "counted",
         "cut to the window",
+        "resumed",
     ];
     assert!(kinds.iter().all(|kind| held.contains(&format!("kind {kind}").as_str())), "{held:?}");
     assert!(faults.iter().all(|fault| held.contains(fault)), "{held:?}");
@@ -75,8 +76,13 @@ fn a_conversation_outlives_a_trim_a_kill_and_a_restart_until_it_is_forgotten() {
     assert!(cached > 100, "{cached} after a kill");
 
     // Stopped: written on the way out.
+    // In memory again before anybody asks: nothing is read for a request.
     instance.expect(0, &["restart", "m"]);
-    assert_eq!(ask(&instance, "and").0, back);
+    let (again, cached) = ask(&instance, "and");
+    assert_eq!(again, back);
+    assert!(cached > 100, "{cached} after a restart");
+    let store = instance.model("m")["memory"]["prompt_store"].clone();
+    assert!(store["hits"].as_u64() == Some(0) && store["read_bytes"].as_u64() > Some(10_000), "{store}");
     let counted: Value = serde_json::from_str(&instance.expect(0, &["usage", "m", "--json"])).unwrap();
     let all = &counted["models"][0]["all"];
     assert!(all["cached_tokens"].as_u64() > Some(400) && all["tokens"].as_u64() > Some(10), "{all}");
