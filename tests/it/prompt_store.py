@@ -234,8 +234,11 @@ print("killed while it reads")
 
 # What cannot be read, by the system's word, is computed; so is what MLX cannot make arrays of.
 for fail in ("system", "mlx"):
-    made, _ = store(place())
+    path = place()
+    made, _ = store(path)
     write(made)
+    leave(made)
+    made = reopened(path)
     [entry] = made.entries.values()
     before = prompt_store.sums
 
@@ -262,6 +265,20 @@ def flip(path, at=-5000):
         file.seek(at, 2)
         file.write(bytes([byte[0] ^ 1]))
 
+
+# What this process wrote and nobody changed is not compared again; whatever another one wrote is.
+path = place()
+made, _ = store(path)
+write(made)
+compared, before = [], prompt_store.sums
+prompt_store.sums = lambda *what: compared.append(what) or before(*what)
+assert read(made) is not None and compared == []
+leave(made)
+made = reopened(path)
+assert read(made) is not None and len(compared) == 1
+assert read(made) is not None and len(compared) == 1
+prompt_store.sums = before
+print("compared once")
 
 path = place()
 for suffix, harm in [

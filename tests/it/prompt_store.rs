@@ -34,6 +34,7 @@ fn what_is_read_back_is_what_was_kept_and_a_fault_costs_a_recomputation() {
         "counted",
         "cut to the window",
         "resumed",
+        "compared once",
     ];
     assert!(kinds.iter().all(|kind| held.contains(&format!("kind {kind}").as_str())), "{held:?}");
     assert!(faults.iter().all(|fault| held.contains(fault)), "{held:?}");
