@@ -5,7 +5,8 @@ mlx_lm's `save_prompt_cache` writes, and `.tokens`, which names the prompt. The 
 entry without it is a write that was cut off. Nothing is synced: what a power cut damages, a checksum finds, and the
 prompt is computed again.
 
-All arrays are evaluated, written and read in the thread that generates: MLX's streams belong to threads.
+Arrays are evaluated and written in the thread that generates: MLX's streams belong to threads. What other threads read is
+evaluated before it is handed over.
 """
 
 import array
@@ -26,6 +27,7 @@ import zlib
 FORMAT = 1
 LEAST = 64  # tokens that are worth a file
 MOST = 128  # entries that are known at once
+READERS = 4  # threads that read one file; more are no faster
 PIECE = 16 << 20  # bytes that share a checksum
 LONGEST_HEAD = 1 << 20  # bytes of the first line of a .tokens file
 DAMAGED = "damaged"  # suffix of what is set aside: one entry at most
@@ -274,16 +276,12 @@ class Store:
             return (entry, used) if 0 <= time.time() - used <= recent else None
 
     def read(self, entry, mx, load):
-        """The cache, which may still be on its way; None: it was damaged, and is set aside."""
+        """The cache, evaluated; None: it was damaged, and is set aside."""
         began = time.monotonic()
         path = self._file(entry.name + ".safetensors")
         try:
             with self._verified(path, entry):
-                cache, notes = load(path, return_metadata=True)
-                if notes.get("mlxctl") != entry.name or [type(part).__name__ for part in cache] != entry.classes:
-                    raise Unfit("it holds something else")
-                # Its layers are read while the first ones are computed with, and while all are compared.
-                mx.async_eval([part.state for part in cache])
+                cache = self._load(path, entry, mx, load)
         except Exception as error:
             self._set_aside(entry.name, error)
             return None
@@ -292,6 +290,23 @@ class Store:
             self._changed()
         took = time.monotonic() - began
         print(f"mlxctl: {len(entry.tokens)} tokens read back, {entry.bytes / 1e6:.0f} MB in {took:.2f} s", flush=True)
+        return cache
+
+    def _load(self, path, entry, mx, load):
+        """By several threads, a share of the layers each: MLX reads files in the thread that evaluates. What they hand
+        over is whole, and belongs to no stream of theirs."""
+
+        def share(number):
+            cache, notes = load(path, return_metadata=True)
+            if notes.get("mlxctl") != entry.name or [type(part).__name__ for part in cache] != entry.classes:
+                raise Unfit("it holds something else")
+            mx.eval([part.state for part in cache[number::READERS]])
+            return cache[number::READERS]
+
+        cache = [None] * len(entry.classes)
+        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+            for number, layers in enumerate(pool.map(share, range(READERS))):
+                cache[number::READERS] = layers
         return cache
 
     def hit(self, entry):
