@@ -5,43 +5,9 @@
 //! request at any moment follows from [`Availability`], which the supervisor publishes. A [`Router`] is one more
 //! address, from which a request goes to the gate of the model that it names.
 
-mod access;
-mod access_log;
-mod answer;
-mod backend;
-mod body;
-mod client;
-mod connection;
-mod crowd;
-mod decide;
-mod error;
-mod events;
-mod exchange;
-mod fields;
-mod front;
-mod handle;
-mod histogram;
-mod http;
-mod intake;
-mod json;
-pub mod keys;
-mod lease;
-mod listen;
-mod messages;
-mod queue;
-mod relay;
-mod reply;
-mod rewrite;
-mod room;
-mod router;
-mod shared;
-mod stream;
-pub mod template;
-mod traffic;
-mod unread;
-mod validate;
-mod value;
-mod wait;
+mod policy;
+mod serve;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -52,13 +18,14 @@ use ipnet::IpNet;
 use crate::clock::Moment;
 use crate::registry::{Limits, Network, Start};
 
-pub(crate) use access::check_host;
-pub(crate) use crowd::{Crowd, Place};
-pub use handle::{Gate, LAST_WORDS};
-pub use histogram::Counted;
-pub(crate) use listen::TAKEN;
-pub use router::{Listening, Router, RouterConfig};
-pub use traffic::{Traffic, TrafficDetail};
+pub(crate) use policy::access::check_host;
+pub use policy::{keys, template};
+pub(crate) use serve::crowd::{Crowd, Place};
+pub use serve::handle::{Gate, LAST_WORDS};
+pub use serve::histogram::Counted;
+pub(crate) use serve::listen::TAKEN;
+pub use serve::router::{Listening, Router, RouterConfig};
+pub use serve::traffic::{Traffic, TrafficDetail};
 
 /// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.
 #[derive(Debug, Clone, PartialEq)]

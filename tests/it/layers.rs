@@ -28,8 +28,8 @@ fn a_folder_imports_only_from_folders_below_it() {
 const STILL: [&str; 8] = [
     "bench::history → bench::report",
     "cli::commands::bench → cli::commands::tune",
-    "gate::connection → gate::exchange → gate::intake → gate::wait",
-    "gate::room → gate::validate",
+    "gate::policy::room → gate::policy::validate",
+    "gate::serve::connection → gate::serve::exchange → gate::serve::intake → gate::serve::wait",
     "memory::admission → memory::refusal → memory::remedy",
     "memory::bounds → memory::estimate → memory::learn",
     "memory::family → memory::profile → memory::recurrent → memory::shape",

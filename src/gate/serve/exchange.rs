@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backend::{self, AnswerHead, Link, Opened};
-use super::client::Client;
 use super::connection::Record;
-use super::error::{self, Refusal, ServerError};
-use super::events::usage;
 use super::lease::Lease;
 use super::queue::Place;
 use super::relay::{Relay, Relayed};
-use super::reply::{self, Envelope};
-use super::stream::{MIDDLE, poll_append_link, with_scratch, write_all};
-use super::validate::Endpoint;
 use super::wait::{self, Line, Loss};
-use super::{Report, Upstream};
+use crate::gate::policy::validate::Endpoint;
+use crate::gate::wire::backend::{self, AnswerHead, Link, Opened};
+use crate::gate::wire::client::Client;
+use crate::gate::wire::events::usage;
+use crate::gate::wire::refusal::{self, Refusal, ServerError};
+use crate::gate::wire::reply::{self, Envelope};
+use crate::gate::wire::stream::{MIDDLE, poll_append_link, with_scratch, write_all};
+use crate::gate::{Report, Upstream};
 
 /// Answers up to this size are collected and sent whole; larger ones pass as they come.
 const WHOLE: u64 = 256 * 1024;
@@ -296,7 +296,7 @@ impl<'a> Exchange<'a> {
             }
         }
         if answer.status != 200 {
-            return match error::from_server(answer.status, body) {
+            return match refusal::from_server(answer.status, body) {
                 ServerError::Dead(why) => Attempt::Lost { why, sent: true },
                 ServerError::Refused(refusal) => Attempt::Done(refused(refusal)),
             };

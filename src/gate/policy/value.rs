@@ -1,25 +1,25 @@
 //! Single values of a request's body: of the right kind, and in their range.
 
-use super::error::Refusal;
 use super::json::{Kind, Scanner, Text};
+use crate::gate::wire::refusal::Refusal;
 
 /// A value of another kind than the one that is wanted.
-pub(super) fn wrong(name: &str, wanted: &str, found: Kind) -> Refusal {
+pub(crate) fn wrong(name: &str, wanted: &str, found: Kind) -> Refusal {
     Refusal::invalid(Some(name), format!("'{name}' must be {wanted}, not {}", found.name()))
 }
 
-pub(super) fn expect(scanner: &mut Scanner<'_>, name: &str, kind: Kind, wanted: &str) -> Result<(), Refusal> {
+pub(crate) fn expect(scanner: &mut Scanner<'_>, name: &str, kind: Kind, wanted: &str) -> Result<(), Refusal> {
     let found = scanner.kind()?;
     if found == kind { Ok(()) } else { Err(wrong(name, wanted, found)) }
 }
 
-pub(super) fn expect_string<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result<Text<'a>, Refusal> {
+pub(crate) fn expect_string<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result<Text<'a>, Refusal> {
     expect(scanner, name, Kind::String, "a string")?;
     Ok(scanner.string()?)
 }
 
 /// As [`expect_string`], where the name has to be put together first: only for the refusal.
-pub(super) fn string_at<'a>(
+pub(crate) fn string_at<'a>(
     scanner: &mut Scanner<'a>,
     name: impl FnOnce() -> String,
 ) -> Result<Text<'a>, Refusal> {
@@ -29,12 +29,12 @@ pub(super) fn string_at<'a>(
     }
 }
 
-pub(super) fn boolean(scanner: &mut Scanner<'_>, name: &str) -> Result<bool, Refusal> {
+pub(crate) fn boolean(scanner: &mut Scanner<'_>, name: &str) -> Result<bool, Refusal> {
     expect(scanner, name, Kind::Bool, "true or false")?;
     Ok(scanner.word()?.unwrap_or(false))
 }
 
-pub(super) fn integer(scanner: &mut Scanner<'_>, name: &str, min: i64, max: i64) -> Result<i64, Refusal> {
+pub(crate) fn integer(scanner: &mut Scanner<'_>, name: &str, min: i64, max: i64) -> Result<i64, Refusal> {
     expect(scanner, name, Kind::Number, "a whole number")?;
     let text = scanner.number()?;
     match text.parse::<i64>() {
@@ -45,7 +45,7 @@ pub(super) fn integer(scanner: &mut Scanner<'_>, name: &str, min: i64, max: i64)
     }
 }
 
-pub(super) fn number(
+pub(crate) fn number(
     scanner: &mut Scanner<'_>,
     name: &str,
     min: f64,

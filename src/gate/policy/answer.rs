@@ -6,12 +6,12 @@ use std::time::Duration;
 use percent::decode;
 use serde_json::{Value, json};
 
-use super::error::{Refusal, shown};
-use super::http::Method;
-use super::reply::Reply;
 use super::validate::Endpoint;
-use super::{Availability, GateConfig};
 use crate::clock::Moment;
+use crate::gate::wire::head::Method;
+use crate::gate::wire::refusal::{Refusal, shown};
+use crate::gate::wire::reply::Reply;
+use crate::gate::{Availability, GateConfig};
 use crate::registry::Start;
 
 /// What a path means.
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_load_says_what_is_left_of_it_until_it_takes_longer_than_usual() {
-        let config = crate::gate::shared::Shared::for_tests().settings().config.clone();
+        let config = crate::gate::serve::shared::Shared::for_tests().settings().config.clone();
         let at = |millis| Moment(Duration::from_millis(millis));
         let loading = Availability::Loading { ready_at: Some(at(20_000)), hold: false };
         let told = |now| {

@@ -9,12 +9,12 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, watch};
 
 use super::access_log::AccessLog;
-use super::keys::KeyRing;
 use super::lease::Leases;
 use super::queue::Queue;
 use super::traffic::Traffic;
-use super::validate::Rules;
-use super::{Availability, GateConfig, Report, Upstream};
+use crate::gate::policy::keys::KeyRing;
+use crate::gate::policy::validate::Rules;
+use crate::gate::{Availability, GateConfig, Report, Upstream};
 
 /// A configuration and what follows from it.
 #[derive(Debug)]

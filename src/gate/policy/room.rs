@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::error::Refusal;
 use super::json::{Kind, Scanner};
 use super::rewrite::Edit;
 use super::validate::Rules;
 use super::value::expect;
+use crate::gate::wire::refusal::Refusal;
 
 /// Bytes of text per token, for the estimate that is held against the context. Measured for English prose with
 /// the tokenizers of Qwen2.5 and DeepSeek: 4 to 5; code and other scripts take more tokens, so the estimate is low.
@@ -20,7 +20,7 @@ const MOST_BYTES_PER_TOKEN: u64 = 128;
 
 /// What a body says about the lengths of prompt and answer.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Bytes that become part of the prompt.
     pub text: u64,
     /// Messages around them.

@@ -3,16 +3,16 @@
 
 use std::ops::Range;
 
-use super::error::Refusal;
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string};
+use crate::gate::wire::refusal::Refusal;
 
 fn unsupported(name: &str, supported: &str, advice: &str) -> Refusal {
     Refusal::invalid(Some(name), format!("'{name}' other than {supported} is not supported: {advice}"))
 }
 
 /// One of the `allowed` values, as they are written.
-pub(super) fn only(
+pub(crate) fn only(
     scanner: &mut Scanner<'_>,
     name: &str,
     allowed: &[&str],
@@ -25,7 +25,7 @@ pub(super) fn only(
 }
 
 /// `{"type": "text"}`
-pub(super) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+pub(crate) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     const NAME: &str = "response_format";
     expect(scanner, NAME, Kind::Object, "an object")?;
     scanner.enter()?;
@@ -48,7 +48,7 @@ pub(super) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> 
 }
 
 /// `["text"]`
-pub(super) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+pub(crate) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     const NAME: &str = "modalities";
     expect(scanner, NAME, Kind::Array, "an array of strings")?;
     scanner.enter()?;
@@ -63,7 +63,7 @@ pub(super) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
 
 /// Tools, and whether they may be called. The server offers the tools whatever `tool_choice` says.
 #[derive(Debug, Default)]
-pub(super) struct Tools {
+pub(crate) struct Tools {
     /// Bytes that become part of the prompt.
     pub text: u64,
     key: Option<Range<usize>>,
@@ -111,7 +111,7 @@ impl Tools {
 
 /// The probabilities of tokens that a request asks for.
 #[derive(Debug, Default)]
-pub(super) struct Probabilities {
+pub(crate) struct Probabilities {
     /// `logprobs: true`
     pub wanted: bool,
     /// `top_logprobs` of 1 or more.

@@ -3,7 +3,7 @@ use proptest::sample::{Index, select};
 use serde_json::Value;
 
 use super::*;
-use crate::gate::rewrite::apply;
+use crate::gate::policy::rewrite::apply;
 
 /// Fields and what passes in them. `null` passes in each.
 const GIVEN: &[(&str, &[&str])] = &[

@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::backend::{AnswerHead, Link};
-use super::client::{Client, Silence};
-use super::events::Events;
-use super::events::Usage;
 use super::lease::Lease;
-use super::reply::{self, Envelope};
-use super::stream::{BEFORE, MIDDLE, PIECE, with_scratch, write_all};
 use super::traffic::Traffic;
+use crate::gate::wire::backend::{AnswerHead, Link};
+use crate::gate::wire::client::{Client, Silence};
+use crate::gate::wire::events::Events;
+use crate::gate::wire::events::Usage;
+use crate::gate::wire::reply::{self, Envelope};
+use crate::gate::wire::stream::{BEFORE, MIDDLE, PIECE, with_scratch, write_all};
 
 /// An answer on its way; it survives the backend, so that another one can go on with it.
 #[derive(Debug)]

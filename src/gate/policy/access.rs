@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::error::{Refusal, shown};
 use super::keys::KeyRing;
+use crate::gate::wire::refusal::{Refusal, shown};
 use crate::registry::Network;
 
 /// The bearer key of a request, as far as it is known.

@@ -23,7 +23,7 @@ const LONGER: u32 = 4;
 
 /// A client's connection.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     /// Bytes of the next answer that are out.
     ahead: AtomicUsize,
@@ -41,7 +41,7 @@ struct Asking {
 
 /// What the end of a client's sending side calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(crate) enum Silence {
     /// It has left.
     Left,
     /// Something should be sent, to see whether it is still there.
@@ -49,25 +49,25 @@ pub(super) enum Silence {
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self { stream, ahead: AtomicUsize::new(0), begun: AtomicBool::new(false), asking: Mutex::default() }
     }
 
     /// The next answer has not begun.
-    pub(super) fn expects_answer(&mut self) {
+    pub(crate) fn expects_answer(&mut self) {
         *self.begun.get_mut() = false;
         *self.asking.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// What of `answer`, which is to be written now, is not out yet.
-    pub(super) fn rest<'a>(&self, answer: &'a [u8]) -> &'a [u8] {
+    pub(crate) fn rest<'a>(&self, answer: &'a [u8]) -> &'a [u8] {
         self.begun.store(true, Relaxed);
         answer.get(self.ahead.swap(0, Relaxed)..).unwrap_or_default()
     }
 
     /// Resolves when the client has left or should be asked. Bytes of a next request are left alone; an end behind them
     /// is not seen.
-    pub(super) fn poll_silence(&self, cx: &mut Context<'_>) -> Poll<Silence> {
+    pub(crate) fn poll_silence(&self, cx: &mut Context<'_>) -> Poll<Silence> {
         let mut byte = [0];
         match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
             Poll::Ready(Ok(0)) => {}
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// Sends one more byte ahead, if the answer has not begun; `false`: the client has left.
-    pub(super) fn ask(&self) -> bool {
+    pub(crate) fn ask(&self) -> bool {
         let ahead = self.ahead.load(Relaxed);
         let next = BEGINNING.get(ahead..=ahead).unwrap_or_default();
         if next.is_empty() || self.begun.load(Relaxed) {
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Resolves when the client has left.
-    pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             // In the middle of an answer there is nothing that could be sent ahead.
             let there = match ready!(self.poll_silence(cx)) {
@@ -117,7 +117,7 @@ impl Client {
     }
 
     /// As [`Self::poll_left`].
-    pub(super) async fn left(&self) {
+    pub(crate) async fn left(&self) {
         std::future::poll_fn(|cx| self.poll_left(cx)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The chunks of a request's body, read strictly: extensions are passed over, and a trailer is refused, since the next
 //! reader might understand it differently.
 
-use super::error::Refusal;
+use super::refusal::Refusal;
 
 /// Takes a chunked body apart as it comes.
 #[derive(Debug, Default)]

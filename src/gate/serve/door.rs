@@ -5,14 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Report;
-use super::access::{self, Caller};
 use super::access_log::AccessLog;
-use super::decide::{Asked, Verdict, decide};
-use super::error::Refusal;
 use super::shared::{Bodies, Shared};
 use super::traffic::Traffic;
-use super::{GateConfig, answer};
+use crate::gate::GateConfig;
+use crate::gate::Report;
+use crate::gate::policy::access::{self, Caller};
+use crate::gate::policy::answer;
+use crate::gate::policy::decide::{Asked, Verdict, decide};
+use crate::gate::wire::refusal::Refusal;
 use crate::host;
 
 /// What holds a connection in bounds until it is known which gate a request goes to.

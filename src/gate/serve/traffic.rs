@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::events::Usage;
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
 use crate::api::{KeyUsage, TrafficStatus};
+use crate::gate::wire::events::Usage;
 use crate::speed;
 
 /// The counters of one model, since its gate was made. Reading never waits for a writer for long.

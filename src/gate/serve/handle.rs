@@ -8,11 +8,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::access_log::AccessLog;
-use super::front::Door;
+use super::door::Door;
 use super::listen::{self, Wanted};
 use super::shared::Shared;
 use super::traffic::Traffic;
-use super::{Availability, GateConfig, Report};
+use crate::gate::{Availability, GateConfig, Report};
 
 /// How long answers that were ended may take to say so before their connections end.
 pub const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -1,8 +1,8 @@
 //! What a chat may hold: its shape, and no address that the server would fetch.
 
-use super::error::Refusal;
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string, string_at, wrong};
+use crate::gate::wire::refusal::Refusal;
 
 /// Bytes of one image inside a request, as base64 text.
 pub const IMAGE_BYTES: usize = 16 << 20;

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::GateConfig;
 use super::access::{self, Caller};
 use super::answer::{self, Route};
-use super::error::Refusal;
-use super::http::Method;
-use super::reply::Reply;
 use super::validate::Endpoint;
+use crate::gate::GateConfig;
+use crate::gate::wire::head::Method;
+use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::reply::Reply;
 use crate::registry::Network;
 
 /// A head, and who sent it.

@@ -8,13 +8,13 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::body::{Chunks, too_large};
 use super::connection::{Connection, LARGE};
-use super::error::Refusal;
-use super::front::Door;
-use super::http::{self, Framing, Head};
+use super::door::Door;
 use super::shared::Held;
-use super::stream::{MIDDLE, by, poll_append, poll_discard, write_all};
+use crate::gate::wire::chunks::{Chunks, too_large};
+use crate::gate::wire::head::{self, Framing, Head};
+use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::stream::{MIDDLE, by, poll_append, poll_discard, write_all};
 use crate::host;
 
 /// Bodies may come this slowly, bytes a second, once the read time-out is over.
@@ -40,17 +40,17 @@ impl Connection {
         let idle = Instant::now() + self.place.idle();
         let (mut deadline, mut skipped) = (None, 0);
         loop {
-            let empty = http::empty_lines(&self.buffer);
+            let empty = head::empty_lines(&self.buffer);
             self.buffer.drain(..empty);
             skipped += empty;
             if self.buffer.is_empty() {
                 // An idle connection holds no buffer.
                 self.buffer = Vec::new();
-                if skipped > http::HEAD_BYTES {
-                    return Err(http::too_large());
+                if skipped > head::HEAD_BYTES {
+                    return Err(head::too_large());
                 }
             } else {
-                if let Some(head) = http::parse(&self.buffer)? {
+                if let Some(head) = head::parse(&self.buffer)? {
                     return Ok(Some(head));
                 }
                 deadline.get_or_insert_with(|| Instant::now() + door.bounds().read_timeout);

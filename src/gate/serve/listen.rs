@@ -11,16 +11,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::access;
 use super::access_log::Line;
 use super::connection::Connection;
 use super::crowd::Crowd;
-use super::error::Refusal;
-use super::front::Door;
+use super::door::Door;
 use super::intake::part;
-use super::reply::Envelope;
-use super::stream::write_all;
 use crate::clock::beat;
+use crate::gate::policy::access;
+use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::reply::Envelope;
+use crate::gate::wire::stream::write_all;
 
 /// How the reason for a closed gate ends when somebody else has its port.
 pub(crate) const TAKEN: &str = "is taken by another program";
@@ -296,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn the_address_is_judged_before_a_byte_is_read_and_takes_no_place() {
         use tokio::io::AsyncReadExt as _;
-        let shared = Arc::new(crate::gate::shared::Shared::for_tests());
+        let shared = Arc::new(crate::gate::serve::shared::Shared::for_tests());
         let mut config = shared.settings().config.clone();
         config.network.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
         shared.replace(config);

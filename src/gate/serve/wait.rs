@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::answer;
-use super::client::Client;
-use super::error::Refusal;
 use super::exchange::Outcome;
 use super::queue::Turn;
 use super::shared::{Settings, Shared};
-use super::{Availability, Upstream};
+use crate::gate::policy::answer;
+use crate::gate::wire::client::Client;
+use crate::gate::wire::refusal::Refusal;
+use crate::gate::{Availability, Upstream};
 use crate::host;
 
 /// How long the supervisor may take to see that a backend is gone, after a connection was cut.

@@ -9,25 +9,25 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::access::Caller;
 use super::access_log::Line as LogLine;
-use super::answer;
-use super::body::too_large;
-use super::client::Client;
 use super::crowd::Place;
-use super::decide::{Asked, Verdict};
-use super::error::Refusal;
-use super::events::Usage;
+use super::door::{Door, Judged};
 use super::exchange::{Exchange, Outcome, Work};
-use super::front::{Door, Judged};
-use super::http::{Framing, Head, Method};
 use super::intake::Body;
-use super::reply::{Envelope, Reply};
-use super::rewrite;
 use super::shared::{Settings, Shared};
-use super::stream::write_all;
-use super::validate::{Endpoint, validate};
 use super::wait::{Line, Patience};
+use crate::gate::policy::access::Caller;
+use crate::gate::policy::answer;
+use crate::gate::policy::decide::{Asked, Verdict};
+use crate::gate::policy::rewrite;
+use crate::gate::policy::validate::{Endpoint, validate};
+use crate::gate::wire::chunks::too_large;
+use crate::gate::wire::client::Client;
+use crate::gate::wire::events::Usage;
+use crate::gate::wire::head::{Framing, Head, Method};
+use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::reply::{Envelope, Reply};
+use crate::gate::wire::stream::write_all;
 use crate::host;
 
 /// Bodies from this size on, bytes, are checked by a thread of their own: that of 16 MB takes tens of milliseconds, in
@@ -361,8 +361,9 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
-        let shared = Arc::new(crate::gate::shared::Shared::for_tests());
-        let (place, _) = Arc::new(crate::gate::crowd::Crowd::default()).enter(address.ip(), 1).unwrap();
+        let shared = Arc::new(crate::gate::serve::shared::Shared::for_tests());
+        let (place, _) =
+            Arc::new(crate::gate::serve::crowd::Crowd::default()).enter(address.ip(), 1).unwrap();
         let size = std::mem::size_of_val(&Connection::run(stream, address, shared, place));
         assert!(size <= 2720, "{size} bytes");
     }

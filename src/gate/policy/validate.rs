@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::error::Refusal;
 use super::fields::{FIELDS, Rule};
 use super::json::{Fault, Kind, Scanner, Text};
 use super::messages;
@@ -11,6 +10,7 @@ use super::room::Room;
 use super::template;
 use super::unread::{self, Probabilities, Tools};
 use super::value::{boolean, expect, expect_string, integer, number, wrong};
+use crate::gate::wire::refusal::Refusal;
 
 /// The two endpoints of `mlx_lm.server` that generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

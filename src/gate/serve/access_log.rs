@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
-use super::events::Usage;
+use crate::gate::wire::events::Usage;
 
 /// A file is put aside when it is larger; so many are kept.
 const FILE_BYTES: u64 = 16 << 20;

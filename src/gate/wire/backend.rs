@@ -8,8 +8,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Upstream;
-use super::validate::Endpoint;
+use crate::gate::Upstream;
+use crate::gate::policy::validate::Endpoint;
 use crate::host;
 
 /// The head of a request to the backend. Nothing in it comes from the client.

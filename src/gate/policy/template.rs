@@ -70,12 +70,12 @@ pub fn variables(template: &str) -> BTreeSet<String> {
 }
 
 /// Whether a request may give `name`, where the template reads `variables`.
-pub(super) fn passes(name: &str, variables: &BTreeSet<String>) -> bool {
+pub(crate) fn passes(name: &str, variables: &BTreeSet<String>) -> bool {
     COMMON.contains(&name) || (variables.contains(name) && !denied(name))
 }
 
 /// All that pass.
-pub(super) fn passing(variables: &BTreeSet<String>) -> BTreeSet<&str> {
+pub(crate) fn passing(variables: &BTreeSet<String>) -> BTreeSet<&str> {
     let own = variables.iter().map(String::as_str).filter(|name| !denied(name));
     COMMON.iter().copied().chain(own).collect()
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::error::{Refusal, shown};
+use super::refusal::{Refusal, shown};
 
 /// Bytes of a head, at most.
 pub const HEAD_BYTES: usize = 16 * 1024;

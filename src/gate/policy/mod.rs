@@ -1,0 +1,15 @@
+//! Decisions: what may be asked, by whom, and what becomes of it. Pure.
+
+pub mod access;
+pub mod answer;
+pub mod decide;
+pub mod fields;
+pub mod json;
+pub mod keys;
+pub mod messages;
+pub mod rewrite;
+pub mod room;
+pub mod template;
+pub mod unread;
+pub mod validate;
+pub mod value;
