@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::keys::KeyRing;
-use crate::gate::wire::refusal::{Refusal, shown};
+use crate::gate::wire::{Refusal, shown};
 use crate::registry::Network;
 
 /// The bearer key of a request, as far as it is known.

@@ -6,12 +6,10 @@ use std::time::Duration;
 use percent::decode;
 use serde_json::{Value, json};
 
-use super::validate::Endpoint;
+use super::contract::{Availability, GateConfig};
+use super::rules::Endpoint;
 use crate::clock::Moment;
-use crate::gate::wire::head::Method;
-use crate::gate::wire::refusal::{Refusal, shown};
-use crate::gate::wire::reply::Reply;
-use crate::gate::{Availability, GateConfig};
+use crate::gate::wire::{Method, Refusal, Reply, shown};
 use crate::registry::Start;
 
 /// What a path means.
@@ -243,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_load_says_what_is_left_of_it_until_it_takes_longer_than_usual() {
-        let config = crate::gate::serve::shared::Shared::for_tests().settings().config.clone();
+        let config = GateConfig::for_tests();
         let at = |millis| Moment(Duration::from_millis(millis));
         let loading = Availability::Loading { ready_at: Some(at(20_000)), hold: false };
         let told = |now| {

@@ -4,11 +4,9 @@ use std::net::IpAddr;
 
 use super::access::{self, Caller};
 use super::answer::{self, Route};
-use super::validate::Endpoint;
-use crate::gate::GateConfig;
-use crate::gate::wire::head::Method;
-use crate::gate::wire::refusal::Refusal;
-use crate::gate::wire::reply::Reply;
+use super::contract::GateConfig;
+use super::rules::Endpoint;
+use crate::gate::wire::{Method, Refusal, Reply};
 use crate::registry::Network;
 
 /// A head, and who sent it.

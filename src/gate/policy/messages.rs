@@ -2,7 +2,7 @@
 
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string, string_at, wrong};
-use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::Refusal;
 
 /// Bytes of one image inside a request, as base64 text.
 pub const IMAGE_BYTES: usize = 16 << 20;

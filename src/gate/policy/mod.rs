@@ -2,6 +2,8 @@
 
 pub mod access;
 pub mod answer;
+pub mod bounds;
+pub mod contract;
 pub mod decide;
 pub mod fields;
 pub mod json;
@@ -9,6 +11,8 @@ pub mod keys;
 pub mod messages;
 pub mod rewrite;
 pub mod room;
+pub mod rules;
+pub mod server_error;
 pub mod template;
 pub mod unread;
 pub mod validate;

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::json::{Kind, Scanner};
 use super::rewrite::Edit;
-use super::validate::Rules;
+use super::rules::Rules;
 use super::value::expect;
-use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::Refusal;
 
 /// Bytes of text per token, for the estimate that is held against the context. Measured for English prose with
 /// the tokenizers of Qwen2.5 and DeepSeek: 4 to 5; code and other scripts take more tokens, so the estimate is low.

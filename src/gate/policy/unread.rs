@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string};
-use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::Refusal;
 
 fn unsupported(name: &str, supported: &str, advice: &str) -> Refusal {
     Refusal::invalid(Some(name), format!("'{name}' other than {supported} is not supported: {advice}"))

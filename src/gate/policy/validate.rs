@@ -7,42 +7,11 @@ use super::json::{Fault, Kind, Scanner, Text};
 use super::messages;
 use super::rewrite::{DEFAULT_MODEL, Edit};
 use super::room::Room;
+use super::rules::{Endpoint, Rules};
 use super::template;
 use super::unread::{self, Probabilities, Tools};
 use super::value::{boolean, expect, expect_string, integer, number, wrong};
-use crate::gate::wire::refusal::Refusal;
-
-/// The two endpoints of `mlx_lm.server` that generate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-}
-
-/// What the body is held against.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules<'a> {
-    /// What clients may call the model.
-    pub accepted: &'a [String],
-    /// Longest answer, tokens; a request that asks for more gets this.
-    pub max_tokens: Option<u32>,
-    /// Messages of one chat.
-    pub messages: u32,
-    /// Longest prompt plus answer, tokens.
-    pub context: Option<u32>,
-    /// Whether the backend holds prompts against it itself, with the model's tokenizer.
-    pub counted: bool,
-    /// Tokens of an answer whose request names no number.
-    pub default_tokens: u32,
-    /// Tokens that the model knows.
-    pub vocabulary: Option<u32>,
-    /// Whether remote images may be named.
-    pub remote_images: bool,
-    /// What the model's chat template reads beside what every template may be given.
-    pub variables: &'a BTreeSet<String>,
-}
+use crate::gate::wire::Refusal;
 
 /// A body that may go to the server once it is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

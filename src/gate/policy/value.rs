@@ -1,7 +1,7 @@
 //! Single values of a request's body: of the right kind, and in their range.
 
 use super::json::{Kind, Scanner, Text};
-use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::Refusal;
 
 /// A value of another kind than the one that is wanted.
 pub(crate) fn wrong(name: &str, wanted: &str, found: Kind) -> Refusal {

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::gate::wire::Usage;
 use tokio::sync::Notify;
-
-use crate::gate::wire::events::Usage;
 
 /// A file is put aside when it is larger; so many are kept.
 const FILE_BYTES: u64 = 16 << 20;

@@ -12,58 +12,28 @@ use tokio::time::Instant;
 use super::access_log::Line as LogLine;
 use super::crowd::Place;
 use super::door::{Door, Judged};
-use super::exchange::{Exchange, Outcome, Work};
-use super::intake::Body;
+use super::exchange::{Exchange, Work};
+use super::intake::{Body, Intake, LARGE};
+use super::outcome::Outcome;
+use super::record::{About, Record};
 use super::shared::{Settings, Shared};
 use super::wait::{Line, Patience};
-use crate::gate::policy::access::Caller;
 use crate::gate::policy::answer;
 use crate::gate::policy::decide::{Asked, Verdict};
 use crate::gate::policy::rewrite;
-use crate::gate::policy::validate::{Endpoint, validate};
-use crate::gate::wire::chunks::too_large;
-use crate::gate::wire::client::Client;
-use crate::gate::wire::events::Usage;
-use crate::gate::wire::head::{Framing, Head, Method};
-use crate::gate::wire::refusal::Refusal;
-use crate::gate::wire::reply::{Envelope, Reply};
-use crate::gate::wire::stream::write_all;
+use crate::gate::policy::rules::{Endpoint, Rules};
+use crate::gate::policy::validate::validate;
+use crate::gate::wire::{Envelope, Framing, Head, Method, Refusal, Reply, body_too_large, write_all};
 use crate::host;
 
-/// Bodies from this size on, bytes, are checked by a thread of their own: that of 16 MB takes tens of milliseconds, in
-/// which nobody else would be served.
-pub(super) const LARGE: usize = 256 * 1024;
 /// One at a time: what one client sends must not take all processors either.
 static READER: Semaphore = Semaphore::const_new(1);
 
-/// A connection and the bytes of it that are not understood yet.
+/// A client's connection.
 pub(super) struct Connection {
-    pub(super) stream: Client,
-    pub(super) place: Place,
-    pub(super) buffer: Vec<u8>,
-    /// Bytes that were read since others had their turn.
-    pub(super) turn: usize,
-    /// Bytes of a body that was announced and is not read, those in `buffer` included.
-    pub(super) owed: u64,
-    /// Whether a large body came whose memory was not given back to the system yet.
-    pub(super) large: bool,
-    pub(super) client: IpAddr,
+    intake: Intake,
+    client: IpAddr,
     local: IpAddr,
-}
-
-/// What there is to say of a request when it is over.
-#[derive(Debug, Default)]
-pub(super) struct Record {
-    pub(super) status: u16,
-    pub(super) received: u64,
-    pub(super) sent: u64,
-    pub(super) usage: Usage,
-    pub(super) waited: Duration,
-    pub(super) first_token: Option<Duration>,
-    pub(super) attempts: u32,
-    pub(super) outcome: &'static str,
-    /// The gate that it went to.
-    gate: Option<Arc<Shared>>,
 }
 
 /// Whether the connection goes on.
@@ -75,12 +45,7 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
         Self {
-            stream: Client::new(stream),
-            place,
-            buffer: Vec::new(),
-            turn: 0,
-            owed: 0,
-            large: false,
+            intake: Intake::new(stream, place),
             client: client.ip().to_canonical(),
             local: local.to_canonical(),
         }
@@ -94,7 +59,7 @@ impl Connection {
     /// Serves it to its end.
     async fn serve(&mut self, door: &Arc<dyn Door>) {
         loop {
-            let head = match self.head(&**door).await {
+            let head = match self.intake.head(door.bounds().read_timeout).await {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
                 Err(refusal) => {
@@ -111,28 +76,29 @@ impl Connection {
                         ..LogLine::default()
                     });
                     let _ = self.write(&refusal.reply(), &envelope).await;
-                    return Box::pin(self.part()).await;
+                    return Box::pin(self.intake.part()).await;
                 }
             };
             if !self.request(&head, door).await {
-                return Box::pin(self.part()).await;
+                return Box::pin(self.intake.part()).await;
             }
-            self.give_back();
-            if !self.buffer.is_empty() {
+            self.intake.give_back();
+            if !self.intake.buffer.is_empty() {
                 // The next request is there already. However many there are, each is one turn.
-                self.yields().await;
+                self.intake.yields().await;
             }
         }
     }
 
     async fn request(&mut self, head: &Head, door: &Arc<dyn Door>) -> GoesOn {
-        self.place.works();
-        self.stream.expects_answer();
+        self.intake.place.works();
+        self.intake.stream.expects_answer();
         let started = Instant::now();
         let id = door.next_id();
         let (verdict, origin, caller) = {
             let text = |range: &Range<usize>| {
-                self.buffer
+                self.intake
+                    .buffer
                     .get(range.clone())
                     .and_then(|bytes| std::str::from_utf8(bytes).ok())
                     .unwrap_or("?")
@@ -152,11 +118,11 @@ impl Connection {
             (verdict, origin.map(Box::<str>::from), caller)
         };
         let path: Box<str> =
-            String::from_utf8_lossy(self.buffer.get(head.path.clone()).unwrap_or_default()).into();
+            String::from_utf8_lossy(self.intake.buffer.get(head.path.clone()).unwrap_or_default()).into();
         let head_only = head.method == Method::Head;
         // A body that is not read stands before the next request.
         let unread = head.framing != Framing::None && head.framing != Framing::Length(0);
-        self.owed = match head.framing {
+        self.intake.owed = match head.framing {
             // Whoever waits to be told to go on is not going to send it.
             Framing::Length(length) if !head.expects => length,
             _ => 0,
@@ -166,11 +132,11 @@ impl Connection {
         let mut record = Record { outcome: "ok", ..Record::default() };
         let goes_on = match verdict {
             Verdict::Answer(reply) => {
-                self.buffer.drain(..head.length);
+                self.intake.buffer.drain(..head.length);
                 Box::pin(self.answer(&reply, &envelope, &mut record)).await
             }
             Verdict::Refuse(refusal) => {
-                self.buffer.drain(..head.length);
+                self.intake.buffer.drain(..head.length);
                 Box::pin(self.refuse(&refusal, &envelope, &mut record)).await
             }
             Verdict::Generate(endpoint) => {
@@ -184,36 +150,17 @@ impl Connection {
                 goes_on
             }
         };
-        let (traffic, log) = match &record.gate {
-            Some(gate) => (&*gate.traffic, &*gate.log),
-            None => (door.traffic(), door.log()),
-        };
-        traffic.ended(record.status, record.outcome == "client_gone");
-        if let (Caller::Named(name), Some(_)) = (&caller, &record.gate) {
-            traffic.counted(name, record.usage);
-        }
-        log.write(&LogLine {
-            client: Some(self.client),
-            key: if let Caller::Named(name) = &caller { Some(name) } else { None },
-            id: &id,
-            method: match head.method {
-                Method::Get => "GET",
-                Method::Head => "HEAD",
-                Method::Post => "POST",
-                Method::Options => "OPTIONS",
-                Method::Other => "OTHER",
+        record.close(
+            &**door,
+            &About {
+                client: self.client,
+                caller: &caller,
+                id: &id,
+                method: head.method,
+                path: &path,
+                started,
             },
-            path: &path,
-            status: record.status,
-            received: record.received,
-            sent: record.sent,
-            usage: record.usage,
-            waited: record.waited,
-            first_token: record.first_token,
-            total: started.elapsed(),
-            attempts: record.attempts,
-            outcome: record.outcome,
-        });
+        );
         goes_on
     }
 
@@ -236,8 +183,8 @@ impl Connection {
     /// Returns the bytes that it took.
     async fn write(&self, reply: &Reply, envelope: &Envelope<'_>) -> std::io::Result<u64> {
         let bytes = reply.render(envelope);
-        self.place.waits();
-        write_all(&self.stream, self.stream.rest(&bytes)).await?;
+        self.intake.place.waits();
+        write_all(&self.intake.stream, self.intake.stream.rest(&bytes)).await?;
         Ok(bytes.len() as u64)
     }
 
@@ -250,18 +197,19 @@ impl Connection {
         started: Instant,
         record: &mut Record,
     ) -> GoesOn {
-        let Body { bytes, from, held } = match Box::pin(self.body(head, &**door)).await {
-            Ok(Some(body)) => body,
-            Ok(None) => {
-                record.outcome = "client_gone";
-                return false;
-            }
-            Err(refusal) => {
-                // Where its body ends is not known, so the next request's place is not either.
-                envelope.close = true;
-                return Box::pin(self.refuse(&refusal, envelope, record)).await;
-            }
-        };
+        let Body { bytes, from, held } =
+            match Box::pin(self.intake.body(head, door.bounds(), door.bodies().of(self.client))).await {
+                Ok(Some(body)) => body,
+                Ok(None) => {
+                    record.outcome = "client_gone";
+                    return false;
+                }
+                Err(refusal) => {
+                    // Where its body ends is not known, so the next request's place is not either.
+                    envelope.close = true;
+                    return Box::pin(self.refuse(&refusal, envelope, record)).await;
+                }
+            };
         let length = bytes.len() - from;
         record.received = length as u64;
         let (door, wait) = (door.clone(), head.wait);
@@ -282,7 +230,7 @@ impl Connection {
         };
         let line = Line { client: self.client, shared: &shared, settings: &settings, patience };
         let mut exchange = Exchange::new(line, work, head.chunks, envelope, started);
-        let outcome = exchange.run(&self.stream, record).await;
+        let outcome = exchange.run(&self.intake.stream, record).await;
         drop(held);
         match outcome {
             Outcome::Answered => !envelope.close,
@@ -339,7 +287,7 @@ fn prepare(
 ) -> Result<Work, Box<Refusal>> {
     // A door to several gates lets in what the largest of them takes.
     if body.len() as u64 > settings.config.limits.body.0 {
-        return Err(Box::new(too_large(settings.config.limits.body.0)));
+        return Err(Box::new(body_too_large(settings.config.limits.body.0)));
     }
     let availability = &*shared.availability.borrow();
     if let Some(refusal) =
@@ -347,7 +295,7 @@ fn prepare(
     {
         return Err(Box::new(refusal));
     }
-    let mut accepted = validate(body, endpoint, &settings.rules())?;
+    let mut accepted = validate(body, endpoint, &Rules::of(&settings.config))?;
     let body = rewrite::apply(body, &mut accepted.edits);
     Ok(Work { endpoint, body, stream: accepted.stream })
 }

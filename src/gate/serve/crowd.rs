@@ -10,10 +10,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// How long a connection may stay open without a request.
-const IDLE: Duration = Duration::from_secs(75);
-/// The same where three quarters of the places are taken.
-const IDLE_WHEN_CROWDED: Duration = Duration::from_secs(5);
+use crate::gate::policy::bounds::{idle, share};
 
 /// The connections of one listener.
 #[derive(Debug)]
@@ -55,11 +52,6 @@ impl Ending {
         // It is set once: an ending is not copied.
         let _ = self.0.task.set(task);
     }
-}
-
-/// Of so many places one address may have these: others find room whatever it does.
-fn share(places: usize) -> usize {
-    places - places / 4
 }
 
 impl Default for Crowd {
@@ -119,7 +111,7 @@ impl Crowd {
     #[must_use]
     pub fn idle(&self) -> Duration {
         let table = self.table();
-        if table.seats.len() >= share(table.places) { IDLE_WHEN_CROWDED } else { IDLE }
+        idle(table.seats.len(), table.places)
     }
 }
 
@@ -177,6 +169,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::policy::bounds::{IDLE, IDLE_WHEN_CROWDED};
 
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));

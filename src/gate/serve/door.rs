@@ -3,38 +3,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::access_log::AccessLog;
 use super::shared::{Bodies, Shared};
 use super::traffic::Traffic;
-use crate::gate::GateConfig;
-use crate::gate::Report;
 use crate::gate::policy::access::{self, Caller};
 use crate::gate::policy::answer;
+use crate::gate::policy::bounds::Bounds;
+use crate::gate::policy::contract::GateConfig;
+use crate::gate::policy::contract::Report;
 use crate::gate::policy::decide::{Asked, Verdict, decide};
-use crate::gate::wire::refusal::Refusal;
+use crate::gate::wire::Refusal;
 use crate::host;
-
-/// What holds a connection in bounds until it is known which gate a request goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Connections at once.
-    pub connections: u32,
-    /// For a head, and for a body that comes slowly.
-    pub read_timeout: Duration,
-    /// Bytes of a body.
-    pub body: u64,
-}
-
-impl Bounds {
-    /// Of one gate.
-    #[must_use]
-    pub fn of(config: &GateConfig) -> Self {
-        let limits = &config.limits;
-        Self { connections: limits.connections, read_timeout: limits.read_timeout, body: limits.body.0 }
-    }
-}
 
 /// What becomes of a request, by its head.
 #[derive(Debug)]

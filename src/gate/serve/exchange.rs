@@ -10,19 +10,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::connection::Record;
 use super::lease::Lease;
+use super::outcome::Outcome;
 use super::queue::Place;
+use super::record::Record;
 use super::relay::{Relay, Relayed};
 use super::wait::{self, Line, Loss};
-use crate::gate::policy::validate::Endpoint;
-use crate::gate::wire::backend::{self, AnswerHead, Link, Opened};
-use crate::gate::wire::client::Client;
-use crate::gate::wire::events::usage;
-use crate::gate::wire::refusal::{self, Refusal, ServerError};
-use crate::gate::wire::reply::{self, Envelope};
-use crate::gate::wire::stream::{MIDDLE, poll_append_link, with_scratch, write_all};
-use crate::gate::{Report, Upstream};
+use crate::gate::policy::contract::{Report, Upstream};
+use crate::gate::policy::rules::Endpoint;
+use crate::gate::policy::server_error::{ServerError, from_server};
+use crate::gate::wire::{
+    AnswerHead, Client, Envelope, Link, Opened, Refusal, Usage, end_head, reply_head, request_head, write_all,
+};
 
 /// Answers up to this size are collected and sent whole; larger ones pass as they come.
 const WHOLE: u64 = 256 * 1024;
@@ -45,16 +44,6 @@ pub(super) struct Work {
     pub(super) body: Vec<u8>,
     /// Whether the answer will be a stream.
     pub(super) stream: bool,
-}
-
-/// How it ended.
-pub(super) enum Outcome {
-    /// The client has its answer, and the connection may go on.
-    Answered,
-    /// Nothing was sent to the client yet.
-    Refused(Box<Refusal>),
-    /// The connection is of no use any more.
-    Over,
 }
 
 /// How one attempt ended.
@@ -89,7 +78,7 @@ impl<'a> Exchange<'a> {
                 Ok(turn) => turn,
                 Err(outcome) => return self.over(outcome, record),
             },
-            Err(_) => return refused(wait::full()),
+            Err(_) => return wait::full().into(),
         };
         let mut loss: Option<Loss> = None;
         loop {
@@ -118,7 +107,7 @@ impl<'a> Exchange<'a> {
                 Attempt::Done(outcome) => return Box::pin(self.end(outcome, client, record)).await,
                 Attempt::ClientGone => return self.over(Outcome::Over, record),
                 Attempt::Aborted(why) => {
-                    return Box::pin(self.end(refused(aborted(&why)), client, record)).await;
+                    return Box::pin(self.end(aborted(&why).into(), client, record)).await;
                 }
                 Attempt::Lost { why, sent } => {
                     drop(lease);
@@ -126,7 +115,7 @@ impl<'a> Exchange<'a> {
                     shared.report(Report::Suspect { generation, why: why.clone() });
                     let again = loss.is_some_and(|loss| loss.sent);
                     if self.relay.begun() || (again && sent) {
-                        return Box::pin(self.end(refused(wait::lost(&why)), client, record)).await;
+                        return Box::pin(self.end(wait::lost(&why).into(), client, record)).await;
                     }
                     // It waited for an answer until now, not for a model; that wait begins here.
                     deadline = self.line.patience.until(Instant::now());
@@ -160,8 +149,8 @@ impl<'a> Exchange<'a> {
 
     /// Opens a connection to the backend and sends the request.
     async fn send(&self, upstream: &Upstream, lease: &Lease, client: &Client) -> Result<Link, Attempt> {
-        let head = backend::request_head(self.work.endpoint, upstream, self.work.body.len());
-        let Opened { link, sent } = backend::open(upstream.address, head.as_bytes(), &self.work.body)
+        let head = request_head(self.work.endpoint.path(), &upstream.secret, self.work.body.len());
+        let Opened { link, sent } = Link::open(upstream.address, head.as_bytes(), &self.work.body)
             .map_err(|error| Attempt::Lost { why: format!("cannot connect: {error}"), sent: false })?;
         if sent < head.len() + self.work.body.len() {
             Box::pin(self.send_rest(&head, sent, &link, lease, client)).await?;
@@ -180,10 +169,7 @@ impl<'a> Exchange<'a> {
                 if lease.ended(cx.waker()).is_some() {
                     return Poll::Ready(());
                 }
-                let read = with_scratch(|scratch| {
-                    backend.poll_read(cx, scratch.get_mut(..MIDDLE).unwrap_or_default())
-                });
-                match ready!(read) {
+                match ready!(backend.poll_discard(cx)) {
                     Ok(1..) => self.line.shared.traffic.heard(Instant::now()),
                     Ok(0) | Err(_) => return Poll::Ready(()),
                 }
@@ -207,7 +193,7 @@ impl<'a> Exchange<'a> {
                 Received::End(why) => return Attempt::Lost { why, sent: true },
                 Received::Stop(attempt) => return attempt,
             }
-            match backend::answer_head(&bytes) {
+            match AnswerHead::parse(&bytes) {
                 Ok(Some(answer)) => break answer,
                 Ok(None) => {}
                 Err(why) => return Attempt::Lost { why, sent: true },
@@ -253,7 +239,7 @@ impl<'a> Exchange<'a> {
 
     async fn receive(&self, backend: &Link, lease: &Lease, client: &Client, out: &mut Vec<u8>) -> Received {
         poll_fn(|cx| {
-            if let Poll::Ready(result) = poll_append_link(backend, cx, out) {
+            if let Poll::Ready(result) = backend.poll_append(cx, out) {
                 return Poll::Ready(match result {
                     Ok(0) => Received::End("it closed the connection without an answer".to_owned()),
                     Ok(_) => {
@@ -296,9 +282,9 @@ impl<'a> Exchange<'a> {
             }
         }
         if answer.status != 200 {
-            return match refusal::from_server(answer.status, body) {
+            return match from_server(answer.status, body) {
                 ServerError::Dead(why) => Attempt::Lost { why, sent: true },
-                ServerError::Refused(refusal) => Attempt::Done(refused(refusal)),
+                ServerError::Refused(refusal) => Attempt::Done(refusal.into()),
             };
         }
         if self.relay.started() {
@@ -306,13 +292,13 @@ impl<'a> Exchange<'a> {
             return Attempt::Lost { why: "it did not answer with a stream".to_owned(), sent: true };
         }
         body.truncate(answer.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX));
-        let mut head = reply::head(200, self.envelope);
+        let mut head = reply_head(200, self.envelope);
         head.push_str("content-type: application/json\r\n");
-        reply::length(&mut head, body.len());
+        end_head(&mut head, body.len());
         let bytes = [head.as_bytes(), body].concat();
         record.status = 200;
         record.sent = body.len() as u64;
-        record.usage = usage(body).unwrap_or_default();
+        record.usage = Usage::of(body).unwrap_or_default();
         self.line.shared.traffic.answered(record.usage, None, self.started.elapsed());
         match write_all(client, client.rest(&bytes)).await {
             Ok(()) => Attempt::Done(Outcome::Answered),
@@ -352,10 +338,6 @@ impl<'a> Exchange<'a> {
             Relayed::ClientGone => Attempt::ClientGone,
         }
     }
-}
-
-fn refused(refusal: Refusal) -> Outcome {
-    Outcome::Refused(Box::new(refusal))
 }
 
 enum Received {

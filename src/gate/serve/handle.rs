@@ -12,7 +12,7 @@ use super::door::Door;
 use super::listen::{self, Wanted};
 use super::shared::Shared;
 use super::traffic::Traffic;
-use crate::gate::{Availability, GateConfig, Report};
+use crate::gate::policy::contract::{Availability, GateConfig, Report};
 
 /// How long answers that were ended may take to say so before their connections end.
 pub const LAST_WORDS: Duration = Duration::from_millis(500);

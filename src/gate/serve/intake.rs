@@ -4,27 +4,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::connection::{Connection, LARGE};
-use super::door::Door;
+use super::crowd::Place;
 use super::shared::Held;
-use crate::gate::wire::chunks::{Chunks, too_large};
-use crate::gate::wire::head::{self, Framing, Head};
-use crate::gate::wire::refusal::Refusal;
-use crate::gate::wire::stream::{MIDDLE, by, poll_append, poll_discard, write_all};
+use crate::gate::policy::bounds::Bounds;
+use crate::gate::wire::{
+    Chunks, Client, Framing, HEAD_BYTES, Head, LINGER, MIDDLE, Refusal, SLOWEST, body_too_large, by,
+    empty_lines, head_too_large, part, poll_append, write_all,
+};
 use crate::host;
 
-/// Bodies may come this slowly, bytes a second, once the read time-out is over.
-const SLOWEST: u64 = 64 * 1024;
-/// A client that is still sending sees its answer, and not a reset, if it is done within this time beside
-/// [`SLOWEST`], and this many bytes. Some read nothing before they have sent everything.
-pub(super) const LINGER: Duration = Duration::from_secs(10);
-const LINGER_BYTES: u64 = 64 << 20;
-/// It counts as done when it has sent nothing for this long.
-const QUIET: Duration = Duration::from_secs(1);
+/// Bodies from this size on, bytes, are checked by a thread of their own: that of 16 MB takes tens of milliseconds, in
+/// which nobody else would be served.
+pub(super) const LARGE: usize = 256 * 1024;
 
 /// The body of a request.
 pub(super) struct Body {
@@ -34,26 +28,43 @@ pub(super) struct Body {
     pub(super) held: Held,
 }
 
-impl Connection {
+/// What comes from one client, and the bytes of it that are not understood yet.
+pub(super) struct Intake {
+    pub(super) stream: Client,
+    pub(super) place: Place,
+    pub(super) buffer: Vec<u8>,
+    /// Bytes that were read since others had their turn.
+    turn: u32,
+    /// Bytes of a body that was announced and is not read, those in `buffer` included.
+    pub(super) owed: u64,
+    /// Whether a large body came whose memory was not given back to the system yet.
+    large: bool,
+}
+
+impl Intake {
+    pub(super) fn new(stream: TcpStream, place: Place) -> Self {
+        Self { stream: Client::new(stream), place, buffer: Vec::new(), turn: 0, owed: 0, large: false }
+    }
+
     /// Waits for a head. `None`: the client is done, or too slow to begin.
-    pub(super) async fn head(&mut self, door: &dyn Door) -> Result<Option<Head>, Refusal> {
+    pub(super) async fn head(&mut self, read_timeout: Duration) -> Result<Option<Head>, Refusal> {
         let idle = Instant::now() + self.place.idle();
         let (mut deadline, mut skipped) = (None, 0);
         loop {
-            let empty = head::empty_lines(&self.buffer);
+            let empty = empty_lines(&self.buffer);
             self.buffer.drain(..empty);
             skipped += empty;
             if self.buffer.is_empty() {
                 // An idle connection holds no buffer.
                 self.buffer = Vec::new();
-                if skipped > head::HEAD_BYTES {
-                    return Err(head::too_large());
+                if skipped > HEAD_BYTES {
+                    return Err(head_too_large());
                 }
             } else {
-                if let Some(head) = head::parse(&self.buffer)? {
+                if let Some(head) = Head::parse(&self.buffer)? {
                     return Ok(Some(head));
                 }
-                deadline.get_or_insert_with(|| Instant::now() + door.bounds().read_timeout);
+                deadline.get_or_insert_with(|| Instant::now() + read_timeout);
             }
             if !self.more(deadline.unwrap_or(idle)).await {
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -65,16 +76,19 @@ impl Connection {
     }
 
     /// Reads the body. `None`: the client went away in the middle.
-    pub(super) async fn body(&mut self, head: &Head, door: &dyn Door) -> Result<Option<Body>, Refusal> {
-        let bounds = door.bounds();
+    pub(super) async fn body(
+        &mut self,
+        head: &Head,
+        bounds: Bounds,
+        mut held: Held,
+    ) -> Result<Option<Body>, Refusal> {
         let limit = bounds.body;
         let length = match head.framing {
             Framing::None => return Err(Refusal::invalid(None, "a body is needed".to_owned())),
-            Framing::Length(length) if length > limit => return Err(too_large(limit)),
+            Framing::Length(length) if length > limit => return Err(body_too_large(limit)),
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
-        let mut held = door.bodies().of(self.client);
         // What has a length is taken out together with the head before it, so that nothing is moved.
         let from = if length.is_some() { head.length } else { 0 };
         self.buffer.drain(..head.length - from);
@@ -136,8 +150,9 @@ impl Connection {
         if !matches!(by(deadline, |cx| poll_append(stream, cx, buffer)).await, Some(Ok(1..))) {
             return false;
         }
-        self.turn += self.buffer.len().saturating_sub(before);
-        if self.turn >= MIDDLE {
+        let came = u32::try_from(self.buffer.len().saturating_sub(before)).unwrap_or(u32::MAX);
+        self.turn = self.turn.saturating_add(came);
+        if self.turn as usize >= MIDDLE {
             self.yields().await;
         }
         true
@@ -168,29 +183,6 @@ impl Connection {
         self.buffer = Vec::new();
         self.give_back();
         part(&mut self.stream, owed, LINGER).await;
-    }
-}
-
-/// Ends a connection whose client was told something, and has still `owed` bytes of a body to send.
-pub(super) async fn part(stream: &mut TcpStream, owed: u64, patience: Duration) {
-    discard(stream, owed.min(LINGER_BYTES), patience).await;
-    let _ = stream.shutdown().await;
-    discard(stream, LINGER_BYTES, patience).await;
-}
-
-/// Reads up to `most` bytes for nothing.
-async fn discard(stream: &mut TcpStream, most: u64, patience: Duration) {
-    let begun = Instant::now();
-    let mut came = 0;
-    while came < most {
-        let deadline = begun + patience + Duration::from_secs(came / SLOWEST);
-        let Some(Ok(count @ 1..)) =
-            by(deadline.min(Instant::now() + QUIET), |cx| poll_discard(stream, cx)).await
-        else {
-            return;
-        };
-        came += count as u64;
-        tokio::task::yield_now().await;
     }
 }
 

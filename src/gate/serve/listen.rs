@@ -15,12 +15,9 @@ use super::access_log::Line;
 use super::connection::Connection;
 use super::crowd::Crowd;
 use super::door::Door;
-use super::intake::part;
 use crate::clock::beat;
 use crate::gate::policy::access;
-use crate::gate::wire::refusal::Refusal;
-use crate::gate::wire::reply::Envelope;
-use crate::gate::wire::stream::write_all;
+use crate::gate::wire::{Envelope, Refusal, part, write_all};
 
 /// How the reason for a closed gate ends when somebody else has its port.
 pub(crate) const TAKEN: &str = "is taken by another program";

@@ -10,12 +10,10 @@ use tokio::time::Instant;
 
 use super::lease::Lease;
 use super::traffic::Traffic;
-use crate::gate::wire::backend::{AnswerHead, Link};
-use crate::gate::wire::client::{Client, Silence};
-use crate::gate::wire::events::Events;
-use crate::gate::wire::events::Usage;
-use crate::gate::wire::reply::{self, Envelope};
-use crate::gate::wire::stream::{BEFORE, MIDDLE, PIECE, with_scratch, write_all};
+use crate::gate::wire::{
+    AnswerHead, BEFORE, Client, Envelope, Events, LAST_CHUNK, Link, MIDDLE, PIECE, Silence, Usage,
+    reply_head, size_line, with_scratch, write_all,
+};
 
 /// An answer on its way; it survives the backend, so that another one can go on with it.
 #[derive(Debug)]
@@ -54,8 +52,6 @@ enum Step {
     End(Relayed),
 }
 
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
 impl Relay {
     /// Nothing passed yet; `chunks`: the client understands them.
     #[must_use]
@@ -77,7 +73,7 @@ impl Relay {
         self.left = answer.length;
         self.is_events = answer.events;
         let framed = answer.length.is_some() || self.chunks;
-        let mut head = reply::head(200, &Envelope { close: envelope.close || !framed, ..*envelope });
+        let mut head = reply_head(200, &Envelope { close: envelope.close || !framed, ..*envelope });
         head.push_str(if answer.events {
             "content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
         } else {
@@ -268,8 +264,8 @@ impl Relay {
             }
         };
         if self.chunks {
-            let (size, digits) = size_line(count);
-            let size = size.get(size.len() - digits..).unwrap_or_default();
+            let (line, used) = size_line(count);
+            let size = line.get(line.len() - used..).unwrap_or_default();
             from -= size.len();
             put(scratch, from, size);
             put(scratch, to, b"\r\n");
@@ -347,35 +343,9 @@ async fn unstick(rest: &[u8], lease: &Lease, client: &Client) -> bool {
     }
 }
 
-/// `count` in hexadecimal and a line end, right-aligned; with the number of bytes that count.
-fn size_line(mut count: usize) -> ([u8; 10], usize) {
-    let mut line = *b"        \r\n";
-    let mut used = 2;
-    loop {
-        let digit = b"0123456789abcdef".get(count & 15).copied().unwrap_or(b'0');
-        used += 1;
-        let at = line.len() - used;
-        if let Some(place) = line.get_mut(at) {
-            *place = digit;
-        }
-        count >>= 4;
-        if count == 0 || used == line.len() {
-            return (line, used);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_written_as_chunks_want_them() {
-        for count in [1, 9, 10, 15, 16, 255, 4096, MIDDLE, 0xffff_ffff] {
-            let (line, used) = size_line(count);
-            assert_eq!(line[line.len() - used..], *format!("{count:x}\r\n").as_bytes());
-        }
-    }
 
     #[test]
     fn last_words_begin_a_line_of_their_own_and_end_the_stream() {

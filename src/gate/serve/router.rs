@@ -12,19 +12,19 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::access_log::AccessLog;
-use super::door::{Bounds, Door, Judged};
+use super::door::{Door, Judged};
 use super::handle::{Gate, Listener};
 use super::shared::{Bodies, Ids, Shared};
 use super::traffic::Traffic;
-use crate::gate::GateConfig;
 use crate::gate::policy::access;
 use crate::gate::policy::answer::{self, Route};
+use crate::gate::policy::bounds::Bounds;
+use crate::gate::policy::contract::GateConfig;
 use crate::gate::policy::decide::{Asked, decide};
 use crate::gate::policy::json::{Kind, Scanner};
 use crate::gate::policy::keys::KeyRing;
 use crate::gate::policy::value::expect_string;
-use crate::gate::wire::refusal::Refusal;
-use crate::gate::wire::reply::Reply;
+use crate::gate::wire::{Refusal, Reply};
 use crate::host;
 use crate::registry::Network;
 

@@ -12,9 +12,8 @@ use super::access_log::AccessLog;
 use super::lease::Leases;
 use super::queue::Queue;
 use super::traffic::Traffic;
+use crate::gate::policy::contract::{Availability, GateConfig, Report, Upstream};
 use crate::gate::policy::keys::KeyRing;
-use crate::gate::policy::validate::Rules;
-use crate::gate::{Availability, GateConfig, Report, Upstream};
 
 /// A configuration and what follows from it.
 #[derive(Debug)]
@@ -29,22 +28,6 @@ impl Settings {
     fn new(config: GateConfig) -> Self {
         let keys = KeyRing::new(config.keys.clone());
         Self { config, keys }
-    }
-
-    /// What a body is held against.
-    pub fn rules(&self) -> Rules<'_> {
-        let config = &self.config;
-        Rules {
-            accepted: &config.accepted,
-            max_tokens: config.limits.max_tokens,
-            messages: config.limits.messages,
-            context: config.context,
-            counted: config.counted,
-            default_tokens: config.default_tokens,
-            vocabulary: config.vocabulary,
-            remote_images: config.limits.remote_images,
-            variables: &config.variables,
-        }
     }
 }
 
@@ -100,44 +83,8 @@ impl Shared {
 
     #[cfg(test)]
     pub(super) fn for_tests() -> Self {
-        use crate::registry::{Limits, Network, Start};
-        use crate::units::Bytes;
-        let network = Network {
-            host: std::net::Ipv4Addr::LOCALHOST.into(),
-            allow_from: Vec::new(),
-            allow_origins: Vec::new(),
-            allow_hosts: Vec::new(),
-            require_key: false,
-        };
-        let second = std::time::Duration::from_secs(1);
-        let limits = Limits {
-            in_flight: 1,
-            queue: 1,
-            queue_timeout: second,
-            connections: 1,
-            body: Bytes(1000),
-            max_tokens: None,
-            messages: 1,
-            read_timeout: second,
-            remote_images: false,
-        };
-        let config = GateConfig {
-            name: "tiny".to_owned(),
-            accepted: vec!["tiny".to_owned()],
-            start: Start::Always,
-            port: 0,
-            network,
-            limits,
-            context: None,
-            counted: false,
-            default_tokens: 512,
-            vocabulary: None,
-            variables: std::collections::BTreeSet::new(),
-            keys: "/dev/null".into(),
-            access_log: "/dev/null".into(),
-        };
         let (_, availability) = watch::channel(Availability::Offline);
-        Self::new(config, availability, mpsc::unbounded_channel().0)
+        Self::new(GateConfig::for_tests(), availability, mpsc::unbounded_channel().0)
     }
 
     /// The settings in force.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
 use crate::api::{KeyUsage, TrafficStatus};
-use crate::gate::wire::events::Usage;
+use crate::gate::wire::Usage;
 use crate::speed;
 
 /// The counters of one model, since its gate was made. Reading never waits for a writer for long.

@@ -7,13 +7,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::exchange::Outcome;
+use super::outcome::Outcome;
 use super::queue::Turn;
 use super::shared::{Settings, Shared};
 use crate::gate::policy::answer;
-use crate::gate::wire::client::Client;
-use crate::gate::wire::refusal::Refusal;
-use crate::gate::{Availability, Upstream};
+use crate::gate::policy::contract::{Availability, Upstream};
+use crate::gate::wire::{Client, Refusal};
 use crate::host;
 
 /// How long the supervisor may take to see that a backend is gone, after a connection was cut.
@@ -76,16 +75,16 @@ impl Line<'_> {
         loop {
             tokio::select! {
                 biased;
-                turn = &mut place => return turn.map_err(|_| refused(full())),
+                turn = &mut place => return turn.map_err(|_| full().into()),
                 () = client.left() => return Err(Outcome::Over),
-                () = tokio::time::sleep_until(deadline) => return Err(refused(waited())),
+                () = tokio::time::sleep_until(deadline) => return Err(waited().into()),
                 changed = availability.changed() => {
                     if changed.is_err() {
-                        return Err(refused(closing()));
+                        return Err(closing().into());
                     }
                     let now = availability.borrow_and_update().clone();
                     if let Some(refusal) = self.turned_away(&now) {
-                        return Err(refused(refusal));
+                        return Err(refusal.into());
                     }
                 }
             }
@@ -110,23 +109,23 @@ impl Line<'_> {
                     // Still the run that cut it off. Nothing was sent: it may try there again.
                     Some(loss) if !loss.sent && loss.at.elapsed() >= PAUSE => return Ok(upstream.clone()),
                     Some(loss) if loss.sent && loss.at.elapsed() >= NOTICED => {
-                        return Err(refused(lost("it closed the connection without an answer")));
+                        return Err(lost("it closed the connection without an answer").into());
                     }
                     Some(loss) => until = until.min(loss.at + if loss.sent { NOTICED } else { PAUSE }),
                 }
             } else if let Some(refusal) = self.turned_away(&now) {
-                return Err(refused(refusal));
+                return Err(refusal.into());
             }
             if Instant::now() >= deadline {
                 let refusal = answer::unavailable(&self.settings.config, &now, host::now());
-                return Err(refused(refusal.unwrap_or_else(waited)));
+                return Err(refusal.unwrap_or_else(waited).into());
             }
             tokio::select! {
                 biased;
                 () = client.left() => return Err(Outcome::Over),
                 changed = availability.changed() => {
                     if changed.is_err() {
-                        return Err(refused(closing()));
+                        return Err(closing().into());
                     }
                 }
                 () = tokio::time::sleep_until(until) => {}
@@ -153,10 +152,6 @@ impl Drop for Queued<'_> {
     fn drop(&mut self) {
         self.0.traffic.queue_shrank();
     }
-}
-
-fn refused(refusal: Refusal) -> Outcome {
-    Outcome::Refused(Box::new(refusal))
 }
 
 /// 429: the line has no place.

@@ -8,17 +8,12 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::gate::Upstream;
-use crate::gate::policy::validate::Endpoint;
+use super::stream::{MIDDLE, with_scratch};
 use crate::host;
 
 /// The head of a request to the backend. Nothing in it comes from the client.
 #[must_use]
-pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> String {
-    let path = match endpoint {
-        Endpoint::Chat => "/v1/chat/completions",
-        Endpoint::Completions => "/v1/completions",
-    };
+pub fn request_head(path: &str, secret: &str, length: usize) -> String {
     // Joined, not formatted: it is made for every request.
     [
         "POST ",
@@ -28,7 +23,7 @@ pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> S
         "\r\n",
         crate::backend::SECRET_HEADER,
         ": ",
-        &upstream.secret,
+        secret,
         "\r\n\r\n",
     ]
     .concat()
@@ -40,6 +35,28 @@ pub fn request_head(endpoint: Endpoint, upstream: &Upstream, length: usize) -> S
 pub struct Link(AsyncFd<TcpStream>);
 
 impl Link {
+    /// Connects and sends without waiting: on loopback the connection is there at once, so that the first write
+    /// nearly always succeeds before the event loop was asked even once.
+    ///
+    /// # Errors
+    /// The system's own; `ConnectionRefused` when nobody listens.
+    pub fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
+        let socket = nonblocking(Domain::for_address(address))?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let parts = [io::IoSlice::new(head), io::IoSlice::new(body)];
+        let sent = match socket.send_vectored(&parts) {
+            Ok(sent) => sent,
+            Err(error) if not_yet(&error) => 0,
+            Err(error) => return Err(error),
+        };
+        let whole = sent == head.len() + body.len();
+        let interest = if whole { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        Ok(Opened { link: Self(host::socket::register(socket.into(), interest)?), sent })
+    }
+
     /// Reads once; 0 is the end.
     pub fn poll_read(&self, cx: &mut Context<'_>, place: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
@@ -57,6 +74,21 @@ impl Link {
                 Err(_would_block) => {}
             }
         }
+    }
+
+    /// Reads once and appends; 0 is the end.
+    pub fn poll_append(&self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| {
+            let place = scratch.get_mut(..MIDDLE).unwrap_or_default();
+            let count = ready!(self.poll_read(cx, place))?;
+            out.extend_from_slice(place.get(..count).unwrap_or_default());
+            Poll::Ready(Ok(count))
+        })
+    }
+
+    /// Reads once, for nothing; 0 is the end.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| self.poll_read(cx, scratch.get_mut(..MIDDLE).unwrap_or_default()))
     }
 
     /// Tells the backend that nothing more is wanted of it; what it still sends can be read.
@@ -89,28 +121,6 @@ pub struct Opened {
     pub link: Link,
     /// Bytes that are out.
     pub sent: usize,
-}
-
-/// Connects and sends without waiting: on loopback the connection is there at once, so that the first write
-/// nearly always succeeds before the event loop was asked even once.
-///
-/// # Errors
-/// The system's own; `ConnectionRefused` when nobody listens.
-pub fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
-    let socket = nonblocking(Domain::for_address(address))?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-        _ => {}
-    }
-    let parts = [io::IoSlice::new(head), io::IoSlice::new(body)];
-    let sent = match socket.send_vectored(&parts) {
-        Ok(sent) => sent,
-        Err(error) if not_yet(&error) => 0,
-        Err(error) => return Err(error),
-    };
-    let whole = sent == head.len() + body.len();
-    let interest = if whole { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-    Ok(Opened { link: Link(host::socket::register(socket.into(), interest)?), sent })
 }
 
 /// Still connecting, or its buffer is full. Linux says `EAGAIN` for both, macOS `ENOTCONN` for the first.
@@ -148,28 +158,33 @@ pub struct AnswerHead {
 /// Bytes of the backend's head, at most.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Reads the head from the front of `bytes`; `None`: it is not all there yet.
-///
-/// # Errors
-/// When it is none.
-pub fn answer_head(bytes: &[u8]) -> Result<Option<AnswerHead>, String> {
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut answer = httparse::Response::new(&mut headers);
-    match answer.parse(bytes) {
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => Ok(None),
-        Ok(httparse::Status::Complete(length)) => {
-            let value = |name: &str| {
-                let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-                header.and_then(|header| std::str::from_utf8(header.value).ok()).unwrap_or_default().trim()
-            };
-            Ok(Some(AnswerHead {
-                bytes: length,
-                status: answer.code.unwrap_or(502),
-                length: value("content-length").parse().ok(),
-                events: value("content-type").starts_with("text/event-stream"),
-            }))
+impl AnswerHead {
+    /// Reads the head from the front of `bytes`; `None`: it is not all there yet.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut answer = httparse::Response::new(&mut headers);
+        match answer.parse(bytes) {
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => Ok(None),
+            Ok(httparse::Status::Complete(length)) => {
+                let value = |name: &str| {
+                    let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+                    header
+                        .and_then(|header| std::str::from_utf8(header.value).ok())
+                        .unwrap_or_default()
+                        .trim()
+                };
+                Ok(Some(Self {
+                    bytes: length,
+                    status: answer.code.unwrap_or(502),
+                    length: value("content-length").parse().ok(),
+                    events: value("content-type").starts_with("text/event-stream"),
+                }))
+            }
+            Ok(httparse::Status::Partial) => Err("its head has no end".to_owned()),
+            Err(error) => Err(format!("it does not speak HTTP: {error}")),
         }
-        Ok(httparse::Status::Partial) => Err("its head has no end".to_owned()),
-        Err(error) => Err(format!("it does not speak HTTP: {error}")),
     }
 }

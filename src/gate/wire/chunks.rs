@@ -1,5 +1,5 @@
-//! The chunks of a request's body, read strictly: extensions are passed over, and a trailer is refused, since the next
-//! reader might understand it differently.
+//! Chunks. Those of a request's body are read strictly: extensions are passed over, and a trailer is refused, since the
+//! next reader might understand it differently.
 
 use super::refusal::Refusal;
 
@@ -41,7 +41,7 @@ impl Chunks {
             let rest = bytes.get(at..).unwrap_or_default();
             match self.expect {
                 Expect::Size => {
-                    let Some(line) = size_line(rest)? else { break false };
+                    let Some(line) = read_size_line(rest)? else { break false };
                     let size = line.size;
                     at += line.bytes;
                     self.extensions += line.extension;
@@ -49,7 +49,7 @@ impl Chunks {
                         return Err(bad());
                     }
                     if size.saturating_add(self.body.len() as u64) > limit {
-                        return Err(too_large(limit));
+                        return Err(body_too_large(limit));
                     }
                     self.left = size;
                     self.expect = if size == 0 { Expect::LastLineEnd } else { Expect::Data };
@@ -90,7 +90,7 @@ struct SizeLine {
     extension: usize,
 }
 
-fn size_line(bytes: &[u8]) -> Result<Option<SizeLine>, Refusal> {
+fn read_size_line(bytes: &[u8]) -> Result<Option<SizeLine>, Refusal> {
     let digits = bytes.iter().take(DIGITS + 1).take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits > DIGITS {
         return Err(bad());
@@ -124,8 +124,30 @@ fn bad() -> Refusal {
 
 /// 413, with the limit.
 #[must_use]
-pub fn too_large(limit: u64) -> Refusal {
+pub fn body_too_large(limit: u64) -> Refusal {
     Refusal::new(413, "body_too_large", format!("the body is larger than {}", crate::units::Bytes(limit)))
+}
+
+/// What ends a body in chunks.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// `count` in hexadecimal and a line end, right-aligned; with the number of bytes that count.
+#[must_use]
+pub fn size_line(mut count: usize) -> ([u8; 10], usize) {
+    let mut line = *b"        \r\n";
+    let mut used = 2;
+    loop {
+        let digit = b"0123456789abcdef".get(count & 15).copied().unwrap_or(b'0');
+        used += 1;
+        let at = line.len() - used;
+        if let Some(place) = line.get_mut(at) {
+            *place = digit;
+        }
+        count >>= 4;
+        if count == 0 || used == line.len() {
+            return (line, used);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,5 +217,13 @@ mod tests {
         }
         let mut bytes = b"ffffffff\r\n".to_vec();
         assert_eq!(Chunks::default().take(&mut bytes, 100).unwrap_err().status, 413);
+    }
+
+    #[test]
+    fn sizes_are_written_as_chunks_want_them() {
+        for count in [1, 9, 10, 15, 16, 255, 4096, 65_536, 0xffff_ffff] {
+            let (line, used) = size_line(count);
+            assert_eq!(line[line.len() - used..], *format!("{count:x}\r\n").as_bytes());
+        }
     }
 }

@@ -24,6 +24,23 @@ pub struct Usage {
     pub answer: u64,
 }
 
+impl Usage {
+    /// `usage` of a whole answer. It stands at the end, and in a text every quote would have a backslash before it.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Option<Self> {
+        const KEYS: [&str; 3] = ["\"completion_tokens\":", "\"prompt_tokens\":", "\"cached_tokens\":"];
+        // To make them costs more than to search with them.
+        static FINDERS: LazyLock<[FinderRev<'static>; 3]> = LazyLock::new(|| KEYS.map(FinderRev::new));
+        let end = body.get(body.len().saturating_sub(END)..)?;
+        let [answer, prompt, cached] = &*FINDERS;
+        Some(Self {
+            answer: number(end, answer)?,
+            prompt: number(end, prompt).unwrap_or(0),
+            cached: number(end, cached).unwrap_or(0),
+        })
+    }
+}
+
 /// What passed so far.
 #[derive(Debug, Clone)]
 pub struct Events {
@@ -108,21 +125,6 @@ impl Events {
     }
 }
 
-/// `usage` of a whole answer. It stands at the end, and in a text every quote would have a backslash before it.
-#[must_use]
-pub fn usage(body: &[u8]) -> Option<Usage> {
-    const KEYS: [&str; 3] = ["\"completion_tokens\":", "\"prompt_tokens\":", "\"cached_tokens\":"];
-    // To make them costs more than to search with them.
-    static FINDERS: LazyLock<[FinderRev<'static>; 3]> = LazyLock::new(|| KEYS.map(FinderRev::new));
-    let end = body.get(body.len().saturating_sub(END)..)?;
-    let [answer, prompt, cached] = &*FINDERS;
-    Some(Usage {
-        answer: number(end, answer)?,
-        prompt: number(end, prompt).unwrap_or(0),
-        cached: number(end, cached).unwrap_or(0),
-    })
-}
-
 fn number(text: &[u8], key: &FinderRev<'_>) -> Option<u64> {
     let rest = text.get(key.rfind(text)? + key.needle().len()..)?.trim_ascii_start();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -173,9 +175,9 @@ mod tests {
     #[test]
     fn usage_is_found_in_a_whole_answer() {
         let body = br#"{"choices": [{"message": {"content": "\"completion_tokens\": 9"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 12, "total_tokens": 15}}"#;
-        assert_eq!(usage(body), Some(Usage { prompt: 3, cached: 0, answer: 12 }));
-        assert_eq!(usage(b"{}"), None);
+        assert_eq!(Usage::of(body), Some(Usage { prompt: 3, cached: 0, answer: 12 }));
+        assert_eq!(Usage::of(b"{}"), None);
         let cached = br#"{"usage": {"prompt_tokens": 30, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 29}}}"#;
-        assert_eq!(usage(cached), Some(Usage { prompt: 30, cached: 29, answer: 1 }));
+        assert_eq!(Usage::of(cached), Some(Usage { prompt: 30, cached: 29, answer: 1 }));
     }
 }

@@ -56,12 +56,12 @@ impl Reply {
     /// The bytes to send.
     #[must_use]
     pub fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
-        let mut head = head(self.status, envelope);
+        let mut head = reply_head(self.status, envelope);
         head.push_str(&self.headers);
         if self.status == 204 {
             head.push_str("\r\n");
         } else {
-            length(&mut head, self.body.len());
+            end_head(&mut head, self.body.len());
         }
         let mut out = head.into_bytes();
         if !envelope.head_only {
@@ -73,7 +73,7 @@ impl Reply {
 
 /// The status line and what every answer carries, without the empty line at the end.
 #[must_use]
-pub fn head(status: u16, envelope: &Envelope<'_>) -> String {
+pub fn reply_head(status: u16, envelope: &Envelope<'_>) -> String {
     let mut head = String::with_capacity(320);
     let mut digits = itoa::Buffer::new();
     for part in
@@ -136,7 +136,7 @@ fn http_date(second: u64) -> String {
 }
 
 /// The line that tells the length of a body, and the empty one that ends the head.
-pub fn length(head: &mut String, length: usize) {
+pub fn end_head(head: &mut String, length: usize) {
     for part in ["content-length: ", itoa::Buffer::new().format(length), "\r\n\r\n"] {
         head.push_str(part);
     }

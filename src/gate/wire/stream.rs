@@ -12,8 +12,6 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::backend::Link;
-
 /// Room before what is read, for a head and a chunk's size line.
 pub const BEFORE: usize = 1024;
 /// Read at once, at most.
@@ -57,16 +55,6 @@ pub fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Re
         let mut buffer = ReadBuf::new(scratch.get_mut(..MIDDLE).unwrap_or_default());
         ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
-    })
-}
-
-/// As [`poll_append`], from the backend.
-pub fn poll_append_link(link: &Link, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
-    with_scratch(|scratch| {
-        let place = scratch.get_mut(..MIDDLE).unwrap_or_default();
-        let count = ready!(link.poll_read(cx, place))?;
-        out.extend_from_slice(place.get(..count).unwrap_or_default());
-        Poll::Ready(Ok(count))
     })
 }
 
