@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use percent::decode;
 use serde_json::{Value, json};
 
 use super::contract::{Availability, GateConfig};
 use super::rules::Endpoint;
+use crate::api::http::percent_decode;
 use crate::clock::Moment;
 use crate::gate::wire::{Method, Refusal, Reply, shown};
 use crate::registry::Start;
@@ -40,7 +40,7 @@ pub fn route(path: &str) -> Route {
         "/v1/chat/completions" | "/chat/completions" => Route::Generate(Endpoint::Chat),
         "/v1/completions" => Route::Generate(Endpoint::Completions),
         path => match path.strip_prefix("/v1/models/") {
-            Some(id) => Route::Model(decode(id)),
+            Some(id) => Route::Model(percent_decode(id)),
             None => Route::Unknown,
         },
     }
@@ -251,23 +251,5 @@ mod tests {
         assert_eq!(told(13_500), (6500, "model 'tiny' is loading, about 6 s left".to_owned()));
         assert_eq!(told(19_900), (100, "model 'tiny' is loading, about 1 s left".to_owned()));
         assert_eq!(told(20_000).1, "model 'tiny' is loading, for longer than it usually takes");
-    }
-}
-
-mod percent {
-    /// `%2F` → `/`; what is no escape stays.
-    pub fn decode(text: &str) -> String {
-        let bytes = text.as_bytes();
-        let mut out = Vec::with_capacity(bytes.len());
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            let escape = bytes.get(at + 1..at + 3).filter(|_| byte == b'%');
-            let value = escape
-                .and_then(|hex| std::str::from_utf8(hex).ok())
-                .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-            out.push(value.unwrap_or(byte));
-            at += if value.is_some() { 3 } else { 1 };
-        }
-        String::from_utf8_lossy(&out).into_owned()
     }
 }

@@ -16,11 +16,12 @@ use super::queue::Place;
 use super::record::Record;
 use super::relay::{Relay, Relayed};
 use super::wait::{self, Line, Loss};
+use crate::backend::client::request_head;
 use crate::gate::policy::contract::{Report, Upstream};
 use crate::gate::policy::rules::Endpoint;
 use crate::gate::policy::server_error::{ServerError, from_server};
 use crate::gate::wire::{
-    AnswerHead, Client, Envelope, Link, Opened, Refusal, Usage, end_head, reply_head, request_head, write_all,
+    AnswerHead, Client, Envelope, Link, Opened, Refusal, Usage, end_head, reply_head, write_all,
 };
 
 /// Answers up to this size are collected and sent whole; larger ones pass as they come.

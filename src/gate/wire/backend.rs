@@ -9,25 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::stream::{MIDDLE, with_scratch};
+use crate::api::http::{HEAD_MAX, with_head};
 use crate::host;
-
-/// The head of a request to the backend. Nothing in it comes from the client.
-#[must_use]
-pub fn request_head(path: &str, secret: &str, length: usize) -> String {
-    // Joined, not formatted: it is made for every request.
-    [
-        "POST ",
-        path,
-        " HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ",
-        itoa::Buffer::new().format(length),
-        "\r\n",
-        crate::backend::SECRET_HEADER,
-        ": ",
-        secret,
-        "\r\n\r\n",
-    ]
-    .concat()
-}
 
 /// The connection. It is registered for what it will be asked for only: every readiness that nobody waits for
 /// wakes the event loop once for nothing, which a tokio `TcpStream` does for each request.
@@ -155,36 +138,21 @@ pub struct AnswerHead {
     pub events: bool,
 }
 
-/// Bytes of the backend's head, at most.
-const HEAD_BYTES: usize = 16 * 1024;
-
 impl AnswerHead {
     /// Reads the head from the front of `bytes`; `None`: it is not all there yet.
     ///
     /// # Errors
     /// When it is none.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
-        let mut headers = [httparse::EMPTY_HEADER; 32];
-        let mut answer = httparse::Response::new(&mut headers);
-        match answer.parse(bytes) {
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => Ok(None),
-            Ok(httparse::Status::Complete(length)) => {
-                let value = |name: &str| {
-                    let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-                    header
-                        .and_then(|header| std::str::from_utf8(header.value).ok())
-                        .unwrap_or_default()
-                        .trim()
-                };
-                Ok(Some(Self {
-                    bytes: length,
-                    status: answer.code.unwrap_or(502),
-                    length: value("content-length").parse().ok(),
-                    events: value("content-type").starts_with("text/event-stream"),
-                }))
-            }
-            Ok(httparse::Status::Partial) => Err("its head has no end".to_owned()),
-            Err(error) => Err(format!("it does not speak HTTP: {error}")),
+        let read = with_head(bytes, |head| Self {
+            bytes: head.bytes,
+            status: head.status,
+            length: head.value("content-length").and_then(|length| length.parse().ok()),
+            events: head.value("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")),
+        });
+        match read {
+            Ok(None) if bytes.len() >= HEAD_MAX => Err("its answer's head has no end".to_owned()),
+            read => read.map_err(|error| error.to_string()),
         }
     }
 }

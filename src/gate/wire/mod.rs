@@ -10,7 +10,7 @@ mod refusal;
 mod reply;
 mod stream;
 
-pub(crate) use backend::{AnswerHead, Link, Opened, request_head};
+pub(crate) use backend::{AnswerHead, Link, Opened};
 pub(crate) use chunks::{Chunks, LAST_CHUNK, body_too_large, size_line};
 pub(crate) use client::{Client, Silence};
 pub(crate) use drain::{LINGER, SLOWEST, part};
