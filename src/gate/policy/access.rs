@@ -8,7 +8,7 @@ use crate::registry::Network;
 
 /// The bearer key of a request, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
+pub(crate) enum Caller {
     /// No key is needed.
     Anyone,
     /// A key of this name.
@@ -21,7 +21,7 @@ pub enum Caller {
 
 /// Who sends this `Authorization`.
 #[must_use]
-pub fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) -> Caller {
+pub(crate) fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) -> Caller {
     if !network.require_key {
         return Caller::Anyone;
     }
@@ -33,7 +33,7 @@ pub fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) ->
 
 /// The key in an `Authorization` header.
 #[must_use]
-pub fn bearer(header: &str) -> Option<&str> {
+pub(crate) fn bearer(header: &str) -> Option<&str> {
     let (scheme, key) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
@@ -43,7 +43,7 @@ pub fn bearer(header: &str) -> Option<&str> {
 ///
 /// # Errors
 /// 421 for a name that is not on the list.
-pub fn check_host(host: Option<&str>, local: IpAddr, network: &Network) -> Result<(), Refusal> {
+pub(crate) fn check_host(host: Option<&str>, local: IpAddr, network: &Network) -> Result<(), Refusal> {
     let Some(host) = host else { return Ok(()) };
     let name = host_name(host);
     let known = name.eq_ignore_ascii_case("localhost")
@@ -72,7 +72,10 @@ fn host_name(host: &str) -> &str {
 ///
 /// # Errors
 /// 403 for an origin that is not on the list, `null` included.
-pub fn check_origin<'o>(origin: Option<&'o str>, network: &Network) -> Result<Option<&'o str>, Refusal> {
+pub(crate) fn check_origin<'o>(
+    origin: Option<&'o str>,
+    network: &Network,
+) -> Result<Option<&'o str>, Refusal> {
     let Some(origin) = origin else { return Ok(None) };
     if network.allow_origins.iter().any(|allowed| allowed == origin) {
         return Ok(Some(origin));
@@ -86,7 +89,7 @@ pub fn check_origin<'o>(origin: Option<&'o str>, network: &Network) -> Result<Op
 
 /// # Errors
 /// 401 without a valid key where one is needed.
-pub fn check_caller(caller: &Caller) -> Result<(), Refusal> {
+pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
     let message = match caller {
         Caller::Anyone | Caller::Named(_) => return Ok(()),
         Caller::Missing => {
@@ -99,7 +102,7 @@ pub fn check_caller(caller: &Caller) -> Result<(), Refusal> {
 
 /// For a client whose address is in no allowed network.
 #[must_use]
-pub fn stranger(client: IpAddr) -> Refusal {
+pub(crate) fn stranger(client: IpAddr) -> Refusal {
     let message =
         format!("clients at {client} are not served; networks that are stand in network.allow_from");
     Refusal::new(403, "address_not_allowed", message)

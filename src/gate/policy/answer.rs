@@ -14,7 +14,7 @@ use crate::registry::Start;
 
 /// What a path means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route {
+pub(crate) enum Route {
     /// `/health`
     Health,
     /// `/v1/models`
@@ -29,7 +29,7 @@ pub enum Route {
 
 /// Reads a path. A slash given twice counts once: a base address that ends in one is put together so.
 #[must_use]
-pub fn route(path: &str) -> Route {
+pub(crate) fn route(path: &str) -> Route {
     let mut single = Cow::Borrowed(path);
     while single.contains("//") {
         single = Cow::Owned(single.replace("//", "/"));
@@ -50,7 +50,7 @@ pub fn route(path: &str) -> Route {
 ///
 /// # Errors
 /// 405 with `Allow`, 404 for a path that is nothing here.
-pub fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Refusal> {
+pub(crate) fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Refusal> {
     let allow = match route {
         Route::Unknown => {
             let message = format!(
@@ -76,7 +76,7 @@ pub fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Ref
 
 /// The answer of a route that only informs.
 #[must_use]
-pub fn inform(
+pub(crate) fn inform(
     route: &Route,
     config: &GateConfig,
     availability: &Availability,
@@ -112,13 +112,13 @@ pub fn inform(
 
 /// A model as OpenAI's list has it. `root` tells which names mean the same one.
 #[must_use]
-pub fn entry(id: &str, root: &str, created: u64) -> Value {
+pub(crate) fn entry(id: &str, root: &str, created: u64) -> Value {
     json!({ "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": root })
 }
 
 /// What a model is doing, in the word that clients are told.
 #[must_use]
-pub fn state(availability: &Availability) -> &'static str {
+pub(crate) fn state(availability: &Availability) -> &'static str {
     match availability {
         Availability::Ready(_) => "ready",
         Availability::Offline => "offline",
@@ -131,13 +131,13 @@ pub fn state(availability: &Availability) -> &'static str {
 
 /// Whether the model may be called so, in any case.
 #[must_use]
-pub fn knows(config: &GateConfig, id: &str) -> bool {
+pub(crate) fn knows(config: &GateConfig, id: &str) -> bool {
     config.accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(id))
 }
 
 /// Why the model is not to be had now; `None`: it is ready.
 #[must_use]
-pub fn unavailable(config: &GateConfig, availability: &Availability, now: Moment) -> Option<Refusal> {
+pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now: Moment) -> Option<Refusal> {
     let name = &config.name;
     let refusal = |state: &'static str, message: String, wait: Duration| {
         Some(Refusal { state: Some(state), ..Refusal::unavailable(state_code(state), message, wait) })
@@ -181,7 +181,7 @@ pub fn unavailable(config: &GateConfig, availability: &Availability, now: Moment
 /// Why a request is turned away now; `None`: the model is ready, or worth waiting for. `patient`: it asked to wait
 /// for a model that is on its way.
 #[must_use]
-pub fn turned_away(
+pub(crate) fn turned_away(
     config: &GateConfig,
     availability: &Availability,
     now: Moment,
@@ -216,7 +216,7 @@ fn state_code(state: &'static str) -> &'static str {
 
 /// The answer to a browser that asks before it asks.
 #[must_use]
-pub fn preflight(wanted_headers: Option<&str>) -> Reply {
+pub(crate) fn preflight(wanted_headers: Option<&str>) -> Reply {
     let mut reply = Reply::empty();
     reply.header("access-control-allow-methods", "GET, POST");
     let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b',' | b' ');

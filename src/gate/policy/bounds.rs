@@ -11,7 +11,7 @@ pub(crate) const IDLE_WHEN_CROWDED: Duration = Duration::from_secs(5);
 
 /// What holds a connection in bounds until it is known which gate a request goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Connections at once.
     pub connections: u32,
     /// For a head, and for a body that comes slowly.
@@ -23,7 +23,7 @@ pub struct Bounds {
 impl Bounds {
     /// Of one gate.
     #[must_use]
-    pub fn of(config: &GateConfig) -> Self {
+    pub(crate) fn of(config: &GateConfig) -> Self {
         let limits = &config.limits;
         Self { connections: limits.connections, read_timeout: limits.read_timeout, body: limits.body.0 }
     }

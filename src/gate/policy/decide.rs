@@ -11,7 +11,7 @@ use crate::registry::Network;
 
 /// A head, and who sent it.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// What to do.
     pub method: Method,
     /// To what.
@@ -32,7 +32,7 @@ pub struct Asked<'a> {
 
 /// What becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The gate answers.
     Answer(Box<Reply>),
     /// The gate refuses.
@@ -43,7 +43,7 @@ pub enum Verdict {
 
 /// Returns the verdict, and the origin that may read the answer. `inform` answers what only asks how things are.
 #[must_use]
-pub fn decide<'a>(
+pub(crate) fn decide<'a>(
     asked: &Asked<'a>,
     caller: &Caller,
     network: &Network,

@@ -8,7 +8,7 @@
 
 /// What may stand in a field.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// One of the names that are served here; rewritten.
     Model,
     /// The chat.
@@ -57,7 +57,7 @@ const ONE_ANSWER: &str = "a request gets one answer; send one request per answer
 const WINDOW: i64 = 1_000_000;
 
 /// Every field that the server reads, or must not ignore.
-pub const FIELDS: &[(&str, Rule)] = &[
+pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("model", Rule::Model),
     ("messages", Rule::Messages),
     ("prompt", Rule::Prompt),

@@ -9,14 +9,14 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// Arrays and objects inside one another, at most; Python raises at about a thousand.
-pub const DEPTH: u32 = 64;
+pub(crate) const DEPTH: u32 = 64;
 /// Values in one text, at most: each of them costs the reader behind this one about a hundred bytes, and 10 MB of `[],`
 /// would be three million of them. A long chat has some ten thousand.
-pub const VALUES: u32 = 200_000;
+pub(crate) const VALUES: u32 = 200_000;
 
 /// Where and why the text is no JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Byte offset.
     pub at: usize,
     /// What is wrong there.
@@ -25,7 +25,7 @@ pub struct Fault {
 
 /// The kinds of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// `null`
     Null,
     /// `true`, `false`
@@ -43,7 +43,7 @@ pub enum Kind {
 impl Kind {
     /// For people: "a string".
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool => "a boolean",
@@ -57,7 +57,7 @@ impl Kind {
 
 /// A string as it stands in the text, without its quotes; its escapes are known to be valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text<'a> {
+pub(crate) struct Text<'a> {
     /// What stands between the quotes.
     pub raw: &'a str,
     /// Where it stands, quotes included.
@@ -68,13 +68,13 @@ pub struct Text<'a> {
 impl<'a> Text<'a> {
     /// Bytes of what it means, in UTF-8. An ASCII-only client writes six for a character of two or three.
     #[must_use]
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         (self.raw.len() - self.escapes) as u64
     }
 
     /// Whether it means nothing but white space. Looks no further than to the first character that is none.
     #[must_use]
-    pub fn is_blank(&self) -> bool {
+    pub(crate) fn is_blank(&self) -> bool {
         let mut rest = self.raw;
         loop {
             rest = rest.trim_start();
@@ -96,7 +96,7 @@ impl<'a> Text<'a> {
 
     /// What it means.
     #[must_use]
-    pub fn decoded(&self) -> Cow<'a, str> {
+    pub(crate) fn decoded(&self) -> Cow<'a, str> {
         if self.escapes == 0 {
             return Cow::Borrowed(self.raw);
         }
@@ -108,7 +108,7 @@ impl<'a> Text<'a> {
 
 /// Reads a text from front to back.
 #[derive(Debug)]
-pub struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: u32,
@@ -122,7 +122,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When it is no UTF-8.
-    pub fn new(text: &'a [u8]) -> Scan<Self> {
+    pub(crate) fn new(text: &'a [u8]) -> Scan<Self> {
         match std::str::from_utf8(text) {
             Ok(text) => Ok(Self { text, at: 0, depth: 0, values: 0 }),
             Err(error) => Err(Fault { at: error.valid_up_to(), what: "it is not UTF-8" }),
@@ -131,7 +131,7 @@ impl<'a> Scanner<'a> {
 
     /// Where the next byte stands.
     #[must_use]
-    pub fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.at
     }
 
@@ -158,7 +158,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When no value does.
-    pub fn kind(&mut self) -> Scan<Kind> {
+    pub(crate) fn kind(&mut self) -> Scan<Kind> {
         match self.peek() {
             Some(b'n') => Ok(Kind::Null),
             Some(b't' | b'f') => Ok(Kind::Bool),
@@ -175,7 +175,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When it does not, or the nesting is too deep.
-    pub fn enter(&mut self) -> Scan<()> {
+    pub(crate) fn enter(&mut self) -> Scan<()> {
         if !matches!(self.peek(), Some(b'[' | b'{')) {
             return self.fault("an array or object is expected");
         }
@@ -191,7 +191,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When neither comes next.
-    pub fn item(&mut self, first: &mut bool) -> Scan<bool> {
+    pub(crate) fn item(&mut self, first: &mut bool) -> Scan<bool> {
         self.separator(first, b']')
     }
 
@@ -199,7 +199,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When neither comes next.
-    pub fn member(&mut self, first: &mut bool) -> Scan<Option<Text<'a>>> {
+    pub(crate) fn member(&mut self, first: &mut bool) -> Scan<Option<Text<'a>>> {
         if !self.separator(first, b'}')? {
             return Ok(None);
         }
@@ -243,7 +243,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When it is not valid.
-    pub fn skip(&mut self) -> Scan<u64> {
+    pub(crate) fn skip(&mut self) -> Scan<u64> {
         Ok(self.raw()?.len() as u64)
     }
 
@@ -251,7 +251,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When it is not valid.
-    pub fn raw(&mut self) -> Scan<&'a str> {
+    pub(crate) fn raw(&mut self) -> Scan<&'a str> {
         self.kind()?;
         let start = self.at;
         self.pass()?;
@@ -285,7 +285,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When something is.
-    pub fn end(&mut self) -> Scan<()> {
+    pub(crate) fn end(&mut self) -> Scan<()> {
         match self.peek() {
             None => Ok(()),
             Some(_) => self.fault("something follows the end"),

@@ -5,11 +5,11 @@ use super::value::{expect, expect_string, string_at, wrong};
 use crate::gate::wire::Refusal;
 
 /// Bytes of one image inside a request, as base64 text.
-pub const IMAGE_BYTES: usize = 16 << 20;
+pub(crate) const IMAGE_BYTES: usize = 16 << 20;
 
 /// A chat that may go to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chat {
+pub(crate) struct Chat {
     /// Bytes that become part of the prompt; of images none.
     pub text: u64,
     /// How many.
@@ -20,7 +20,7 @@ pub struct Chat {
 ///
 /// # Errors
 /// 400 with the path of the field.
-pub fn check(scanner: &mut Scanner<'_>, most: u32, remote_images: bool) -> Result<Chat, Refusal> {
+pub(crate) fn check(scanner: &mut Scanner<'_>, most: u32, remote_images: bool) -> Result<Chat, Refusal> {
     expect(scanner, "messages", Kind::Array, "an array of messages")?;
     scanner.enter()?;
     let mut walk = Walk { text: 0, remote_images, message: 0 };

@@ -1,19 +1,19 @@
-//! Decisions: what may be asked, by whom, and what becomes of it. Pure.
+//! Decisions: what may be asked, by whom, and what becomes of it. Pure, but for the file of keys.
 
-pub mod access;
-pub mod answer;
-pub mod bounds;
-pub mod contract;
-pub mod decide;
-pub mod fields;
-pub mod json;
+pub(super) mod access;
+pub(super) mod answer;
+pub(super) mod bounds;
+pub(super) mod contract;
+pub(super) mod decide;
+pub(super) mod fields;
+pub(super) mod json;
 pub mod keys;
-pub mod messages;
-pub mod rewrite;
-pub mod room;
-pub mod rules;
-pub mod server_error;
+pub(super) mod messages;
+pub(super) mod rewrite;
+pub(super) mod room;
+pub(super) mod rules;
+pub(super) mod server_error;
 pub mod template;
-pub mod unread;
-pub mod validate;
-pub mod value;
+pub(super) mod unread;
+pub(super) mod validate;
+pub(super) mod value;

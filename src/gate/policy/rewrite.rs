@@ -6,11 +6,11 @@ use super::json::Text;
 
 /// What `mlx_lm.server` calls the model that it was started with, adapter and draft model included. Under its path it
 /// would be another model, without them.
-pub const DEFAULT_MODEL: &str = "default_model";
+pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Edit {
+pub(crate) enum Edit {
     /// The value of `model` becomes [`DEFAULT_MODEL`].
     Model(Range<usize>),
     /// There is no `model`: it is put in behind the opening brace.
@@ -28,7 +28,7 @@ pub enum Edit {
 impl Edit {
     /// Renames a key.
     #[must_use]
-    pub fn neutral(key: &Text<'_>) -> Self {
+    pub(crate) fn neutral(key: &Text<'_>) -> Self {
         Self::Neutral(key.span.clone())
     }
 
@@ -42,7 +42,7 @@ impl Edit {
 
 /// `body` with the changes, which must not overlap.
 #[must_use]
-pub fn apply(body: &[u8], edits: &mut [Edit]) -> Vec<u8> {
+pub(crate) fn apply(body: &[u8], edits: &mut [Edit]) -> Vec<u8> {
     // What is put in comes before a change of the key that stands at the same place.
     edits.sort_by_key(|edit| (edit.span().start, edit.span().end));
     let mut out = Vec::with_capacity(body.len() + 64);

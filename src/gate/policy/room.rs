@@ -30,7 +30,7 @@ pub(crate) struct Room {
 
 impl Room {
     /// Reads a number of tokens.
-    pub fn ask(&mut self, scanner: &mut Scanner<'_>, name: &str) -> Result<(), Refusal> {
+    pub(crate) fn ask(&mut self, scanner: &mut Scanner<'_>, name: &str) -> Result<(), Refusal> {
         expect(scanner, name, Kind::Number, "a whole number")?;
         let start = scanner.position();
         let text = scanner.number()?;
@@ -53,7 +53,7 @@ impl Room {
     ///
     /// # Errors
     /// 400 for a prompt that leaves no room for an answer.
-    pub fn edits(self, rules: &Rules<'_>, start: usize, input: &str) -> Result<Vec<Edit>, Refusal> {
+    pub(crate) fn edits(self, rules: &Rules<'_>, start: usize, input: &str) -> Result<Vec<Edit>, Refusal> {
         let mut most = u64::from(rules.max_tokens.unwrap_or(u32::MAX));
         if let Some(context) = rules.context.map(u64::from) {
             let (prompt, about) = if rules.counted {

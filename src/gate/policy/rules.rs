@@ -6,7 +6,7 @@ use super::contract::GateConfig;
 
 /// The two endpoints of `mlx_lm.server` that generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// `/v1/chat/completions`
     Chat,
     /// `/v1/completions`
@@ -26,7 +26,7 @@ impl Endpoint {
 
 /// What the body is held against.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules<'a> {
+pub(crate) struct Rules<'a> {
     /// What clients may call the model.
     pub accepted: &'a [String],
     /// Longest answer, tokens; a request that asks for more gets this.

@@ -7,7 +7,7 @@ const SAID: usize = 500;
 
 /// What the server's own error means. It answers 404 to whatever goes wrong in generation, with a plain string.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServerError {
+pub(crate) enum ServerError {
     /// The generation thread is dead: as good as no answer.
     Dead(String),
     /// To be passed on.
@@ -15,11 +15,11 @@ pub enum ServerError {
 }
 
 /// The code of a prompt that does not fit.
-pub const CONTEXT: &str = "context_length_exceeded";
+pub(crate) const CONTEXT: &str = "context_length_exceeded";
 
 /// Reads the server's error answer.
 #[must_use]
-pub fn from_server(status: u16, body: &[u8]) -> ServerError {
+pub(crate) fn from_server(status: u16, body: &[u8]) -> ServerError {
     let text = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = text.as_ref().and_then(|value| value.get("error"));
     if let Some(said) = error.and_then(|error| error.get("message")?.as_str())

@@ -72,7 +72,7 @@ pub(crate) struct Tools {
 
 impl Tools {
     /// Reads `tools`.
-    pub fn read(&mut self, scanner: &mut Scanner<'_>, key: &Text<'_>) -> Result<(), Refusal> {
+    pub(crate) fn read(&mut self, scanner: &mut Scanner<'_>, key: &Text<'_>) -> Result<(), Refusal> {
         expect(scanner, "tools", Kind::Array, "an array of objects")?;
         self.key = Some(key.span.clone());
         scanner.enter()?;
@@ -85,7 +85,7 @@ impl Tools {
     }
 
     /// Reads `tool_choice`.
-    pub fn choice(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+    pub(crate) fn choice(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
         let refusal = || {
             let advice = "the model decides whether it calls a tool; send only the tools that it may call";
             unsupported("tool_choice", "\"auto\" and \"none\"", advice)
@@ -104,7 +104,7 @@ impl Tools {
     }
 
     /// The key of tools that must not be called: without them the model knows of none.
-    pub fn dropped(&self) -> Option<Range<usize>> {
+    pub(crate) fn dropped(&self) -> Option<Range<usize>> {
         self.key.clone().filter(|_| self.none)
     }
 }
@@ -120,7 +120,7 @@ pub(crate) struct Probabilities {
 
 impl Probabilities {
     /// The server writes none into a stream, and without alternatives it leaves out the tokens that they belong to.
-    pub fn check(&self, stream: bool) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, stream: bool) -> Result<(), Refusal> {
         let name = if self.wanted { "logprobs" } else { "top_logprobs" };
         if stream && (self.wanted || self.alternatives) {
             let why = format!("'{name}' is not supported in a stream; send \"stream\": false");

@@ -15,7 +15,7 @@ use crate::gate::wire::Refusal;
 
 /// A body that may go to the server once it is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// What must change.
     pub edits: Vec<Edit>,
     /// Whether the answer is a stream.
@@ -41,7 +41,7 @@ impl From<Fault> for Refusal {
 ///
 /// # Errors
 /// 400 with the field's name, or 404 for another model.
-pub fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Accepted, Refusal> {
+pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Accepted, Refusal> {
     let mut scanner = Scanner::new(body)?;
     if scanner.kind()? != Kind::Object {
         return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));

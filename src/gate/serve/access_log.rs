@@ -21,7 +21,7 @@ const UNSERVED: u32 = 20;
 
 /// What a line says.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The client's address.
     pub client: Option<IpAddr>,
     /// Its key's name.
@@ -54,7 +54,7 @@ pub struct Line<'a> {
 
 /// The file, and the lines that are on their way to it.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     state: Mutex<State>,
     more: Notify,
 }
@@ -130,7 +130,7 @@ fn padded(out: &mut Vec<u8>, number: u32) {
 impl AccessLog {
     /// Lines go to `path`; the file is made with the first one.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let state = State {
             path,
             file: None,
@@ -148,7 +148,7 @@ impl AccessLog {
     }
 
     /// Later lines go to `path`.
-    pub fn move_to(&self, path: &Path) {
+    pub(crate) fn move_to(&self, path: &Path) {
         let mut state = self.state();
         if state.path != path {
             state.flush();
@@ -157,7 +157,7 @@ impl AccessLog {
     }
 
     /// Takes a line; it is in the file a quarter of a second later.
-    pub fn write(&self, line: &Line<'_>) {
+    pub(crate) fn write(&self, line: &Line<'_>) {
         self.write_at(line, SystemTime::now());
     }
 
@@ -179,14 +179,14 @@ impl AccessLog {
     }
 
     /// Puts all lines into the file.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let mut state = self.state();
         state.sum_up(SystemTime::now());
         state.flush();
     }
 
     /// Writes what was taken, for as long as it is polled.
-    pub async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         loop {
             self.more.notified().await;
             tokio::time::sleep(FLUSH_AFTER).await;

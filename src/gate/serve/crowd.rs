@@ -14,7 +14,7 @@ use crate::gate::policy::bounds::{idle, share};
 
 /// The connections of one listener.
 #[derive(Debug)]
-pub struct Crowd {
+pub(crate) struct Crowd {
     began: Instant,
     table: Mutex<Table>,
 }
@@ -40,15 +40,15 @@ struct Seat {
 
 /// The place of one connection, free again when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Seat>);
+pub(crate) struct Place(Arc<Seat>);
 
 /// What ends the connection of a place, once it is known.
 #[derive(Debug)]
-pub struct Ending(Arc<Seat>);
+pub(crate) struct Ending(Arc<Seat>);
 
 impl Ending {
     /// Ending this task ends the connection.
-    pub fn by(self, task: AbortHandle) {
+    pub(crate) fn by(self, task: AbortHandle) {
         // It is set once: an ending is not copied.
         let _ = self.0.task.set(task);
     }
@@ -71,7 +71,7 @@ impl Crowd {
 
     /// Lets a client in. Where its address has its share of the `places`, or all are taken, another connection may end
     /// for it. `None`: there is none that could.
-    pub fn enter(self: &Arc<Self>, client: IpAddr, places: usize) -> Option<(Place, Ending)> {
+    pub(crate) fn enter(self: &Arc<Self>, client: IpAddr, places: usize) -> Option<(Place, Ending)> {
         let (place, victim) = {
             let mut table = self.table();
             table.places = places;
@@ -109,7 +109,7 @@ impl Crowd {
 
     /// How long a connection may stay open without a request now.
     #[must_use]
-    pub fn idle(&self) -> Duration {
+    pub(crate) fn idle(&self) -> Duration {
         let table = self.table();
         idle(table.seats.len(), table.places)
     }
@@ -142,18 +142,18 @@ impl Table {
 
 impl Place {
     /// From now on it waits for its client.
-    pub fn waits(&self) {
+    pub(crate) fn waits(&self) {
         self.0.waits_since.store(self.0.crowd.now(), Relaxed);
     }
 
     /// From now on its client waits for it.
-    pub fn works(&self) {
+    pub(crate) fn works(&self) {
         self.0.waits_since.store(0, Relaxed);
     }
 
     /// See [`Crowd::idle`].
     #[must_use]
-    pub fn idle(&self) -> Duration {
+    pub(crate) fn idle(&self) -> Duration {
         self.0.crowd.idle()
     }
 }

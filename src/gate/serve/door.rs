@@ -18,7 +18,7 @@ use crate::host;
 
 /// What becomes of a request, by its head.
 #[derive(Debug)]
-pub struct Judged<'a> {
+pub(crate) struct Judged<'a> {
     /// The decision.
     pub verdict: Verdict,
     /// The origin that may read the answer.
@@ -28,7 +28,7 @@ pub struct Judged<'a> {
 }
 
 /// What is behind a listener.
-pub trait Door: Send + Sync {
+pub(crate) trait Door: Send + Sync {
     /// In force now.
     fn bounds(&self) -> Bounds;
 

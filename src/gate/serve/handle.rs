@@ -81,7 +81,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens at `address` for `door`, whose lines go to `log`.
-    pub fn open(door: Arc<dyn Door>, log: Arc<AccessLog>, address: SocketAddr) -> Self {
+    pub(super) fn open(door: Arc<dyn Door>, log: Arc<AccessLog>, address: SocketAddr) -> Self {
         let (wanted, listen_to) = watch::channel(Wanted::At(address));
         let (until, end) = watch::channel(false);
         let listening = tokio::spawn(listen::run(door, listen_to, end));
@@ -90,13 +90,13 @@ impl Listener {
     }
 
     /// Goes to another address, unless it is the same.
-    pub fn listen_at(&self, address: SocketAddr) {
+    pub(super) fn listen_at(&self, address: SocketAddr) {
         let next = Wanted::At(address);
         self.wanted.send_if_modified(|now| std::mem::replace(now, next) != next);
     }
 
     /// Stops accepting, waits until everything is `drained`, or for `patience`, and closes every connection.
-    pub async fn close(mut self, patience: Duration, drained: impl Future) {
+    pub(super) async fn close(mut self, patience: Duration, drained: impl Future) {
         self.wanted.send_replace(Wanted::Nothing);
         // Idle connections would hold it up for nothing: only what is in flight is waited for.
         let _ = tokio::time::timeout(patience, drained).await;

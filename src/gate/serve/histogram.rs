@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Upper ends of the buckets, seconds: time to first token, from a cached prompt to a long one on a laptop.
-pub const TTFT: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+pub(crate) const TTFT: &[f64] =
+    &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 /// Upper ends of the buckets, seconds: between two tokens, from 1000 tok/s down to one in two seconds.
-pub const PER_TOKEN: &[f64] =
+pub(crate) const PER_TOKEN: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0];
 
 /// Counts of durations. A reader may see a count without its sum for a moment.
 #[derive(Debug)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     bounds: &'static [f64],
     /// One more than bounds: the last is for what is longer than all of them.
     counts: Vec<AtomicU64>,

@@ -9,7 +9,7 @@ use super::traffic::Traffic;
 
 /// All leases of one gate.
 #[derive(Debug, Default)]
-pub struct Leases {
+pub(crate) struct Leases {
     live: Mutex<Slots>,
 }
 
@@ -28,7 +28,7 @@ struct State {
 
 /// A request at the backend of one run.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     state: Arc<State>,
     slot: usize,
     leases: Arc<Leases>,
@@ -38,7 +38,7 @@ pub struct Lease {
 impl Leases {
     /// Counts a request as in flight at the run of this generation, until the lease is dropped.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, generation: u64, traffic: &Arc<Traffic>) -> Lease {
+    pub(crate) fn begin(self: &Arc<Self>, generation: u64, traffic: &Arc<Traffic>) -> Lease {
         let state = Arc::new(State { generation, ended: OnceLock::new(), waker: AtomicWaker::new() });
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = live.free.pop().unwrap_or(live.all.len());
@@ -52,7 +52,7 @@ impl Leases {
     }
 
     /// Ends every lease of a run: those who hold them are woken and told why.
-    pub fn abort(&self, generation: u64, why: &str) {
+    pub(crate) fn abort(&self, generation: u64, why: &str) {
         let why: Arc<str> = why.into();
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         for state in live.all.iter().flatten().filter(|state| state.generation == generation) {
@@ -65,7 +65,7 @@ impl Leases {
 
 impl Lease {
     /// Why it was ended from outside, if it was; else `waker` is woken when it is.
-    pub fn ended(&self, waker: &Waker) -> Option<Arc<str>> {
+    pub(crate) fn ended(&self, waker: &Waker) -> Option<Arc<str>> {
         self.state.waker.register(waker);
         self.state.ended.get().cloned()
     }

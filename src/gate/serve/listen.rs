@@ -35,7 +35,7 @@ const TELLING: Duration = Duration::from_secs(1);
 
 /// What the listeners should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub(crate) enum Wanted {
     /// Listen here.
     At(SocketAddr),
     /// Stop accepting.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 /// The line before one backend. Turns are given round robin over clients, first come first served within one.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     line: Mutex<Line>,
 }
 
@@ -24,17 +24,17 @@ struct Line {
 
 /// The right to be at the backend; dropping it passes it on.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     queue: Option<Arc<Queue>>,
 }
 
 /// The line is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub(crate) struct Full;
 
 /// What comes of asking for a turn.
 #[derive(Debug)]
-pub enum Place {
+pub(crate) enum Place {
     /// It is there.
     Now(Turn),
     /// It comes through here; an error means that the place was lost to a client who had fewer.
@@ -44,7 +44,7 @@ pub enum Place {
 impl Queue {
     /// `limit` at the backend at once, `room` in the line.
     #[must_use]
-    pub fn new(limit: u32, room: u32) -> Self {
+    pub(crate) fn new(limit: u32, room: u32) -> Self {
         let line = Line {
             limit: limit as usize,
             room: room as usize,
@@ -60,7 +60,7 @@ impl Queue {
     }
 
     /// Changes the bounds. Whoever is in already stays.
-    pub fn resize(self: &Arc<Self>, limit: u32, room: u32) {
+    pub(crate) fn resize(self: &Arc<Self>, limit: u32, room: u32) {
         let mut line = self.line();
         (line.limit, line.room) = (limit as usize, room as usize);
         while line.taken < line.limit && self.pass_on(&mut line) {}
@@ -70,7 +70,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`Full`] when the line is, and nobody has more places in it than `client` would have.
-    pub fn ask(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
+    pub(crate) fn ask(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
         let mut line = self.line();
         if line.taken < line.limit && line.waiting == 0 {
             line.taken += 1;

@@ -17,7 +17,7 @@ use crate::gate::wire::{
 
 /// An answer on its way; it survives the backend, so that another one can go on with it.
 #[derive(Debug)]
-pub struct Relay {
+pub(crate) struct Relay {
     /// HTTP/1.1: chunks. HTTP/1.0: the end of the connection is the end of the body.
     chunks: bool,
     /// The head, until it goes out with the first bytes.
@@ -33,7 +33,7 @@ pub struct Relay {
 
 /// How it ended.
 #[derive(Debug)]
-pub enum Relayed {
+pub(crate) enum Relayed {
     /// Complete, and the connection may go on.
     Done,
     /// Complete; the end of the connection tells the client so.
@@ -55,7 +55,7 @@ enum Step {
 impl Relay {
     /// Nothing passed yet; `chunks`: the client understands them.
     #[must_use]
-    pub fn new(chunks: bool) -> Self {
+    pub(crate) fn new(chunks: bool) -> Self {
         Self {
             chunks,
             head: Vec::new(),
@@ -69,7 +69,7 @@ impl Relay {
     }
 
     /// Makes the client's head from the backend's. It goes out with the first bytes of the body.
-    pub fn prepare(&mut self, answer: &AnswerHead, envelope: &Envelope<'_>) {
+    pub(crate) fn prepare(&mut self, answer: &AnswerHead, envelope: &Envelope<'_>) {
         self.left = answer.length;
         self.is_events = answer.events;
         let framed = answer.length.is_some() || self.chunks;
@@ -91,37 +91,37 @@ impl Relay {
 
     /// Whether the head went out.
     #[must_use]
-    pub fn started(&self) -> bool {
+    pub(crate) fn started(&self) -> bool {
         self.started
     }
 
     /// Whether more than comments went out.
     #[must_use]
-    pub fn begun(&self) -> bool {
+    pub(crate) fn begun(&self) -> bool {
         self.started && (!self.is_events || self.events.begun())
     }
 
     /// When the first event came.
     #[must_use]
-    pub fn first_token(&self) -> Option<Instant> {
+    pub(crate) fn first_token(&self) -> Option<Instant> {
         self.first_token
     }
 
     /// Bytes of the body.
     #[must_use]
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
     /// What was counted of it; as far as events tell where nobody else has.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         self.events.usage().unwrap_or(Usage { answer: self.events.tokens(), ..Usage::default() })
     }
 
     /// Bytes that end a stream with an event. A body of a told length can only be cut.
     #[must_use]
-    pub fn last_words(&self, event: &[u8]) -> Vec<u8> {
+    pub(crate) fn last_words(&self, event: &[u8]) -> Vec<u8> {
         if !self.is_events || self.left.is_some() {
             return Vec::new();
         }
@@ -139,7 +139,7 @@ impl Relay {
 
     /// Passes on `first` and then everything that comes. `request` is let go once the answer has begun: it will
     /// not be sent again.
-    pub async fn run(
+    pub(crate) async fn run(
         &mut self,
         backend: &Link,
         first: &mut Vec<u8>,

@@ -17,7 +17,7 @@ use crate::gate::policy::keys::KeyRing;
 
 /// A configuration and what follows from it.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// As it was given.
     pub config: GateConfig,
     /// Who may ask.
@@ -33,7 +33,7 @@ impl Settings {
 
 /// One gate, as its connections see it.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     settings: RwLock<Arc<Settings>>,
     /// What the supervisor says of the model.
     pub availability: watch::Receiver<Availability>,
@@ -58,7 +58,7 @@ pub struct Shared {
 const BODIES: u64 = 8;
 /// Bytes of every body that are not counted: with as many connections as there may be they come to little, and a small
 /// request never waits for large ones.
-pub const SMALL: u64 = 64 * 1024;
+pub(crate) const SMALL: u64 = 64 * 1024;
 
 impl Shared {
     pub(super) fn new(
@@ -88,26 +88,26 @@ impl Shared {
     }
 
     /// The settings in force.
-    pub fn settings(&self) -> Arc<Settings> {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Later requests follow `config`.
-    pub fn replace(&self, config: GateConfig) {
+    pub(crate) fn replace(&self, config: GateConfig) {
         self.queue.resize(config.limits.in_flight, config.limits.queue);
         self.log.move_to(&config.access_log);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::new(config));
     }
 
     /// Tells the supervisor.
-    pub fn report(&self, report: Report) {
+    pub(crate) fn report(&self, report: Report) {
         let name = self.settings().config.name.clone();
         // Without a supervisor nobody needs to know.
         let _ = self.reports.send((name, report));
     }
 
     /// The model's run, if it is ready.
-    pub fn ready(&self) -> Option<Upstream> {
+    pub(crate) fn ready(&self) -> Option<Upstream> {
         match &*self.availability.borrow() {
             Availability::Ready(upstream) => Some(upstream.clone()),
             _ => None,
@@ -117,19 +117,19 @@ impl Shared {
 
 /// Ids for requests, unique over the life of the machine as far as chance allows.
 #[derive(Debug)]
-pub struct Ids {
+pub(crate) struct Ids {
     /// With a number that is no secret: it tells one supervisor's requests from the next one's.
     prefix: String,
     next: AtomicU64,
 }
 
 impl Ids {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let seed = getrandom::u32().unwrap_or(std::process::id());
         Self { prefix: format!("req-{seed:08x}-"), next: AtomicU64::new(0) }
     }
 
-    pub fn next(&self) -> String {
+    pub(crate) fn next(&self) -> String {
         let mut id = String::with_capacity(32);
         id.push_str(&self.prefix);
         id.push_str(itoa::Buffer::new().format(self.next.fetch_add(1, Relaxed)));
@@ -139,7 +139,7 @@ impl Ids {
 
 /// Memory that bodies of requests take, beyond [`SMALL`] bytes of each.
 #[derive(Debug, Default)]
-pub struct Bodies(Mutex<Taken>);
+pub(crate) struct Bodies(Mutex<Taken>);
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -149,7 +149,7 @@ struct Taken {
 
 impl Bodies {
     /// The memory of one body, of which nothing has come yet.
-    pub fn of(self: &Arc<Self>, client: IpAddr) -> Held {
+    pub(crate) fn of(self: &Arc<Self>, client: IpAddr) -> Held {
         Held { bodies: self.clone(), client, bytes: 0 }
     }
 
@@ -160,7 +160,7 @@ impl Bodies {
 
 /// Memory of one body, given back when dropped.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     bodies: Arc<Bodies>,
     client: IpAddr,
     /// Those that count.
@@ -170,7 +170,7 @@ pub struct Held {
 impl Held {
     /// Counts what has come of the body, `bytes` in all; `largest`: what one may have. Only what came counts: what a
     /// client says will come costs it nothing. `false`: all bodies together, or those of this address, take too much.
-    pub fn grow(&mut self, bytes: u64, largest: u64) -> bool {
+    pub(crate) fn grow(&mut self, bytes: u64, largest: u64) -> bool {
         let more = bytes.saturating_sub(SMALL).saturating_sub(self.bytes);
         if more == 0 {
             return true;

@@ -15,7 +15,7 @@ use crate::host;
 /// The connection. It is registered for what it will be asked for only: every readiness that nobody waits for
 /// wakes the event loop once for nothing, which a tokio `TcpStream` does for each request.
 #[derive(Debug)]
-pub struct Link(AsyncFd<TcpStream>);
+pub(crate) struct Link(AsyncFd<TcpStream>);
 
 impl Link {
     /// Connects and sends without waiting: on loopback the connection is there at once, so that the first write
@@ -23,7 +23,7 @@ impl Link {
     ///
     /// # Errors
     /// The system's own; `ConnectionRefused` when nobody listens.
-    pub fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
+    pub(crate) fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
         let socket = nonblocking(Domain::for_address(address))?;
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -41,7 +41,7 @@ impl Link {
     }
 
     /// Reads once; 0 is the end.
-    pub fn poll_read(&self, cx: &mut Context<'_>, place: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, place: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             match guard.try_io(|stream| stream.get_ref().read(place)) {
@@ -60,7 +60,7 @@ impl Link {
     }
 
     /// Reads once and appends; 0 is the end.
-    pub fn poll_append(&self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_append(&self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
             let place = scratch.get_mut(..MIDDLE).unwrap_or_default();
             let count = ready!(self.poll_read(cx, place))?;
@@ -70,18 +70,22 @@ impl Link {
     }
 
     /// Reads once, for nothing; 0 is the end.
-    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| self.poll_read(cx, scratch.get_mut(..MIDDLE).unwrap_or_default()))
     }
 
     /// Tells the backend that nothing more is wanted of it; what it still sends can be read.
-    pub fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         // An error means that it is gone already.
         let _ = self.0.get_ref().shutdown(Shutdown::Write);
     }
 
     /// Writes once.
-    pub fn poll_write(&self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             match guard.try_io(|stream| {
@@ -99,7 +103,7 @@ impl Link {
 
 /// A connection that may have been sent something already.
 #[derive(Debug)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// The connection, perhaps not established yet.
     pub link: Link,
     /// Bytes that are out.
@@ -127,7 +131,7 @@ fn nonblocking(domain: Domain) -> io::Result<Socket> {
 
 /// The head of the backend's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnswerHead {
+pub(crate) struct AnswerHead {
     /// Bytes that it takes.
     pub bytes: usize,
     /// HTTP status.
@@ -143,7 +147,7 @@ impl AnswerHead {
     ///
     /// # Errors
     /// When it is none.
-    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
         let read = with_head(bytes, |head| Self {
             bytes: head.bytes,
             status: head.status,

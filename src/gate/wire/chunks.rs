@@ -5,7 +5,7 @@ use super::refusal::Refusal;
 
 /// Takes a chunked body apart as it comes.
 #[derive(Debug, Default)]
-pub struct Chunks {
+pub(crate) struct Chunks {
     /// What was read so far.
     pub body: Vec<u8>,
     left: u64,
@@ -35,7 +35,7 @@ impl Chunks {
     ///
     /// # Errors
     /// 400 for what is no chunk, 413 for more than `limit` bytes.
-    pub fn take(&mut self, bytes: &mut Vec<u8>, limit: u64) -> Result<bool, Refusal> {
+    pub(crate) fn take(&mut self, bytes: &mut Vec<u8>, limit: u64) -> Result<bool, Refusal> {
         let mut at = 0;
         let done = loop {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -124,16 +124,16 @@ fn bad() -> Refusal {
 
 /// 413, with the limit.
 #[must_use]
-pub fn body_too_large(limit: u64) -> Refusal {
+pub(crate) fn body_too_large(limit: u64) -> Refusal {
     Refusal::new(413, "body_too_large", format!("the body is larger than {}", crate::units::Bytes(limit)))
 }
 
 /// What ends a body in chunks.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// `count` in hexadecimal and a line end, right-aligned; with the number of bytes that count.
 #[must_use]
-pub fn size_line(mut count: usize) -> ([u8; 10], usize) {
+pub(crate) fn size_line(mut count: usize) -> ([u8; 10], usize) {
     let mut line = *b"        \r\n";
     let mut used = 2;
     loop {

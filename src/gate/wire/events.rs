@@ -15,7 +15,7 @@ const END: usize = 1024;
 
 /// Tokens of one answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Of the prompt.
     pub prompt: u64,
     /// Those of them that were not computed.
@@ -27,7 +27,7 @@ pub struct Usage {
 impl Usage {
     /// `usage` of a whole answer. It stands at the end, and in a text every quote would have a backslash before it.
     #[must_use]
-    pub fn of(body: &[u8]) -> Option<Self> {
+    pub(crate) fn of(body: &[u8]) -> Option<Self> {
         const KEYS: [&str; 3] = ["\"completion_tokens\":", "\"prompt_tokens\":", "\"cached_tokens\":"];
         // To make them costs more than to search with them.
         static FINDERS: LazyLock<[FinderRev<'static>; 3]> = LazyLock::new(|| KEYS.map(FinderRev::new));
@@ -43,7 +43,7 @@ impl Usage {
 
 /// What passed so far.
 #[derive(Debug, Clone)]
-pub struct Events {
+pub(crate) struct Events {
     in_line: bool,
     data: u64,
     begun: bool,
@@ -58,7 +58,7 @@ impl Default for Events {
 
 impl Events {
     /// Takes the next bytes.
-    pub fn pass(&mut self, bytes: &[u8]) {
+    pub(crate) fn pass(&mut self, bytes: &[u8]) {
         let Some(&first) = bytes.first() else { return };
         if !self.in_line {
             self.line(first);
@@ -88,19 +88,19 @@ impl Events {
 
     /// Whether anything but comments passed: from here on the answer cannot be begun again.
     #[must_use]
-    pub fn begun(&self) -> bool {
+    pub(crate) fn begun(&self) -> bool {
         self.begun
     }
 
     /// Whether the last event was the one that ends a stream.
     #[must_use]
-    pub fn done(&self) -> bool {
+    pub(crate) fn done(&self) -> bool {
         self.tail.ends_with(DONE)
     }
 
     /// What the launcher counted; `None`: it did not, or the stream has not ended.
     #[must_use]
-    pub fn usage(&self) -> Option<Usage> {
+    pub(crate) fn usage(&self) -> Option<Usage> {
         let before = self.tail.strip_suffix(DONE)?.strip_suffix(b"\n\n")?;
         let line = before.rsplit(|byte| *byte == b'\n').next()?.strip_prefix(USAGE)?;
         let mut numbers = std::str::from_utf8(line).ok()?.split(' ').map(str::parse);
@@ -110,13 +110,13 @@ impl Events {
 
     /// Whether the last byte ended a line, so that an event may follow.
     #[must_use]
-    pub fn at_line_start(&self) -> bool {
+    pub(crate) fn at_line_start(&self) -> bool {
         !self.in_line
     }
 
     /// Tokens that passed: an event a token, but for the one with the finish reason and `[DONE]`.
     #[must_use]
-    pub fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         match self.usage() {
             Some(usage) => usage.answer,
             None if self.done() => self.data.saturating_sub(2),

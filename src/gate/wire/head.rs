@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::refusal::{Refusal, shown};
 
 /// Bytes of a head, at most.
-pub const HEAD_BYTES: usize = 16 * 1024;
+pub(crate) const HEAD_BYTES: usize = 16 * 1024;
 /// Header lines, at most.
-pub const HEADERS: usize = 64;
+pub(super) const HEADERS: usize = 64;
 
 /// How the body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     /// There is none.
     None,
     /// So many bytes.
@@ -24,7 +24,7 @@ pub enum Framing {
 
 /// A method that something here answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub(crate) enum Method {
     /// GET
     Get,
     /// HEAD
@@ -40,7 +40,7 @@ pub enum Method {
 impl Method {
     /// As it is written.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Head => "HEAD",
@@ -53,7 +53,7 @@ impl Method {
 
 /// A head that was understood; ranges are into the bytes that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     /// Bytes that it takes, its empty line included.
     pub length: usize,
     /// What to do.
@@ -82,7 +82,7 @@ pub struct Head {
 
 /// Bytes of the empty lines in front of a request, which count for nothing (RFC 9112, section 2.2).
 #[must_use]
-pub fn empty_lines(bytes: &[u8]) -> usize {
+pub(crate) fn empty_lines(bytes: &[u8]) -> usize {
     bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
 }
 
@@ -114,7 +114,7 @@ impl Head {
     ///
     /// # Errors
     /// 400, 417, 431, 501 or 505; the connection must end with the answer, since nobody knows where the next request begins.
-    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         let before = empty_lines(bytes);
         let text = bytes.get(before..).unwrap_or_default();
         line_ends(text)?;
@@ -300,7 +300,7 @@ fn bad(message: impl Into<String>) -> Refusal {
 }
 
 /// 431.
-pub fn head_too_large() -> Refusal {
+pub(crate) fn head_too_large() -> Refusal {
     let message = format!("the request's head is over {} KiB or {HEADERS} headers", HEAD_BYTES / 1024);
     Refusal::new(431, "head_too_large", message)
 }

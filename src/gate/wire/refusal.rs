@@ -12,7 +12,7 @@ const SHOWN: usize = 128;
 
 /// As much of a client's text as an answer repeats.
 #[must_use]
-pub fn shown(text: &str) -> &str {
+pub(crate) fn shown(text: &str) -> &str {
     first(text, SHOWN)
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn first(text: &str, characters: usize) -> &str {
 
 /// A request that is not served. `Display` is not for it: clients read JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// HTTP status.
     pub status: u16,
     /// `error.code`.
@@ -44,14 +44,14 @@ pub struct Refusal {
 impl Refusal {
     /// Any status, no retry.
     #[must_use]
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { status, code, param: None, message, retry_after: None, state: None, allow: None }
     }
 
     /// 400, with the field at fault. Where that is a client's own name, `message` may hold all of it: both are cut.
     #[must_use]
-    pub fn invalid(param: Option<&str>, message: String) -> Self {
+    pub(crate) fn invalid(param: Option<&str>, message: String) -> Self {
         let short = param.map(shown);
         let message = match (param, short) {
             (Some(param), Some(short)) if short.len() < param.len() => message.replace(param, short),
@@ -62,7 +62,7 @@ impl Refusal {
 
     /// 404 for a model that is not served here.
     #[must_use]
-    pub fn unknown_model(asked: &str, accepted: &[String]) -> Self {
+    pub(crate) fn unknown_model(asked: &str, accepted: &[String]) -> Self {
         let asked = shown(asked);
         let message = format!("no model '{asked}' here; this address serves {}", accepted.join(", "));
         Self { param: Some("model".to_owned()), ..Self::new(404, "model_not_found", message) }
@@ -70,13 +70,13 @@ impl Refusal {
 
     /// 503, worth trying again.
     #[must_use]
-    pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+    pub(crate) fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(503, code, message) }
     }
 
     /// OpenAI's word for the class of the error.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.status {
             401 => "authentication_error",
             403 => "permission_error",
@@ -88,7 +88,7 @@ impl Refusal {
 
     /// `{"error": {…}}`
     #[must_use]
-    pub fn body(&self) -> serde_json::Value {
+    pub(crate) fn body(&self) -> serde_json::Value {
         let mut error = json!({
             "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
         });
@@ -103,7 +103,7 @@ impl Refusal {
 
     /// As an answer.
     #[must_use]
-    pub fn reply(&self) -> Reply {
+    pub(crate) fn reply(&self) -> Reply {
         let mut reply = Reply::json(self.status, &self.body());
         if let Some(after) = self.retry_after {
             reply.header("retry-after", &seconds(after).to_string());
@@ -125,7 +125,7 @@ impl Refusal {
 
     /// As the last event of a stream that had begun.
     #[must_use]
-    pub fn event(&self) -> Vec<u8> {
+    pub(crate) fn event(&self) -> Vec<u8> {
         format!("data: {}\n\n", self.body()).into_bytes()
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 /// An answer of the gate's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// HTTP status.
     pub status: u16,
     headers: String,
@@ -15,7 +15,7 @@ pub struct Reply {
 
 /// What every answer to one request carries.
 #[derive(Debug, Clone, Copy)]
-pub struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     /// `x-request-id`.
     pub id: &'a str,
     /// The origin that may read it, where a browser asked.
@@ -31,7 +31,7 @@ pub struct Envelope<'a> {
 impl Reply {
     /// A JSON document.
     #[must_use]
-    pub fn json(status: u16, document: &serde_json::Value) -> Self {
+    pub(crate) fn json(status: u16, document: &serde_json::Value) -> Self {
         let mut body = document.to_string().into_bytes();
         body.push(b'\n');
         Self { status, headers: "content-type: application/json\r\n".to_owned(), body }
@@ -39,23 +39,23 @@ impl Reply {
 
     /// 204.
     #[must_use]
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { status: 204, headers: String::new(), body: Vec::new() }
     }
 
     /// Puts another document in place of the body.
-    pub fn replace_body(&mut self, document: &serde_json::Value) {
+    pub(crate) fn replace_body(&mut self, document: &serde_json::Value) {
         self.body = Self::json(self.status, document).body;
     }
 
     /// Adds a header; `value` must have no line ends.
-    pub fn header(&mut self, name: &str, value: &str) {
+    pub(crate) fn header(&mut self, name: &str, value: &str) {
         let _ = write!(self.headers, "{name}: {value}\r\n");
     }
 
     /// The bytes to send.
     #[must_use]
-    pub fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
+    pub(crate) fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
         let mut head = reply_head(self.status, envelope);
         head.push_str(&self.headers);
         if self.status == 204 {
@@ -73,7 +73,7 @@ impl Reply {
 
 /// The status line and what every answer carries, without the empty line at the end.
 #[must_use]
-pub fn reply_head(status: u16, envelope: &Envelope<'_>) -> String {
+pub(crate) fn reply_head(status: u16, envelope: &Envelope<'_>) -> String {
     let mut head = String::with_capacity(320);
     let mut digits = itoa::Buffer::new();
     for part in
@@ -136,7 +136,7 @@ fn http_date(second: u64) -> String {
 }
 
 /// The line that tells the length of a body, and the empty one that ends the head.
-pub fn end_head(head: &mut String, length: usize) {
+pub(crate) fn end_head(head: &mut String, length: usize) {
     for part in ["content-length: ", itoa::Buffer::new().format(length), "\r\n\r\n"] {
         head.push_str(part);
     }

@@ -13,29 +13,29 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 /// Room before what is read, for a head and a chunk's size line.
-pub const BEFORE: usize = 1024;
+pub(crate) const BEFORE: usize = 1024;
 /// Read at once, at most.
-pub const MIDDLE: usize = 64 * 1024;
+pub(crate) const MIDDLE: usize = 64 * 1024;
 /// Of a stream: where more than this is there at once, client and gate work side by side, and what is copied stays in
 /// the processor's first cache (`scripts/bench-gate`, chunks a second).
-pub const PIECE: usize = 4 * 1024;
+pub(crate) const PIECE: usize = 4 * 1024;
 /// Room behind it, for the ends of a chunk and of the stream.
-pub const BEHIND: usize = 16;
+pub(super) const BEHIND: usize = 16;
 
 /// A client that takes nothing for so long is given up: it would hold a place at the backend for ever.
-pub const STALL: Duration = Duration::from_secs(60);
+pub(super) const STALL: Duration = Duration::from_secs(60);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BEFORE + MIDDLE + BEHIND]);
 }
 
 /// Lends the scratch buffer; never across an await.
-pub fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
+pub(crate) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }
 
 /// Reads once and appends; 0 is the end.
-pub fn poll_append(
+pub(crate) fn poll_append(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
     out: &mut Vec<u8>,
@@ -50,7 +50,7 @@ pub fn poll_append(
 }
 
 /// Reads once, for nothing; 0 is the end.
-pub fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+pub(super) fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch.get_mut(..MIDDLE).unwrap_or_default());
         ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
@@ -59,7 +59,7 @@ pub fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Re
 }
 
 /// Sets a timer only where the first poll has to wait: most of what is waited for is there.
-pub async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+pub(crate) async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     let mut timer = pin!(None);
     poll_fn(|cx| {
         if let Poll::Ready(value) = poll(cx) {
@@ -77,7 +77,7 @@ pub async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'_>) -> 
 ///
 /// # Errors
 /// The system's own, or `TimedOut`.
-pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.try_write(bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),

@@ -3,14 +3,14 @@
 use super::{Scan, Scanner, Text};
 
 /// Bytes of one number, at most; Python raises at 4,301 digits.
-pub const NUMBER: usize = 400;
+pub(super) const NUMBER: usize = 400;
 
 impl<'a> Scanner<'a> {
     /// The string that comes next.
     ///
     /// # Errors
     /// When none does, or it is not valid.
-    pub fn string(&mut self) -> Scan<Text<'a>> {
+    pub(crate) fn string(&mut self) -> Scan<Text<'a>> {
         if self.peek() != Some(b'"') {
             return self.fault("a string is expected");
         }
@@ -77,7 +77,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When none does, or it is not valid.
-    pub fn number(&mut self) -> Scan<&'a str> {
+    pub(crate) fn number(&mut self) -> Scan<&'a str> {
         self.peek();
         let start = self.at;
         let bytes = self.bytes();
@@ -118,7 +118,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// When none of them comes next.
-    pub fn word(&mut self) -> Scan<Option<bool>> {
+    pub(crate) fn word(&mut self) -> Scan<Option<bool>> {
         self.peek();
         for (word, value) in [("true", Some(true)), ("false", Some(false)), ("null", None)] {
             if self.bytes().get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes())) {
