@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::access_log::AccessLog;
-use super::shared::{Bodies, Shared};
+use super::bodies::Bodies;
+use super::shared::Shared;
 use super::traffic::Traffic;
 use crate::gate::policy::access::{self, Caller};
 use crate::gate::policy::answer;

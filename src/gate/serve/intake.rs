@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::bodies::Held;
 use super::crowd::Place;
-use super::shared::Held;
 use crate::gate::policy::bounds::Bounds;
 use crate::gate::wire::{
     Chunks, Client, Framing, HEAD_BYTES, Head, LINGER, MIDDLE, Refusal, SLOWEST, body_too_large, by,

@@ -1,6 +1,7 @@
 //! Listeners, connections and the way of a request from one to the backend.
 
 pub(super) mod access_log;
+pub(super) mod bodies;
 pub(super) mod connection;
 pub(super) mod crowd;
 pub(super) mod door;

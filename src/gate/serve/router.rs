@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::access_log::AccessLog;
+use super::bodies::Bodies;
 use super::door::{Door, Judged};
 use super::handle::{Gate, Listener};
-use super::shared::{Bodies, Ids, Shared};
+use super::shared::{Ids, Shared};
 use super::traffic::Traffic;
 use crate::gate::policy::access;
 use crate::gate::policy::answer::{self, Route};
