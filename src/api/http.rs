@@ -1,9 +1,10 @@
-//! As much of HTTP/1.1 as a client needs that asks one thing a connection.
+//! As much of HTTP/1.1 as a client needs that asks one thing a connection: for the control socket, and the parts of it
+//! that readers of a backend's answers have in common with that.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 /// Longest head of an answer, bytes.
-const HEAD_MAX: usize = 16 * 1024;
+pub(crate) const HEAD_MAX: usize = 16 * 1024;
 /// Longest size line of a chunk, bytes.
 const SIZE_MAX: u64 = 64;
 
@@ -47,23 +48,67 @@ pub fn response<R: Read>(stream: R, wanted: &str) -> io::Result<Response<R>> {
             return Err(io::Error::new(kind, "the answer's head does not end"));
         }
     }
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut parsed = httparse::Response::new(&mut headers);
-    parsed.parse(&head).map_err(|error| invalid(format!("no HTTP answer: {error}")))?;
-    let value = |name: &str| {
-        let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(header.value).ok().map(str::trim)
-    };
-    let framing = if value("transfer-encoding").is_some_and(|te| te.eq_ignore_ascii_case("chunked")) {
-        Framing::Chunked { left: 0, started: false, ended: false }
-    } else if let Some(length) = value("content-length") {
-        Framing::Length(length.parse().map_err(|_| invalid(format!("content-length `{length}`")))?)
-    } else {
-        Framing::Close
-    };
-    let status = parsed.code.unwrap_or(0);
-    let header = value(wanted).map(str::to_owned);
+    let read: Option<io::Result<_>> =
+        with_head(&head, |head| Ok((head.status, head.framing()?, head.value(wanted).map(str::to_owned))))?;
+    let (status, framing, header) = read.ok_or(io::ErrorKind::UnexpectedEof)??;
     Ok(Response { status, header, body: Body { reader, framing } })
+}
+
+/// The head of an answer.
+pub(crate) struct Head<'h> {
+    /// Bytes that it takes, its empty line included.
+    pub(crate) bytes: usize,
+    pub(crate) status: u16,
+    headers: &'h [httparse::Header<'h>],
+}
+
+impl Head<'_> {
+    /// Of the first header of this name; `None` also where it is not text.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok().map(str::trim)
+    }
+
+    fn framing(&self) -> io::Result<Framing> {
+        if self.value("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+            return Ok(Framing::Chunked { left: 0, started: false, ended: false });
+        }
+        let Some(length) = self.value("content-length") else { return Ok(Framing::Close) };
+        length.parse().map(Framing::Length).map_err(|_| invalid(format!("content-length `{length}`")))
+    }
+}
+
+/// Reads a head from the front of `bytes`; `None`: it is not all there yet.
+///
+/// # Errors
+/// `InvalidData` where it is no HTTP.
+pub(crate) fn with_head<T>(bytes: &[u8], with: impl FnOnce(&Head<'_>) -> T) -> io::Result<Option<T>> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut answer = httparse::Response::new(&mut headers);
+    match answer.parse(bytes) {
+        Ok(httparse::Status::Partial) => Ok(None),
+        Ok(httparse::Status::Complete(bytes)) => {
+            let status = answer.code.unwrap_or_default();
+            Ok(Some(with(&Head { bytes, status, headers: answer.headers })))
+        }
+        Err(error) => Err(invalid(format!("the answer is not valid HTTP: {error}"))),
+    }
+}
+
+/// `%2F` → `/`; what is no escape stays.
+pub(crate) fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escape = bytes.get(at + 1..at + 3).filter(|_| byte == b'%');
+        let value = escape
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        out.push(value.unwrap_or(byte));
+        at += if value.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A body, whatever its framing.
@@ -151,6 +196,20 @@ mod tests {
             "HTTP/1.0 200 OK\r\nx-schema: 1\r\n\r\nhello",
         ] {
             assert_eq!(read(answer).unwrap(), (200, Some("1".into()), "hello".into()), "{answer}");
+        }
+    }
+
+    #[test]
+    fn segments_of_a_path_are_decoded_and_never_panic() {
+        for (segment, name) in [
+            ("70b", "70b"),
+            ("a%20b%2Fc", "a b/c"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+            ("%e2%82", "\u{fffd}"),
+        ] {
+            assert_eq!(percent_decode(segment), name, "{segment}");
         }
     }
 

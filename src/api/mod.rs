@@ -3,7 +3,7 @@
 
 pub mod client;
 mod documents;
-mod http;
+pub(crate) mod http;
 pub mod paths;
 
 pub use documents::{

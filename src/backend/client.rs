@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::api::http::with_head;
 use crate::backend::SECRET_HEADER;
 
 /// More than any answer to the two requests has.
@@ -45,11 +46,25 @@ pub async fn health(port: u16, secret: &str) -> io::Result<Answer> {
 /// As [`health`].
 pub async fn one_token(port: u16, secret: &str) -> io::Result<Answer> {
     let body = r#"{"prompt":"a","max_tokens":1,"temperature":0}"#;
-    let head = format!(
-        "POST /v1/completions HTTP/1.0\r\n{SECRET_HEADER}: {secret}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    request(port, &head).await
+    let head = request_head("/v1/completions", secret, body.len());
+    request(port, &[&head, body].concat()).await
+}
+
+/// The head of a request that generates.
+pub(crate) fn request_head(path: &str, secret: &str, length: usize) -> String {
+    // Joined, not formatted: it is made for every request.
+    [
+        "POST ",
+        path,
+        " HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ",
+        itoa::Buffer::new().format(length),
+        "\r\n",
+        SECRET_HEADER,
+        ": ",
+        secret,
+        "\r\n\r\n",
+    ]
+    .concat()
 }
 
 async fn request(port: u16, text: &str) -> io::Result<Answer> {
@@ -57,14 +72,9 @@ async fn request(port: u16, text: &str) -> io::Result<Answer> {
     stream.write_all(text.as_bytes()).await?;
     let mut answer = Vec::with_capacity(512);
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    match response.parse(&answer) {
-        Ok(httparse::Status::Complete(head)) => Ok(Answer {
-            status: response.code.unwrap_or(0),
-            body: String::from_utf8_lossy(&answer[head..]).into_owned(),
-        }),
-        Ok(httparse::Status::Partial) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-    }
+    let read = with_head(&answer, |head| Answer {
+        status: head.status,
+        body: String::from_utf8_lossy(answer.get(head.bytes..).unwrap_or_default()).into_owned(),
+    });
+    read?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::api::http::percent_decode;
 use crate::api::paths;
 use crate::api::{
     ApiError, CommandDone, ErrorCode, EventRecord, Events, HandedOver, HandoverRequest, Line, ModelStatus,
@@ -125,13 +126,13 @@ async fn answer(request: Request<Incoming>, handle: Handle, config: PathBuf) -> 
             Ok(follow(handle, number(&query, "after").unwrap_or(0)).await)
         }
         (&Method::POST, ["v1", "models", model, verb @ ("start" | "stop" | "restart")]) => {
-            command(request, handle, &decode(model), verb).await
+            command(request, handle, &percent_decode(model), verb).await
         }
         (&Method::POST, ["v1", "models", model, "trim"]) => {
-            handle.trim(&decode(model)).await.map(|done| document(StatusCode::OK, &done))
+            handle.trim(&percent_decode(model)).await.map(|done| document(StatusCode::OK, &done))
         }
         (&Method::POST, ["v1", "models", model, "forget"]) => {
-            handle.forget(&decode(model)).await.map(|done| document(StatusCode::OK, &done))
+            handle.forget(&percent_decode(model)).await.map(|done| document(StatusCode::OK, &done))
         }
         (&Method::POST, ["v1", "reload"]) => reload(request, &handle, &config).await,
         (&Method::POST, ["v1", "handover"]) => hand_over(request, &handle).await,
@@ -347,43 +348,9 @@ fn number(query: &str, name: &str) -> Option<u64> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
 }
 
-/// Percent-decoding of a path segment; what is no UTF-8 names no model.
-fn decode(segment: &str) -> String {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match hex.filter(|_| first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn path_segments_are_decoded_and_never_panic() {
-        for (segment, name) in [
-            ("70b", "70b"),
-            ("a%20b", "a b"),
-            ("%", "%"),
-            ("%4", "%4"),
-            ("%zz", "%zz"),
-            ("%e2%82", "\u{fffd}"),
-        ] {
-            assert_eq!(decode(segment), name, "{segment}");
-        }
-    }
 
     #[test]
     fn numbers_of_the_query_are_found_by_name() {

@@ -5,157 +5,16 @@
 //! request at any moment follows from [`Availability`], which the supervisor publishes. A [`Router`] is one more
 //! address, from which a request goes to the gate of the model that it names.
 
-mod access;
-mod access_log;
-mod answer;
-mod backend;
-mod body;
-mod client;
-mod connection;
-mod crowd;
-mod decide;
-mod error;
-mod events;
-mod exchange;
-mod fields;
-mod front;
-mod handle;
-mod histogram;
-mod http;
-mod intake;
-mod json;
-pub mod keys;
-mod lease;
-mod listen;
-mod messages;
-mod queue;
-mod relay;
-mod reply;
-mod rewrite;
-mod room;
-mod router;
-mod shared;
-mod stream;
-pub mod template;
-mod traffic;
-mod unread;
-mod validate;
-mod value;
-mod wait;
+mod policy;
+mod serve;
+mod wire;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use ipnet::IpNet;
-
-use crate::clock::Moment;
-use crate::registry::{Limits, Network, Start};
-
-pub(crate) use access::check_host;
-pub(crate) use crowd::{Crowd, Place};
-pub use handle::{Gate, LAST_WORDS};
-pub use histogram::Counted;
-pub(crate) use listen::TAKEN;
-pub use router::{Listening, Router, RouterConfig};
-pub use traffic::{Traffic, TrafficDetail};
-
-/// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GateConfig {
-    /// The model's name.
-    pub name: String,
-    /// What clients may call it: name, aliases, repository.
-    pub accepted: Vec<String>,
-    /// `always` or `manual`: decides what the `offline` answer advises.
-    pub start: Start,
-    /// The gate's port on [`Network::host`].
-    pub port: u16,
-    /// Address, allow-list, origins, keys.
-    pub network: Network,
-    /// Bounds on requests.
-    pub limits: Limits,
-    /// Longest prompt plus answer, tokens.
-    pub context: Option<u32>,
-    /// Whether the backend holds prompts against it itself, with the model's tokenizer.
-    pub counted: bool,
-    /// Tokens of an answer whose request names no number.
-    pub default_tokens: u32,
-    /// Tokens that the model knows: `vocab_size` of its config.json. `None`: requests that depend on it
-    /// (`logit_bias`, a large `top_k`) are refused, because one too large ends the generation thread.
-    pub vocabulary: Option<u32>,
-    /// Variables that the model's chat template reads, as [`template::variables`] tells; empty: not known.
-    pub variables: BTreeSet<String>,
-    /// File of hashed keys; checked when [`Network::require_key`] is set.
-    pub keys: std::path::PathBuf,
-    /// The access log.
-    pub access_log: std::path::PathBuf,
-}
-
-impl GateConfig {
-    /// Whether a client from `networks` is let in; an empty list lets in everyone. On a socket for IPv6, a client with an
-    /// IPv4 address shows as an address of IPv6.
-    #[must_use]
-    pub fn admits(networks: &[IpNet], client: std::net::IpAddr) -> bool {
-        let client = client.to_canonical();
-        networks.is_empty() || client.is_loopback() || networks.iter().any(|net| net.contains(&client))
-    }
-}
-
-/// Where a ready backend is reached. Requests carry the secret in [`crate::backend::SECRET_HEADER`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// On loopback.
-    pub address: SocketAddr,
-    /// The launcher answers 403 without it.
-    pub secret: Arc<str>,
-    /// The run's generation.
-    pub generation: u64,
-}
-
-/// What the supervisor says of a model, as far as a client is concerned. Only `Ready` answers 200.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Availability {
-    /// Stopped, and nothing will start it by itself.
-    Offline,
-    /// On its way: first load, or back after a crash.
-    Loading {
-        /// When it will be ready, as learned from earlier loads, on the clock of [`crate::host::now`].
-        ready_at: Option<Moment>,
-        /// Whether requests wait for it (always-on), or only those that ask to (`Prefer: wait`).
-        hold: bool,
-    },
-    /// It has completed a token.
-    Ready(Upstream),
-    /// It finishes what is in flight and takes nothing new.
-    Draining,
-    /// It may not start now (memory, pressure).
-    Refused {
-        /// In one sentence.
-        why: String,
-    },
-    /// It is down and stays down until someone acts.
-    Failed {
-        /// In one sentence.
-        why: String,
-    },
-}
-
-/// What a gate tells the supervisor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    /// The listeners changed: `problem` names the address that is not there, or who has the port.
-    Listening {
-        /// Where it listens now.
-        addresses: Vec<SocketAddr>,
-        /// What it waits for.
-        problem: Option<String>,
-    },
-    /// The backend refused or cut a connection: worth a look at once.
-    Suspect {
-        /// Of the run that did.
-        generation: u64,
-        /// In one sentence.
-        why: String,
-    },
-}
+pub(crate) use policy::access::check_host;
+pub use policy::contract::{Availability, GateConfig, Report, Upstream};
+pub use policy::{keys, template};
+pub(crate) use serve::crowd::{Crowd, Place};
+pub use serve::handle::{Gate, LAST_WORDS};
+pub use serve::histogram::Counted;
+pub(crate) use serve::listen::TAKEN;
+pub use serve::router::{Listening, Router, RouterConfig};
+pub use serve::traffic::{Traffic, TrafficDetail};

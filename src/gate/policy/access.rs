@@ -1,0 +1,171 @@
+//! Who may ask: networks, host names, browser origins, keys. Pure.
+
+use std::net::IpAddr;
+
+use super::keys::KeyRing;
+use crate::gate::wire::{Refusal, shown};
+use crate::registry::Network;
+
+/// The bearer key of a request, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// No key is needed.
+    Anyone,
+    /// A key of this name.
+    Named(String),
+    /// A key is needed and there is none.
+    Missing,
+    /// A key that is not, or no longer, valid.
+    Unknown,
+}
+
+/// Who sends this `Authorization`.
+#[must_use]
+pub(crate) fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) -> Caller {
+    if !network.require_key {
+        return Caller::Anyone;
+    }
+    match authorization.and_then(bearer) {
+        None => Caller::Missing,
+        Some(key) => keys.holder(key).map_or(Caller::Unknown, Caller::Named),
+    }
+}
+
+/// The key in an `Authorization` header.
+#[must_use]
+pub(crate) fn bearer(header: &str) -> Option<&str> {
+    let (scheme, key) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// Whether `Host` names this gate. A page whose domain was pointed at this address (DNS rebinding) names its own
+/// domain there; an IP address cannot be pointed anywhere.
+///
+/// # Errors
+/// 421 for a name that is not on the list.
+pub(crate) fn check_host(host: Option<&str>, local: IpAddr, network: &Network) -> Result<(), Refusal> {
+    let Some(host) = host else { return Ok(()) };
+    let name = host_name(host);
+    let known = name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == local || ip == network.host)
+        || network.allow_hosts.iter().any(|allowed| host_name(allowed).eq_ignore_ascii_case(name));
+    if known {
+        return Ok(());
+    }
+    let message = format!(
+        "this server is not '{}'; names that it may be called by are listed in network.allow_hosts",
+        shown(name)
+    );
+    Err(Refusal::new(421, "host_not_allowed", message))
+}
+
+/// `host` without its port, `[::1]` without its brackets.
+fn host_name(host: &str) -> &str {
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split_once(']').map_or(host, |(name, _)| name);
+    }
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
+}
+
+/// The origin to answer with CORS headers. Programs send none; browsers send it with every POST and every
+/// request that a script of another site makes.
+///
+/// # Errors
+/// 403 for an origin that is not on the list, `null` included.
+pub(crate) fn check_origin<'o>(
+    origin: Option<&'o str>,
+    network: &Network,
+) -> Result<Option<&'o str>, Refusal> {
+    let Some(origin) = origin else { return Ok(None) };
+    if network.allow_origins.iter().any(|allowed| allowed == origin) {
+        return Ok(Some(origin));
+    }
+    let message = format!(
+        "pages of '{}' may not use this server; origins that may are listed in network.allow_origins",
+        shown(origin)
+    );
+    Err(Refusal::new(403, "origin_not_allowed", message))
+}
+
+/// # Errors
+/// 401 without a valid key where one is needed.
+pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
+    let message = match caller {
+        Caller::Anyone | Caller::Named(_) => return Ok(()),
+        Caller::Missing => {
+            "a key is needed: send 'Authorization: Bearer KEY' (a key is made with 'mlxctl key add NAME')"
+        }
+        Caller::Unknown => "this key is not known here; it may have been revoked",
+    };
+    Err(Refusal::new(401, "invalid_api_key", message))
+}
+
+/// For a client whose address is in no allowed network.
+#[must_use]
+pub(crate) fn stranger(client: IpAddr) -> Refusal {
+    let message =
+        format!("clients at {client} are not served; networks that are stand in network.allow_from");
+    Refusal::new(403, "address_not_allowed", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> Network {
+        Network {
+            host: "192.168.132.21".parse().unwrap(),
+            allow_from: vec!["192.168.132.0/24".parse().unwrap()],
+            allow_origins: vec!["https://ui.example".to_owned()],
+            allow_hosts: vec!["tpm-macbook.local".to_owned()],
+            require_key: false,
+        }
+    }
+
+    #[test]
+    fn a_rebound_name_is_refused_and_the_own_address_is_not() {
+        let local = "10.0.0.7".parse().unwrap();
+        let check = |host: &str| check_host(Some(host), local, &network()).is_ok();
+        for host in [
+            "192.168.132.21:8800",
+            "192.168.132.21",
+            "10.0.0.7:1",
+            "localhost:8800",
+            "127.0.0.1",
+            "[::1]:8800",
+            "TPM-macbook.local:8800",
+        ] {
+            assert!(check(host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8800",
+            "192.168.132.21.evil.example",
+            "",
+            "localhost.evil.example",
+            "10.0.0.8",
+            "[::2]",
+            "127.0.0.1@evil.example",
+        ] {
+            assert!(!check(host), "{host}");
+        }
+        assert!(check_host(None, local, &network()).is_ok());
+    }
+
+    #[test]
+    fn only_named_origins_are_let_in() {
+        assert_eq!(check_origin(None, &network()), Ok(None));
+        assert_eq!(check_origin(Some("https://ui.example"), &network()), Ok(Some("https://ui.example")));
+        for origin in ["null", "https://ui.example.evil", "http://ui.example", "https://UI.example", ""] {
+            assert_eq!(check_origin(Some(origin), &network()).unwrap_err().status, 403, "{origin}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_is_read_without_case() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc"), Some("abc"));
+        assert_eq!(bearer("Basic abc"), None);
+        assert_eq!(bearer("Bearer"), None);
+    }
+}

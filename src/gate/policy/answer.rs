@@ -1,0 +1,255 @@
+//! What the gate answers by itself: `/health`, `/v1/models`, and why a model is not to be had. Pure.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::contract::{Availability, GateConfig};
+use super::rules::Endpoint;
+use crate::api::http::percent_decode;
+use crate::clock::Moment;
+use crate::gate::wire::{Method, Refusal, Reply, shown};
+use crate::registry::Start;
+
+/// What a path means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `/health`
+    Health,
+    /// `/v1/models`
+    Models,
+    /// `/v1/models/{id}`
+    Model(String),
+    /// A path that generates.
+    Generate(Endpoint),
+    /// Nothing here.
+    Unknown,
+}
+
+/// Reads a path. A slash given twice counts once: a base address that ends in one is put together so.
+#[must_use]
+pub(crate) fn route(path: &str) -> Route {
+    let mut single = Cow::Borrowed(path);
+    while single.contains("//") {
+        single = Cow::Owned(single.replace("//", "/"));
+    }
+    match &*single {
+        "/health" => Route::Health,
+        "/v1/models" | "/v1/models/" => Route::Models,
+        "/v1/chat/completions" | "/chat/completions" => Route::Generate(Endpoint::Chat),
+        "/v1/completions" => Route::Generate(Endpoint::Completions),
+        path => match path.strip_prefix("/v1/models/") {
+            Some(id) => Route::Model(percent_decode(id)),
+            None => Route::Unknown,
+        },
+    }
+}
+
+/// Whether the route knows the method.
+///
+/// # Errors
+/// 405 with `Allow`, 404 for a path that is nothing here.
+pub(crate) fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Refusal> {
+    let allow = match route {
+        Route::Unknown => {
+            let message = format!(
+                "nothing here at '{}'; there are /v1/chat/completions, /v1/completions, /v1/models and /health",
+                shown(path)
+            );
+            return Err(Refusal::new(404, "unknown_url", message));
+        }
+        Route::Generate(_) => "POST",
+        _ => "GET",
+    };
+    let fits = match method {
+        Method::Post => allow == "POST",
+        Method::Get | Method::Head => allow == "GET",
+        Method::Options | Method::Other => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let message = format!("this path takes {allow} only");
+    Err(Refusal { allow: Some(allow), ..Refusal::new(405, "method_not_allowed", message) })
+}
+
+/// The answer of a route that only informs.
+#[must_use]
+pub(crate) fn inform(
+    route: &Route,
+    config: &GateConfig,
+    availability: &Availability,
+    created: u64,
+    now: Moment,
+) -> Reply {
+    if let Route::Model(id) = route
+        && !knows(config, id)
+    {
+        return Refusal::unknown_model(id, &config.accepted).reply();
+    }
+    match (route, unavailable(config, availability, now)) {
+        (Route::Health, Some(refusal)) => {
+            let mut document = refusal.body();
+            document["status"] = "unavailable".into();
+            document["state"] = refusal.state.into();
+            document["model"] = config.name.clone().into();
+            let mut reply = refusal.reply();
+            reply.replace_body(&document);
+            reply
+        }
+        (_, Some(refusal)) => refusal.reply(),
+        (Route::Health, None) => {
+            Reply::json(200, &json!({ "status": "ok", "state": "ready", "model": config.name }))
+        }
+        (Route::Model(id), None) => Reply::json(200, &entry(id, &config.name, created)),
+        (_, None) => {
+            let data: Vec<_> = config.accepted.iter().map(|id| entry(id, &config.name, created)).collect();
+            Reply::json(200, &json!({ "object": "list", "data": data }))
+        }
+    }
+}
+
+/// A model as OpenAI's list has it. `root` tells which names mean the same one.
+#[must_use]
+pub(crate) fn entry(id: &str, root: &str, created: u64) -> Value {
+    json!({ "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": root })
+}
+
+/// What a model is doing, in the word that clients are told.
+#[must_use]
+pub(crate) fn state(availability: &Availability) -> &'static str {
+    match availability {
+        Availability::Ready(_) => "ready",
+        Availability::Offline => "offline",
+        Availability::Loading { .. } => "loading",
+        Availability::Draining => "draining",
+        Availability::Refused { .. } => "refused",
+        Availability::Failed { .. } => "failed",
+    }
+}
+
+/// Whether the model may be called so, in any case.
+#[must_use]
+pub(crate) fn knows(config: &GateConfig, id: &str) -> bool {
+    config.accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(id))
+}
+
+/// Why the model is not to be had now; `None`: it is ready.
+#[must_use]
+pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now: Moment) -> Option<Refusal> {
+    let name = &config.name;
+    let refusal = |state: &'static str, message: String, wait: Duration| {
+        Some(Refusal { state: Some(state), ..Refusal::unavailable(state_code(state), message, wait) })
+    };
+    match availability {
+        Availability::Ready(_) => None,
+        Availability::Offline => match config.start {
+            Start::Manual => refusal(
+                "offline",
+                format!("model '{name}' is not running; start it with `mlxctl start {name}`"),
+                PERSON,
+            ),
+            Start::Always => refusal(
+                "offline",
+                format!("model '{name}' was stopped; start it with `mlxctl start {name}`"),
+                PERSON,
+            ),
+        },
+        Availability::Loading { ready_at, .. } => match ready_at.map(|at| at.since(now)) {
+            Some(Duration::ZERO) => refusal(
+                "loading",
+                format!("model '{name}' is loading, for longer than it usually takes"),
+                OVERDUE,
+            ),
+            Some(left) => {
+                let seconds = left.as_secs().max(1);
+                refusal("loading", format!("model '{name}' is loading, about {seconds} s left"), left)
+            }
+            None => refusal("loading", format!("model '{name}' is loading"), UNKNOWN_LOAD),
+        },
+        Availability::Draining => {
+            refusal("draining", format!("model '{name}' is being stopped and takes nothing new"), DRAINING)
+        }
+        Availability::Refused { why } => {
+            refusal("refused", format!("model '{name}' may not start now: {why}"), REFUSED)
+        }
+        Availability::Failed { why } => refusal("failed", format!("model '{name}' failed: {why}"), PERSON),
+    }
+}
+
+/// Why a request is turned away now; `None`: the model is ready, or worth waiting for. `patient`: it asked to wait
+/// for a model that is on its way.
+#[must_use]
+pub(crate) fn turned_away(
+    config: &GateConfig,
+    availability: &Availability,
+    now: Moment,
+    patient: bool,
+) -> Option<Refusal> {
+    match availability {
+        Availability::Loading { hold, .. } if *hold || patient => None,
+        _ => unavailable(config, availability, now),
+    }
+}
+
+/// Someone has to act; a library that waits for that is told not to (see [`Refusal::reply`]).
+const PERSON: Duration = Duration::from_secs(60);
+/// A load of which nothing is known yet.
+const UNKNOWN_LOAD: Duration = Duration::from_secs(10);
+/// A load that takes longer than those before it.
+const OVERDUE: Duration = Duration::from_secs(5);
+/// A drain ends in a stop or a restart.
+const DRAINING: Duration = Duration::from_secs(10);
+/// Memory comes back when somebody gives it back.
+const REFUSED: Duration = Duration::from_secs(30);
+
+fn state_code(state: &'static str) -> &'static str {
+    match state {
+        "offline" => "model_offline",
+        "loading" => "model_loading",
+        "draining" => "model_draining",
+        "refused" => "model_refused",
+        _ => "model_failed",
+    }
+}
+
+/// The answer to a browser that asks before it asks.
+#[must_use]
+pub(crate) fn preflight(wanted_headers: Option<&str>) -> Reply {
+    let mut reply = Reply::empty();
+    reply.header("access-control-allow-methods", "GET, POST");
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b',' | b' ');
+    let wanted = wanted_headers.filter(|names| names.len() < 1024 && names.bytes().all(token));
+    reply.header("access-control-allow-headers", wanted.unwrap_or("authorization, content-type"));
+    reply.header("access-control-max-age", "600");
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_given_twice_counts_once() {
+        assert_eq!(route("//v1/chat/completions"), Route::Generate(Endpoint::Chat));
+        assert_eq!(route("/v1//completions"), Route::Generate(Endpoint::Completions));
+        assert_eq!(route("///v1///models"), Route::Models);
+        assert_eq!(route("//v1/models//a"), Route::Model("a".to_owned()));
+        assert_eq!(route("//"), Route::Unknown);
+    }
+
+    #[test]
+    fn a_load_says_what_is_left_of_it_until_it_takes_longer_than_usual() {
+        let config = GateConfig::for_tests();
+        let at = |millis| Moment(Duration::from_millis(millis));
+        let loading = Availability::Loading { ready_at: Some(at(20_000)), hold: false };
+        let told = |now| {
+            let refusal = unavailable(&config, &loading, at(now)).unwrap();
+            (refusal.retry_after.unwrap().as_millis(), refusal.message)
+        };
+        assert_eq!(told(13_500), (6500, "model 'tiny' is loading, about 6 s left".to_owned()));
+        assert_eq!(told(19_900), (100, "model 'tiny' is loading, about 1 s left".to_owned()));
+        assert_eq!(told(20_000).1, "model 'tiny' is loading, for longer than it usually takes");
+    }
+}

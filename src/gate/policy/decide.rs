@@ -1,0 +1,90 @@
+//! What becomes of a request, by its head alone. Pure.
+
+use std::net::IpAddr;
+
+use super::access::{self, Caller};
+use super::answer::{self, Route};
+use super::contract::GateConfig;
+use super::rules::Endpoint;
+use crate::gate::wire::{Method, Refusal, Reply};
+use crate::registry::Network;
+
+/// A head, and who sent it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// What to do.
+    pub method: Method,
+    /// To what.
+    pub path: &'a str,
+    /// `Host`
+    pub host: Option<&'a str>,
+    /// `Origin`
+    pub origin: Option<&'a str>,
+    /// `Access-Control-Request-Headers`
+    pub wanted_headers: Option<&'a str>,
+    /// `Authorization`
+    pub authorization: Option<&'a str>,
+    /// By its address.
+    pub client: IpAddr,
+    /// The address that it reached.
+    pub local: IpAddr,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The gate answers.
+    Answer(Box<Reply>),
+    /// The gate refuses.
+    Refuse(Box<Refusal>),
+    /// The body is read, and then it depends on that.
+    Generate(Endpoint),
+}
+
+/// Returns the verdict, and the origin that may read the answer. `inform` answers what only asks how things are.
+#[must_use]
+pub(crate) fn decide<'a>(
+    asked: &Asked<'a>,
+    caller: &Caller,
+    network: &Network,
+    inform: impl FnOnce(&Route) -> Reply,
+) -> (Verdict, Option<&'a str>) {
+    let refuse = |refusal| (Verdict::Refuse(Box::new(refusal)), None);
+    if !GateConfig::admits(&network.allow_from, asked.client) {
+        return refuse(access::stranger(asked.client));
+    }
+    if let Err(refusal) = access::check_host(asked.host, asked.local, network) {
+        return refuse(refusal);
+    }
+    let origin = match access::check_origin(asked.origin, network) {
+        Ok(origin) => origin,
+        Err(refusal) => return refuse(refusal),
+    };
+    let verdict = inside(asked, caller, origin.is_some(), inform);
+    (verdict, origin)
+}
+
+fn inside(
+    asked: &Asked<'_>,
+    caller: &Caller,
+    browser: bool,
+    inform: impl FnOnce(&Route) -> Reply,
+) -> Verdict {
+    let route = answer::route(asked.path);
+    if browser && asked.method == Method::Options && route != Route::Unknown {
+        return Verdict::Answer(Box::new(answer::preflight(asked.wanted_headers)));
+    }
+    if let Err(refusal) = answer::check_method(&route, asked.method, asked.path) {
+        return Verdict::Refuse(Box::new(refusal));
+    }
+    // Whoever may connect may know whether the model is up; a balancer's check has no key.
+    if route != Route::Health
+        && let Err(refusal) = access::check_caller(caller)
+    {
+        return Verdict::Refuse(Box::new(refusal));
+    }
+    match route {
+        Route::Generate(endpoint) => Verdict::Generate(endpoint),
+        _ => Verdict::Answer(Box::new(inform(&route))),
+    }
+}

@@ -1,0 +1,123 @@
+//! The fields of a request's body that `mlx_lm.server` reads, and what it can bear in each; and those that it ignores
+//! although the answer would be another one if it did not.
+//!
+//! From reading `mlx_lm/server.py` and `sample_utils.py` 0.32.2 and trying: whatever raises in the generation
+//! thread ends it for good, and most checks of the server come too late or not at all. Fields that are not
+//! named here are not read by the server and pass as they are. `null` means "not given" in every field: the
+//! field is renamed to `_`, which the server does not read.
+
+/// What may stand in a field.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Rule {
+    /// One of the names that are served here; rewritten.
+    Model,
+    /// The chat.
+    Messages,
+    /// The text to complete: one string, not empty, alone or in a list.
+    Prompt,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in a range.
+    Int(i64, i64),
+    /// A whole number from 1, lowered to what the registry and the context allow.
+    Tokens,
+    /// A whole number below the size of the vocabulary.
+    TopK,
+    /// A number in a range; if it is not zero, at least so far from it.
+    Number(f64, f64, f64),
+    /// As `Number`, but the server wants a decimal point.
+    Float(f64, f64),
+    /// A string or a few.
+    Stop,
+    /// Tokens and what is added to their logits.
+    Bias,
+    /// `{"include_usage": …}`, else the server ends the stream without its end.
+    StreamOptions,
+    /// An array of objects.
+    Tools,
+    /// Variables of the chat template; never a template.
+    TemplateArguments,
+    /// `auto` or `none`.
+    ToolChoice,
+    /// `{"type": "text"}`
+    ResponseFormat,
+    /// `["text"]`
+    Modalities,
+    /// One of these values, as they are written; otherwise this advice.
+    Only(&'static [&'static str], &'static str),
+    /// Nothing, and why.
+    Refused(&'static str),
+}
+
+const NOT_CONSTRAINED: &str =
+    "mlx_lm.server does not constrain its answers; describe the format in the prompt";
+const ONE_ANSWER: &str = "a request gets one answer; send one request per answer";
+
+/// Contexts of penalties, tokens; past 2³¹ MLX cannot slice.
+const WINDOW: i64 = 1_000_000;
+
+/// Every field that the server reads, or must not ignore.
+pub(crate) const FIELDS: &[(&str, Rule)] = &[
+    ("model", Rule::Model),
+    ("messages", Rule::Messages),
+    ("prompt", Rule::Prompt),
+    ("stream", Rule::Bool),
+    ("stream_options", Rule::StreamOptions),
+    ("max_tokens", Rule::Tokens),
+    ("max_completion_tokens", Rule::Tokens),
+    ("temperature", Rule::Number(0.0, 100.0, 1e-4)),
+    ("top_p", Rule::Number(0.0, 1.0, 1e-6)),
+    ("top_k", Rule::TopK),
+    ("min_p", Rule::Number(0.0, 1.0, 1e-6)),
+    ("stop", Rule::Stop),
+    // mx.random.seed takes 64 bits without a sign.
+    ("seed", Rule::Int(0, i64::MAX)),
+    ("logprobs", Rule::Bool),
+    ("top_logprobs", Rule::Int(-1, 11)),
+    ("logit_bias", Rule::Bias),
+    ("presence_penalty", Rule::Number(-100.0, 100.0, 0.0)),
+    ("frequency_penalty", Rule::Number(-100.0, 100.0, 0.0)),
+    ("repetition_penalty", Rule::Number(0.0, 100.0, 1e-2)),
+    ("presence_context_size", Rule::Int(0, WINDOW)),
+    ("frequency_context_size", Rule::Int(0, WINDOW)),
+    ("repetition_context_size", Rule::Int(0, WINDOW)),
+    ("xtc_probability", Rule::Float(0.0, 1.0)),
+    // The server's own check lets 1.0 through; the sampler then raises above 0.5.
+    ("xtc_threshold", Rule::Float(0.0, 0.5)),
+    ("num_draft_tokens", Rule::Int(1, 64)),
+    ("tools", Rule::Tools),
+    ("chat_template_kwargs", Rule::TemplateArguments),
+    ("draft_model", Rule::Refused("it would load another model")),
+    ("adapters", Rule::Refused("it would load files")),
+    ("role_mapping", Rule::Refused("it would replace the chat's format")),
+    // From here on: what the server ignores.
+    ("tool_choice", Rule::ToolChoice),
+    ("response_format", Rule::ResponseFormat),
+    ("modalities", Rule::Modalities),
+    ("n", Rule::Only(&["1"], ONE_ANSWER)),
+    ("best_of", Rule::Only(&["1"], ONE_ANSWER)),
+    ("echo", Rule::Only(&["false"], "the answer does not repeat the prompt; put it in front yourself")),
+    (
+        "suffix",
+        Rule::Only(&["\"\""], "text cannot be inserted; write the model's own fill-in-the-middle prompt"),
+    ),
+    ("add_generation_prompt", Rule::Only(&["true"], "an answer always begins a new message")),
+    ("continue_final_message", Rule::Only(&["false"], "an answer always begins a new message")),
+    ("functions", Rule::Refused("send 'tools' instead")),
+    ("function_call", Rule::Refused("send 'tools' instead")),
+    ("audio", Rule::Refused("answers are text")),
+    (
+        "web_search_options",
+        Rule::Refused("nothing is searched here; put what the model should know into the prompt"),
+    ),
+    ("structured_outputs", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_json", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_regex", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_choice", Rule::Refused(NOT_CONSTRAINED)),
+    ("guided_grammar", Rule::Refused(NOT_CONSTRAINED)),
+    ("grammar", Rule::Refused(NOT_CONSTRAINED)),
+    ("json_schema", Rule::Refused(NOT_CONSTRAINED)),
+];
+
+/// A bit each, in [`super::validate`].
+const _: () = assert!(FIELDS.len() <= 64);

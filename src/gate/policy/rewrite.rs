@@ -1,0 +1,116 @@
+//! Changes to a body that leave every other byte as it was.
+
+use std::ops::Range;
+
+use super::json::Text;
+
+/// What `mlx_lm.server` calls the model that it was started with, adapter and draft model included. Under its path it
+/// would be another model, without them.
+pub(crate) const DEFAULT_MODEL: &str = "default_model";
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// The value of `model` becomes [`DEFAULT_MODEL`].
+    Model(Range<usize>),
+    /// There is no `model`: it is put in behind the opening brace.
+    Insert(usize),
+    /// No number of tokens is named: `max_tokens` is put in behind the opening brace.
+    InsertTokens(usize, u64),
+    /// The key becomes `_`, which the server does not read.
+    Neutral(Range<usize>),
+    /// The value becomes this number.
+    Number(Range<usize>, u64),
+    /// These bytes go.
+    Cut(Range<usize>),
+}
+
+impl Edit {
+    /// Renames a key.
+    #[must_use]
+    pub(crate) fn neutral(key: &Text<'_>) -> Self {
+        Self::Neutral(key.span.clone())
+    }
+
+    fn span(&self) -> Range<usize> {
+        match self {
+            Self::Model(span) | Self::Neutral(span) | Self::Number(span, _) | Self::Cut(span) => span.clone(),
+            Self::Insert(at) | Self::InsertTokens(at, _) => *at..*at,
+        }
+    }
+}
+
+/// `body` with the changes, which must not overlap.
+#[must_use]
+pub(crate) fn apply(body: &[u8], edits: &mut [Edit]) -> Vec<u8> {
+    // What is put in comes before a change of the key that stands at the same place.
+    edits.sort_by_key(|edit| (edit.span().start, edit.span().end));
+    let mut out = Vec::with_capacity(body.len() + 64);
+    let mut from = 0;
+    for edit in edits {
+        let span = edit.span();
+        out.extend_from_slice(body.get(from..span.start).unwrap_or_default());
+        match edit {
+            Edit::Model(_) => push_model(&mut out),
+            Edit::Neutral(_) => out.extend_from_slice(b"\"_\""),
+            Edit::Insert(_) => {
+                out.extend_from_slice(b"\"model\":");
+                push_model(&mut out);
+                out.push(b',');
+            }
+            Edit::InsertTokens(_, tokens) => {
+                out.extend_from_slice(b"\"max_tokens\":");
+                out.extend_from_slice(itoa::Buffer::new().format(*tokens).as_bytes());
+                out.push(b',');
+            }
+            Edit::Number(_, number) => {
+                out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            }
+            Edit::Cut(_) => {}
+        }
+        from = span.end;
+    }
+    out.extend_from_slice(body.get(from..).unwrap_or_default());
+    out
+}
+
+fn push_model(out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(DEFAULT_MODEL.as_bytes());
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_byte_stays() {
+        let body = br#"{ "a":1.50, "model" : "x","draft_model":null,"b":1e0 }"#;
+        let at = |needle: &str| {
+            let start = std::str::from_utf8(body).unwrap().find(needle).unwrap();
+            start..start + needle.len()
+        };
+        let mut edits = [Edit::Neutral(at("\"draft_model\"")), Edit::Model(at("\"x\""))];
+        let out = apply(body, &mut edits);
+        let expected = r#"{ "a":1.50, "model" : "default_model","_":null,"b":1e0 }"#;
+        assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+        let out = apply(b"{\"a\":1}", &mut [Edit::Insert(1)]);
+        assert_eq!(out, b"{\"model\":\"default_model\",\"a\":1}");
+    }
+
+    #[test]
+    fn what_is_put_in_comes_before_a_key_that_is_renamed_there() {
+        let body = br#"{"model":null,"max_tokens":9,"prompt":["a"]}"#;
+        let mut edits = [
+            Edit::Neutral(1..8),
+            Edit::Cut(38..39),
+            Edit::Cut(42..43),
+            Edit::Number(27..28, 5),
+            Edit::InsertTokens(1, 7),
+            Edit::Insert(1),
+        ];
+        let expected = r#"{"max_tokens":7,"model":"default_model","_":null,"max_tokens":5,"prompt":"a"}"#;
+        assert_eq!(std::str::from_utf8(&apply(body, &mut edits)).unwrap(), expected);
+    }
+}

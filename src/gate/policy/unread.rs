@@ -1,0 +1,135 @@
+//! Fields that `mlx_lm.server` does not read although its answer would be another one if it did. A client that is
+//! not told would take the answer for what it asked for.
+
+use std::ops::Range;
+
+use super::json::{Kind, Scanner, Text};
+use super::value::{expect, expect_string};
+use crate::gate::wire::Refusal;
+
+fn unsupported(name: &str, supported: &str, advice: &str) -> Refusal {
+    Refusal::invalid(Some(name), format!("'{name}' other than {supported} is not supported: {advice}"))
+}
+
+/// One of the `allowed` values, as they are written.
+pub(crate) fn only(
+    scanner: &mut Scanner<'_>,
+    name: &str,
+    allowed: &[&str],
+    advice: &str,
+) -> Result<(), Refusal> {
+    if allowed.contains(&scanner.raw()?) {
+        return Ok(());
+    }
+    Err(unsupported(name, &allowed.join(" and "), advice))
+}
+
+/// `{"type": "text"}`
+pub(crate) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+    const NAME: &str = "response_format";
+    expect(scanner, NAME, Kind::Object, "an object")?;
+    scanner.enter()?;
+    let (mut first, mut text) = (true, false);
+    while let Some(key) = scanner.member(&mut first)? {
+        if key.decoded() != "type" {
+            scanner.skip()?;
+            continue;
+        }
+        text = expect_string(scanner, "response_format.type")?.decoded() == "text";
+        if !text {
+            break;
+        }
+    }
+    if text {
+        return Ok(());
+    }
+    let advice = "mlx_lm.server does not constrain its answers; describe the format in the prompt";
+    Err(unsupported(NAME, "{\"type\": \"text\"}", advice))
+}
+
+/// `["text"]`
+pub(crate) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+    const NAME: &str = "modalities";
+    expect(scanner, NAME, Kind::Array, "an array of strings")?;
+    scanner.enter()?;
+    let mut first = true;
+    while scanner.item(&mut first)? {
+        if expect_string(scanner, NAME)?.decoded() != "text" {
+            return Err(unsupported(NAME, "[\"text\"]", "answers are text"));
+        }
+    }
+    Ok(())
+}
+
+/// Tools, and whether they may be called. The server offers the tools whatever `tool_choice` says.
+#[derive(Debug, Default)]
+pub(crate) struct Tools {
+    /// Bytes that become part of the prompt.
+    pub text: u64,
+    key: Option<Range<usize>>,
+    none: bool,
+}
+
+impl Tools {
+    /// Reads `tools`.
+    pub(crate) fn read(&mut self, scanner: &mut Scanner<'_>, key: &Text<'_>) -> Result<(), Refusal> {
+        expect(scanner, "tools", Kind::Array, "an array of objects")?;
+        self.key = Some(key.span.clone());
+        scanner.enter()?;
+        let mut first = true;
+        while scanner.item(&mut first)? {
+            expect(scanner, "tools", Kind::Object, "an array of objects")?;
+            self.text += scanner.skip()?;
+        }
+        Ok(())
+    }
+
+    /// Reads `tool_choice`.
+    pub(crate) fn choice(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
+        let refusal = || {
+            let advice = "the model decides whether it calls a tool; send only the tools that it may call";
+            unsupported("tool_choice", "\"auto\" and \"none\"", advice)
+        };
+        if scanner.kind()? != Kind::String {
+            return Err(refusal());
+        }
+        match scanner.string()?.decoded().as_ref() {
+            "auto" => Ok(()),
+            "none" => {
+                self.none = true;
+                Ok(())
+            }
+            _ => Err(refusal()),
+        }
+    }
+
+    /// The key of tools that must not be called: without them the model knows of none.
+    pub(crate) fn dropped(&self) -> Option<Range<usize>> {
+        self.key.clone().filter(|_| self.none)
+    }
+}
+
+/// The probabilities of tokens that a request asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Probabilities {
+    /// `logprobs: true`
+    pub wanted: bool,
+    /// `top_logprobs` of 1 or more.
+    pub alternatives: bool,
+}
+
+impl Probabilities {
+    /// The server writes none into a stream, and without alternatives it leaves out the tokens that they belong to.
+    pub(crate) fn check(&self, stream: bool) -> Result<(), Refusal> {
+        let name = if self.wanted { "logprobs" } else { "top_logprobs" };
+        if stream && (self.wanted || self.alternatives) {
+            let why = format!("'{name}' is not supported in a stream; send \"stream\": false");
+            return Err(Refusal::invalid(Some(name), why));
+        }
+        if self.wanted && !self.alternatives {
+            let why = "'logprobs' is supported only with 'top_logprobs' from 1 to 11".to_owned();
+            return Err(Refusal::invalid(Some(name), why));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! What a connection asks of the listener that it came through: who may come in, within which bounds, and which
+//! gate a request goes to. A gate of its own is one such door, [`super::router`] another.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::access_log::AccessLog;
+use super::bodies::Bodies;
+use super::shared::Shared;
+use super::traffic::Traffic;
+use crate::gate::policy::access::{self, Caller};
+use crate::gate::policy::answer;
+use crate::gate::policy::bounds::Bounds;
+use crate::gate::policy::contract::GateConfig;
+use crate::gate::policy::contract::Report;
+use crate::gate::policy::decide::{Asked, Verdict, decide};
+use crate::gate::wire::Refusal;
+use crate::host;
+
+/// What becomes of a request, by its head.
+#[derive(Debug)]
+pub(crate) struct Judged<'a> {
+    /// The decision.
+    pub verdict: Verdict,
+    /// The origin that may read the answer.
+    pub origin: Option<&'a str>,
+    /// Who asked.
+    pub caller: Caller,
+}
+
+/// What is behind a listener.
+pub(crate) trait Door: Send + Sync {
+    /// In force now.
+    fn bounds(&self) -> Bounds;
+
+    /// Whether a client at this address may connect.
+    fn admits(&self, client: IpAddr) -> bool;
+
+    /// An id for a request, unique over the life of the machine as far as chance allows.
+    fn next_id(&self) -> String;
+
+    /// Decides by the head alone.
+    fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a>;
+
+    /// The gate that a request with this body goes to.
+    ///
+    /// # Errors
+    /// There is none.
+    fn gate(self: Arc<Self>, body: &[u8]) -> Result<Arc<Shared>, Box<Refusal>>;
+
+    /// Memory of bodies that are not read yet.
+    fn bodies(&self) -> &Arc<Bodies>;
+
+    /// Of what never came to a gate.
+    fn log(&self) -> &AccessLog;
+
+    /// Of what never came to a gate.
+    fn traffic(&self) -> &Traffic;
+
+    /// Tells the supervisor where it listens, and what it waits for.
+    fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>);
+}
+
+impl Door for Shared {
+    fn bounds(&self) -> Bounds {
+        Bounds::of(&self.settings().config)
+    }
+
+    fn admits(&self, client: IpAddr) -> bool {
+        GateConfig::admits(&self.settings().config.network.allow_from, client)
+    }
+
+    fn next_id(&self) -> String {
+        self.ids.next()
+    }
+
+    fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a> {
+        let settings = self.settings();
+        let config = &settings.config;
+        let caller = access::caller(asked.authorization, &config.network, &settings.keys);
+        let (verdict, origin) = decide(asked, &caller, &config.network, |route| {
+            answer::inform(route, config, &self.availability.borrow(), self.created, host::now())
+        });
+        Judged { verdict, origin, caller }
+    }
+
+    fn gate(self: Arc<Self>, _: &[u8]) -> Result<Arc<Shared>, Box<Refusal>> {
+        Ok(self)
+    }
+
+    fn bodies(&self) -> &Arc<Bodies> {
+        &self.bodies
+    }
+
+    fn log(&self) -> &AccessLog {
+        &self.log
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>) {
+        self.report(Report::Listening { addresses, problem });
+    }
+}

@@ -1,0 +1,327 @@
+//! The listeners of one gate. An address that is not there is waited for, never given up; loopback serves
+//! meanwhile.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::access_log::Line;
+use super::connection::Connection;
+use super::crowd::Crowd;
+use super::door::Door;
+use crate::clock::beat;
+use crate::gate::policy::access;
+use crate::gate::wire::{Envelope, Refusal, part, write_all};
+
+/// How the reason for a closed gate ends when somebody else has its port.
+pub(crate) const TAKEN: &str = "is taken by another program";
+/// Between two attempts to get the address.
+const RETRY: Duration = Duration::from_secs(2);
+/// Between two looks whether the address is still there: a laptop leaves its network without a word.
+const LOOK: Duration = Duration::from_secs(10);
+/// Connections that the kernel holds for us.
+const BACKLOG: u32 = 1024;
+/// After an error in accepting: no more file descriptors, most likely.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Refused connections that are told why, at once, and how long each of them may take to read it.
+const TOLD: usize = 64;
+const TELLING: Duration = Duration::from_secs(1);
+
+/// What the listeners should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Listen here.
+    At(SocketAddr),
+    /// Stop accepting.
+    Nothing,
+}
+
+/// Which addresses to listen on. Pure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// The address that is wanted.
+    Wanted,
+    /// Loopback, until the address is there.
+    Loopback,
+}
+
+/// What binding came to.
+#[must_use]
+fn plan(bound: &io::Result<()>) -> Plan {
+    match bound {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Plan::Loopback,
+        _ => Plan::Wanted,
+    }
+}
+
+/// What to say of an error in binding.
+fn problem(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            format!("address {} is not there (another network?); serving on loopback meanwhile", address.ip())
+        }
+        io::ErrorKind::AddrInUse => {
+            format!("port {} of {} {TAKEN}", address.port(), address.ip())
+        }
+        io::ErrorKind::PermissionDenied => format!("port {} may not be used by this user", address.port()),
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+/// Every connection's task.
+#[derive(Default)]
+struct Connections {
+    crowd: Arc<Crowd>,
+    served: JoinSet<()>,
+    /// Those that were too many, or from elsewhere.
+    told: JoinSet<()>,
+}
+
+impl Connections {
+    /// Forgets those that ended.
+    fn sweep(&mut self) {
+        while self.served.try_join_next().is_some() {}
+        while self.told.try_join_next().is_some() {}
+    }
+
+    /// Serves a client, or tells it why not.
+    fn take(&mut self, stream: TcpStream, client: SocketAddr, door: &Arc<dyn Door>) {
+        self.sweep();
+        let address = client.ip().to_canonical();
+        if !door.admits(address) {
+            self.turn_away(stream, address, access::stranger(address), door);
+            return;
+        }
+        if let Some((place, ending)) = self.crowd.enter(address, door.bounds().connections as usize) {
+            ending.by(self.served.spawn(Connection::run(stream, client, door.clone(), place)));
+            return;
+        }
+        let message = "too many connections are open already";
+        let refusal = Refusal::unavailable("too_many_connections", message, Duration::from_secs(5));
+        self.turn_away(stream, address, refusal, door);
+    }
+
+    fn turn_away(&mut self, stream: TcpStream, client: IpAddr, refusal: Refusal, door: &Arc<dyn Door>) {
+        if self.told.len() < TOLD {
+            self.told.spawn(tell(stream, client, refusal, door.clone()));
+        }
+    }
+}
+
+struct Listeners {
+    wanted: SocketAddr,
+    main: Option<TcpListener>,
+    loopback: Option<TcpListener>,
+    problem: Option<String>,
+    reported: Option<(Vec<SocketAddr>, Option<String>)>,
+}
+
+/// Listens and serves until told not to, then ends the connections that are left.
+pub(super) async fn run(
+    door: Arc<dyn Door>,
+    mut wanted: watch::Receiver<Wanted>,
+    mut until: watch::Receiver<bool>,
+) {
+    let mut connections = Connections::default();
+    loop {
+        let now = *wanted.borrow_and_update();
+        let Wanted::At(address) = now else { break };
+        let mut listeners =
+            Listeners { wanted: address, main: None, loopback: None, problem: None, reported: None };
+        if !listeners.serve(&door, &mut connections, &mut wanted).await {
+            break;
+        }
+    }
+    // Streams that were ended from outside still have their last event to write.
+    let _ = until.wait_for(|now| *now).await;
+    connections.served.shutdown().await;
+    connections.told.shutdown().await;
+}
+
+impl Listeners {
+    /// Serves until something else is wanted; `false`: nobody will want anything any more.
+    async fn serve(
+        &mut self,
+        door: &Arc<dyn Door>,
+        connections: &mut Connections,
+        wanted: &mut watch::Receiver<Wanted>,
+    ) -> bool {
+        let mut pause = ACCEPT_PAUSE.0;
+        self.bind();
+        self.report(&**door);
+        let mut look = self.next_look();
+        loop {
+            tokio::select! {
+                biased;
+                changed = wanted.changed() => return changed.is_ok(),
+                accepted = accept(self.main.as_ref()) => take(accepted, door, connections, &mut pause).await,
+                accepted = accept(self.loopback.as_ref()) => take(accepted, door, connections, &mut pause).await,
+                _ = connections.served.join_next(), if !connections.served.is_empty() => {}
+                _ = connections.told.join_next(), if !connections.told.is_empty() => {}
+                () = at(look) => {
+                    self.bind();
+                    self.report(&**door);
+                    look = self.next_look();
+                }
+            }
+        }
+    }
+
+    /// `None`: all is as it should be, and loopback does not go away.
+    fn next_look(&self) -> Option<Instant> {
+        let wait = match &self.problem {
+            Some(_) => RETRY,
+            None if self.wanted.ip().is_loopback() => return None,
+            None => beat::wait(LOOK),
+        };
+        Some(Instant::now() + wait)
+    }
+
+    /// Gets what can be had now.
+    fn bind(&mut self) {
+        let bound = match &self.main {
+            // A listener outlives its address silently; a throw-away socket tells.
+            Some(_) => listener(SocketAddr::new(self.wanted.ip(), 0)).map(drop),
+            None => listener(self.wanted).map(|listener| self.main = Some(listener)),
+        };
+        self.problem = bound.as_ref().err().map(|error| problem(self.wanted, error));
+        match plan(&bound) {
+            Plan::Wanted => self.loopback = None,
+            Plan::Loopback if self.loopback.is_none() => {
+                let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.wanted.port());
+                match listener(loopback) {
+                    Ok(listener) => self.loopback = Some(listener),
+                    Err(error) => {
+                        let more = problem(loopback, &error);
+                        self.problem = Some(format!("address {} is not there, and {more}", self.wanted.ip()));
+                    }
+                }
+            }
+            Plan::Loopback => {}
+        }
+    }
+
+    fn report(&mut self, door: &dyn Door) {
+        let local = |listener: &Option<TcpListener>| {
+            listener.as_ref().and_then(|listener| listener.local_addr().ok())
+        };
+        let addresses: Vec<_> = [local(&self.main), local(&self.loopback)].into_iter().flatten().collect();
+        let now = (addresses, self.problem.clone());
+        if self.reported.as_ref() != Some(&now) {
+            let (addresses, problem) = now.clone();
+            door.listens(addresses, problem);
+            self.reported = Some(now);
+        }
+    }
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn take(
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    door: &Arc<dyn Door>,
+    connections: &mut Connections,
+    pause: &mut Duration,
+) {
+    let (stream, client) = match accepted {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            sleep(*pause).await;
+            *pause = (*pause * 2).min(ACCEPT_PAUSE.1);
+            return;
+        }
+    };
+    *pause = ACCEPT_PAUSE.0;
+    connections.take(stream, client, door);
+}
+
+/// Says why a connection is not served, without reading a byte.
+async fn tell(mut stream: TcpStream, client: IpAddr, refusal: Refusal, door: Arc<dyn Door>) {
+    let id = door.next_id();
+    door.log().write(&Line {
+        client: Some(client),
+        id: &id,
+        method: "-",
+        path: "-",
+        status: refusal.status,
+        outcome: refusal.code,
+        ..Line::default()
+    });
+    let envelope = Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
+    let _ = write_all(&stream, &refusal.reply().render(&envelope)).await;
+    part(&mut stream, 0, TELLING).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_missing_address_opens_loopback() {
+        assert_eq!(plan(&Ok(())), Plan::Wanted);
+        assert_eq!(plan(&Err(io::ErrorKind::AddrInUse.into())), Plan::Wanted);
+        assert_eq!(plan(&Err(io::ErrorKind::AddrNotAvailable.into())), Plan::Loopback);
+    }
+
+    #[tokio::test]
+    async fn the_address_is_judged_before_a_byte_is_read_and_takes_no_place() {
+        use tokio::io::AsyncReadExt as _;
+        let shared = Arc::new(crate::gate::serve::shared::Shared::for_tests());
+        let mut config = shared.settings().config.clone();
+        config.network.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
+        shared.replace(config);
+        let door: Arc<dyn Door> = shared;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connections = Connections::default();
+        let mut told = Vec::new();
+        for address in ["192.0.2.1:7", "[::ffff:192.0.2.1]:7", "[2001:db8::1]:7", "[::ffff:10.1.2.3]:7"] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            connections.take(stream, address.parse().unwrap(), &door);
+            let mut text = String::new();
+            if connections.served.is_empty() {
+                client.read_to_string(&mut text).await.unwrap();
+            }
+            told.push(text.contains("\"address_not_allowed\""));
+        }
+        assert_eq!(told, [true, true, true, false]);
+        assert_eq!(connections.served.len(), 1, "the one from an allowed network");
+    }
+
+    #[test]
+    fn each_problem_says_what_it_is() {
+        let address = "192.168.132.21:8800".parse().unwrap();
+        assert_eq!(
+            problem(address, &io::ErrorKind::AddrInUse.into()),
+            "port 8800 of 192.168.132.21 is taken by another program"
+        );
+        assert!(problem(address, &io::ErrorKind::AddrNotAvailable.into()).contains("loopback"));
+    }
+}

@@ -1,0 +1,19 @@
+//! How a request ended.
+
+use crate::gate::wire::Refusal;
+
+/// What is left to do for its client.
+pub(super) enum Outcome {
+    /// The client has its answer, and the connection may go on.
+    Answered,
+    /// Nothing was sent to the client yet.
+    Refused(Box<Refusal>),
+    /// The connection is of no use any more.
+    Over,
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}

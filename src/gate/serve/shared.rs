@@ -1,0 +1,131 @@
+//! What the connections of one gate have in common.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, watch};
+
+use super::access_log::AccessLog;
+use super::bodies::Bodies;
+use super::lease::Leases;
+use super::queue::Queue;
+use super::traffic::Traffic;
+use crate::gate::policy::contract::{Availability, GateConfig, Report, Upstream};
+use crate::gate::policy::keys::KeyRing;
+
+/// A configuration and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// As it was given.
+    pub config: GateConfig,
+    /// Who may ask.
+    pub keys: KeyRing,
+}
+
+impl Settings {
+    fn new(config: GateConfig) -> Self {
+        let keys = KeyRing::new(config.keys.clone());
+        Self { config, keys }
+    }
+}
+
+/// One gate, as its connections see it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    settings: RwLock<Arc<Settings>>,
+    /// What the supervisor says of the model.
+    pub availability: watch::Receiver<Availability>,
+    reports: mpsc::UnboundedSender<(String, Report)>,
+    /// The counters.
+    pub traffic: Arc<Traffic>,
+    /// The line before the backend.
+    pub queue: Arc<Queue>,
+    /// The requests at the backend.
+    pub leases: Arc<Leases>,
+    /// A line a request.
+    pub log: Arc<AccessLog>,
+    /// When the gate was made, seconds since the epoch: `created` of its models.
+    pub created: u64,
+    /// Memory of bodies.
+    pub bodies: Arc<Bodies>,
+    /// Of requests.
+    pub ids: Ids,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: GateConfig,
+        availability: watch::Receiver<Availability>,
+        reports: mpsc::UnboundedSender<(String, Report)>,
+    ) -> Self {
+        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            queue: Arc::new(Queue::new(config.limits.in_flight, config.limits.queue)),
+            log: Arc::new(AccessLog::new(config.access_log.clone())),
+            settings: RwLock::new(Arc::new(Settings::new(config))),
+            availability,
+            reports,
+            traffic: Arc::default(),
+            leases: Arc::default(),
+            created: created.as_secs(),
+            bodies: Arc::default(),
+            ids: Ids::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Self {
+        let (_, availability) = watch::channel(Availability::Offline);
+        Self::new(GateConfig::for_tests(), availability, mpsc::unbounded_channel().0)
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Later requests follow `config`.
+    pub(crate) fn replace(&self, config: GateConfig) {
+        self.queue.resize(config.limits.in_flight, config.limits.queue);
+        self.log.move_to(&config.access_log);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::new(config));
+    }
+
+    /// Tells the supervisor.
+    pub(crate) fn report(&self, report: Report) {
+        let name = self.settings().config.name.clone();
+        // Without a supervisor nobody needs to know.
+        let _ = self.reports.send((name, report));
+    }
+
+    /// The model's run, if it is ready.
+    pub(crate) fn ready(&self) -> Option<Upstream> {
+        match &*self.availability.borrow() {
+            Availability::Ready(upstream) => Some(upstream.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// Ids for requests, unique over the life of the machine as far as chance allows.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    /// With a number that is no secret: it tells one supervisor's requests from the next one's.
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub(crate) fn new() -> Self {
+        let seed = getrandom::u32().unwrap_or(std::process::id());
+        Self { prefix: format!("req-{seed:08x}-"), next: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn next(&self) -> String {
+        let mut id = String::with_capacity(32);
+        id.push_str(&self.prefix);
+        id.push_str(itoa::Buffer::new().format(self.next.fetch_add(1, Relaxed)));
+        id
+    }
+}

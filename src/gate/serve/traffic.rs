@@ -1,0 +1,313 @@
+//! What passes through a gate, in numbers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
+use crate::api::{KeyUsage, TrafficStatus};
+use crate::gate::wire::Usage;
+use crate::speed;
+
+/// The counters of one model, since its gate was made. Reading never waits for a writer for long.
+#[derive(Debug)]
+pub struct Traffic {
+    started: Instant,
+    /// The same, by the wall clock.
+    since: SystemTime,
+    in_flight: AtomicU64,
+    /// Told when `in_flight` leaves 0 and when it comes back. A watch channel would be told of each request as well,
+    /// and has eight lists to look through for it.
+    turned: Notify,
+    queued: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    tokens: AtomicU64,
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    keys: Mutex<BTreeMap<String, KeyUsage>>,
+    /// Milliseconds after `started`, plus one; 0: never.
+    activity: AtomicU64,
+    recent: Mutex<Recent>,
+    codes: Mutex<BTreeMap<u16, u64>>,
+    ttft: Histogram,
+    per_token: Histogram,
+}
+
+/// What the metrics show beside [`TrafficStatus`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrafficDetail {
+    /// As in the status.
+    pub status: TrafficStatus,
+    /// Requests that wait for their turn, or for a model that is on its way.
+    pub queued: u64,
+    /// Answers of every kind by HTTP status; 499: the client went away first.
+    pub codes: BTreeMap<u16, u64>,
+    /// Time to first token of streamed answers.
+    pub ttft: Counted,
+    /// Time between two tokens: one count a token, at its answer's mean.
+    pub per_token: Counted,
+}
+
+/// Of the last answers: each new one counts for a fifth, so about the last ten matter.
+#[derive(Debug, Default)]
+struct Recent {
+    tokens_per_second: Option<f64>,
+    ttft_ms: Option<f64>,
+}
+
+const WEIGHT: f64 = 0.2;
+/// nginx's number for it; HTTP has none.
+const CLIENT_GONE: u16 = 499;
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            since: SystemTime::now(),
+            in_flight: AtomicU64::new(0),
+            turned: Notify::new(),
+            queued: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            keys: Mutex::default(),
+            activity: AtomicU64::new(0),
+            recent: Mutex::new(Recent::default()),
+            codes: Mutex::default(),
+            ttft: Histogram::new(TTFT),
+            per_token: Histogram::new(PER_TOKEN),
+        }
+    }
+}
+
+impl Traffic {
+    /// Requests at the backend now.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Resolves as soon as nothing is in flight.
+    pub async fn drained(&self) {
+        self.turns(false).await;
+    }
+
+    /// Resolves as soon as something is in flight.
+    pub async fn busy(&self) {
+        self.turns(true).await;
+    }
+
+    async fn turns(&self, busy: bool) {
+        loop {
+            // Made before the look, so that what changes after it is heard.
+            let turned = self.turned.notified();
+            if (self.in_flight() > 0) == busy {
+                return;
+            }
+            turned.await;
+        }
+    }
+
+    /// Requests that wait for their turn, or for a model that is on its way.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Relaxed)
+    }
+
+    /// When the backend last sent a byte; `None`: it has not.
+    #[must_use]
+    pub fn last_activity(&self) -> Option<Instant> {
+        let millis = self.activity.load(Relaxed).checked_sub(1)?;
+        self.started.checked_add(Duration::from_millis(millis))
+    }
+
+    /// Requests at the backend now, and a number that changes whenever the backend sends a byte.
+    #[must_use]
+    pub fn progress(&self) -> (u32, u64) {
+        let in_flight = u32::try_from(self.in_flight()).unwrap_or(u32::MAX);
+        (in_flight, self.activity.load(Relaxed))
+    }
+
+    /// As `status` shows them.
+    #[must_use]
+    pub fn status(&self) -> TrafficStatus {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        TrafficStatus {
+            in_flight: self.in_flight(),
+            requests: self.requests.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            tokens: self.tokens.load(Relaxed),
+            prompt_tokens: self.prompt_tokens.load(Relaxed),
+            cached_tokens: self.cached_tokens.load(Relaxed),
+            keys: self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            since: Some(humantime::format_rfc3339_seconds(self.since).to_string()),
+            tokens_per_second: recent.tokens_per_second,
+            ttft_ms: recent.ttft_ms,
+        }
+    }
+
+    /// As the metrics show them.
+    #[must_use]
+    pub fn detail(&self) -> TrafficDetail {
+        TrafficDetail {
+            status: self.status(),
+            queued: self.queued(),
+            codes: self.codes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ttft: self.ttft.counted(),
+            per_token: self.per_token.counted(),
+        }
+    }
+
+    /// A request ended with this HTTP status, or without one because its client went away.
+    pub(super) fn ended(&self, status: u16, client_gone: bool) {
+        let code = if client_gone { CLIENT_GONE } else { status };
+        *self.codes.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    }
+
+    /// A request of this key ended. There are as many keys as somebody made.
+    pub(super) fn counted(&self, key: &str, usage: Usage) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = KeyUsage {
+            requests: 1,
+            prompt_tokens: usage.prompt,
+            cached_tokens: usage.cached,
+            tokens: usage.answer,
+        };
+        match keys.get_mut(key) {
+            Some(known) => known.add(one),
+            None => drop(keys.insert(key.to_owned(), one)),
+        }
+    }
+
+    pub(crate) fn begin(&self) {
+        if self.in_flight.fetch_add(1, Relaxed) == 0 {
+            self.turned.notify_waiters();
+        }
+    }
+
+    /// Once for each [`Self::begin`].
+    pub(crate) fn end(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.turned.notify_waiters();
+        }
+    }
+
+    pub(super) fn queue_grew(&self) {
+        self.queued.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn queue_shrank(&self) {
+        self.queued.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn accepted(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn failed(&self) {
+        self.errors.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn heard(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.started).as_millis();
+        self.activity.store(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Relaxed);
+    }
+
+    /// An answer ended: so many tokens, the first after `ttft`, all in `total`.
+    #[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
+    pub(super) fn answered(&self, usage: Usage, ttft: Option<Duration>, total: Duration) {
+        let tokens = usage.answer;
+        self.tokens.fetch_add(tokens, Relaxed);
+        self.prompt_tokens.fetch_add(usage.prompt, Relaxed);
+        self.cached_tokens.fetch_add(usage.cached, Relaxed);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let blend = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old + WEIGHT * (new - old)));
+        if let Some(ttft) = ttft {
+            recent.ttft_ms = blend(recent.ttft_ms, ttft.as_secs_f64() * 1000.0);
+            self.ttft.add(ttft, 1);
+        }
+        // Between the first token and the last there are one less. Without a stream the first is not seen.
+        let (count, time) = match ttft {
+            Some(ttft) => (tokens.saturating_sub(1), total.saturating_sub(ttft)),
+            None => (tokens, total),
+        };
+        if count > 0 && !time.is_zero() {
+            if ttft.is_some() {
+                self.per_token.add(time.div_f64(count as f64), count);
+            }
+            if let Some(speed) = speed::per_second(count, time) {
+                recent.tokens_per_second = blend(recent.tokens_per_second, speed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(answer: u64) -> Usage {
+        Usage { answer, ..Usage::default() }
+    }
+
+    #[test]
+    fn speeds_are_those_of_the_last_answers() {
+        let traffic = Traffic::default();
+        assert_eq!(TrafficStatus { since: None, ..traffic.status() }, TrafficStatus::default());
+        traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
+        let status = traffic.status();
+        assert_eq!((status.tokens, status.ttft_ms, status.tokens_per_second), (11, Some(500.0), Some(10.0)));
+        for _ in 0..50 {
+            traffic.answered(answer(21), Some(Duration::from_millis(100)), Duration::from_millis(1100));
+        }
+        let status = traffic.status();
+        assert!((status.ttft_ms.unwrap() - 100.0).abs() < 0.1, "{status:?}");
+        assert!((status.tokens_per_second.unwrap() - 20.0).abs() < 0.1, "{status:?}");
+    }
+
+    #[test]
+    fn a_short_answer_is_not_extrapolated() {
+        let traffic = Traffic::default();
+        traffic.answered(answer(4), Some(Duration::from_millis(100)), Duration::from_micros(100_005));
+        let status = traffic.status();
+        assert_eq!((status.tokens, status.tokens_per_second), (4, None));
+    }
+
+    #[test]
+    fn every_token_after_the_first_counts_and_so_does_every_code() {
+        let traffic = Traffic::default();
+        traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
+        traffic.answered(answer(7), None, Duration::from_secs(1));
+        traffic.ended(200, false);
+        traffic.ended(200, true);
+        traffic.ended(503, false);
+        let detail = traffic.detail();
+        assert_eq!((detail.ttft.count, detail.per_token.count), (1, 10), "{detail:?}");
+        assert_eq!(detail.per_token.buckets.iter().find(|(bound, _)| *bound == 0.1), Some(&(0.1, 10)));
+        assert_eq!(detail.codes, BTreeMap::from([(200, 1), (499, 1), (503, 1)]));
+    }
+
+    #[tokio::test]
+    async fn drained_waits_for_the_last_one() {
+        let traffic = std::sync::Arc::new(Traffic::default());
+        traffic.drained().await;
+        traffic.begin();
+        traffic.begin();
+        let waiting = tokio::spawn({
+            let traffic = traffic.clone();
+            async move { traffic.drained().await }
+        });
+        traffic.end();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        traffic.end();
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,310 @@
+//! Reading the head of a request. Strict: whatever two readers could take for two different things is refused,
+//! because that is what request smuggling is made of. Nothing of a client's head goes to the backend.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::refusal::{Refusal, shown};
+
+/// Bytes of a head, at most.
+pub(crate) const HEAD_BYTES: usize = 16 * 1024;
+/// Header lines, at most.
+pub(super) const HEADERS: usize = 64;
+
+/// How the body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// A method that something here answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// POST
+    Post,
+    /// OPTIONS
+    Options,
+    /// Anything else.
+    Other,
+}
+
+impl Method {
+    /// As it is written.
+    #[must_use]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Options => "OPTIONS",
+            Self::Other => "OTHER",
+        }
+    }
+}
+
+/// A head that was understood; ranges are into the bytes that it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Bytes that it takes, its empty line included.
+    pub length: usize,
+    /// What to do.
+    pub method: Method,
+    /// To what, without a query.
+    pub path: Range<usize>,
+    /// Whether the connection may go on after it.
+    pub keep_alive: bool,
+    /// HTTP/1.1, which knows chunks.
+    pub chunks: bool,
+    /// Of the body.
+    pub framing: Framing,
+    /// Whether it waits for `100 Continue`.
+    pub expects: bool,
+    /// How long it asks to wait for a model that is on its way: `Prefer: wait=…` (RFC 7240).
+    pub wait: Option<Duration>,
+    /// `Host`
+    pub host: Option<Range<usize>>,
+    /// `Origin`
+    pub origin: Option<Range<usize>>,
+    /// `Authorization`
+    pub authorization: Option<Range<usize>>,
+    /// `Access-Control-Request-Headers`
+    pub wanted_headers: Option<Range<usize>>,
+}
+
+/// Bytes of the empty lines in front of a request, which count for nothing (RFC 9112, section 2.2).
+#[must_use]
+pub(crate) fn empty_lines(bytes: &[u8]) -> usize {
+    bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
+}
+
+struct Target<'a> {
+    authority: Option<&'a str>,
+    path: &'a str,
+}
+
+/// Reads a path, or an address with one, as clients send it that take the gate for a proxy.
+fn target(text: &str) -> Result<Target<'_>, Refusal> {
+    let (authority, rest) = match text.split_once("://") {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
+        {
+            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            if authority.is_empty() || authority.contains('@') {
+                return Err(bad("the request's target names no host"));
+            }
+            (Some(authority), path)
+        }
+        _ if text.starts_with('/') => (None, text),
+        _ => return Err(bad("the request's target must be a path")),
+    };
+    Ok(Target { authority, path: rest.split(['?', '#']).next().unwrap_or_default() })
+}
+
+impl Head {
+    /// Reads a head from the front of `bytes`; `None`: it is not all there yet.
+    ///
+    /// # Errors
+    /// 400, 417, 431, 501 or 505; the connection must end with the answer, since nobody knows where the next request begins.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
+        let before = empty_lines(bytes);
+        let text = bytes.get(before..).unwrap_or_default();
+        line_ends(text)?;
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        let length = match request.parse(text) {
+            Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES => before + length,
+            Ok(httparse::Status::Partial) if text.len() < HEAD_BYTES => return Ok(None),
+            Ok(_) => return Err(head_too_large()),
+            Err(httparse::Error::TooManyHeaders) => return Err(head_too_large()),
+            Err(httparse::Error::Version) => {
+                return Err(Refusal::new(505, "http_version", "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+            }
+            Err(error) => return Err(bad(format!("the request's head is not valid HTTP: {error}"))),
+        };
+        let http11 = request.version == Some(1);
+        let Target { authority, path } = target(request.path.unwrap_or_default())?;
+        let method = match request.method.unwrap_or_default() {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "OPTIONS" => Method::Options,
+            _ => Method::Other,
+        };
+        let mut head = Self {
+            length,
+            method,
+            path: within(bytes, path.as_bytes()),
+            keep_alive: http11,
+            chunks: http11,
+            framing: Framing::None,
+            expects: false,
+            wait: None,
+            host: None,
+            origin: None,
+            authorization: None,
+            wanted_headers: None,
+        };
+        for header in request.headers.iter() {
+            head.header(bytes, header, http11)?;
+        }
+        if http11 && head.host.is_none() {
+            return Err(bad("the header 'Host' is missing"));
+        }
+        if let Some(authority) = authority {
+            // It is the one that counts (RFC 9112, section 3.2.2).
+            head.host = Some(within(bytes, authority.as_bytes()));
+        }
+        Ok(Some(head))
+    }
+
+    fn header(&mut self, bytes: &[u8], header: &httparse::Header<'_>, http11: bool) -> Result<(), Refusal> {
+        let value = header.value.trim_ascii();
+        if value.iter().any(|byte| *byte < b' ' && *byte != b'\t' || *byte == 0x7f) {
+            return Err(bad(format!("the header '{}' holds a control character", shown(header.name))));
+        }
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        // The length decides first: most headers are none of these.
+        match header.name.len() {
+            4 if is("host") => once(&mut self.host, bytes, value, "Host"),
+            6 if is("origin") => once(&mut self.origin, bytes, value, "Origin"),
+            6 if is("prefer") => {
+                // Of preferences that are given twice the first counts.
+                self.wait = self.wait.or_else(|| preferred_wait(value));
+                Ok(())
+            }
+            6 if is("expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::new(
+                        417,
+                        "expectation",
+                        "only 'Expect: 100-continue' is understood",
+                    ));
+                }
+                self.expects = http11;
+                Ok(())
+            }
+            7 if is("upgrade") => Ok(()),
+            10 if is("connection") => {
+                let mut tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                if tokens.any(|token| token.eq_ignore_ascii_case(b"close")) {
+                    self.keep_alive = false;
+                }
+                Ok(())
+            }
+            13 if is("authorization") => once(&mut self.authorization, bytes, value, "Authorization"),
+            14 if is("content-length") => self.content_length(value),
+            16 if is("content-encoding") => {
+                if value.eq_ignore_ascii_case(b"identity") {
+                    return Ok(());
+                }
+                Err(Refusal::new(415, "content_encoding", "bodies must come without a content encoding"))
+            }
+            17 if is("transfer-encoding") => self.transfer_encoding(value, http11),
+            30 if is("access-control-request-headers") => {
+                once(&mut self.wanted_headers, bytes, value, "Access-Control-Request-Headers")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if self.framing != Framing::None {
+            return Err(bad("the length of the body is given twice"));
+        }
+        let digits = std::str::from_utf8(value).unwrap_or_default();
+        if digits.is_empty() || digits.len() > 18 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(bad("'Content-Length' is no number"));
+        }
+        self.framing = Framing::Length(digits.parse().unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8], http11: bool) -> Result<(), Refusal> {
+        if self.framing != Framing::None {
+            return Err(bad("the length of the body is given twice"));
+        }
+        if !http11 {
+            return Err(bad("HTTP/1.0 knows no 'Transfer-Encoding'"));
+        }
+        if !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Refusal::new(
+                501,
+                "transfer_encoding",
+                "the only transfer encoding here is 'chunked'",
+            ));
+        }
+        self.framing = Framing::Chunked;
+        Ok(())
+    }
+}
+
+/// `wait` of a list of preferences. Whatever is not understood is no preference (RFC 7240, section 2).
+fn preferred_wait(value: &[u8]) -> Option<Duration> {
+    let list = std::str::from_utf8(value).ok()?;
+    list.split(',').find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        let seconds = value.trim().trim_matches('"').parse::<u32>().ok()?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| Duration::from_secs(seconds.into()))
+    })
+}
+
+/// A head's lines end in CR LF; a bare one of them is where readers begin to differ.
+fn line_ends(bytes: &[u8]) -> Result<(), Refusal> {
+    let mut before = 0;
+    for at in memchr::memchr2_iter(b'\r', b'\n', bytes) {
+        match bytes.get(at) {
+            Some(b'\r') => match bytes.get(at + 1) {
+                Some(b'\n') | None => {}
+                Some(_) => return Err(bad("a bare CR in the request's head")),
+            },
+            _ if at == 0 || bytes.get(at - 1) != Some(&b'\r') => {
+                return Err(bad("a bare LF in the request's head"));
+            }
+            _ => {
+                if at == before + 1 {
+                    // The empty line: what follows is body.
+                    return if at == 1 { Err(bad("the request begins with an empty line")) } else { Ok(()) };
+                }
+                before = at + 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn once(place: &mut Option<Range<usize>>, bytes: &[u8], value: &[u8], name: &str) -> Result<(), Refusal> {
+    if place.is_some() {
+        return Err(bad(format!("the header '{name}' is given twice")));
+    }
+    *place = Some(within(bytes, value));
+    Ok(())
+}
+
+/// Where `part`, a slice of `whole`, lies in it.
+fn within(whole: &[u8], part: &[u8]) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+    start..start + part.len()
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(400, "bad_http", message)
+}
+
+/// 431.
+pub(crate) fn head_too_large() -> Refusal {
+    let message = format!("the request's head is over {} KiB or {HEADERS} headers", HEAD_BYTES / 1024);
+    Refusal::new(431, "head_too_large", message)
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;
