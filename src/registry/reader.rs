@@ -1,6 +1,7 @@
 //! Typed access to a TOML table that notes what is wrong and goes on.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -14,6 +15,13 @@ use crate::units::{Bytes, ParseBytesError};
 
 /// The longest time that can be meant; beyond it clocks overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// An entry of a list that may hold both.
+#[derive(Debug, Clone)]
+pub(super) enum NameOr<T> {
+    Name(At<String>),
+    Table(T),
+}
 
 /// One table, or the place where it could have been.
 pub(super) struct Section<'a> {
@@ -73,7 +81,12 @@ impl<'a> Section<'a> {
         self.table.and(self.span.clone())
     }
 
-    /// Whether `key` was written, be it wrongly.
+    /// What was written, even if wrongly.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.table.into_iter().flatten().map(|(key, _)| key.get_ref().to_string()).collect()
+    }
+
+    /// Whether `key` was written, even if wrongly.
     pub fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
@@ -153,8 +166,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A size above zero, with its unit.
-    pub fn size(&self, key: &'static str) -> Option<At<Bytes>> {
+    /// A size with its unit; above zero, unless `zero` means something.
+    pub fn size(&self, key: &'static str, zero: bool) -> Option<At<Bytes>> {
         let value = self.get(key)?;
         let span = value.span();
         let written = match value.get_ref() {
@@ -168,7 +181,7 @@ impl<'a> Section<'a> {
         };
         let example = "for example \"20GB\" or \"16 GiB\"";
         match written.parse::<Bytes>() {
-            Ok(Bytes(0)) => {
+            Ok(Bytes(0)) if !zero => {
                 self.notes.add(
                     Some(span),
                     format!("`{key}` is zero"),
@@ -256,15 +269,79 @@ impl<'a> Section<'a> {
     /// One of a few words.
     pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<At<T>> {
         let text = self.text(key, words.first().map_or("", |(word, _)| word))?;
+        self.word(text, words, |text| format!("`{key}` cannot be `{text}`"))
+    }
+
+    /// A list of a few words, each once. `wrong`: what is to be said of another one.
+    pub fn choices<T: Copy>(
+        &self,
+        key: &'static str,
+        words: &[(&str, T)],
+        wrong: &str,
+    ) -> Option<At<Vec<At<T>>>> {
+        let At { value: texts, span } = self.texts(key, words.first().map_or("", |(word, _)| word))?;
+        let mut value = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            if texts.iter().take(index).any(|other| other.value == text.value) {
+                self.notes.wrong(
+                    text,
+                    format!("`{}` appears twice in `{key}`", quote(&text.value)),
+                    "leave one",
+                );
+                continue;
+            }
+            value.extend(self.word(text.clone(), words, |text| format!("`{text}` in `{key}` {wrong}")));
+        }
+        Some(At { value, span })
+    }
+
+    fn word<T: Copy>(
+        &self,
+        text: At<String>,
+        words: &[(&str, T)],
+        wrong: impl FnOnce(&str) -> String,
+    ) -> Option<At<T>> {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
             return Some(At { value: *value, span: text.span });
         }
         let allowed = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
         let near = nearest(&text.value, words.iter().map(|(word, _)| *word));
         let hint = near.map_or_else(String::new, |word| format!("did you mean \"{word}\"? "));
-        let message = format!("`{key}` cannot be `{}`", quote(&text.value));
-        self.notes.wrong(&text, message, format!("{hint}allowed: {allowed}"));
+        self.notes.wrong(&text, wrong(&quote(&text.value)), format!("{hint}allowed: {allowed}"));
         None
+    }
+
+    /// A list in which each entry is a name, or a table.
+    pub fn names<T>(
+        &self,
+        key: &'static str,
+        example: &str,
+        read: impl Fn(&Section<'a>) -> T,
+    ) -> Vec<NameOr<T>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            self.mismatch(key, "a list of texts", value, format_args!("[\"{example}\"]"));
+            return Vec::new();
+        };
+        let mut list = Vec::with_capacity(array.len());
+        for (index, item) in array.iter().enumerate() {
+            match item.get_ref() {
+                DeValue::String(text) => {
+                    list.push(NameOr::Name(At { value: text.to_string(), span: item.span() }));
+                }
+                DeValue::Table(table) => {
+                    let path = format!("{}[{index}]", self.path(key));
+                    let read = Section::scope(self.notes, Some(table), path, Some(item.span()), &read);
+                    list.push(NameOr::Table(read));
+                }
+                other => self.notes.add(
+                    Some(item.span()),
+                    format!("`{key}` is a list of texts and tables, this is {}", kind(other)),
+                    format!("for example: {key} = [\"{example}\"]"),
+                ),
+            }
+        }
+        list
     }
 
     /// A list of texts.
