@@ -50,7 +50,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::clock::Moment;
-use crate::registry::{Limits, Network, Start};
+use crate::registry::{Limits, Network, Preset, Start};
 
 pub(crate) use access::check_host;
 pub(crate) use crowd::{Crowd, Place};
@@ -67,6 +67,8 @@ pub struct GateConfig {
     pub name: String,
     /// What clients may call it: name, aliases, repository.
     pub accepted: Vec<String>,
+    /// Values for requests that name none, by the alias that they use.
+    pub presets: Vec<Preset>,
     /// `always` or `manual`: decides what the `offline` answer advises.
     pub start: Start,
     /// The gate's port on [`Network::host`].

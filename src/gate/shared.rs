@@ -43,6 +43,7 @@ impl Settings {
             default_tokens: config.default_tokens,
             vocabulary: config.vocabulary,
             remote_images: config.limits.remote_images,
+            presets: &config.presets,
             variables: &config.variables,
         }
     }
@@ -124,6 +125,7 @@ impl Shared {
         let config = GateConfig {
             name: "tiny".to_owned(),
             accepted: vec!["tiny".to_owned()],
+            presets: Vec::new(),
             start: Start::Always,
             port: 0,
             network,
