@@ -120,7 +120,9 @@ mod tests {
 
     #[test]
     fn each_script_asks_for_names_where_a_model_belongs() {
-        let verbs = verbs(&Cli::command());
+        let mut program = Cli::command();
+        program.build();
+        let verbs = verbs(&program);
         for verb in ["start", "stop", "logs", "chat", "pull", "status", "estimate", "use"] {
             assert!(verbs.iter().any(|known| known == verb), "{verb} in {verbs:?}");
         }
