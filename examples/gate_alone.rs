@@ -73,6 +73,7 @@ fn config(listen: SocketAddr, options: &HashMap<&str, &str>) -> Result<GateConfi
     let name = text("name", "tiny");
     Ok(GateConfig {
         accepted: vec![name.clone(), "builtin/tiny".to_owned()],
+        presets: Vec::new(),
         name,
         start: Start::Always,
         port: listen.port(),

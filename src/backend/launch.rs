@@ -10,7 +10,7 @@ use super::{launcher, record};
 use crate::backend::group::Group;
 use crate::environment::{GIVEN, INHERITED};
 use crate::memory::{Platform, Room};
-use crate::registry::{ClusterMode, Model, ServerOptions, Source, Wired};
+use crate::registry::{ClusterMode, LogLevel, Model, ServerOptions, Source, Wired};
 use crate::units::Bytes;
 
 /// The bounds that make the memory promise hold, as flags and launcher limits.
@@ -214,7 +214,7 @@ fn arguments(options: &ServerOptions, draft: Option<String>) -> Vec<String> {
         ("--min-p", shown(*min_p)),
         ("--chat-template", text(chat_template)),
         ("--chat-template-args", text(chat_template_args)),
-        ("--log-level", text(log_level)),
+        ("--log-level", log_level.map(LogLevel::name).map(str::to_owned)),
     ]
     .into_iter()
     .filter_map(|(flag, value)| Some([flag.to_owned(), value?]))

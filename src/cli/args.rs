@@ -36,11 +36,13 @@ pub struct Cli {
 pub enum Command {
     /// Show the whole thing on a built-in tiny model, from nothing to a clean stop
     Demo(commands::demo::Args),
+    /// Write a commented registry for this machine, with models that fit
+    Init(commands::init::Args),
     /// Read the registry and name everything that is wrong with it
     Check(commands::check::Args),
     /// Create or repair the virtual environment and print its versions
     Setup(commands::setup::Args),
-    /// Download a model into the Hugging Face cache and verify it; what was cut goes on where it was
+    /// Download models into the Hugging Face cache and verify them. Interrupted downloads resume
     Pull(commands::pull::Args),
     /// List the models of the registry
     Models(commands::models::Args),
@@ -52,7 +54,7 @@ pub enum Command {
     Serve(commands::serve::Args),
     /// Start a model and wait until it is ready
     Start(commands::start::Args),
-    /// Stop a model: drain, tear down, and prove that it is gone
+    /// Stop models: drain, tear down, and prove that they are gone
     Stop(commands::stop::Args),
     /// Stop a model and start it again
     Restart(commands::restart::Args),
@@ -60,8 +62,12 @@ pub enum Command {
     Status(commands::status::Args),
     /// List the running backends
     Ps(commands::ps::Args),
-    /// Print the end of a backend's log
+    /// Ask a model one question and print the answer as it comes
+    Chat(commands::chat::Args),
+    /// Print the end of a model's log, or of the supervisor's
     Logs(commands::logs::Args),
+    /// Print the last requests: who asked, how long it took, how it ended
+    Requests(commands::requests::Args),
     /// Print what happened and why
     Events(commands::events::Args),
     /// Take in a changed registry

@@ -1,6 +1,7 @@
 //! The command line: one verb a file in `commands/`; stdout is data, stderr is talk.
 
 pub mod args;
+mod ask;
 mod commands;
 pub mod error;
 mod live;
@@ -9,6 +10,9 @@ pub mod output;
 mod parse;
 pub mod remote;
 pub mod render;
+mod several;
+mod starter;
+mod tail;
 mod transfer;
 
 use std::path::PathBuf;
@@ -53,7 +57,10 @@ impl Context {
 /// Reads the arguments, runs the command, says what went wrong, returns the exit code.
 #[must_use]
 pub fn main() -> Exit {
-    let cli = match Cli::try_parse() {
+    // What completion scripts ask is no command of its own: they would offer it.
+    let names = std::env::args_os().nth(1).is_some_and(|first| first == commands::completions::MODELS);
+    let parsed = if names { Cli::try_parse_from(["mlxctl", "models"]) } else { Cli::try_parse() };
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
@@ -63,7 +70,11 @@ pub fn main() -> Exit {
         }
     };
     let context = Context { config: cli.config_file(), output: Output::new(cli.color, cli.verbose) };
-    match dispatch(&context, cli.command) {
+    let done = match cli.command {
+        _ if names => commands::completions::names(&context),
+        command => dispatch(&context, command),
+    };
+    match done {
         Ok(()) => Exit::Done,
         Err(error) => {
             context.output.error(&error);
@@ -84,6 +95,9 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Reload(args) => commands::reload::run(context, &args),
         Command::Trim(args) => commands::trim::run(context, &args),
         Command::Usage(args) => commands::usage::run(context, &args),
+        Command::Init(args) => commands::init::run(context, &args),
+        Command::Chat(args) => commands::chat::run(context, &args),
+        Command::Requests(args) => commands::requests::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),
         Command::Setup(args) => commands::setup::run(context, &args),
         Command::Pull(args) => commands::pull::run(context, &args),

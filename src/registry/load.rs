@@ -144,7 +144,7 @@ fn read(file: &Path) -> Result<String, Problems> {
         let (message, hint) = match error.kind() {
             std::io::ErrorKind::NotFound => (
                 "there is no registry here".to_owned(),
-                "name one with --config FILE or MLXCTL_CONFIG; config/models.toml is one to start from; `mlxctl demo` needs none",
+                "`mlxctl init` writes one for this machine; name another with --config FILE or MLXCTL_CONFIG; `mlxctl demo` needs none",
             ),
             std::io::ErrorKind::IsADirectory => {
                 ("this is a folder".to_owned(), "name the file in it with --config FILE")
@@ -204,10 +204,7 @@ mod tests {
     fn a_file_that_cannot_be_read_says_how_to_get_one() {
         let folder = tempfile::tempdir().unwrap();
         let missing = Registry::load(&folder.path().join("none.toml")).unwrap_err();
-        assert!(
-            missing.plain().contains("there is no registry here (name one with --config FILE"),
-            "{missing}"
-        );
+        assert!(missing.plain().contains("there is no registry here (`mlxctl init` writes one"), "{missing}");
         let is_folder = Registry::load(folder.path()).unwrap_err();
         assert!(is_folder.plain().contains("this is a folder"), "{is_folder}");
         let endless = Registry::load(Path::new("/dev/zero")).unwrap_err();

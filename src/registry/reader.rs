@@ -1,6 +1,9 @@
 //! Typed access to a TOML table that notes what is wrong and goes on.
 
+mod lists;
+
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -8,7 +11,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::notes::{At, Notes, nearest, without_index};
+pub(super) use lists::NameOr;
+
+use super::notes::{At, Notes, nearest};
 use super::problem::quote;
 use crate::units::{Bytes, ParseBytesError};
 
@@ -73,7 +78,12 @@ impl<'a> Section<'a> {
         self.table.and(self.span.clone())
     }
 
-    /// Whether `key` was written, be it wrongly.
+    /// What was written, even if wrongly.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.table.into_iter().flatten().map(|(key, _)| key.get_ref().to_string()).collect()
+    }
+
+    /// Whether `key` was written, even if wrongly.
     pub fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
@@ -153,8 +163,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A size above zero, with its unit.
-    pub fn size(&self, key: &'static str) -> Option<At<Bytes>> {
+    /// A size with its unit; above zero, unless `zero` means something.
+    pub fn size(&self, key: &'static str, zero: bool) -> Option<At<Bytes>> {
         let value = self.get(key)?;
         let span = value.span();
         let written = match value.get_ref() {
@@ -168,7 +178,7 @@ impl<'a> Section<'a> {
         };
         let example = "for example \"20GB\" or \"16 GiB\"";
         match written.parse::<Bytes>() {
-            Ok(Bytes(0)) => {
+            Ok(Bytes(0)) if !zero => {
                 self.notes.add(
                     Some(span),
                     format!("`{key}` is zero"),
@@ -256,118 +266,23 @@ impl<'a> Section<'a> {
     /// One of a few words.
     pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<At<T>> {
         let text = self.text(key, words.first().map_or("", |(word, _)| word))?;
+        self.word(text, words, |text| format!("`{key}` cannot be `{text}`"))
+    }
+
+    fn word<T: Copy>(
+        &self,
+        text: At<String>,
+        words: &[(&str, T)],
+        wrong: impl FnOnce(&str) -> String,
+    ) -> Option<At<T>> {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
             return Some(At { value: *value, span: text.span });
         }
         let allowed = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
         let near = nearest(&text.value, words.iter().map(|(word, _)| *word));
         let hint = near.map_or_else(String::new, |word| format!("did you mean \"{word}\"? "));
-        let message = format!("`{key}` cannot be `{}`", quote(&text.value));
-        self.notes.wrong(&text, message, format!("{hint}allowed: {allowed}"));
+        self.notes.wrong(&text, wrong(&quote(&text.value)), format!("{hint}allowed: {allowed}"));
         None
-    }
-
-    /// A list of texts.
-    pub fn texts(&self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
-        let value = self.get(key)?;
-        let DeValue::Array(array) = value.get_ref() else {
-            self.mismatch(key, "a list of texts", value, format_args!("[\"{example}\"]"));
-            return None;
-        };
-        let mut list = Vec::with_capacity(array.len());
-        for item in array.iter() {
-            match item.get_ref() {
-                DeValue::String(text) => list.push(At { value: text.to_string(), span: item.span() }),
-                other => self.notes.add(
-                    Some(item.span()),
-                    format!("`{key}` is a list of texts, this is {}", kind(other)),
-                    format!("for example: {key} = [\"{example}\"]"),
-                ),
-            }
-        }
-        Some(At { value: list, span: value.span() })
-    }
-
-    /// A table whose keys are names of the writer's choice, and whose values are texts.
-    pub fn variables(&self, key: &'static str, example: &str) -> Vec<(At<String>, String)> {
-        let Some(value) = self.get(key) else { return Vec::new() };
-        let DeValue::Table(table) = value.get_ref() else {
-            self.mismatch(key, "a table of texts", value, format_args!("{{ {example} = \"1\" }}"));
-            return Vec::new();
-        };
-        let mut pairs = Vec::with_capacity(table.len());
-        for (name, value) in table {
-            match value.get_ref() {
-                DeValue::String(text) => {
-                    let name = At { value: name.get_ref().to_string(), span: name.span() };
-                    pairs.push((name, text.to_string()));
-                }
-                other => self.notes.add(
-                    Some(value.span()),
-                    format!(
-                        "`{key}` is a table of texts, and `{}` is {}",
-                        quote(name.get_ref()),
-                        kind(other)
-                    ),
-                    format!("write it in quotes: {example} = \"1\""),
-                ),
-            }
-        }
-        pairs
-    }
-
-    /// A table below this one; read even if it is not there, for the sake of the defaults.
-    pub fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
-        let value = self.get(key);
-        let table = value.and_then(|value| match value.get_ref() {
-            DeValue::Table(table) => Some(table),
-            DeValue::Array(_) => {
-                self.notes.add(
-                    Some(value.span()),
-                    format!("`{key}` is one table, not a list"),
-                    format!("write [{}]", without_index(&self.path(key))),
-                );
-                None
-            }
-            _ => {
-                self.mismatch(key, "a table", value, "{ … }");
-                None
-            }
-        });
-        Section::scope(self.notes, table, self.path(key), value.map(Spanned::span), read)
-    }
-
-    /// A list of tables.
-    pub fn sections<T>(&self, key: &'static str, read: impl Fn(&Section<'a>) -> T) -> Vec<T> {
-        let Some(value) = self.get(key) else { return Vec::new() };
-        let DeValue::Array(array) = value.get_ref() else {
-            let written = self.path(key);
-            self.notes.add(
-                Some(value.span()),
-                format!("`{key}` is a list of tables, not {}", kind(value.get_ref())),
-                if self.path.is_empty() {
-                    format!("write [[{written}]] for each")
-                } else {
-                    format!("write {key} = [{{ … }}]")
-                },
-            );
-            return Vec::new();
-        };
-        let mut list = Vec::with_capacity(array.len());
-        for (index, item) in array.iter().enumerate() {
-            let path = format!("{}[{index}]", self.path(key));
-            let DeValue::Table(table) = item.get_ref() else {
-                self.notes.add(
-                    Some(item.span()),
-                    format!("`{key}` is a list of tables, this is {}", kind(item.get_ref())),
-                    format!("write {key} = [{{ … }}]"),
-                );
-                continue;
-            };
-            self.notes.stands(path.clone(), item.span());
-            list.push(Section::scope(self.notes, Some(table), path, Some(item.span()), &read));
-        }
-        list
     }
 }
 

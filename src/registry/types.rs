@@ -6,10 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use cluster::{Cluster, ClusterBackend, ClusterMode, Rank};
+pub use cluster::{Cluster, Rank};
 use ipnet::IpNet;
 
-use super::{PressureSettings, Written};
+use super::choices::{ProcessType, Start};
+use super::keys::{
+    Health, Limits, ModelMemory, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
+};
+use super::problem::Written;
 use crate::units::Bytes;
 
 /// Longest prompt plus answer where the registry names none, tokens (no longer than the model's own limit). A 32B
@@ -98,27 +102,6 @@ pub struct Reserve {
     pub while_running: Vec<String>,
 }
 
-/// What happens to manual models while power is short; always-on ones go on serving.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Power {
-    /// While the machine runs on its battery.
-    pub on_battery: PowerChoice,
-    /// While it is in low power mode.
-    pub low_power: PowerChoice,
-}
-
-/// From the mildest to the strictest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PowerChoice {
-    /// Nothing changes.
-    #[default]
-    Serve,
-    /// No manual model is started, unless `--force` says so.
-    RefuseManual,
-    /// And those that run are drained and stopped when it begins.
-    StopManual,
-}
-
 /// The launchd agent: the seed's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
@@ -153,29 +136,6 @@ pub struct Metrics {
     pub address: Option<SocketAddr>,
 }
 
-/// launchd's `ProcessType`, launchd.plist(5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum ProcessType {
-    /// Low CPU and IO priority, always (`DARWIN_BG`); backends inherit it, and nothing lifts it from one of them.
-    Background,
-    /// launchd's default.
-    Standard,
-    /// Background unless boosted over XPC.
-    Adaptive,
-    /// As an application.
-    Interactive,
-}
-
-/// When a model is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Start {
-    /// Comes up with the supervisor and comes back after a crash.
-    Always,
-    /// Only ever through `mlxctl start`.
-    Manual,
-}
-
 /// Where a model's files come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -196,6 +156,8 @@ pub struct Model {
     pub source: Source,
     /// Other names of it, unique over all models.
     pub aliases: Vec<String>,
+    /// Values for requests under some of those names.
+    pub presets: Vec<Preset>,
     /// Repositories that `mlxctl use` may switch to.
     pub alternatives: Vec<String>,
     /// The gate's port, 1 to 65535, unique.
@@ -224,147 +186,29 @@ pub struct Model {
     pub limits: Limits,
 }
 
-/// Typed options of `mlx_lm.server`; `None` leaves the server's own default.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ServerOptions {
-    /// A smaller model for speculative decoding; stops batching.
-    pub draft_model: Option<String>,
-    /// Tokens that are drafted at once.
-    pub num_draft_tokens: Option<u32>,
-    /// Folder of LoRA weights.
-    pub adapter_path: Option<PathBuf>,
-    /// KV cache quantisation: 2, 3, 4, 5, 6 or 8 bits; stops batching.
-    pub kv_bits: Option<u8>,
-    /// Group size of it.
-    pub kv_group_size: Option<u32>,
-    /// First position that is quantised.
-    pub quantized_kv_start: Option<u32>,
-    /// Default for requests that name no `max_tokens`.
-    pub max_tokens: Option<u32>,
-    /// Default temperature.
-    pub temperature: Option<f64>,
-    /// Default top-p.
-    pub top_p: Option<f64>,
-    /// Default top-k.
-    pub top_k: Option<u32>,
-    /// Default min-p.
-    pub min_p: Option<f64>,
-    /// Requests decoded in one batch.
-    pub decode_concurrency: Option<u32>,
-    /// Prompts processed in one batch.
-    pub prompt_concurrency: Option<u32>,
-    /// Prompt tokens a step.
-    pub prefill_step_size: Option<u32>,
-    /// Distinct KV caches that are kept.
-    pub prompt_cache: Option<u32>,
-    /// A chat template in place of the model's.
-    pub chat_template: Option<String>,
-    /// Arguments of the chat template, a JSON object as text.
-    pub chat_template_args: Option<String>,
-    /// `DEBUG` to `CRITICAL`.
-    pub log_level: Option<String>,
-    /// The way out: passed on as they are, after everything else.
-    pub extra_args: Vec<String>,
-}
-
-/// How much of a backend's memory MLX pins for the GPU (`mx.set_wired_limit`); without Metal there is nothing to pin.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wired {
-    /// None. The kernel panics that were reported under load (mlx 3186, mlx-lm 1666) need pinned memory.
-    Off,
-    /// As much as the weights take, set once and left alone.
-    Weights,
-    /// As `mlx_lm.server` does it: up to the recommended working set, set anew for each batch. Also what a backend
-    /// does whose spec was written before there was a choice.
-    #[default]
-    Default,
-}
-
-/// Bounds from which the memory promise follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelMemory {
-    /// Longest prompt plus answer, tokens; `None`: [`CONTEXT`], or the model's own limit if
-    /// that is less.
-    pub context: Option<u32>,
-    /// Requests in flight at once in the backend.
-    pub concurrency: u32,
-    /// Bytes of KV caches that are kept between requests.
-    pub kv_limit: Option<Bytes>,
-    /// MLX's buffer cache.
-    pub cache_limit: Option<Bytes>,
-    /// A ceiling for the whole backend; admission reserves no more than it and the backend is held to it.
-    pub ceiling: Option<Bytes>,
-    /// Bytes of kept prompts on disk; zero: none are written.
-    pub prompt_store: Bytes,
-    /// MLX's buffer cache is emptied after this time without a request.
-    pub trim_after: Duration,
-    /// Kept prompts are given up after this time without a request.
-    pub forget_after: Duration,
-    /// Whether critical memory pressure may stop it although it is always-on.
-    pub yield_to_pressure: bool,
-    /// What MLX pins for the GPU.
-    pub wired: Wired,
-}
-
-/// When a model counts as loaded, hung or gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// From spawn to the first completed token, at most.
-    pub load_timeout: Duration,
-    /// Between two liveness checks of an idle model.
-    pub interval: Duration,
-    /// How long one liveness check may take.
-    pub timeout: Duration,
-    /// No progress for so long while requests are in flight: hung.
-    pub hang_after: Duration,
-}
-
-/// What happens after a crash.
+/// Values for requests that ask for the model by this alias and name none themselves.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Restart {
-    /// Whether a crash is followed by a new start at all; always-on: true, manual: false, unless named.
-    pub enabled: bool,
-    /// First wait.
-    pub backoff_min: Duration,
-    /// Longest wait.
-    pub backoff_max: Duration,
-    /// A run that was ready for so long forgives what was before.
-    pub stable_after: Duration,
-    /// So many crashes within `window` …
-    pub max_crashes: u32,
-    /// … put the model into quarantine.
-    pub window: Duration,
+pub struct Preset {
+    /// One of the model's aliases.
+    pub name: String,
+    /// At least one value.
+    pub set: Sampling,
 }
 
-/// How a model is stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stop {
-    /// How long requests in flight may take to finish.
-    pub drain: Duration,
-    /// Between SIGTERM and SIGKILL. Generous: SIGKILL can strand wired memory on a Mac.
-    pub term: Duration,
-}
-
-/// What the gate lets through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Requests in flight at the backend; the rest queues.
-    pub in_flight: u32,
-    /// Requests that may queue.
-    pub queue: u32,
-    /// How long one may queue, or wait for a model that restarts.
-    pub queue_timeout: Duration,
-    /// Connections of all clients.
-    pub connections: u32,
-    /// Request body.
-    pub body: Bytes,
-    /// Largest `max_tokens` that a request may ask for.
-    pub max_tokens: Option<u32>,
-    /// Messages of one chat.
-    pub messages: u32,
-    /// Slowest arrival of head and body.
-    pub read_timeout: Duration,
-    /// Whether content parts may name remote images (the server would fetch them).
-    pub remote_images: bool,
+impl Sampling {
+    /// What is set, by the name that requests have for it.
+    #[must_use]
+    pub fn values(&self) -> Vec<(&'static str, serde_json::Number)> {
+        let real = |value: Option<f64>| value.and_then(serde_json::Number::from_f64);
+        [
+            ("max_tokens", self.max_tokens.map(Into::into)),
+            ("temperature", real(self.temperature)),
+            ("top_p", real(self.top_p)),
+            ("top_k", self.top_k.map(Into::into)),
+            ("min_p", real(self.min_p)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
 }

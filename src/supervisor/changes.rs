@@ -61,7 +61,7 @@ fn differences(old: &Model, new: &Model) -> String {
         ("start", old.start != new.start),
         ("size", old.size != new.size),
         ("target", old.target != new.target),
-        ("aliases", old.aliases != new.aliases),
+        ("aliases", old.aliases != new.aliases || old.presets != new.presets),
         ("alternatives", old.alternatives != new.alternatives),
         ("server", old.server != new.server),
         ("memory", old.memory != new.memory),

@@ -98,6 +98,7 @@ pub(super) fn gate_config(
     GateConfig {
         name: model.name.clone(),
         accepted,
+        presets: model.presets.clone(),
         vocabulary: files.vocabulary,
         variables: match &model.server.chat_template {
             Some(template) => crate::gate::template::variables(template),

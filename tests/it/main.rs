@@ -22,6 +22,7 @@ mod control_fake;
 mod deaths;
 mod doctor;
 mod environments;
+mod everyday;
 mod exec_step;
 mod fake_launchd;
 #[cfg(target_os = "linux")]

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use futures_util::StreamExt;
 use toml_edit::DocumentMut;
 
 use super::serve::{explain, runtime};
 use super::setup;
 use crate::api::{ApiError, StartRequest};
 use crate::cli::Context;
+use crate::cli::ask::{Question, ask};
 use crate::cli::error::CliError;
 use crate::cli::render::{self, Look};
 use crate::control::server::Server;
@@ -106,56 +106,21 @@ async fn show(
         say(&format!("ready         process {pid} completed its first token {up:.1} s after its spawn"));
     }
     say(&format!("question      {QUESTION}"));
+    let settings = serde_json::json!({ "temperature": 0, "max_tokens": 64 });
+    let question = Question { address, model: name, text: QUESTION, key: None, settings };
     let answer =
-        ask(address, name, |piece| if args.json { Ok(true) } else { context.output.offer(piece.as_bytes()) })
+        ask(&question, |piece| if args.json { Ok(true) } else { context.output.offer(piece.as_bytes()) })
             .await?;
     let mut status =
         handle.status().await.ok_or_else(|| CliError::failed("the supervisor ended before it was asked"))?;
     if args.json {
-        status.answer = Some(answer);
+        status.answer = Some(answer.text);
         let text = serde_json::to_string_pretty(&status)
             .map_err(|error| CliError::failed("the status cannot be written as JSON").why(error))?;
         return context.output.offer(format!("{text}\n").as_bytes());
     }
     let text = format!("\n\n{}", render::status::status(&status, &Look::of(&context.output)));
     context.output.offer(text.as_bytes())
-}
-
-/// One streamed chat completion, as any client of the gate would ask for it; the whole answer, or what came of it until
-/// `piece` said that it is enough.
-async fn ask(
-    address: &str,
-    model: &str,
-    mut piece: impl FnMut(&str) -> Result<bool, CliError>,
-) -> Result<String, CliError> {
-    let failed = |error: reqwest::Error| CliError::failed("the question was not answered").why(error);
-    let body = serde_json::json!({
-        "model": model, "stream": true, "temperature": 0, "max_tokens": 64,
-        "messages": [{"role": "user", "content": QUESTION}],
-    });
-    let request = reqwest::Client::new().post(format!("{address}/v1/chat/completions")).json(&body);
-    let response = request.send().await.map_err(failed)?.error_for_status().map_err(failed)?;
-    let mut bytes = response.bytes_stream();
-    let (mut answer, mut pending) = (String::new(), Vec::new());
-    while let Some(chunk) = bytes.next().await {
-        pending.extend_from_slice(&chunk.map_err(failed)?);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            if let Some(text) = delta(&line) {
-                answer.push_str(&text);
-                if !piece(&text)? {
-                    return Ok(answer);
-                }
-            }
-        }
-    }
-    Ok(answer)
-}
-
-/// The piece of text in one line of a stream, if it has one.
-fn delta(line: &[u8]) -> Option<String> {
-    let event: serde_json::Value = serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()?;
-    event["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
 }
 
 fn failed(error: ApiError) -> CliError {

@@ -1,5 +1,7 @@
 //! `mlxctl models`
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::cli::Context;
@@ -26,6 +28,8 @@ struct Document {
 struct Row {
     name: String,
     aliases: Vec<String>,
+    /// Sampling values, by the alias that brings them.
+    presets: BTreeMap<String, BTreeMap<&'static str, serde_json::Number>>,
     role: &'static str,
     start: Start,
     port: u16,
@@ -64,7 +68,20 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             context.output.say(&format!("note: {}: {instead}; mlxctl pull {0} completes it", row.name));
         }
     }
-    context.output.data(&table(&rows))
+    context.output.data(&table(&rows))?;
+    let presets = presets(&rows);
+    if presets.is_empty() { Ok(()) } else { context.output.data(&format!("\n{presets}")) }
+}
+
+/// A line per preset: what a request under that name gets.
+fn presets(rows: &[Row]) -> String {
+    let lines = rows.iter().flat_map(|row| {
+        row.presets.iter().map(|(name, set)| {
+            let values: Vec<_> = set.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            format!("preset {name} of {}: {}", row.name, values.join(", "))
+        })
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn row(model: &Model) -> Row {
@@ -76,6 +93,11 @@ fn row(model: &Model) -> Row {
     Row {
         name: model.name.clone(),
         aliases: model.aliases.clone(),
+        presets: model
+            .presets
+            .iter()
+            .map(|preset| (preset.name.clone(), preset.set.values().into_iter().collect()))
+            .collect(),
         role: match model.start {
             Start::Always => "always-on",
             Start::Manual => "on-demand",

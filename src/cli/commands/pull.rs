@@ -1,8 +1,8 @@
-//! `mlxctl pull <model>`
+//! `mlxctl pull [<model>…]`
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,6 +14,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::cli::parse::duration;
 use crate::cli::remote::unknown_model;
 use crate::cli::render::human;
+use crate::cli::several::each;
 use crate::cli::transfer::Transfer;
 use crate::python::pull::{Kind, PullError, PullRequest, pull};
 use crate::python::venv::{Environment, SetupRequest};
@@ -22,8 +23,9 @@ use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias
-    model: String,
+    /// Their names or aliases; left out: every model of the registry
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
     /// Read everything that is there already, too, and fetch anew what is damaged
     #[arg(long)]
     verify: bool,
@@ -32,31 +34,52 @@ pub struct Args {
     timeout: Duration,
 }
 
-/// Brings the model's files, and those of its draft model, into the cache that backends read, and checks them.
+/// Brings each model's files, and those of its draft model, into the cache that backends read, and checks them.
 ///
 /// # Errors
 /// Exit 75 when the disk is too small, before the first byte; 4 for an unknown model; 1 for what went wrong on the
 /// way, after which the next pull goes on.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
-    let model = registry.model(&args.model).map_err(|unknown| unknown_model(&registry, &unknown))?;
-    let mut wanted = vec![model.source.clone()];
-    wanted.extend(draft(model));
-    let mut environment = None;
-    for source in wanted {
+    let named = |name: &String| registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown));
+    // A slip in the last name is found before hours of downloading.
+    for name in &args.models {
+        named(name)?;
+    }
+    let every = registry.models.iter().map(|model| model.name.clone());
+    let names = if args.models.is_empty() { every.collect() } else { args.models.clone() };
+    let (mut environment, stop) = (None, Arc::new(AtomicBool::new(false)));
+    each(
+        context,
+        &names,
+        || stop.load(Relaxed),
+        |name| {
+            let model = named(&name.to_owned())?;
+            one(context, args, &registry, model, &mut environment, &stop)
+        },
+    )
+}
+
+fn one(
+    context: &Context,
+    args: &Args,
+    registry: &Registry,
+    model: &Model,
+    environment: &mut Option<Environment>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), CliError> {
+    for source in std::iter::once(model.source.clone()).chain(draft(model)) {
         let whole = match &source {
             Source::Folder(folder) => check(folder)?,
-            Source::Tiny => {
-                check(&tiny_model(&context.output, made(context, &registry, &mut environment)?)?)?
-            }
+            Source::Tiny => check(&tiny_model(&context.output, made(context, registry, environment)?)?)?,
             Source::Hub(repo) => {
-                let environment = made(context, &registry, &mut environment)?;
-                fetch(context, args, model, repo, environment)?
+                let environment = made(context, registry, environment)?;
+                fetch(context, args, model, repo, environment, stop)?
             }
         };
         context.output.data(&summary(&model.name, &source, &whole))?;
     }
-    describe(context, &registry, model);
+    describe(context, registry, model);
     Ok(())
 }
 
@@ -94,8 +117,8 @@ fn fetch(
     model: &Model,
     repo: &str,
     environment: &Environment,
+    stop: &Arc<AtomicBool>,
 ) -> Result<Whole, CliError> {
-    let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, stop.clone())
             .map_err(|error| CliError::failed("cannot take signals").why(error))?;
@@ -107,7 +130,7 @@ fn fetch(
         verify: args.verify,
     };
     let mut shown = Transfer::new(&context.output, &model.name, repo);
-    let done = pull(&request, &stop, &mut |step| shown.show(&step));
+    let done = pull(&request, stop, &mut |step| shown.show(&step));
     drop(shown);
     done.map_err(|error| explain(&error, &model.name))
 }

@@ -9,7 +9,7 @@ use crate::backend::assess::planned;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::machine;
-use crate::cli::remote::{self, Remote};
+use crate::cli::remote::{self, Remote, unknown_model};
 use crate::cli::render::{self, Look};
 use crate::control::unsupervised;
 use crate::memory::Platform;
@@ -21,6 +21,9 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Show only these models, by name or alias
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
     /// As a JSON document (schema 1)
     #[arg(long)]
     json: bool,
@@ -35,13 +38,14 @@ pub struct Args {
 /// Exit 3 without a supervisor, after the plan was printed; whatever else keeps it from knowing.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if args.watch {
-        return watch(context, &Remote::find(context)?, args.json);
+        return watch(context, &Remote::find(context)?, args);
     }
     let (mut status, problem) = match remote::status_at_once(context) {
         Some(answer) => (answer?, None),
         None => look(&Remote::find(context)?)?,
     };
     unsupervised::name_holders(&mut status);
+    select(context, &mut status, &args.models)?;
     context.output.data(&text(context, &status, args.json, true)?)?;
     problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
@@ -78,8 +82,28 @@ fn text(context: &Context, status: &Status, json: bool, pretty: bool) -> Result<
     text.map_err(|error| CliError::failed("cannot write the status as JSON").why(error))
 }
 
-fn watch(context: &Context, remote: &Remote, json: bool) -> Result<(), CliError> {
-    let terminal = std::io::stdout().is_terminal() && !json;
+/// Leaves only the models that were named. Aliases are the registry's to know.
+fn select(context: &Context, status: &mut Status, names: &[String]) -> Result<(), CliError> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = Vec::with_capacity(names.len());
+    for typed in names {
+        match status.models.iter().find(|model| model.name.eq_ignore_ascii_case(typed)) {
+            Some(model) => wanted.push(model.name.clone()),
+            None => {
+                let registry = context.registry()?;
+                let model = registry.model(typed).map_err(|unknown| unknown_model(&registry, &unknown))?;
+                wanted.push(model.name.clone());
+            }
+        }
+    }
+    status.models.retain(|model| wanted.contains(&model.name));
+    Ok(())
+}
+
+fn watch(context: &Context, remote: &Remote, args: &Args) -> Result<(), CliError> {
+    let terminal = std::io::stdout().is_terminal() && !args.json;
     if !terminal {
         context.output.quit_when_unread();
     }
@@ -90,17 +114,19 @@ fn watch(context: &Context, remote: &Remote, json: bool) -> Result<(), CliError>
             let page = match seen {
                 Ok((mut status, _)) => {
                     unsupervised::name_holders(&mut status);
+                    select(context, &mut status, &args.models)?;
                     text(context, &status, false, true)?
                 }
                 Err(error) => format!("{}\n{}\n", error.what, error.why.unwrap_or_default()),
             };
             redraw(context, &page)?;
         } else {
-            let (status, _) = seen?;
+            let (mut status, _) = seen?;
+            select(context, &mut status, &args.models)?;
             let now = Some(settled(status.clone()));
             if now != last {
                 last = now;
-                context.output.data(&text(context, &status, json, false)?)?;
+                context.output.data(&text(context, &status, args.json, false)?)?;
             }
         }
         std::thread::sleep(BETWEEN);

@@ -1,4 +1,4 @@
-//! `mlxctl stop <model>`
+//! `mlxctl stop <model>…`
 
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use crate::cli::error::CliError;
 use crate::cli::live::Live;
 use crate::cli::parse::duration;
 use crate::cli::remote::Remote;
+use crate::cli::several::each;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias
-    model: String,
+    /// Their names or aliases
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<String>,
     /// Cut requests in flight instead of letting them finish
     #[arg(long)]
     now: bool,
@@ -21,19 +23,23 @@ pub struct Args {
     timeout: Option<Duration>,
 }
 
-/// Stops the model: drains, tears down, and returns when its process group is gone and its port is free.
+/// Stops each model: drains, tears down, and returns when its process group is gone and its port is free.
 /// One that is stopped stays as it is.
 ///
 /// # Errors
 /// What kept it from being stopped, with the exit codes of the contract.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
-    let name = remote.name(&args.model);
+    each(context, &args.models, || false, |typed| stop(context, args, &remote, typed))
+}
+
+fn stop(context: &Context, args: &Args, remote: &Remote, typed: &str) -> Result<(), CliError> {
+    let name = remote.name(typed);
     let timeout_seconds = args.timeout.map(|timeout| timeout.as_secs_f64());
     let request = StopRequest { now: args.now, timeout_seconds };
     let mut live = Live::new(context, &name);
     let done = remote.client.stop(&name, &request, |progress| live.show(progress));
     drop(live);
-    let done = done.map_err(|error| remote.explain(error, &args.model))?;
+    let done = done.map_err(|error| remote.explain(error, typed))?;
     context.output.data(&done.text)
 }

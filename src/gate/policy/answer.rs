@@ -102,18 +102,26 @@ pub(crate) fn inform(
         (Route::Health, None) => {
             Reply::json(200, &json!({ "status": "ok", "state": "ready", "model": config.name }))
         }
-        (Route::Model(id), None) => Reply::json(200, &entry(id, &config.name, created)),
+        (Route::Model(id), None) => Reply::json(200, &entry(config, id, created)),
         (_, None) => {
-            let data: Vec<_> = config.accepted.iter().map(|id| entry(id, &config.name, created)).collect();
+            let data: Vec<_> = config.accepted.iter().map(|id| entry(config, id, created)).collect();
             Reply::json(200, &json!({ "object": "list", "data": data }))
         }
     }
 }
 
-/// A model as OpenAI's list has it. `root` tells which names mean the same one.
+/// A model as OpenAI's list has it. `root` tells which names mean the same one, `preset` what a request under this name
+/// gets where it names no value.
 #[must_use]
-pub(crate) fn entry(id: &str, root: &str, created: u64) -> Value {
-    json!({ "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": root })
+pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
+    let mut entry = json!({
+        "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": config.name,
+    });
+    if let Some(preset) = config.presets.iter().find(|preset| preset.name.eq_ignore_ascii_case(id)) {
+        entry["preset"] =
+            preset.set.values().into_iter().map(|(name, value)| (name, Value::Number(value))).collect();
+    }
+    entry
 }
 
 /// What a model is doing, in the word that clients are told.

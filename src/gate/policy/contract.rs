@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::clock::Moment;
-use crate::registry::{Limits, Network, Start};
+use crate::registry::{Limits, Network, Preset, Start};
 
 /// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub struct GateConfig {
     pub name: String,
     /// What clients may call it: name, aliases, repository.
     pub accepted: Vec<String>,
+    /// Values for requests that name none, by the alias that they use.
+    pub presets: Vec<Preset>,
     /// `always` or `manual`: decides what the `offline` answer advises.
     pub start: Start,
     /// The gate's port on [`Network::host`].
@@ -67,6 +69,7 @@ impl GateConfig {
         Self {
             name: "tiny".to_owned(),
             accepted: vec!["tiny".to_owned()],
+            presets: Vec::new(),
             start: Start::Always,
             port: 0,
             network,

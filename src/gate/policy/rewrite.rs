@@ -17,6 +17,8 @@ pub(crate) enum Edit {
     Insert(usize),
     /// No number of tokens is named: `max_tokens` is put in behind the opening brace.
     InsertTokens(usize, u64),
+    /// A value of a preset, as JSON, is put in behind the opening brace.
+    Preset(usize, &'static str, String),
     /// The key becomes `_`, which the server does not read.
     Neutral(Range<usize>),
     /// The value becomes this number.
@@ -35,7 +37,7 @@ impl Edit {
     fn span(&self) -> Range<usize> {
         match self {
             Self::Model(span) | Self::Neutral(span) | Self::Number(span, _) | Self::Cut(span) => span.clone(),
-            Self::Insert(at) | Self::InsertTokens(at, _) => *at..*at,
+            Self::Insert(at) | Self::InsertTokens(at, _) | Self::Preset(at, ..) => *at..*at,
         }
     }
 }
@@ -62,6 +64,9 @@ pub(crate) fn apply(body: &[u8], edits: &mut [Edit]) -> Vec<u8> {
                 out.extend_from_slice(b"\"max_tokens\":");
                 out.extend_from_slice(itoa::Buffer::new().format(*tokens).as_bytes());
                 out.push(b',');
+            }
+            Edit::Preset(_, name, value) => {
+                out.extend_from_slice(format!("\"{name}\":{value},").as_bytes());
             }
             Edit::Number(_, number) => {
                 out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());

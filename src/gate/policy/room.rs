@@ -45,7 +45,8 @@ impl Room {
     }
 
     /// The changes that keep the answer within bounds; `start`: where the first member may be put in, `input`: the
-    /// field that holds the prompt.
+    /// field that holds the prompt; `preset`:
+    /// how long the answer may become where the request does not say.
     ///
     /// The exact count needs the tokenizer. Where the backend has it, and shortens answers to what is left, only a prompt
     /// that cannot fit is refused here, before it costs anything. Otherwise an estimate holds, which is low, but leaves
@@ -53,7 +54,13 @@ impl Room {
     ///
     /// # Errors
     /// 400 for a prompt that leaves no room for an answer.
-    pub(crate) fn edits(self, rules: &Rules<'_>, start: usize, input: &str) -> Result<Vec<Edit>, Refusal> {
+    pub(crate) fn edits(
+        self,
+        rules: &Rules<'_>,
+        preset: Option<u32>,
+        start: usize,
+        input: &str,
+    ) -> Result<Vec<Edit>, Refusal> {
         let mut most = u64::from(rules.max_tokens.unwrap_or(u32::MAX));
         if let Some(context) = rules.context.map(u64::from) {
             let (prompt, about) = if rules.counted {
@@ -76,8 +83,9 @@ impl Room {
             }
         }
         if self.asked.is_empty() {
-            let more = u64::from(rules.default_tokens) > most;
-            return Ok(more.then_some(Edit::InsertTokens(start, most)).into_iter().collect());
+            let wanted = u64::from(preset.unwrap_or(rules.default_tokens));
+            let differs = preset.is_some() || wanted > most;
+            return Ok(differs.then_some(Edit::InsertTokens(start, wanted.min(most))).into_iter().collect());
         }
         let above = self.asked.into_iter().filter(|(value, _)| *value > most);
         Ok(above.map(|(_, span)| Edit::Number(span, most)).collect())

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::contract::GateConfig;
+use crate::registry::Preset;
 
 /// The two endpoints of `mlx_lm.server` that generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub(crate) struct Rules<'a> {
     pub vocabulary: Option<u32>,
     /// Whether remote images may be named.
     pub remote_images: bool,
+    /// Values for requests that name none, by the alias that they use.
+    pub presets: &'a [Preset],
     /// What the model's chat template reads beside what every template may be given.
     pub variables: &'a BTreeSet<String>,
 }
@@ -60,6 +63,7 @@ impl<'a> Rules<'a> {
             default_tokens: config.default_tokens,
             vocabulary: config.vocabulary,
             remote_images: config.limits.remote_images,
+            presets: &config.presets,
             variables: &config.variables,
         }
     }

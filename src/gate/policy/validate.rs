@@ -12,6 +12,7 @@ use super::template;
 use super::unread::{self, Probabilities, Tools};
 use super::value::{boolean, expect, expect_string, integer, number, wrong};
 use crate::gate::wire::Refusal;
+use crate::registry::Preset;
 
 /// A body that may go to the server once it is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Re
         tools: Tools::default(),
         probabilities: Probabilities::default(),
         named: false,
+        preset: None,
+        given: Vec::new(),
     };
     let (mut first, mut seen, mut given) = (true, 0_u64, false);
     let input = if endpoint == Endpoint::Chat { "messages" } else { "prompt" };
@@ -77,7 +80,7 @@ pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Re
     if !given {
         return Err(Refusal::invalid(Some(input), format!("'{input}' is missing")));
     }
-    let Check { mut edits, stream, mut room, tools, probabilities, named, .. } = check;
+    let Check { mut edits, stream, mut room, tools, probabilities, named, preset, given, .. } = check;
     probabilities.check(stream)?;
     if !named {
         edits.push(Edit::Insert(start));
@@ -86,8 +89,26 @@ pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Re
         Some(key) => edits.push(Edit::Neutral(key)),
         None => room.text += tools.text,
     }
-    edits.extend(room.edits(rules, start, input)?);
+    edits.extend(room.edits(rules, preset.and_then(|preset| preset.set.max_tokens), start, input)?);
+    edits.extend(preset.into_iter().flat_map(|preset| put_in(preset, &given, rules, start)));
     Ok(Accepted { edits, stream })
+}
+
+/// The values of a preset that the request does not name; how long the answer may be is [`Room`]'s.
+fn put_in(preset: &Preset, given: &[&'static str], rules: &Rules<'_>, start: usize) -> Vec<Edit> {
+    let missing = preset.set.values().into_iter();
+    let missing = missing.filter(|(name, _)| *name != "max_tokens" && !given.contains(name));
+    missing
+        .map(|(name, value)| match (name, value.as_i64()) {
+            ("top_k", Some(value)) => Edit::Preset(start, name, value.min(top_k(rules)).to_string()),
+            _ => Edit::Preset(start, name, value.to_string()),
+        })
+        .collect()
+}
+
+/// One too large ends the generation thread.
+fn top_k(rules: &Rules<'_>) -> i64 {
+    rules.vocabulary.map_or(TOP_K, |size| i64::from(size).saturating_sub(1))
 }
 
 struct Check<'r> {
@@ -98,19 +119,25 @@ struct Check<'r> {
     tools: Tools,
     probabilities: Probabilities,
     named: bool,
+    preset: Option<&'r Preset>,
+    /// Sampling values that the request names.
+    given: Vec<&'static str>,
 }
 
 impl Check<'_> {
     fn field(
         &mut self,
         scanner: &mut Scanner<'_>,
-        name: &str,
+        name: &'static str,
         rule: Rule,
         key: &Text<'_>,
     ) -> Result<(), Refusal> {
         let kind = scanner.kind()?;
         if kind == Kind::Null {
             return self.null(scanner, name, rule, key);
+        }
+        if !self.rules.presets.is_empty() && matches!(rule, Rule::Number(..) | Rule::TopK) {
+            self.given.push(name);
         }
         match rule {
             Rule::Model => self.model(scanner),
@@ -133,10 +160,7 @@ impl Check<'_> {
                 Ok(())
             }
             Rule::Tokens => self.room.ask(scanner, name),
-            Rule::TopK => {
-                let max = self.rules.vocabulary.map_or(TOP_K, |size| i64::from(size).saturating_sub(1));
-                integer(scanner, name, 0, max).map(drop)
-            }
+            Rule::TopK => integer(scanner, name, 0, top_k(self.rules)).map(drop),
             Rule::Number(min, max, least) => number(scanner, name, min, max, least, false),
             Rule::Float(min, max) => number(scanner, name, min, max, 0.0, true),
             Rule::Stop => stop(scanner),
@@ -179,6 +203,7 @@ impl Check<'_> {
         // Clients that were made for mlx_lm.server send its own name for the one model.
         if self.rules.accepted.iter().any(known) || name == DEFAULT_MODEL {
             self.named = true;
+            self.preset = self.rules.presets.iter().find(|preset| preset.name.eq_ignore_ascii_case(&name));
             self.edits.push(Edit::Model(text.span));
             return Ok(());
         }

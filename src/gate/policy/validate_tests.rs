@@ -146,6 +146,7 @@ proptest! {
             default_tokens,
             vocabulary: Some(512),
             remote_images: false,
+            presets: &[],
             variables: &variables,
         };
         let joined: Vec<_> = members.iter().map(|member| format!("{}:{}", member.key, member.value)).collect();
@@ -160,5 +161,53 @@ proptest! {
         // Not read by the server.
         read.as_object_mut().unwrap().remove("_");
         prop_assert_eq!(read, meaning(&body, default_tokens.into(), most.into()), "{}", body);
+    }
+}
+
+/// What goes to the server of `{"prompt":"a",` and `more`, where `fast` is a preset of the model.
+fn with_preset(more: &str, vocabulary: Option<u32>) -> Value {
+    let set = crate::registry::Sampling {
+        max_tokens: Some(40),
+        temperature: Some(0.6),
+        top_k: Some(9999),
+        ..Default::default()
+    };
+    let presets = [Preset { name: "fast".to_owned(), set }];
+    let accepted = ["tiny", "fast"].map(str::to_owned);
+    let variables = BTreeSet::new();
+    let rules = Rules {
+        accepted: &accepted,
+        max_tokens: Some(30),
+        messages: 10,
+        context: Some(1000),
+        counted: true,
+        default_tokens: 20,
+        vocabulary,
+        remote_images: false,
+        presets: &presets,
+        variables: &variables,
+    };
+    let body = format!("{{\"prompt\":\"a\",{more}}}");
+    let mut accepted = validate(body.as_bytes(), Endpoint::Completions, &rules).unwrap();
+    serde_json::from_slice(&apply(body.as_bytes(), &mut accepted.edits)).unwrap()
+}
+
+#[test]
+fn a_preset_fills_in_what_the_request_leaves_out_within_the_models_bounds() {
+    let sent = with_preset(r#""model":"FAST""#, Some(512));
+    assert_eq!((&sent["temperature"], &sent["top_k"]), (&0.6.into(), &511.into()), "{sent}");
+    assert_eq!(sent["max_tokens"], 30, "limits.max_tokens bounds it: {sent}");
+    assert_eq!(with_preset(r#""model":"fast""#, None)["top_k"], TOP_K);
+    let sent = with_preset(r#""model":"fast","temperature":0,"top_k":null,"max_completion_tokens":7"#, None);
+    assert_eq!((&sent["temperature"], &sent["max_completion_tokens"]), (&0.into(), &7.into()), "{sent}");
+    assert!(sent.get("max_tokens").is_none(), "{sent}");
+    assert_eq!(sent["top_k"], TOP_K, "null is as good as left out: {sent}");
+}
+
+#[test]
+fn a_request_under_another_name_is_left_alone() {
+    for name in ["\"model\":\"tiny\"", "\"model\":null", "\"user\":\"fast\""] {
+        let sent = with_preset(name, Some(512));
+        assert!(["temperature", "top_k", "max_tokens"].iter().all(|key| sent.get(*key).is_none()), "{sent}");
     }
 }

@@ -172,7 +172,7 @@ impl Table {
                 if data.iter().any(|entry| entry["id"] == **id) {
                     continue;
                 }
-                let mut entry = answer::entry(id, &settings.config.name, gate.created);
+                let mut entry = answer::entry(&settings.config, id, gate.created);
                 entry["state"] = state.into();
                 data.push(entry);
             }

@@ -4,20 +4,16 @@ mod links;
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::time::Duration;
 
 use super::Scope;
 use super::environment::{is_value, is_variable};
 use super::hostfile::{self, HostFile};
-use super::options::chosen;
 use crate::environment::refused_for_model;
+use crate::registry::keys::{RawCluster, RawHost, RawServer};
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
-use crate::registry::raw::{RawCluster, RawHost, RawModel, RawOptions};
-use crate::registry::{Cluster, ClusterBackend, ClusterMode, Rank};
+use crate::registry::{Cluster, ClusterBackend, Rank};
 
-const HEARTBEAT: Duration = Duration::from_secs(1);
-const TIMEOUT: Duration = Duration::from_secs(5);
 const EXAMPLE: &str = "hosts = [{ ssh = \"127.0.0.1\", addresses = [\"10.0.0.1\"] }, { ssh = \"studio.local\", addresses = [\"10.0.0.2\"] }]";
 
 /// A rank, and where in the file it stands.
@@ -26,19 +22,13 @@ struct Placed {
     span: Range<usize>,
 }
 
-pub(super) fn cluster(
-    scope: &Scope<'_>,
-    raw: &RawCluster,
-    model: &RawModel,
-    defaults: &RawOptions,
-) -> Cluster {
+pub(super) fn cluster(scope: &Scope<'_>, raw: &RawCluster, server: &RawServer) -> Cluster {
     let (file, placed) = ranks(scope, raw);
     let backend = backend(scope, raw, &file, &placed);
     check_size(scope, raw, &placed);
     links::check(scope, backend, &placed);
-    check_server(scope, model, defaults);
-    let heartbeat = raw.heartbeat.as_ref().map_or(HEARTBEAT, |at| at.value);
-    let timeout = raw.timeout.as_ref().map_or(TIMEOUT, |at| at.value);
+    check_server(scope, server);
+    let (heartbeat, timeout) = (raw.heartbeat(), raw.timeout());
     if let Some(written) =
         raw.timeout.as_ref().or(raw.heartbeat.as_ref()).filter(|_| timeout < heartbeat.saturating_mul(2))
     {
@@ -55,7 +45,7 @@ pub(super) fn cluster(
     }
     Cluster {
         backend,
-        mode: raw.mode.as_ref().map_or(ClusterMode::Tensor, |mode| mode.value),
+        mode: raw.mode(),
         ranks: placed.into_iter().map(|placed| placed.rank).collect(),
         environment: environment(scope, raw, &file.environment),
         heartbeat,
@@ -72,7 +62,7 @@ fn backend(scope: &Scope<'_>, raw: &RawCluster, file: &HostFile, placed: &[Place
         "jaccl" => Some(ClusterBackend::Jaccl),
         "mpi" => Some(ClusterBackend::Mpi),
         other => {
-            if let (Some(written), false) = (&raw.hostfile, raw.written[0]) {
+            if let (Some(written), false) = (&raw.hostfile, raw.at.has("backend")) {
                 let message = format!("the host file names the backend `{}`", quote(other));
                 scope.notes.wrong(written, message, "write `backend`: \"ring\", \"jaccl\" or \"mpi\"");
                 return ClusterBackend::Ring;
@@ -83,16 +73,16 @@ fn backend(scope: &Scope<'_>, raw: &RawCluster, file: &HostFile, placed: &[Place
     own.or(named).unwrap_or_else(|| {
         // A host file that could not be read may have named it.
         let unread = raw.hostfile.is_some() && placed.is_empty();
-        if !(raw.written[0] || unread) {
+        if !(raw.at.has("backend") || unread) {
             let hint = "\"ring\" over any network, \"jaccl\" over Thunderbolt with RDMA, or \"mpi\"";
-            scope.notes.add(Some(raw.span.clone()), "`cluster` needs `backend`", hint);
+            scope.notes.add(Some(raw.at.span()), "`cluster` needs `backend`", hint);
         }
         ClusterBackend::Ring
     })
 }
 
 fn ranks(scope: &Scope<'_>, raw: &RawCluster) -> (HostFile, Vec<Placed>) {
-    let (file, mut placed) = match (&raw.hostfile, raw.written[1]) {
+    let (file, mut placed) = match (&raw.hostfile, raw.at.has("hosts")) {
         (Some(written), true) => {
             scope.notes.wrong(written, "`cluster` has both `hosts` and `hostfile`", "leave one of them out");
             (HostFile::default(), from_hosts(scope, &raw.hosts))
@@ -101,7 +91,7 @@ fn ranks(scope: &Scope<'_>, raw: &RawCluster) -> (HostFile, Vec<Placed>) {
         (None, true) => (HostFile::default(), from_hosts(scope, &raw.hosts)),
         (None, false) => {
             let hint = format!("for example {EXAMPLE}");
-            scope.notes.add(Some(raw.span.clone()), "`cluster` needs `hosts` or `hostfile`", hint);
+            scope.notes.add(Some(raw.at.span()), "`cluster` needs `hosts` or `hostfile`", hint);
             (HostFile::default(), Vec::new())
         }
     };
@@ -157,9 +147,9 @@ fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
                     scope.notes.wrong(ssh, message, "a name that ssh knows: \"studio.local\"");
                 }
             }
-            None if !host.has_ssh => {
+            None if !host.at.has("ssh") => {
                 let hint = "the name that ssh reaches it by; \"127.0.0.1\" for this machine";
-                scope.notes.add(Some(host.span.clone()), "a host needs `ssh`", hint);
+                scope.notes.add(Some(host.at.span()), "a host needs `ssh`", hint);
             }
             None => {}
         }
@@ -175,10 +165,9 @@ fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
             addresses: texts(&host.addresses),
             rdma: texts(&host.rdma).iter().map(devices).collect(),
         };
-        let times = host.ranks.as_ref().map_or(1, |ranks| ranks.value);
         // One more than may be: what is too much is noted, and not laid out.
-        let times = usize::try_from(times).unwrap_or(usize::MAX).min(Cluster::MOST_RANKS + 1);
-        placed.extend((0..times).map(|_| Placed { rank: rank.clone(), span: host.span.clone() }));
+        let times = usize::try_from(host.ranks()).unwrap_or(usize::MAX).min(Cluster::MOST_RANKS + 1);
+        placed.extend((0..times).map(|_| Placed { rank: rank.clone(), span: host.at.span() }));
     }
     placed
 }
@@ -200,9 +189,9 @@ fn ssh_name(name: &str) -> Result<(), String> {
 
 fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
     // Without hosts it was said already.
-    let place = placed.last().map_or_else(|| raw.span.clone(), |last| last.span.clone());
+    let place = placed.last().map_or_else(|| raw.at.span(), |last| last.span.clone());
     match placed.len() {
-        0 if raw.written[1] && raw.hosts.is_empty() => {
+        0 if raw.at.has("hosts") && raw.hosts.is_empty() => {
             scope.notes.add(Some(place), "`hosts` has no host in it", format!("for example {EXAMPLE}"));
         }
         1 => scope.notes.add(
@@ -220,14 +209,13 @@ fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
 }
 
 /// What `mlx_lm.server` cannot do on several ranks (`ModelProvider._load`), and what is set here.
-fn check_server(scope: &Scope<'_>, model: &RawModel, defaults: &RawOptions) {
-    let (own, shared) = (&model.options.server, &defaults.server);
+fn check_server(scope: &Scope<'_>, server: &RawServer) {
     let refused = "mlx_lm.server cannot do that on several ranks";
-    if let Some(written) = chosen(&own.draft_model, &shared.draft_model) {
+    if let Some(written) = &server.draft_model {
         let message = format!("`draft_model` beside `cluster`: {refused}");
         scope.notes.wrong(written, message, "leave one of them out");
     }
-    if let Some(written) = chosen(&own.adapter_path, &shared.adapter_path) {
+    if let Some(written) = &server.adapter_path {
         let message = format!("`adapter_path` beside `cluster`: {refused}");
         scope.notes.wrong(
             written,
@@ -235,8 +223,7 @@ fn check_server(scope: &Scope<'_>, model: &RawModel, defaults: &RawOptions) {
             "merge the adapter into the model (mlx_lm.fuse), or leave it out",
         );
     }
-    let list = chosen(&own.extra_args, &shared.extra_args);
-    for arg in list.iter().flat_map(|list| &list.value).filter(|arg| is_pipeline(&arg.value)) {
+    for arg in server.extra_args.iter().flat_map(|list| &list.value).filter(|arg| is_pipeline(&arg.value)) {
         scope.notes.wrong(arg, "`extra_args` sets --pipeline, which is mlxctl's", "use cluster.mode");
     }
 }
@@ -294,10 +281,7 @@ mod tests {
         let hosts: Vec<_> =
             cluster.hosts().into_iter().map(|(rank, ranks)| (rank.host.as_str(), ranks)).collect();
         assert_eq!(hosts, [("laptop", vec![0, 1]), ("studio", vec![2])]);
-        assert_eq!(
-            (cluster.mode, cluster.heartbeat, cluster.timeout),
-            (ClusterMode::Tensor, HEARTBEAT, TIMEOUT)
-        );
+        assert_eq!(cluster.mode, crate::registry::ClusterMode::Tensor);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use super::Scope;
 use crate::environment::{refused, refused_for_model};
+use crate::registry::keys::RawAgent;
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
-use crate::registry::raw::RawAgent;
 
 /// `NAME=value` each; the names unique, and none of those that mlxctl decides about.
 pub(super) fn agent(scope: &Scope<'_>, raw: &RawAgent) -> Vec<(String, String)> {

@@ -8,7 +8,7 @@ use crate::registry::raw::RawRegistry;
 use crate::registry::{Metrics, Model, Network};
 
 pub(super) fn metrics(scope: &Scope<'_>, raw: &RawRegistry, network: &Network, models: &[Model]) -> Metrics {
-    let Some(written) = &raw.metrics_address else { return Metrics::default() };
+    let Some(written) = &raw.metrics.address else { return Metrics::default() };
     let wrong = |message: String, hint: &str| {
         scope.notes.wrong(written, message, hint);
         Metrics::default()
@@ -20,14 +20,13 @@ pub(super) fn metrics(scope: &Scope<'_>, raw: &RawRegistry, network: &Network, m
             "an IP address of this machine and a port: \"127.0.0.1:9464\"",
         );
     };
-    let exposed = raw.network.expose.as_ref().is_some_and(|expose| expose.value);
     if address.port() == 0 {
         return wrong(
             format!("`address` = `{shown}` has no port that anybody could know"),
             "a port from 1 to 65535",
         );
     }
-    if address.ip().is_unspecified() && !exposed {
+    if address.ip().is_unspecified() && !raw.network.expose() {
         return wrong(
             format!("`address` = {shown} listens on every network that this machine joins"),
             "name one address of this machine, or add `expose = true` to [network] if that is meant",

@@ -15,30 +15,21 @@ mod source;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::keys::{RawAgent, RawPaths, RawPython, RawReserves};
 use super::notes::Notes;
 use super::pin::{check_pin, is_mlx_lm};
 use super::places::Surroundings;
 use super::problem::quote;
-use super::raw::{RawAgent, RawPaths, RawPressure, RawRegistry};
-use super::{Agent, Model, Paths, Power, PowerChoice, ProcessType, Python, Registry, Reserve, Written};
+use super::raw::RawRegistry;
+use super::{Agent, Model, Paths, PressureSettings, Python, Registry, Reserve, Written};
 use crate::registry::notes::At;
-use crate::registry::{PressureSettings, YieldAction};
 use crate::units::Bytes;
 
 /// How the built-in model is written.
 pub(super) const TINY: &str = "builtin:tiny";
 
-/// What a venv gets unless the registry says otherwise.
-const PACKAGES: &str = "mlx-lm==0.32.2";
-
 /// How much longer than the slowest stop of a model launchd waits, before it kills everything.
 const STOP_SLACK: Duration = Duration::from_secs(30);
-
-/// launchd's own default, spelled out: also how long a broken installation waits between two lines in its log.
-const THROTTLE: Duration = Duration::from_secs(10);
-
-/// launchd's soft limit of open files is 256, and every client of a gate takes two.
-const OPEN_FILES: u64 = 8192;
 
 /// What every step of the resolution looks at.
 pub(super) struct Scope<'a> {
@@ -73,7 +64,7 @@ impl Scope<'_> {
             } else if seen.contains(&text.value) {
                 self.notes.wrong(
                     text,
-                    format!("`{}` stands twice in `{key}`", quote(&text.value)),
+                    format!("`{}` appears twice in `{key}`", quote(&text.value)),
                     "leave one",
                 );
             } else {
@@ -95,26 +86,27 @@ pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, not
         router: router::port(&scope, raw, &network, &models, &metrics),
         metrics,
         file: file.to_owned(),
-        python: python(&scope, raw),
+        python: python(&scope, &raw.python),
         network,
-        reserves: reserves(&scope, raw),
-        power: Power {
-            on_battery: raw.power.on_battery.as_ref().map_or(PowerChoice::Serve, |written| written.value),
-            low_power: raw.power.low_power.as_ref().map_or(PowerChoice::Serve, |written| written.value),
-        },
+        reserves: reserves(&scope, &raw.reserves),
+        power: raw.power.valid(),
         agent: agent(&scope, &raw.agent, &paths, &models),
         paths,
         models,
-        pressure: pressure(&scope, &raw.pressure),
+        pressure: PressureSettings {
+            yield_to: scope.texts("yield", raw.pressure.yield_to.as_ref(), program),
+            ..raw.pressure.valid()
+        },
         written: Written::default(),
     }
 }
 
 fn paths(scope: &Scope<'_>, raw: &RawPaths) -> Paths {
     let root = scope.path("root", raw.root.as_ref(), &scope.around.folder, scope.around.data.clone());
-    let below =
-        |key, written: &Option<At<String>>, name| scope.path(key, written.as_ref(), &root, root.join(name));
-    let venv = below("venv", &raw.venv, "mlx_venv");
+    let below = |key, written: &Option<At<String>>, name: PathBuf| {
+        scope.path(key, written.as_ref(), &root, root.join(name))
+    };
+    let venv = below("venv", &raw.venv, raw.venv());
     if venv.as_os_str().as_encoded_bytes().contains(&b':') {
         let (key, written) = match (&raw.root, &raw.venv) {
             (root, None) => ("root", root),
@@ -132,69 +124,43 @@ fn paths(scope: &Scope<'_>, raw: &RawPaths) -> Paths {
     }
     Paths {
         venv,
-        logs: below("logs", &raw.logs, "logs"),
-        run: below("run", &raw.run, "run"),
-        state: below("state", &raw.state, "state"),
+        logs: below("logs", &raw.logs, raw.logs()),
+        run: below("run", &raw.run, raw.run()),
+        state: below("state", &raw.state, raw.state()),
         root,
     }
 }
 
-fn python(scope: &Scope<'_>, raw: &RawRegistry) -> Python {
+fn python(scope: &Scope<'_>, raw: &RawPython) -> Python {
     let interpreter = raw.interpreter.as_ref().map(|written| {
         scope.path("interpreter", Some(written), &scope.around.folder, PathBuf::from("python3"))
     });
-    let Some(list) = &raw.packages else {
-        return Python { interpreter, packages: vec![PACKAGES.to_owned()] };
-    };
-    let packages = scope.texts("packages", Some(list), check_pin);
+    let python = Python { interpreter, packages: raw.packages() };
+    let Some(list) = &raw.packages else { return python };
+    scope.texts("packages", Some(list), check_pin);
     // One that was refused above is there, if wrongly.
     match list.value.iter().filter(|package| is_mlx_lm(&package.value)).count() {
         1 => {}
         0 => scope.notes.wrong(
             list,
             "`packages` holds no mlx-lm, which is what serves",
-            format!("add \"{PACKAGES}\""),
+            format!("add \"{}\"", RawPython::default().packages().join("\", \"")),
         ),
         _ => scope.notes.wrong(list, "`packages` holds mlx-lm more than once", "leave one"),
     }
-    Python { interpreter, packages }
+    python
 }
 
-const YIELD_ACTIONS: [(&str, YieldAction); 4] = [
-    ("trim", YieldAction::Trim),
-    ("lower_priority", YieldAction::LowerPriority),
-    ("refuse_manual", YieldAction::RefuseManual),
-    ("stop_manual", YieldAction::StopManual),
-];
-
-fn pressure(scope: &Scope<'_>, raw: &RawPressure) -> PressureSettings {
-    let standard = PressureSettings::default();
-    let named = |word: &str| YIELD_ACTIONS.iter().find(|(name, _)| *name == word).map(|(_, action)| *action);
-    let known = || YIELD_ACTIONS.map(|(name, _)| format!("`{name}`")).join(", ");
-    let actions = scope.texts("yield_actions", raw.yield_actions.as_ref(), |word| match named(word) {
-        Some(_) => Ok(()),
-        None => {
-            Err((format!("`{}` is nothing to do for a program", quote(word)), format!("one of {}", known())))
-        }
-    });
-    PressureSettings {
-        yield_to: scope.texts("yield", raw.yield_to.as_ref(), |name| match name.trim() {
-            "" => Err(("a program needs a name".into(), "as Activity Monitor shows it".into())),
-            _ => Ok(()),
-        }),
-        yield_actions: match &raw.yield_actions {
-            Some(_) => actions.iter().filter_map(|word| named(word)).collect(),
-            None => standard.yield_actions,
-        },
-        yield_hold: raw.yield_hold.as_ref().map_or(standard.yield_hold, |at| at.value),
-        critical_hold: raw.critical_hold.as_ref().map_or(standard.critical_hold, |at| at.value),
-        calm_hold: raw.calm_hold.as_ref().map_or(standard.calm_hold, |at| at.value),
+fn program(name: &str) -> Result<(), (String, String)> {
+    match name.trim() {
+        "" => Err(("a program has a name".into(), "as Activity Monitor shows it".into())),
+        _ => Ok(()),
     }
 }
 
-fn reserves(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Reserve> {
-    let mut reserves: Vec<Reserve> = Vec::with_capacity(raw.reserves.len());
-    for reserve in &raw.reserves {
+fn reserves(scope: &Scope<'_>, raw: &RawReserves) -> Vec<Reserve> {
+    let mut reserves: Vec<Reserve> = Vec::with_capacity(raw.reserve.len());
+    for reserve in &raw.reserve {
         let example = "{ name = \"macOS + apps\", size = \"10GB\" }";
         match &reserve.name {
             Some(name) if name.value.trim().is_empty() || name.value.chars().any(char::is_control) => {
@@ -213,24 +179,19 @@ fn reserves(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Reserve> {
             }
             Some(_) => {}
             None => scope.notes.add(
-                Some(reserve.span.clone()),
+                Some(reserve.at.span()),
                 "a reserve needs `name`",
                 format!("for example {example}"),
             ),
         }
-        if reserve.size.is_none() && !reserve.has_size {
+        if !reserve.at.has("size") {
             scope.notes.add(
-                Some(reserve.span.clone()),
+                Some(reserve.at.span()),
                 "a reserve needs `size`",
                 format!("for example {example}"),
             );
         }
-        let while_running = scope.texts("while_running", reserve.while_running.as_ref(), |name| {
-            if name.trim().is_empty() {
-                return Err(("a program has a name".into(), "as Activity Monitor shows it".into()));
-            }
-            Ok(())
-        });
+        let while_running = scope.texts("while_running", reserve.while_running.as_ref(), program);
         reserves.push(Reserve {
             name: reserve.name.as_ref().map_or_else(String::new, |name| name.value.clone()),
             size: reserve.size.as_ref().map_or(Bytes::ZERO, |size| size.value),
@@ -241,7 +202,7 @@ fn reserves(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Reserve> {
 }
 
 fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> Agent {
-    let label = raw.label.as_ref().map_or_else(|| "mlxctl".to_owned(), |label| label.value.clone());
+    let label = raw.label();
     if let (Some(written), Err(problem)) = (&raw.label, plain_word(&label, 128)) {
         scope.notes.wrong(
             written,
@@ -272,9 +233,9 @@ fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> 
     }
     Agent {
         label,
-        process_type: raw.process_type.as_ref().map_or(ProcessType::Standard, |written| written.value),
-        nice: raw.nice.as_ref().map_or(0, |written| written.value),
-        low_priority_io: raw.low_priority_io.as_ref().is_some_and(|written| written.value),
+        process_type: raw.process_type(),
+        nice: raw.nice(),
+        low_priority_io: raw.low_priority_io(),
         path,
         working_directory: scope.path(
             "working_directory",
@@ -285,17 +246,19 @@ fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> 
         log: scope.path("log", raw.log.as_ref(), &paths.root, paths.logs.join("mlxctl.log")),
         exit_timeout,
         throttle_interval: throttle(scope, raw),
-        open_files: raw.open_files.as_ref().map_or(OPEN_FILES, |written| written.value),
+        open_files: raw.open_files(),
         environment: environment::agent(scope, raw),
     }
 }
 
 fn throttle(scope: &Scope<'_>, raw: &RawAgent) -> Duration {
-    let Some(written) = &raw.throttle_interval else { return THROTTLE };
-    if written.value < Duration::from_secs(1) || written.value.subsec_nanos() > 0 {
+    let interval = raw.throttle_interval();
+    if let Some(written) = &raw.throttle_interval
+        && (interval < Duration::from_secs(1) || interval.subsec_nanos() > 0)
+    {
         scope.notes.wrong(written, "`throttle_interval` is counted in whole seconds, 1 or more", "\"10s\"");
     }
-    written.value
+    interval
 }
 
 /// Whether `text` can be a part of a file's name anywhere, without quoting.

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use super::source::source;
 use super::{Scope, cluster, environment, options, plain_word, server};
+use crate::registry::keys::{RawEntry, RawPreset};
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
-use crate::registry::raw::{RawModel, RawRegistry};
-use crate::registry::{Model, Source, Start};
+use crate::registry::raw::{RawModel, RawOptions, RawRegistry};
+use crate::registry::reader::NameOr;
+use crate::registry::{Model, Preset, Sampling, Source};
 use crate::units::Bytes;
 
 /// One entry for each that was written, in that order, valid or not.
@@ -26,66 +28,105 @@ pub(super) fn models(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Model> {
 }
 
 fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
-    let examples = ["name = \"32b\"", "repo = \"mlx-community/Qwen3-32B-4bit\"", "port = 8800"];
-    for (_, example) in raw.written.iter().zip(examples).filter(|(written, _)| !**written) {
+    let entry = &raw.entry;
+    for example in ["name = \"32b\"", "repo = \"mlx-community/Qwen3-32B-4bit\"", "port = 8800"] {
         let key = example.split(' ').next().unwrap_or_default();
-        let who = raw
-            .name
-            .as_ref()
-            .map_or_else(|| "a model".to_owned(), |name| format!("`{}`", quote(&name.value)));
-        scope.notes.add(
-            Some(raw.span.clone()),
-            format!("{who} needs `{key}`"),
-            format!("for example {example}"),
-        );
+        if entry.at.has(key) {
+            continue;
+        }
+        let name = entry.name.as_ref();
+        let who = name.map_or_else(|| "a model".to_owned(), |name| format!("`{}`", quote(&name.value)));
+        let message = format!("{who} needs `{key}`");
+        scope.notes.add(Some(entry.at.span()), message, format!("for example {example}"));
     }
-    if let Some(name) = &raw.name {
+    if let Some(name) = &entry.name {
         check_name(scope, name);
     }
-    for alias in raw.aliases.iter().flat_map(|list| &list.value) {
-        if let Err(problem) = plain_word(&alias.value, 64) {
-            scope.notes.wrong(
-                alias,
-                format!("the alias `{}` {problem}", quote(&alias.value)),
-                "a plain word: \"reasoning\"",
-            );
-        }
-    }
-    let start = raw.start.as_ref().map_or(Start::Manual, |start| start.value);
-    let size = raw.size.as_ref().map(|size| size.value);
-    let memory = options::memory(&raw.options.memory, &file.defaults.memory);
-    check_ceiling(scope, raw, file, size);
+    let options = raw.options.over(&file.defaults);
+    let (start, size) = (entry.start(), entry.size.as_ref().map(|size| size.value));
+    let memory = options.memory.valid();
+    check_ceiling(scope, entry, &options, size);
     Model {
-        name: raw.name.as_ref().map_or_else(String::new, |name| name.value.clone()),
-        source: raw.repo.as_ref().map_or(Source::Tiny, |repo| source(scope, repo)),
-        aliases: values(raw.aliases.as_ref()),
-        alternatives: alternatives(scope, raw),
-        port: raw.port.as_ref().map_or(0, |port| port.value),
+        name: entry.name.as_ref().map_or_else(String::new, |name| name.value.clone()),
+        source: entry.repo.as_ref().map_or(Source::Tiny, |repo| source(scope, repo)),
+        aliases: aliases(scope, entry),
+        presets: presets(scope, entry),
+        alternatives: alternatives(scope, entry),
+        port: entry.port.as_ref().map_or(0, |port| port.value),
         start,
         size,
-        target: raw.target.as_ref().and_then(|target| rate(scope, target)),
-        cluster: raw.cluster.as_ref().map(|cluster| cluster::cluster(scope, cluster, raw, &file.defaults)),
+        target: entry.target.as_ref().and_then(|target| rate(scope, target)),
+        cluster: raw.cluster.as_ref().map(|cluster| cluster::cluster(scope, cluster, &options.server)),
         environment: environment::model(scope, &raw.options.environment, &file.defaults.environment),
-        server: server::server(scope, &raw.options.server, &file.defaults.server),
-        health: options::health(scope, &raw.options.health, &file.defaults.health),
-        restart: options::restart(scope, &raw.options.restart, &file.defaults.restart, start),
-        stop: options::stop(&raw.options.stop, &file.defaults.stop),
-        limits: options::limits(
-            scope,
-            &raw.options.limits,
-            &file.defaults.limits,
-            &memory,
-            raw.cluster.is_some(),
-        ),
+        server: server::server(scope, &options.server),
+        health: options::health(scope, &options.health),
+        restart: options::restart(scope, &options.restart, start),
+        stop: options.stop.valid(),
+        limits: options::limits(scope, &options.limits, &memory, raw.cluster.is_some()),
         memory,
     }
+}
+
+/// The names among the aliases, those of presets among them.
+fn alias_names(entry: &RawEntry) -> impl Iterator<Item = &At<String>> {
+    entry.aliases.iter().filter_map(|alias| match alias {
+        NameOr::Name(name) => Some(name),
+        NameOr::Table(preset) => preset.name.as_ref(),
+    })
+}
+
+fn aliases(scope: &Scope<'_>, entry: &RawEntry) -> Vec<String> {
+    for alias in alias_names(entry) {
+        if let Err(problem) = plain_word(&alias.value, 64) {
+            let message = format!("the alias `{}` {problem}", quote(&alias.value));
+            scope.notes.wrong(alias, message, "a plain word: \"reasoning\"");
+        }
+    }
+    alias_names(entry).map(|alias| alias.value.clone()).collect()
+}
+
+fn presets(scope: &Scope<'_>, entry: &RawEntry) -> Vec<Preset> {
+    let tables = entry.aliases.iter().filter_map(|alias| match alias {
+        NameOr::Name(_) => None,
+        NameOr::Table(preset) => Some(preset),
+    });
+    tables.map(|raw| preset(scope, raw)).collect()
+}
+
+fn preset(scope: &Scope<'_>, raw: &RawPreset) -> Preset {
+    let example = "for example { name = \"fast\", set = { temperature = 0.6 } }";
+    let set = raw.set.valid();
+    if !raw.at.has("name") {
+        scope.notes.add(Some(raw.at.span()), "a preset needs `name`", example);
+    }
+    if !raw.at.has("set") {
+        scope.notes.add(Some(raw.at.span()), "a preset needs `set`", example);
+    } else if set == Sampling::default() && raw.set.at.is_empty() {
+        let hint = "add a value, or write the alias alone: \"fast\"";
+        scope.notes.add(Some(raw.set.at.span()), "`set` sets nothing", hint);
+    }
+    if let Some(written) = raw.set.top_p.as_ref().filter(|at| at.value == 0.0) {
+        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
+    }
+    // What the gate refuses in a request as well: the sampler divides by them.
+    let least = [
+        ("temperature", &raw.set.temperature, 1e-4),
+        ("top_p", &raw.set.top_p, 1e-6),
+        ("min_p", &raw.set.min_p, 1e-6),
+    ];
+    for (key, written, least) in least {
+        if let Some(written) = written.as_ref().filter(|at| at.value > 0.0 && at.value < least) {
+            scope.notes.wrong(written, format!("`{key}` is too close to zero"), format!("at least {least}"));
+        }
+    }
+    Preset { name: raw.name.as_ref().map_or_else(String::new, |name| name.value.clone()), set }
 }
 
 fn values(list: Option<&At<Vec<At<String>>>>) -> Vec<String> {
     list.into_iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
 }
 
-fn alternatives(scope: &Scope<'_>, raw: &RawModel) -> Vec<String> {
+fn alternatives(scope: &Scope<'_>, raw: &RawEntry) -> Vec<String> {
     for repo in raw.alternatives.iter().flat_map(|list| &list.value) {
         source(scope, repo);
     }
@@ -113,13 +154,11 @@ fn check_name(scope: &Scope<'_>, name: &At<String>) {
 fn unique_names(scope: &Scope<'_>, models: &[RawModel]) {
     let mut seen: HashMap<String, (&'static str, &str)> = HashMap::new();
     // Names first: where an alias is like a name, the alias is the one to change.
-    let names = models.iter().filter_map(|model| Some(("name", model.name.as_ref()?, model)));
-    let aliases = models.iter().flat_map(|model| {
-        let list = model.aliases.iter().flat_map(|list| &list.value);
-        list.map(move |alias| ("alias", alias, model))
-    });
-    for (what, text, model) in names.chain(aliases) {
-        let owner = model.name.as_ref().map_or("", |name| name.value.as_str());
+    let entries = || models.iter().map(|model| &model.entry);
+    let names = entries().filter_map(|entry| Some(("name", entry.name.as_ref()?, entry)));
+    let aliases = entries().flat_map(|entry| alias_names(entry).map(move |alias| ("alias", alias, entry)));
+    for (what, text, entry) in names.chain(aliases) {
+        let owner = entry.name.as_ref().map_or("", |name| name.value.as_str());
         let Some((other, whose)) = seen.insert(text.value.to_ascii_lowercase(), (what, owner)) else {
             continue;
         };
@@ -136,10 +175,10 @@ fn unique_names(scope: &Scope<'_>, models: &[RawModel]) {
 fn unique_ports(scope: &Scope<'_>, models: &[RawModel]) {
     let mut seen: HashMap<u16, &str> = HashMap::new();
     let taken: Vec<u16> =
-        models.iter().filter_map(|model| model.port.as_ref().map(|port| port.value)).collect();
-    for model in models {
-        let Some(port) = &model.port else { continue };
-        let name = model.name.as_ref().map_or("another model", |name| name.value.as_str());
+        models.iter().filter_map(|model| model.entry.port.as_ref().map(|port| port.value)).collect();
+    for RawModel { entry, .. } in models {
+        let Some(port) = &entry.port else { continue };
+        let name = entry.name.as_ref().map_or("another model", |name| name.value.as_str());
         if let Some(other) = seen.get(&port.value) {
             let free = (port.value..=u16::MAX).find(|candidate| !taken.contains(candidate));
             let hint = free.map_or_else(
@@ -171,11 +210,10 @@ fn rate(scope: &Scope<'_>, written: &At<String>) -> Option<f64> {
     None
 }
 
-fn check_ceiling(scope: &Scope<'_>, raw: &RawModel, file: &RawRegistry, size: Option<Bytes>) {
-    let own = raw.options.memory.ceiling.as_ref();
-    let (Some(ceiling), Some(size)) = (own.or(file.defaults.memory.ceiling.as_ref()), size) else { return };
+fn check_ceiling(scope: &Scope<'_>, entry: &RawEntry, options: &RawOptions, size: Option<Bytes>) {
+    let (Some(ceiling), Some(size)) = (&options.memory.ceiling, size) else { return };
     if ceiling.value < size {
-        let name = raw.name.as_ref().map_or("the model", |name| name.value.as_str());
+        let name = entry.name.as_ref().map_or("the model", |name| name.value.as_str());
         scope.notes.wrong(
             ceiling,
             format!("`ceiling` is {}, and `{}` alone takes {size}", ceiling.value, quote(name)),

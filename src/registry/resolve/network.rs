@@ -6,31 +6,31 @@ use ipnet::IpNet;
 
 use super::Scope;
 use crate::registry::Network;
+use crate::registry::keys::RawNetwork;
 use crate::registry::problem::quote;
-use crate::registry::raw::RawNetwork;
 
 pub(super) fn network(scope: &Scope<'_>, raw: &RawNetwork) -> Network {
-    let exposed = raw.expose.as_ref().is_some_and(|expose| expose.value);
     Network {
-        host: host(scope, raw, exposed),
+        host: host(scope, raw),
         allow_from: allow_from(scope, raw),
         allow_origins: scope.texts("allow_origins", raw.allow_origins.as_ref(), origin),
         allow_hosts: scope.texts("allow_hosts", raw.allow_hosts.as_ref(), host_name),
-        require_key: raw.require_key.as_ref().is_some_and(|require| require.value),
+        require_key: raw.require_key(),
     }
 }
 
-fn host(scope: &Scope<'_>, raw: &RawNetwork, exposed: bool) -> IpAddr {
+fn host(scope: &Scope<'_>, raw: &RawNetwork) -> IpAddr {
+    let parsed = raw.host().parse::<IpAddr>();
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let Some(written) = &raw.host else { return loopback };
-    let Ok(host) = written.value.parse::<IpAddr>() else {
+    let Some(written) = &raw.host else { return parsed.unwrap_or(loopback) };
+    let Ok(host) = parsed else {
         let message = format!("`host` = `{}` is no IP address", quote(&written.value));
         let hint = "the address of this machine in its network, or \"127.0.0.1\"; a name could mean another machine tomorrow";
         scope.notes.wrong(written, message, hint);
         return loopback;
     };
     let host = host.to_canonical();
-    if host.is_unspecified() && !exposed {
+    if host.is_unspecified() && !raw.expose() {
         scope.notes.wrong(
             written,
             format!("`host` = {} listens on every network that this machine joins", written.value),

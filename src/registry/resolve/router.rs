@@ -13,13 +13,13 @@ pub(super) fn port(
     models: &[Model],
     metrics: &Metrics,
 ) -> Option<u16> {
-    let Some(written) = &raw.router_port else {
-        if let Some(table) = &raw.router_without_port {
-            scope.notes.add(Some(table.clone()), "a router needs `port`", "port = 8899");
+    let Some(written) = &raw.router.port else {
+        if let Some(table) = raw.router.at.table.clone().filter(|_| !raw.router.at.has("port")) {
+            scope.notes.add(Some(table), "a router needs `port`", "port = 8899");
         }
         return None;
     };
-    for model in raw.models.iter().filter_map(|model| model.name.as_ref()) {
+    for model in raw.models.iter().filter_map(|model| model.entry.name.as_ref()) {
         if model.value.eq_ignore_ascii_case("router") {
             let problem = "a model called `router` and [router] would write into one access log";
             scope.notes.wrong(model, problem, "another name");

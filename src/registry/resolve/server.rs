@@ -1,10 +1,9 @@
 //! `server = { … }`: the options of `mlx_lm.server`.
 
-use super::options::{chosen, pick};
 use super::{Scope, TINY};
+use crate::registry::keys::RawServer;
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
-use crate::registry::raw::RawServer;
 use crate::registry::resolve::source::source;
 use crate::registry::{ServerOptions, Source};
 
@@ -37,41 +36,19 @@ const OWNED: [(&str, &str); 21] = [
     ("--log-level", "use server.log_level"),
 ];
 
-pub(super) fn server(scope: &Scope<'_>, own: &RawServer, shared: &RawServer) -> ServerOptions {
-    let extra_args = chosen(&own.extra_args, &shared.extra_args);
-    check_kv(scope, own, shared);
-    check_extra(scope, extra_args);
-    check_template_args(scope, chosen(&own.chat_template_args, &shared.chat_template_args));
-    if let Some(written) = chosen(&own.top_p, &shared.top_p).filter(|at| at.value == 0.0) {
+pub(super) fn server(scope: &Scope<'_>, raw: &RawServer) -> ServerOptions {
+    check_kv(scope, raw);
+    check_extra(scope, raw.extra_args.as_ref());
+    check_template_args(scope, raw.chat_template_args.as_ref());
+    if let Some(written) = raw.top_p.as_ref().filter(|at| at.value == 0.0) {
         scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
     }
-    let draft_model = chosen(&own.draft_model, &shared.draft_model).map(|written| draft(scope, written));
-    let adapter = chosen(&own.adapter_path, &shared.adapter_path);
     let folder = &scope.around.folder;
+    let adapter = raw.adapter_path.as_ref();
     ServerOptions {
-        draft_model,
-        num_draft_tokens: pick(&own.num_draft_tokens, &shared.num_draft_tokens),
+        draft_model: raw.draft_model.as_ref().map(|written| draft(scope, written)),
         adapter_path: adapter.map(|path| scope.path("adapter_path", Some(path), folder, folder.clone())),
-        kv_bits: pick(&own.kv_bits, &shared.kv_bits),
-        kv_group_size: pick(&own.kv_group_size, &shared.kv_group_size),
-        quantized_kv_start: pick(&own.quantized_kv_start, &shared.quantized_kv_start),
-        max_tokens: pick(&own.max_tokens, &shared.max_tokens),
-        temperature: pick(&own.temperature, &shared.temperature),
-        top_p: pick(&own.top_p, &shared.top_p),
-        top_k: pick(&own.top_k, &shared.top_k),
-        min_p: pick(&own.min_p, &shared.min_p),
-        decode_concurrency: pick(&own.decode_concurrency, &shared.decode_concurrency),
-        prompt_concurrency: pick(&own.prompt_concurrency, &shared.prompt_concurrency),
-        prefill_step_size: pick(&own.prefill_step_size, &shared.prefill_step_size),
-        prompt_cache: pick(&own.prompt_cache, &shared.prompt_cache),
-        chat_template: pick(&own.chat_template, &shared.chat_template),
-        chat_template_args: pick(&own.chat_template_args, &shared.chat_template_args),
-        log_level: pick(&own.log_level, &shared.log_level).map(str::to_owned),
-        extra_args: extra_args
-            .into_iter()
-            .flat_map(|list| &list.value)
-            .map(|arg| arg.value.clone())
-            .collect(),
+        ..raw.valid()
     }
 }
 
@@ -86,16 +63,16 @@ fn draft(scope: &Scope<'_>, written: &At<String>) -> String {
     }
 }
 
-fn check_kv(scope: &Scope<'_>, own: &RawServer, shared: &RawServer) {
-    let bits = chosen(&own.kv_bits, &shared.kv_bits);
+fn check_kv(scope: &Scope<'_>, raw: &RawServer) {
+    let bits = raw.kv_bits.as_ref();
     if let Some(written) = bits.filter(|at| !KV_BITS.contains(&at.value)) {
         scope.notes.wrong(written, format!("`kv_bits` cannot be {}", written.value), "2, 3, 4, 5, 6 or 8");
     }
-    let group = chosen(&own.kv_group_size, &shared.kv_group_size);
+    let group = raw.kv_group_size.as_ref();
     if let Some(written) = group.filter(|at| !KV_GROUPS.contains(&at.value)) {
         scope.notes.wrong(written, format!("`kv_group_size` cannot be {}", written.value), "32, 64 or 128");
     }
-    if let (Some(written), Some(_)) = (bits, chosen(&own.draft_model, &shared.draft_model)) {
+    if let (Some(written), Some(_)) = (bits, &raw.draft_model) {
         let message =
             "`kv_bits` and `draft_model` together are not supported: no memory can be promised for the pair";
         scope.notes.wrong(written, message, "leave one of them out; each of them stops batching already");

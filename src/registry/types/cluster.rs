@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::registry::choices::{ClusterBackend, ClusterMode};
+
 /// `[model.cluster]`, valid: at least two ranks, rank 0 on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
@@ -33,28 +35,6 @@ pub struct Rank {
     pub rdma: Vec<Vec<String>>,
 }
 
-/// How the ranks talk: `mlx.launch --backend`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClusterBackend {
-    /// TCP from each rank to the next.
-    Ring,
-    /// RDMA over Thunderbolt, every host cabled to every other.
-    Jaccl,
-    /// Whatever the installed MPI does.
-    Mpi,
-}
-
-/// How a model is divided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClusterMode {
-    /// Every layer is divided over all ranks.
-    Tensor,
-    /// Every rank has some of the layers (`mlx_lm.server --pipeline`).
-    Pipeline,
-}
-
 impl Cluster {
     /// No group is larger.
     pub const MOST_RANKS: usize = 64;
@@ -77,28 +57,5 @@ impl Cluster {
     pub fn others(&self) -> Vec<String> {
         let hosts = self.hosts().into_iter().filter(|(rank, _)| !rank.local);
         hosts.map(|(rank, _)| rank.host.clone()).collect()
-    }
-}
-
-impl ClusterBackend {
-    /// As it is written, here and for `mlx.launch`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ring => "ring",
-            Self::Jaccl => "jaccl",
-            Self::Mpi => "mpi",
-        }
-    }
-}
-
-impl ClusterMode {
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tensor => "tensor",
-            Self::Pipeline => "pipeline",
-        }
     }
 }

@@ -29,6 +29,7 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
     GateConfig {
         name: "tiny".to_owned(),
         accepted: vec!["tiny".to_owned(), "small".to_owned(), "org/tiny-4bit".to_owned()],
+        presets: Vec::new(),
         start: Start::Always,
         port: super::free_port(),
         network: Network {

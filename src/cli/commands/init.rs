@@ -1,0 +1,122 @@
+//! `mlxctl init`
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::cli::starter::{Machine, Proposal, propose, text};
+use crate::folders;
+use crate::python::hub;
+use crate::units::Bytes;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where to write it [default: the registry of --config]
+    #[arg(short, long, value_name = "PATH", conflicts_with = "stdout")]
+    output: Option<PathBuf>,
+    /// Print it instead of writing a file
+    #[arg(long)]
+    stdout: bool,
+    /// Serve this machine's local network, and only it, instead of this machine alone
+    #[arg(long)]
+    lan: bool,
+    /// Add every other key, commented out, with its default and meaning
+    #[arg(long)]
+    all: bool,
+    /// Propose for a machine with this much memory
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+}
+
+/// Writes a registry for this machine: what fits into its memory, and where it listens. Never replaces a file.
+///
+/// # Errors
+/// When there is a file already, or it cannot be written.
+pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+    let host = crate::host::system();
+    let facts = host.facts();
+    let lan = lan();
+    if args.lan && lan.is_none() {
+        return Err(CliError::failed("this machine has no address in a private network").hint(
+            "join the network first, or leave --lan out and edit `host` and `allow_from` in [network]",
+        ));
+    }
+    let data = folders::data();
+    let memory = args.memory.unwrap_or(facts.memory);
+    let machine = Machine { chip: facts.chip.as_deref(), memory, lan, serve_lan: args.lan, data: &data };
+    let proposals = propose(memory);
+    let text = text(&machine, &proposals, args.all);
+    if args.stdout {
+        return context.output.data(&text);
+    }
+    let file = args.output.as_ref().unwrap_or(&context.config);
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+    write(&file, &text)?;
+    context.output.say(&next(&file, args.output.is_some(), &proposals));
+    context.output.data(&file.to_string_lossy())
+}
+
+/// Whole or not at all, and never over another one.
+fn write(file: &Path, text: &str) -> Result<(), CliError> {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let failed = |error: &io::Error| {
+        CliError::failed(format!("cannot write {}", file.display()))
+            .why(error)
+            .hint("mlxctl init --stdout prints it; -o PATH writes it elsewhere")
+    };
+    let exists = || {
+        CliError::new(Exit::Failed, format!("{} exists already", file.display()))
+            .why("init never replaces a registry")
+            .hint("mlxctl check               says whether it is valid\nmlxctl init -o PATH        writes another one\nmlxctl init --stdout       prints it, to compare")
+    };
+    if file.symlink_metadata().is_ok() {
+        return Err(exists());
+    }
+    fs_err::create_dir_all(folder).map_err(|error| failed(&error))?;
+    let mut new = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(&error))?;
+    new.write_all(text.as_bytes()).and_then(|()| new.as_file().sync_all()).map_err(|error| failed(&error))?;
+    new.persist_noclobber(file).map(drop).map_err(|error| match error.error.kind() {
+        io::ErrorKind::AlreadyExists => exists(),
+        _ => failed(&error.error),
+    })
+}
+
+/// What was proposed, and what to do with it.
+fn next(file: &Path, elsewhere: bool, proposals: &[Proposal]) -> String {
+    let mut lines: Vec<String> = proposals
+        .iter()
+        .map(|Proposal { model, always, memory, .. }| {
+            let role = if *always { "always on" } else { "on demand" };
+            let files = match hub::cached(model.repo) {
+                Some(cached) if cached.complete => "downloaded already".to_owned(),
+                _ => format!("{} to download", model.weights()),
+            };
+            format!("{:<5} {role}  {}: {memory} of memory, {files}", model.name, model.repo)
+        })
+        .collect();
+    let config = if elsewhere { format!(" --config '{}'", file.display()) } else { String::new() };
+    let setup = format!("mlxctl{config} setup");
+    let width = setup.len().max(format!("mlxctl{config} agent install").len());
+    lines.push("\nnext:".to_owned());
+    for (verb, why) in [
+        ("setup", "makes the Python environment"),
+        ("pull", "downloads the models"),
+        ("agent install", "serves them now and at every login"),
+    ] {
+        lines.push(format!("  {:<width$}   {why}", format!("mlxctl{config} {verb}")));
+    }
+    lines.join("\n")
+}
+
+/// This machine's address in a private network (RFC 1918), if the route to the outside leaves from one.
+fn lan() -> Option<Ipv4Addr> {
+    // A datagram socket that is connected has the route's address; nothing is sent (192.0.2.0/24 is nobody's, RFC 5737).
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) if address.is_private() => Some(address),
+        _ => None,
+    }
+}

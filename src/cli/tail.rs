@@ -1,0 +1,182 @@
+//! The end of a file that others write to, and what they add.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use fs_err::File;
+
+use super::error::CliError;
+
+/// Read at once, bytes.
+const BLOCK: u64 = 64 * 1024;
+
+/// A log that may be truncated, or moved away and made anew.
+pub struct Tail {
+    pub path: PathBuf,
+    file: Option<File>,
+}
+
+impl Tail {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, file: None }
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        self.file = Some(File::open(&self.path)?);
+        Ok(())
+    }
+
+    /// Opens it where the last `lines` lines begin.
+    ///
+    /// # Errors
+    /// The system's own; `NotFound` where there is no file yet, which [`Self::catch_up`] waits for.
+    pub fn open_at_last(&mut self, lines: usize) -> io::Result<()> {
+        self.open()?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let start = start_of_last(file, lines)?;
+        file.seek(SeekFrom::Start(start)).map(drop)
+    }
+
+    /// Hands on what there is from here on, in blocks.
+    ///
+    /// # Errors
+    /// That of reading, or what `block` answers.
+    pub fn read(&mut self, mut block: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            if file.by_ref().take(BLOCK).read_to_end(&mut bytes).map_err(unreadable)? == 0 {
+                return Ok(());
+            }
+            block(&bytes)?;
+        }
+    }
+
+    /// Continues at the right place: at the start of a file that has become shorter, or that is a new one. What the
+    /// old one got before it was moved away was read before, except for a last line that may have been added since:
+    /// that is read before it is left.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        let there = match std::fs::metadata(&self.path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(file) = &mut self.file else { return self.open() };
+        let (ours, position) = (file.metadata()?, file.stream_position()?);
+        if ours.len() < position {
+            file.seek(SeekFrom::Start(0))?;
+        } else if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) && ours.len() == position {
+            return self.open();
+        }
+        Ok(())
+    }
+}
+
+/// That a log cannot be read.
+pub fn unreadable(error: io::Error) -> CliError {
+    CliError::failed("cannot read the log").why(error)
+}
+
+/// Where the last `lines` lines begin; reads no more than it must, from the end.
+fn start_of_last(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u64> {
+    let end = file.seek(SeekFrom::End(0))?;
+    if lines == 0 {
+        return Ok(end);
+    }
+    let mut found = 0;
+    let mut block = Vec::new();
+    let mut from = end;
+    while from > 0 {
+        let to = from;
+        from = to.saturating_sub(BLOCK);
+        block.clear();
+        file.seek(SeekFrom::Start(from))?;
+        file.by_ref().take(to - from).read_to_end(&mut block)?;
+        for at in memchr::memrchr_iter(b'\n', &block) {
+            let after = from + at as u64 + 1;
+            // The line end that ends the file begins no line.
+            if after < end {
+                found += 1;
+            }
+            if found == lines {
+                return Ok(after);
+            }
+        }
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Cursor, Write};
+    use std::path::Path;
+
+    fn last(text: &str, lines: usize) -> String {
+        let mut file = Cursor::new(text.as_bytes());
+        let start = start_of_last(&mut file, lines).unwrap();
+        text[usize::try_from(start).unwrap()..].to_owned()
+    }
+
+    #[test]
+    fn the_last_lines_are_found_from_the_end() {
+        assert_eq!(last("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(last("a\nb\nc", 2), "b\nc");
+        assert_eq!(last("a\n\n\n", 2), "\n\n");
+        assert_eq!(last("a\nb\n", 9), "a\nb\n");
+        assert_eq!(last("a\nb\n", 0), "");
+        assert_eq!(last("", 3), "");
+        let long = format!("{}\n{}\nend\n", "x".repeat(200_000), "y".repeat(100_000));
+        assert_eq!(last(&long, 2), format!("{}\nend\n", "y".repeat(100_000)));
+        assert_eq!(last(&long, 3), long);
+    }
+
+    fn unread(tail: &mut Tail) -> String {
+        let mut text = String::new();
+        tail.file.as_mut().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn append(path: &Path, text: &str) {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_was_moved_away_is_read_to_its_end_before_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("32b.log");
+        let mut tail = Tail::new(path.clone());
+        tail.catch_up().unwrap();
+        assert!(tail.file.is_none());
+        append(&path, "one\n");
+        tail.catch_up().unwrap();
+        assert_eq!(unread(&mut tail), "one\n");
+        append(&path, "late\n");
+        std::fs::rename(&path, folder.path().join("32b.log.1")).unwrap();
+        append(&path, "two\n");
+        tail.catch_up().unwrap();
+        assert_eq!(unread(&mut tail), "late\n");
+        tail.catch_up().unwrap();
+        assert_eq!(unread(&mut tail), "two\n");
+    }
+
+    #[test]
+    fn a_log_that_was_truncated_is_read_from_its_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("32b.log");
+        append(&path, "a long first line\n");
+        let mut tail = Tail::new(path.clone());
+        tail.open().unwrap();
+        assert_eq!(unread(&mut tail), "a long first line\n");
+        std::fs::write(&path, "").unwrap();
+        append(&path, "new\n");
+        tail.catch_up().unwrap();
+        assert_eq!(unread(&mut tail), "new\n");
+    }
+}

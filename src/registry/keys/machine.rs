@@ -1,0 +1,160 @@
+//! The keys that are about the machine: everything but `[[model]]`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Maybe;
+use super::table::{Key, Keys, Place, Words, Written, either, keys, range};
+use crate::registry::choices::{PowerChoice, ProcessType, YieldAction};
+use crate::registry::notes::At;
+use crate::registry::reader::Section;
+use crate::units::Bytes;
+
+keys! {
+    RawPaths of "paths" {
+        /// what everything else lies below: `~/Library/Application Support/mlxctl` on a Mac, `$XDG_DATA_HOME/mlxctl`
+        /// or `~/.local/share/mlxctl` elsewhere
+        root: path("/Users/Shared/mlxctl") => "the per-user data folder";
+        /// the virtual environment
+        venv: path("mlx_venv") = "mlx_venv".into();
+        /// log files
+        logs: path("logs") = "logs".into();
+        /// sockets, locks, records of live backends
+        run: path("run") = "run".into();
+        /// what outlives a boot: learned values, keys, events
+        state: path("state") = "state".into();
+    }
+}
+
+keys! {
+    RawPython of "python" {
+        /// the Python to build the venv with, instead of the one that is found
+        interpreter: path("/opt/homebrew/bin/python3");
+        /// requirements of the venv; the platform's mlx is added. mlx-lm is pinned with `==` and at least 0.32.0:
+        /// before it a model's `model_file` runs code (CVE-2026-5843), and `/health` stays 200 when the generation
+        /// thread is dead
+        packages: list("mlx-lm==0.32.2") = vec!["mlx-lm==0.32.2".to_owned()];
+    }
+}
+
+keys! {
+    RawNetwork of "network" {
+        /// the IP address that the gates listen on
+        host: address("127.0.0.1") = "127.0.0.1".to_owned();
+        /// networks (`"192.168.132.0/24"`) or single addresses whose clients are served; empty: every client that
+        /// reaches the address
+        allow_from: list("192.168.1.0/24") => "`[]`";
+        /// origins of web pages, desktop apps and browser extensions that get CORS headers, each exactly as it is
+        /// sent: `"https://chat.example.org"`, `"app://obsidian.md"`, `"chrome-extension://ID"`; not `"*"` or `"null"`
+        allow_origins: list("https://chat.example.org") => "`[]`";
+        /// host names that a request may name, beside the address itself
+        allow_hosts: list("mac.local") => "`[]`";
+        /// whether a bearer key is needed
+        require_key: flag = false;
+        /// allows `0.0.0.0` and `::` as host
+        expose: flag = false;
+    }
+}
+
+keys! {
+    RawReserve of "memory.reserve" {
+        /// shown in the budget
+        name: text("macOS + apps") => "required";
+        /// how much
+        size: size => "required";
+        /// held only while a program of one of these names runs; left out: always
+        while_running: list("Civilization V");
+    }
+}
+
+keys! {
+    RawReserves of "memory" {
+        /// memory that models never get, with what it is for
+        reserve: tables(RawReserve) => "`[]`";
+    }
+}
+
+keys! {
+    /// What the registry says about memory pressure and about programs that the models yield to.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    PressureSettings() from RawPressure of "memory" {
+        /// programs that the models yield to while they run, by name
+        yield_to as "yield": list("Civilization V") = Vec::new();
+        /// what is done for them: `trim` releases cached memory, `lower_priority` runs backends behind everything
+        /// else, `refuse_manual` starts no manual model without `--force`, `stop_manual` drains and stops those that
+        /// run
+        yield_actions: words(YieldAction, "is nothing to do for a program")
+            = [YieldAction::Trim, YieldAction::LowerPriority].into();
+        /// such a program has to be gone for this long before it counts as ended: launchers restart games
+        yield_hold: time = Duration::from_secs(15);
+        /// memory pressure has to be critical for this long before a manual model is stopped, the largest first; and
+        /// again before the next one is
+        critical_hold: time = Duration::from_secs(30);
+        /// pressure has to be normal for this long before it is over
+        calm_hold: time = Duration::from_secs(120);
+    }
+}
+
+impl Default for PressureSettings {
+    fn default() -> Self {
+        RawPressure::default().valid()
+    }
+}
+
+keys! {
+    /// What happens to manual models while power is short; always-on ones keep serving.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    Power() from RawPower of "power" {
+        /// on the machine's own battery: `serve`: nothing changes; `refuse_manual`: no manual model is started;
+        /// `stop_manual`: and those that run are drained and stopped when it begins
+        on_battery: word(PowerChoice) = PowerChoice::Serve;
+        /// the same in low power mode (macOS), or under the profile `low-power` (Linux)
+        low_power: word(PowerChoice) = PowerChoice::Serve;
+    }
+}
+
+keys! {
+    RawAgent of "agent" {
+        /// its name, and that of its file; letters, digits, `.`, `_`, `-`
+        label: text("org.example.mlxctl") = "mlxctl".to_owned();
+        /// launchd's ProcessType. `Background` throttles the agent and every backend (macOS's `DARWIN_BG`) and cannot
+        /// be lifted for one of them; it may cost most of the decode speed, which `mlxctl bench` measures
+        process_type: word(ProcessType) = ProcessType::Standard;
+        /// higher yields more
+        nice: number(i8, -20..=20) = 0;
+        /// launchd's LowPriorityIO
+        low_priority_io: flag = false;
+        /// PATH of the agent
+        path: text("/usr/bin:/bin") => "the venv's `bin`, then `/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin`";
+        /// where it runs
+        working_directory: path(".") => "`paths.root`";
+        /// its stdout and stderr
+        log: path("logs/mlxctl.log") => "`mlxctl.log` in `paths.logs`";
+        /// how long launchd waits before it kills; longer than the slowest stop
+        exit_timeout: time => "the slowest model's `drain` + `term` and 30 s more";
+        /// launchd's ThrottleInterval: between two starts of the supervisor, at least; whole seconds
+        throttle_interval: time = Duration::from_secs(10);
+        /// its soft limit of open files, of which launchd's own is 256; every client takes two
+        open_files: number(u64, 256..=1 << 20) = 8192;
+        /// variables beside PATH, `"NAME=value"` each, for the supervisor and for every backend: launchd does not
+        /// know a shell's `HF_HOME`. `PYTHON*`, `CONDA_*`, `MLXCTL*` and others that decide what Python imports are
+        /// refused
+        environment: list("HF_HOME=/Volumes/Models/huggingface") => "`[]`";
+    }
+}
+
+keys! {
+    RawMetrics of "metrics" {
+        /// a listener of its own for Prometheus, `"127.0.0.1:9464"`: answers `GET /metrics` and nothing else, without
+        /// a key, to the clients that `allow_from` in `[network]` lets in. Left out: only the control socket has them
+        address: address("127.0.0.1:9464");
+    }
+}
+
+keys! {
+    RawRouter of "router" {
+        /// on `host` of `[network]`; not the port of anything else
+        port: number(u16, 1..=65_535) => "required";
+    }
+}

@@ -1,0 +1,46 @@
+//! Every key of the registry: its name, type, range, default and meaning, once each.
+//!
+//! Reading, the defaults, "did you mean", the tables of `docs/registry.md` and the comments of `mlxctl init` all come
+//! from here. A test compares the page with what is generated; `BLESS=1 cargo test --lib registry` rewrites it.
+
+mod cluster;
+mod machine;
+mod model;
+pub(crate) mod table;
+
+pub(super) use cluster::{RawCluster, RawHost};
+pub use machine::{Power, PressureSettings};
+pub(super) use machine::{
+    RawAgent, RawMetrics, RawNetwork, RawPaths, RawPower, RawPressure, RawPython, RawReserves, RawRouter,
+};
+pub use model::{Health, Limits, ModelMemory, Restart, Sampling, ServerOptions, Stop};
+pub(super) use model::{
+    RawEntry, RawHealth, RawLimits, RawMemory, RawPreset, RawRestart, RawServer, RawStop,
+};
+pub use table::Key;
+use table::Keys;
+
+use super::notes::At;
+
+type Maybe<T> = Option<At<T>>;
+
+/// Every table of keys, in the order of `docs/registry.md`.
+pub const TABLES: &[&Keys] = &[
+    &RawPaths::KEYS,
+    &RawPython::KEYS,
+    &RawNetwork::KEYS,
+    &RawReserves::KEYS,
+    &RawPressure::KEYS,
+    &RawPower::KEYS,
+    &RawAgent::KEYS,
+    &RawMetrics::KEYS,
+    &RawRouter::KEYS,
+    &RawEntry::KEYS,
+    &RawServer::KEYS,
+    &RawMemory::KEYS,
+    &RawHealth::KEYS,
+    &RawRestart::KEYS,
+    &RawStop::KEYS,
+    &RawLimits::KEYS,
+    &RawCluster::KEYS,
+];

@@ -1,0 +1,369 @@
+//! What a key of the registry is, and the macro that writes a table of them.
+
+use std::collections::BTreeSet;
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::registry::reader::Section;
+use crate::units::Bytes;
+
+/// A number of mlx_lm that Python leaves unbounded; nothing here means more than this.
+pub const MANY: i64 = u32::MAX as i64;
+
+/// The keys of one TOML table.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    /// `network`, `model.server`
+    pub table: &'static str,
+    pub rows: &'static [Key],
+}
+
+/// One key, as `docs/registry.md` and `mlxctl init` describe it.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    pub name: &'static str,
+    /// Its type, with its range or its words.
+    pub kind: fn() -> String,
+    /// The value that a key left out has, as TOML in backticks; `required`, `–` for none, or words.
+    pub default: fn() -> String,
+    /// The lines of its documentation.
+    pub about: &'static [&'static str],
+    /// The keys of each table in a list of tables.
+    #[allow(dead_code, reason = "only the page of all keys goes that deep")]
+    pub below: Option<&'static Keys>,
+}
+
+impl Key {
+    /// The default as TOML, where it is a value and not something that words have to describe.
+    pub fn value(&self) -> Option<String> {
+        let default = (self.default)();
+        let value = default.trim_matches('`');
+        let is_toml =
+            value.starts_with(['"', '[']) || value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
+        is_toml.then(|| value.to_owned())
+    }
+
+    /// What it means, in one line of Markdown.
+    pub fn meaning(&self) -> String {
+        self.about.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Where a table stands, and which of its keys were written, even if wrongly.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// `None`: the table was not written, or is something else.
+    pub table: Option<Range<usize>>,
+    written: BTreeSet<String>,
+}
+
+impl Place {
+    pub fn of(section: &Section<'_>) -> Self {
+        Self { table: section.place(), written: section.keys() }
+    }
+
+    /// The table's place, for what is missing from it.
+    pub fn span(&self) -> Range<usize> {
+        self.table.clone().unwrap_or_default()
+    }
+
+    /// Whether nothing was written in it.
+    pub fn is_empty(&self) -> bool {
+        self.written.is_empty()
+    }
+
+    /// Whether `key` was written, even if wrongly.
+    pub fn has(&self, key: &str) -> bool {
+        self.written.contains(key)
+    }
+}
+
+/// An enum that is written as one of a few words.
+pub trait Words: Copy + PartialEq + 'static {
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+/// How a default is written in TOML.
+pub trait Written {
+    fn written(&self) -> String;
+}
+
+impl<W: Words> Written for W {
+    fn written(&self) -> String {
+        let word = Self::WORDS.iter().find(|(_, value)| value == self);
+        word.map_or_else(String::new, |(word, _)| format!("\"{word}\""))
+    }
+}
+
+impl Written for Duration {
+    fn written(&self) -> String {
+        format!("\"{}\"", humantime::format_duration(*self))
+    }
+}
+
+impl Written for Bytes {
+    fn written(&self) -> String {
+        let units = [("GB", Self::gb(1).0), ("MB", Self::mb(1).0), ("B", 1)];
+        let whole = units.into_iter().find(|(_, unit)| self.0 % unit == 0 && self.0 > 0);
+        whole.map_or_else(|| "\"0B\"".to_owned(), |(name, unit)| format!("\"{}{name}\"", self.0 / unit))
+    }
+}
+
+impl Written for PathBuf {
+    fn written(&self) -> String {
+        format!("\"{}\"", self.display())
+    }
+}
+
+impl Written for String {
+    fn written(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+macro_rules! written_as_shown {
+    ($($type:ty)*) => {$(impl Written for $type {
+        fn written(&self) -> String {
+            self.to_string()
+        }
+    })*};
+}
+written_as_shown!(bool i8 u8 u16 u32 u64);
+
+impl<T: Written> Written for Vec<T> {
+    fn written(&self) -> String {
+        format!("[{}]", self.iter().map(Written::written).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl<T: Written> Written for BTreeSet<T> {
+    fn written(&self) -> String {
+        format!("[{}]", self.iter().map(Written::written).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// `number, 1 to 4096`; a bound that only says what fits is left out.
+pub fn range(range: &RangeInclusive<i64>) -> String {
+    match (*range.start(), *range.end()) {
+        (0, MANY) => "number".to_owned(),
+        (low, MANY) => format!("number, from {low}"),
+        (low, high) => format!("number, {low} to {high}"),
+    }
+}
+
+/// `` `off`, `weights` or `default` ``
+pub fn either<W: Words>() -> String {
+    let words: Vec<_> = W::WORDS.iter().map(|(word, _)| format!("`{word}`")).collect();
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, before)) => format!("{} or {last}", before.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// The words of an enum, and the name of each value.
+macro_rules! words {
+    ($type:ident { $($value:ident = $word:literal),* $(,)? }) => {
+        impl Words for $type {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
+        }
+
+        impl $type {
+            /// As it is written.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $word),*
+                }
+            }
+        }
+    };
+}
+
+/// Writes one table of keys: what was written (`RawX`), how it is read, and how it is described. A row is
+///
+/// ```text
+/// /// what it means, as docs/registry.md says it
+/// field: kind(range, words or example) = default => "the default in words";
+/// ```
+///
+/// Without `= default` a key that is left out is `None`; with words instead of it, the code that resolves the table
+/// finds the default. A key that is not a Rust name is `field as "key"`. With `Valid(arguments) from RawX`, the valid
+/// struct is written as well: `RawX::valid` fills in the defaults, which may use the arguments.
+macro_rules! keys {
+    ($raw:ident of $table:literal { $($rows:tt)* }) => {
+        keys!(@raw $raw of $table { $($rows)* });
+        keys!(@defaults $raw { $($rows)* });
+    };
+
+    ($(#[$about:meta])* $valid:ident($($given:ident: $type:ty),*) from $raw:ident of $table:literal { $($rows:tt)* }) => {
+        keys!(@raw $raw of $table { $($rows)* });
+        keys!(@valid [$(#[$about])*] $valid [$($given: $type),*] $raw { $($rows)* });
+    };
+
+    (@raw $raw:ident of $table:literal {$(
+        $(#[doc = $about:literal])+
+        $field:ident $(as $name:literal)?: $kind:ident $(($($arg:tt)*))? $(= $default:expr)? $(=> $said:literal)?;
+    )*}) => {
+        #[derive(Debug, Clone, Default)]
+        pub struct $raw {
+            #[allow(dead_code, reason = "only tables with required keys are asked")]
+            pub at: Place,
+            $(pub $field: keys!(@written $kind $(($($arg)*))?),)*
+        }
+
+        impl $raw {
+            pub const KEYS: Keys = Keys {
+                table: $table,
+                rows: &[$(Key {
+                    name: keys!(@name $field $($name)?),
+                    kind: || keys!(@kind $kind $(($($arg)*))?),
+                    default: keys!(@default [$kind $(($($arg)*))?] [$($default)?] [$($said)?]),
+                    about: &[$($about),+],
+                    below: keys!(@below $kind $(($($arg)*))?),
+                }),*],
+            };
+
+            pub fn read(section: &Section<'_>) -> Self {
+                Self {
+                    at: Place::of(section),
+                    $($field: keys!(@read section, keys!(@name $field $($name)?), $kind $(($($arg)*))?),)*
+                }
+            }
+        }
+    };
+
+    // The value in force of each key that has a fixed default.
+    (@defaults $raw:ident {$(
+        $(#[doc = $about:literal])+
+        $field:ident $(as $name:literal)?: $kind:ident $(($($arg:tt)*))? $(= $default:expr)? $(=> $said:literal)?;
+    )*}) => {
+        impl $raw {
+            $(keys!(@in_force $field [$kind $(($($arg)*))?] [$($default)?] [$($said)?]);)*
+        }
+    };
+    (@in_force $field:ident [$($kind:tt)+] [$default:expr] []) => {
+        pub fn $field(&self) -> keys!(@type [$($kind)+] [$default]) {
+            keys!(@value self.$field, [$($kind)+] [$default])
+        }
+    };
+    (@in_force $field:ident [$($kind:tt)+] [$($default:expr)?] [$($said:literal)?]) => {};
+
+    (@valid [$($about:tt)*] $valid:ident [$($given:ident: $type:ty),*] $raw:ident {$(
+        $(#[doc = $doc:literal])+
+        $field:ident $(as $name:literal)?: $kind:ident $(($($arg:tt)*))? $(= $default:expr)? $(=> $said:literal)?;
+    )*}) => {
+        $($about)*
+        pub struct $valid {
+            $($(#[doc = $doc])+ pub $field: keys!(@type [$kind $(($($arg)*))?] [$($default)?]),)*
+        }
+
+        impl $raw {
+            /// These values, and `shared` where one is missing.
+            #[allow(dead_code, reason = "only the tables that `[defaults]` has are put together")]
+            pub fn over(&self, shared: &Self) -> Self {
+                Self {
+                    at: self.at.clone(),
+                    $($field: self.$field.clone().or_else(|| shared.$field.clone()),)*
+                }
+            }
+
+            /// The valid values: what was written, else the default.
+            pub fn valid(&self $(, $given: $type)*) -> $valid {
+                $valid { $($field: keys!(@value self.$field, [$kind $(($($arg)*))?] [$($default)?]),)* }
+            }
+        }
+    };
+
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $name:literal) => { $name };
+
+    // What a kind is when it was written.
+    (@written tables($raw:ty)) => { Vec<$raw> };
+    (@written table($raw:ty)) => { $raw };
+    (@written names($raw:ty, $example:literal)) => { Vec<NameOr<$raw>> };
+    (@written list($example:literal)) => { Maybe<Vec<At<String>>> };
+    (@written words($type:ty, $wrong:literal)) => { Maybe<Vec<At<$type>>> };
+    (@written $($kind:tt)+) => { Maybe<keys!(@one $($kind)+)> };
+    (@one flag) => { bool };
+    (@one size $(($zero:ident))?) => { Bytes };
+    (@one time) => { Duration };
+    (@one number($type:ty, $range:expr)) => { $type };
+    (@one real($range:expr)) => { f64 };
+    (@one word($type:ty)) => { $type };
+    (@one $text:ident($example:literal)) => { String };
+
+    // And once it is valid.
+    (@type [$($kind:tt)+] [$default:expr]) => { keys!(@held $($kind)+) };
+    (@type [$($kind:tt)+] []) => { Option<keys!(@held $($kind)+)> };
+    (@held path($example:literal)) => { PathBuf };
+    (@held list($example:literal)) => { Vec<String> };
+    (@held words($type:ty, $wrong:literal)) => { BTreeSet<$type> };
+    (@held $($kind:tt)+) => { keys!(@one $($kind)+) };
+    (@value $value:expr, [list($example:literal)] [$default:expr]) => {
+        match &$value {
+            Some(list) => list.value.iter().map(|text| text.value.clone()).collect(),
+            None => $default,
+        }
+    };
+    (@value $value:expr, [words($type:ty, $wrong:literal)] [$default:expr]) => {
+        match &$value {
+            Some(list) => list.value.iter().map(|word| word.value).collect(),
+            None => $default,
+        }
+    };
+    (@value $value:expr, [path($example:literal)] [$default:expr]) => {
+        $value.as_ref().map_or_else(|| $default, |at| PathBuf::from(&at.value))
+    };
+    (@value $value:expr, [path($example:literal)] []) => {
+        $value.as_ref().map(|at| PathBuf::from(&at.value))
+    };
+    (@value $value:expr, [$($kind:tt)+] [$default:expr]) => {
+        $value.as_ref().map_or_else(|| $default, |at| at.value.clone())
+    };
+    (@value $value:expr, [$($kind:tt)+] []) => { $value.as_ref().map(|at| at.value.clone()) };
+
+    (@read $section:ident, $key:expr, flag) => { $section.flag($key) };
+    (@read $section:ident, $key:expr, size) => { $section.size($key, false) };
+    (@read $section:ident, $key:expr, size(zero)) => { $section.size($key, true) };
+    (@read $section:ident, $key:expr, time) => { $section.duration($key) };
+    (@read $section:ident, $key:expr, number($type:ty, $range:expr)) => { $section.whole($key, $range) };
+    (@read $section:ident, $key:expr, real($range:expr)) => { $section.number($key, $range) };
+    (@read $section:ident, $key:expr, word($type:ty)) => { $section.choice($key, <$type as Words>::WORDS) };
+    (@read $section:ident, $key:expr, words($type:ty, $wrong:literal)) => {
+        $section.choices($key, <$type as Words>::WORDS, $wrong)
+    };
+    (@read $section:ident, $key:expr, list($example:literal)) => { $section.texts($key, $example) };
+    (@read $section:ident, $key:expr, tables($raw:ty)) => { $section.sections($key, <$raw>::read) };
+    (@read $section:ident, $key:expr, table($raw:ty)) => { $section.section($key, <$raw>::read) };
+    (@read $section:ident, $key:expr, names($raw:ty, $example:literal)) => {
+        $section.names($key, $example, <$raw>::read)
+    };
+    (@read $section:ident, $key:expr, $text:ident($example:literal)) => { $section.text($key, $example) };
+
+    (@kind number($type:ty, $range:expr)) => { range(&($range)) };
+    (@kind real($range:expr)) => { format!("number, {} to {}", $range.start(), $range.end()) };
+    (@kind word($type:ty)) => { either::<$type>() };
+    (@kind words($type:ty, $wrong:literal)) => { format!("list of {}", either::<$type>()) };
+    (@kind table($raw:ty)) => { "table".to_owned() };
+    (@kind tables($raw:ty)) => { "list of tables".to_owned() };
+    (@kind names($raw:ty, $example:literal)) => { "list of names or tables".to_owned() };
+    (@kind $kind:ident $(($($arg:tt)*))?) => { stringify!($kind).to_owned() };
+
+    (@default [$($kind:tt)+] [] []) => { || "–".to_owned() };
+    (@default [$($kind:tt)+] [$default:expr] []) => {
+        || {
+            let value: keys!(@held $($kind)+) = $default;
+            format!("`{}`", value.written())
+        }
+    };
+    (@default [$($kind:tt)+] [$($default:expr)?] [$said:literal]) => { || $said.to_owned() };
+
+    (@below tables($raw:ty)) => { Some(&<$raw>::KEYS) };
+    (@below table($raw:ty)) => { Some(&<$raw>::KEYS) };
+    (@below names($raw:ty, $example:literal)) => { Some(&<$raw>::KEYS) };
+    (@below $($kind:tt)+) => { None };
+}
+
+pub(in crate::registry) use {keys, words};
