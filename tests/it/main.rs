@@ -69,6 +69,7 @@ mod restart;
 mod router;
 mod router_live;
 mod screens;
+mod security;
 mod setup;
 #[cfg(target_os = "linux")]
 mod soak;

@@ -85,12 +85,7 @@ impl AccessLog {
             stamp: Stamp::default(),
             unlisted: Unlisted::default(),
         };
-        Self {
-            state: Mutex::new(state),
-            file: Mutex::default(),
-            more: Notify::new(),
-            full: Notify::new(),
-        }
+        Self { state: Mutex::new(state), file: Mutex::default(), more: Notify::new(), full: Notify::new() }
     }
 
     /// Later lines go to `path`.
@@ -241,7 +236,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), until_taken).await.expect("it is on its way to the disk");
+        tokio::time::timeout(Duration::from_secs(60), until_taken)
+            .await
+            .expect("it is on its way to the disk");
         // The loop above went on while that write waits, and so do those who have more to write.
         let asked = 2 * HELD_BYTES / 64;
         for _ in 0..asked {
