@@ -52,6 +52,7 @@ mod memory_live;
 mod metrics;
 mod nothing_lost;
 mod on_a_mac;
+mod places;
 mod plist;
 mod portable;
 mod power;
