@@ -29,6 +29,7 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     if let Err(error) = crate::host::posix::serve_long() {
         tracing::warn!(%error, "limits are as they were");
     }
+    crate::host::keep_no_large_blocks();
     let run = registry.paths.run.clone();
     let binary =
         std::env::current_exe().map_err(|error| CliError::failed("cannot find my own binary").why(error))?;
