@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_documentation_has_every_field() {
-        let text = include_str!("../../docs/security.md");
+        let text = include_str!("../../../docs/security.md");
         let (_, fields) = text.split_once("\n## Fields").unwrap();
         let (fields, _) = fields.split_once("\n### Changes").unwrap();
         // `presence_context_size` and the like stand there as `…_context_size`.
