@@ -68,6 +68,8 @@ type Result<T> = std::result::Result<T, ClientError>;
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// The user whose supervisor listens there.
+    owner: u32,
     patience: Duration,
 }
 
@@ -75,7 +77,7 @@ impl Client {
     /// For the supervisor of `run`. Nothing is opened yet.
     #[must_use]
     pub fn new(run: &Path) -> Self {
-        Self { socket: paths::socket_path(run), patience: PATIENCE }
+        Self { socket: paths::socket_path(run), owner: paths::owner(run), patience: PATIENCE }
     }
 
     /// Waits so long, instead of 10 s, for an answer that should come at once.
@@ -284,7 +286,7 @@ impl Client {
             socket.connect(&SockAddr::unix(&self.socket)?)?;
             let stream = UnixStream::from(OwnedFd::from(socket));
             // Whoever may write to the folder can put a socket of his own there.
-            host::posix::peer_is_me(&stream)?;
+            host::posix::peer_is(self.owner, &stream)?;
             Ok(stream)
         })();
         connected.map_err(|error: io::Error| {

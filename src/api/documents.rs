@@ -186,6 +186,9 @@ pub struct ModelStatus {
     /// How its run differs from the registry in force, if it does.
     #[serde(default)]
     pub outdated: Option<String>,
+    /// Why a start would be refused now, whatever memory there is; null: nothing but memory decides.
+    #[serde(default)]
+    pub held_back: Option<HeldBack>,
     /// Its ranks, where it runs on several; as they were last heard of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<RankStatus>,
@@ -195,6 +198,15 @@ pub struct ModelStatus {
     pub health: HealthStatus,
     /// Its requests.
     pub traffic: TrafficStatus,
+}
+
+/// What keeps a model from being started without `--force`, apart from memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// Memory pressure, a program that the models yield to, power, a kernel panic.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// Where a gate listens.

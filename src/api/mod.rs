@@ -8,7 +8,8 @@ pub mod paths;
 
 pub use documents::{
     ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, GateStatus,
-    HandedOver, HandoverRequest, HealthStatus, HostStatus, KeyUsage, Line, ModelMemoryStatus, ModelStatus,
-    Progress, RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus, RouterStatus, SCHEMA,
-    SCHEMA_HEADER, StartRequest, StateName, Status, StopRequest, StoreFacts, SupervisorStatus, TrafficStatus,
+    HandedOver, HandoverRequest, HealthStatus, HeldBack, HostStatus, KeyUsage, Line, ModelMemoryStatus,
+    ModelStatus, Progress, RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus, RouterStatus,
+    SCHEMA, SCHEMA_HEADER, StartRequest, StateName, Status, StopRequest, StoreFacts, SupervisorStatus,
+    TrafficStatus,
 };

@@ -29,7 +29,24 @@ pub fn link_path(run: &Path, model: &str) -> PathBuf {
 /// The folder that stands in for `run` where its sockets' paths are too long: `/tmp/mlxctl-UID-HASH`.
 #[must_use]
 pub fn short_folder(run: &Path) -> PathBuf {
-    PathBuf::from(format!("/tmp/mlxctl-{}-{}", nix::unistd::getuid(), hash(run.as_os_str().as_bytes())))
+    PathBuf::from(format!("/tmp/mlxctl-{}-{}", owner(run), hash(run.as_os_str().as_bytes())))
+}
+
+/// The user whose supervisor has its sockets in `run`: this one. Root, who may ask everybody's, is told by the folder.
+#[must_use]
+pub fn owner(run: &Path) -> u32 {
+    let me = nix::unistd::getuid().as_raw();
+    owner_for(me, std::fs::metadata(run).ok().map(|folder| folder.uid()))
+}
+
+fn owner_for(me: u32, folder: Option<u32>) -> u32 {
+    folder.filter(|_| me == 0).unwrap_or(me)
+}
+
+/// Whether the supervisor of user `me` answers user `peer`.
+#[must_use]
+pub fn may_ask(peer: u32, me: u32) -> bool {
+    peer == me || peer == 0
 }
 
 /// Makes the folder that `socket` lies in, for this user alone (0700).
@@ -124,6 +141,17 @@ mod tests {
         }
         assert_ne!(socket_path(&long), socket_path(&other));
         assert_ne!(link_path(&long, &"m".repeat(200)), link_path(&long, &"m".repeat(201)));
+    }
+
+    #[test]
+    fn root_may_ask_every_supervisor_and_is_told_by_the_folder_who_has_to_answer() {
+        assert!(may_ask(501, 501) && may_ask(0, 501) && may_ask(0, 0));
+        assert!(!may_ask(502, 501) && !may_ask(501, 0));
+        assert_eq!(owner_for(501, Some(502)), 501, "whoever put a folder there");
+        assert_eq!(owner_for(0, Some(501)), 501);
+        assert_eq!(owner_for(0, None), 0);
+        let here = tempfile::tempdir().unwrap();
+        assert_eq!(owner(here.path()), nix::unistd::getuid().as_raw());
     }
 
     #[test]

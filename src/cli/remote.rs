@@ -141,7 +141,7 @@ impl From<ClientError> for CliError {
                 )
             }
             ClientError::Denied { .. } => Self::failed(what)
-                .why("the supervisor answers only the user who runs it")
+                .why("the supervisor answers the user who runs it, and root")
                 .hint("run mlxctl as that user"),
             ClientError::Silent => Self::failed(what)
                 .why("it is there, and stopped or hung")

@@ -67,7 +67,7 @@ impl Server {
     pub async fn run(self, handle: Handle, config: PathBuf) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) if same_user(&stream) => {
+                Ok((stream, _)) if may_ask(&stream) => {
                     tokio::spawn(serve(stream, handle.clone(), config.clone()));
                 }
                 Ok(_) => tracing::warn!("another user's connection to the control socket was closed"),
@@ -87,8 +87,9 @@ impl Drop for Server {
     }
 }
 
-fn same_user(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == nix::unistd::getuid().as_raw())
+/// Root may as well: it could become this user.
+fn may_ask(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| paths::may_ask(peer.uid(), nix::unistd::getuid().as_raw()))
 }
 
 async fn serve(stream: UnixStream, handle: Handle, config: PathBuf) {

@@ -27,27 +27,86 @@ pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Findin
     }
     let program = program.display();
     let allow = format!("sudo {FIREWALL}/socketfilterfw --add {program} --unblockapp {program}");
+    match switched(global) {
+        Switched::Off => return Finding::ok(id, "off"),
+        Switched::Closed => {
+            return Finding::fail(
+                id,
+                "it blocks all incoming connections, those of the models too",
+                "System Settings > Network > Firewall > Options: \"Block all incoming connections\" off",
+            );
+        }
+        Switched::Unknown => {
+            return Finding::skip(id, format!("could not tell whether it is on; it says \"{global}\""));
+        }
+        Switched::On => {}
+    }
+    match admitted(app) {
+        Some(Admitted::Yes) => Finding::ok(id, format!("on; {program} may be connected")),
+        Some(Admitted::No) => Finding::fail(id, format!("it blocks {program}"), allow),
+        Some(Admitted::Stranger) => {
+            let seen = format!(
+                "it is on and does not know {program}: connections from other machines may be dropped although local \
+                 ones work"
+            );
+            Finding::warn(id, seen, format!("{allow}; again after each upgrade"))
+        }
+        None => {
+            let seen = format!("it is on; could not tell whether it lets others reach {program}: \"{app}\"");
+            Finding::warn(id, seen, allow)
+        }
+    }
+}
+
+/// What `--getglobalstate` says.
+#[derive(Debug, PartialEq, Eq)]
+enum Switched {
+    Off,
+    On,
+    /// It lets nobody in.
+    Closed,
+    Unknown,
+}
+
+/// By the number of the state where there is one, otherwise by the words that are known.
+fn switched(global: &str) -> Switched {
+    let says = global.to_lowercase();
+    let number = says.split_once("state").and_then(|(_, rest)| {
+        rest.trim_start_matches([' ', '=', ':']).split(|char: char| !char.is_ascii_digit()).next()
+    });
+    match number {
+        Some("0") => Switched::Off,
+        Some("1") => Switched::On,
+        Some("2") => Switched::Closed,
+        _ if says.contains("block") && says.contains("all") => Switched::Closed,
+        _ if says.contains("disabled") => Switched::Off,
+        _ if says.contains("enabled") => Switched::On,
+        _ => Switched::Unknown,
+    }
+}
+
+/// What `--getappblocked` says of a program.
+#[derive(Debug, PartialEq, Eq)]
+enum Admitted {
+    Yes,
+    No,
+    /// It is not in the firewall's list.
+    Stranger,
+}
+
+fn admitted(app: &str) -> Option<Admitted> {
     let says = app.to_lowercase();
-    if global.contains("State = 0") {
-        Finding::ok(id, "off")
-    } else if global.contains("State = 2") {
-        Finding::fail(
-            id,
-            "it blocks all incoming connections, those of the models too",
-            "System Settings > Network > Firewall > Options: \"Block all incoming connections\" off",
-        )
-    } else if says.contains("not part of the firewall") {
-        let seen = format!(
-            "it is on and does not know {program}: connections from other machines may be dropped although local \
-             ones work"
-        );
-        Finding::warn(id, seen, format!("{allow}; again after each upgrade"))
-    } else if says.contains("blocked") {
-        Finding::fail(id, format!("it blocks {program}"), allow)
-    } else if says.contains("permitted") {
-        Finding::ok(id, format!("on; {program} may be connected"))
+    let has = |words: &[&str]| words.iter().any(|word| says.contains(word));
+    if has(&["not part of the firewall", "not found", "no such"]) {
+        Some(Admitted::Stranger)
+    } else if has(&["permitted", "allow", "unblocked", "not blocked"])
+        && !has(&["not permitted", "not allow"])
+    {
+        Some(Admitted::Yes)
+    } else if has(&["blocked", "not permitted", "not allow"]) {
+        Some(Admitted::No)
     } else {
-        Finding::warn(id, format!("it is on and says of {program}: \"{app}\""), allow)
+        None
     }
 }
 
@@ -94,6 +153,34 @@ mod tests {
         assert_eq!(known("Something new\n").0, State::Warn);
         let all = "Firewall is blocking all non-essential incoming connections. (State = 2)\n";
         assert_eq!(state(LAN, all, "").0, State::Fail);
+    }
+
+    #[test]
+    fn other_words_of_the_firewall_are_understood_or_shown() {
+        for (says, is) in [
+            ("Firewall is disabled.", Switched::Off),
+            ("Firewall is enabled.", Switched::On),
+            ("FIREWALL IS ENABLED (state=1)", Switched::On),
+            ("State = 0", Switched::Off),
+            ("Firewall is set to block all non-essential incoming connections", Switched::Closed),
+            ("usage: socketfilterfw [--help]", Switched::Unknown),
+            ("(State = 7)", Switched::Unknown),
+        ] {
+            assert_eq!(switched(says), is, "{says}");
+        }
+        for (says, is) in [
+            ("The application is blocked", Some(Admitted::No)),
+            ("The application is not blocked", Some(Admitted::Yes)),
+            ("Application unblocked", Some(Admitted::Yes)),
+            ("Incoming connections are not permitted", Some(Admitted::No)),
+            ("Allow incoming connections", Some(Admitted::Yes)),
+            ("", None),
+        ] {
+            assert_eq!(admitted(says), is, "{says}");
+        }
+        let unknown = firewall(LAN.parse().unwrap(), Path::new("/m"), "something new", "");
+        assert_eq!(unknown.state, State::Skip);
+        assert!(unknown.seen.contains("could not tell") && unknown.seen.contains("something new"));
     }
 
     #[test]

@@ -159,7 +159,11 @@ mod tests {
 
     #[test]
     fn a_process_type_that_slows_the_models_is_said() {
-        assert_eq!(process_type(ProcessType::Background, true).state, State::Warn);
+        let background = process_type(ProcessType::Background, true);
+        assert_eq!(background.state, State::Warn);
+        assert!(
+            background.seen.contains("nothing lifts it") && background.fix.unwrap().contains("mlxctl bench")
+        );
         assert_eq!(process_type(ProcessType::Adaptive, true).state, State::Warn);
         assert_eq!(process_type(ProcessType::Standard, true).state, State::Ok);
         assert_eq!(process_type(ProcessType::Background, false).state, State::Skip);

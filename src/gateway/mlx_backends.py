@@ -42,7 +42,7 @@ MLX_REASONING_BACKEND = BACKENDS[REASONING].url if REASONING else None
 MLX_LARGE_BACKEND = BACKENDS[LARGE].url if LARGE else None
 
 # Yours to set.
-OVERSIZED_TOKENS = 16_000  # prompt plus answer from which on a request goes to the large model
+OVERSIZED_TOKENS = 16_000  # of a prompt, from which on a request goes to the large model
 AWAY_SECONDS = 5.0  # a machine that does not answer at all is left out for so long, unless nobody else is left
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 600.0  # a long prompt takes minutes until its first token
@@ -103,7 +103,11 @@ async def health(client):
 
 
 def tokens(body):
-    """Prompt plus answer, estimated: four bytes of text are about a token."""
+    """The prompt's, estimated: four bytes of text are about a token.
+
+    The answer does not count: `max_tokens` is a bound that coding agents set to 32,000 whatever they ask, and a gate
+    lowers it to what the context leaves.
+    """
     text = 0
     for message in body.get("messages") or []:
         content = message.get("content") if isinstance(message, dict) else None
@@ -113,9 +117,9 @@ def tokens(body):
             parts = (part.get("text") for part in content if isinstance(part, dict))
             text += sum(len(part.encode()) for part in parts if isinstance(part, str))
     prompt = body.get("prompt")
-    text += len(prompt.encode()) if isinstance(prompt, str) else 0
-    answer = body.get("max_completion_tokens") or body.get("max_tokens") or 0
-    return text // 4 + (answer if isinstance(answer, int) else 0)
+    for part in prompt if isinstance(prompt, list) else [prompt]:
+        text += len(part.encode()) if isinstance(part, str) else 0
+    return text // 4
 
 
 def named(model):
@@ -140,7 +144,7 @@ def route(body, reasoning=False):
     if LARGE and backend.name == REASONING and size >= OVERSIZED_TOKENS:
         order.insert(0, BACKENDS[LARGE])
     order += [BACKENDS[name] for name in (REASONING, LARGE) if name and BACKENDS[name] not in order]
-    fitting = [other for other in order if other.context is None or size <= other.context]
+    fitting = [other for other in order if other.context is None or size < other.context]
     return fitting or order[:1]
 
 

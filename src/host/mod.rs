@@ -56,6 +56,11 @@ pub fn relieve() {
     native::relieve();
 }
 
+/// Has the allocator give large blocks back to the system when they are freed, for as long as this process lives.
+pub fn keep_no_large_blocks() {
+    native::keep_no_large_blocks();
+}
+
 /// Who has this pid now, see [`Host::identify`], for those who need nothing else.
 ///
 /// # Errors

@@ -87,11 +87,11 @@ pub fn serve_long() -> io::Result<()> {
     Ok(())
 }
 
-/// Insists that this user, and nobody else, is at the other end of a Unix socket.
+/// Insists that `owner`, and nobody else, is at the other end of a Unix socket.
 ///
 /// # Errors
-/// `PermissionDenied` if it is somebody else, root included; the system's own otherwise.
-pub fn peer_is_me(stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
+/// `PermissionDenied` if it is somebody else; the system's own otherwise.
+pub fn peer_is(owner: u32, stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     let peer = {
         use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -99,14 +99,10 @@ pub fn peer_is_me(stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
     };
     #[cfg(not(target_os = "linux"))]
     let peer = nix::unistd::getpeereid(stream)?.0;
-    insist(peer, nix::unistd::getuid())
-}
-
-fn insist(peer: nix::unistd::Uid, me: nix::unistd::Uid) -> io::Result<()> {
-    if peer == me {
+    if peer.as_raw() == owner {
         return Ok(());
     }
-    let why = format!("user {peer} listens there, and this is user {me}");
+    let why = format!("user {peer} listens there, and not user {owner}");
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
@@ -187,12 +183,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_user_at_the_other_end_is_taken() {
+    fn only_the_owner_at_the_other_end_is_taken() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        peer_is_me(&one).unwrap();
-        let (peer, me) = (nix::unistd::Uid::from_raw(501), nix::unistd::Uid::from_raw(502));
-        let refused = insist(peer, me).unwrap_err();
+        let me = nix::unistd::getuid().as_raw();
+        peer_is(me, &one).unwrap();
+        let refused = peer_is(me + 1, &one).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-        assert!(refused.to_string().contains("501"), "{refused}");
+        assert!(refused.to_string().contains(&format!("user {me} listens there")), "{refused}");
     }
 }

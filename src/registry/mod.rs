@@ -34,7 +34,7 @@ pub(crate) use keys::{Key, TABLES};
 pub use load::DEMO;
 pub use lookup::UnknownModel;
 pub use pin::{MIN_MLX_LM, check_pin, is_too_old};
-pub use places::check_paths;
 pub use places::dangling;
+pub use places::{check_owners, check_paths};
 pub use problem::{Complaint, Place, Problem, Problems, Written};
 pub use types::*;

@@ -81,6 +81,12 @@ pub fn check_paths(registry: &Registry) -> Problems {
     Problems::new(&registry.file, registry.written.text.clone(), findings)
 }
 
+/// Whether another user could put code, or something to believe, where mlxctl keeps its own.
+#[must_use]
+pub fn check_owners(registry: &Registry) -> Problems {
+    Problems::new(&registry.file, registry.written.text.clone(), open_to_others(registry))
+}
+
 pub(super) fn unwritable(registry: &Registry, access: &dyn Fn(&Path) -> io::Result<()>) -> Vec<Finding> {
     let Paths { root, venv, logs, run, state } = &registry.paths;
     let log_folder = registry.agent.log.parent().unwrap_or(Path::new("/"));

@@ -64,6 +64,7 @@ fn stopped(registry: &Registry, model: &Model, planned: Option<Bytes>) -> ModelS
         progress: None,
         running_repo: None,
         outdated: None,
+        held_back: None,
         ranks: Vec::new(),
         memory: ModelMemoryStatus {
             estimate_bytes: planned.map(|bytes| bytes.0),

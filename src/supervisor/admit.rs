@@ -9,6 +9,7 @@ use super::panics::Panics;
 use super::plan::{Files, Plan};
 use super::power::PowerState;
 use super::slot::Slot;
+use crate::api::HeldBack;
 use crate::backend::{assess, weights};
 use crate::folders;
 use crate::host::{Footprint, Host, Identity, MemoryReading};
@@ -55,6 +56,13 @@ pub(super) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Fa
     Ok(Prepared { python, served: served(&model.source), gpu_limit })
 }
 
+/// What a start of this model would not find, and what to do about it.
+#[must_use]
+pub fn missing(registry: &Registry, model: &Model) -> Option<HeldBack> {
+    let Failure { text, hint, .. } = prepare(registry, model).err()?;
+    Some(HeldBack { reason: text, hint: hint.unwrap_or_default() })
+}
+
 /// What a run takes and is held to, as far as the files and earlier runs tell.
 pub(super) fn plan(
     registry: &Registry,
@@ -73,15 +81,37 @@ struct Machine {
     gpu_limit: Option<GpuLimit>,
 }
 
+/// What keeps models from being started, whatever memory there is.
+pub(super) struct Holds<'a> {
+    pub policy: &'a Policy,
+    pub power: &'a PowerState,
+    pub panics: &'a Panics,
+}
+
+impl Holds<'_> {
+    /// Why this model may not be started now; `None`: only memory decides. `running`: the programs that run now, of those
+    /// that the models yield to.
+    pub fn on(&self, name: &str, start: Start, running: &[String]) -> Option<HeldBack> {
+        let held = |reason, hint: &str| HeldBack { reason, hint: hint.to_owned() };
+        if let Some(why) = self.policy.refuses(start, running) {
+            return Some(held(why, "wait until it is over, or --force"));
+        }
+        if let Some(why) = self.power.refuses(start) {
+            let hint = "connect the power adapter, or --force; [power] of the registry decides";
+            return Some(held(why.to_owned(), hint));
+        }
+        let why = self.panics.refuses(start)?;
+        Some(held(why, &format!("mlxctl start {name} --force, which lifts it for all models")))
+    }
+}
+
 /// The loop's admission: reads what it judges by at the moment it judges.
 pub(super) struct Gatekeeper<'a> {
     pub registry: &'a Registry,
     pub host: &'a dyn Host,
     pub slots: &'a mut HashMap<Name, Slot>,
     pub learned: &'a Learned,
-    pub policy: &'a Policy,
-    pub power: &'a PowerState,
-    pub panics: &'a Panics,
+    pub holds: Holds<'a>,
     /// Set where a start is refused for nothing but what is available at the moment.
     pub short_now: &'a mut bool,
     /// The processes of the live runs.
@@ -105,19 +135,9 @@ impl Admission for Gatekeeper<'_> {
         slot.overdraft = None;
         let start = slot.model.start;
         let others = slot.model.cluster.as_ref().map(Cluster::others).unwrap_or_default();
-        if let Some(why) = self.yields(start).filter(|_| !force) {
-            let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
-            return Err(failure.hint("wait until it is over, or --force"));
-        }
-        if let Some(why) = self.power.refuses(start).filter(|_| !force) {
-            let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
-            return Err(
-                failure.hint("connect the power adapter, or --force; [power] of the registry decides")
-            );
-        }
-        if let Some(why) = self.panics.refuses(start).filter(|_| !force) {
-            let failure = Failure::new(FailureKind::Refused, format!("cannot start {name} now: {why}"));
-            return Err(failure.hint(format!("mlxctl start {name} --force, which lifts it for all models")));
+        if let Some(held) = self.held(name, start).filter(|_| !force) {
+            let text = format!("cannot start {name} now: {}", held.reason);
+            return Err(Failure::new(FailureKind::Refused, text).hint(held.hint));
         }
         let refusal =
             match self.weigh(name, granted, Machine { reading, platform, gpu_limit }, estimate.as_ref()) {
@@ -154,11 +174,11 @@ impl Gatekeeper<'_> {
         Ok(prepared)
     }
 
-    /// Why pressure, or a program that runs now, keeps the model from being started.
-    fn yields(&self, start: Start) -> Option<String> {
+    /// What keeps the model from being started at this moment.
+    fn held(&self, name: &Name, start: Start) -> Option<HeldBack> {
         let yield_to = &self.registry.pressure.yield_to;
         let running = if yield_to.is_empty() { Vec::new() } else { self.host.running(yield_to) };
-        self.policy.refuses(start, &running)
+        self.holds.on(name, start, &running)
     }
 
     /// Plan, live availability and GPU limit: all must have room.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::admit::{self, Gatekeeper};
+use super::admit::{self, Gatekeeper, Holds};
 use super::awake::Awake;
 use super::exits;
 use super::handle::{Input, events_of};
@@ -118,9 +118,7 @@ impl Driver {
                 host: &*self.host,
                 slots: &mut self.slots,
                 learned: &self.learned,
-                policy: &self.policy,
-                power: &self.power,
-                panics: &self.panics,
+                holds: Holds { policy: &self.policy, power: &self.power, panics: &self.panics },
                 short_now: &mut self.short_now,
                 live: self
                     .fleet

@@ -54,6 +54,7 @@ impl Driver {
         let running = seen.iter().filter_map(|seen| self.running(seen)).collect::<Vec<_>>();
         let yield_to = &self.registry.pressure.yield_to;
         let programs = if yield_to.is_empty() { Vec::new() } else { self.host.running(yield_to) };
+        self.glance.contradicted_by(yield_to, &programs);
         for action in self.policy.step(now, reading.pressure, &running, &programs) {
             self.relieve(action);
         }

@@ -35,6 +35,7 @@ mod clock_tests;
 #[cfg(test)]
 mod reasons_tests;
 
+pub use admit::missing;
 pub use handle::Handle;
 pub use journal::Journal;
 pub use leftovers::{Leftovers, running};

@@ -266,14 +266,18 @@ pub fn on_signals(handle: Handle, config: PathBuf) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A folder for this user alone (0700): sockets and secrets lie in it.
+/// A folder for this user alone (0700): sockets and secrets lie in it. Another user's is refused, by root as well, who
+/// could change its mode.
 fn private_folder(path: &Path) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            use std::os::unix::fs::PermissionsExt;
+            use std::os::unix::fs::{MetadataExt, PermissionsExt};
+            if fs::metadata(path)?.uid() != nix::unistd::getuid().as_raw() {
+                return Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+            }
             fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
         }
         made => made,

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::admit::Holds;
 use super::driver::Driver;
 use super::slot::Slot;
 use crate::api::{
-    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, SCHEMA, Status,
-    SupervisorStatus,
+    BudgetStatus, GateStatus, HealthStatus, HeldBack, HostStatus, ModelMemoryStatus, ModelStatus, SCHEMA,
+    Status, SupervisorStatus,
 };
 use crate::clock::Moment;
 use crate::gate::Router;
@@ -15,7 +16,7 @@ use crate::host::{Footprint, Host};
 use crate::lifecycle::{Managed, Name, State};
 use crate::memory::budget::balance;
 use crate::metrics::Snapshot;
-use crate::registry::Reserve;
+use crate::registry::{Model, Reserve};
 use crate::supervisor::absent;
 use crate::units::Bytes;
 
@@ -37,6 +38,15 @@ pub(super) struct Glance {
 impl Glance {
     fn is_fresh(&self, now: Moment, watched: &[String]) -> bool {
         self.watched == watched && self.at.is_some_and(|at| now.since(at) < FRESH)
+    }
+}
+
+impl Glance {
+    /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.
+    pub fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
+        if asked.iter().any(|name| self.running.contains(name) != running.contains(name)) {
+            self.at = None;
+        }
     }
 }
 
@@ -143,6 +153,15 @@ impl Driver {
         if running.is_empty() { self.policy.yielding_to().to_vec() } else { running }
     }
 
+    /// What keeps a model from being started, by what was last looked at.
+    fn held_back(&self, model: &Model) -> Option<HeldBack> {
+        let holds = Holds { policy: &self.policy, power: &self.power, panics: &self.panics };
+        let yield_to = self.registry.pressure.yield_to.iter();
+        let running: Vec<String> =
+            yield_to.filter(|name| self.glance.running.contains(name)).cloned().collect();
+        holds.on(&model.name, model.start, &running)
+    }
+
     fn budget(&self) -> BudgetStatus {
         let models: Bytes = self.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
         balance(self.host.facts().memory, &self.registry.reserves, &self.glance.running, models)
@@ -179,6 +198,7 @@ impl Driver {
             progress: self.progress(managed, weights),
             running_repo: slot.run.as_ref().map(|run| run.spec.repo.clone()).filter(|repo| !repo.is_empty()),
             outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),
+            held_back: self.held_back(model),
             ranks: vitals.map(|vitals| vitals.ranks()).unwrap_or_default(),
             memory: ModelMemoryStatus {
                 estimate_bytes: estimate(managed, slot).map(|bytes| bytes.0),

@@ -24,8 +24,9 @@ assert route(messages=short, reasoning=True) == ["32b", "70b"]
 assert route(model="REASONING", messages=short) == ["32b", "70b"]
 assert route(model="large", messages=short) == ["70b", "32b"]
 assert route(model="32b", messages=long) == ["70b"], "too long for the 32b, which is not asked in vain"
-assert route(model="32b", messages=short, max_tokens=9000) == ["70b"]
+assert route(model="32b", messages=short, max_tokens=32_000) == ["32b", "70b"], "a bound, which the gate lowers"
 assert route(model="32b", prompt="x" * 4 * 5000) == ["32b", "70b"], "below what counts as oversized"
+assert route(model="32b", prompt=["x" * 4 * 9000]) == ["70b"], "a list of one, as LangChain sends it"
 m.OVERSIZED_TOKENS = 4000
 assert route(model="32b", prompt="x" * 4 * 5000) == ["70b", "32b"]
 assert route(model="32b", messages=odd, max_tokens="many") == ["32b", "70b"], "nonsense is for the gate to refuse"

@@ -27,6 +27,7 @@ fn model(name: &str, state: StateName, pid: Option<i32>) -> ModelStatus {
         progress: None,
         running_repo: None,
         outdated: None,
+        held_back: None,
         ranks: Vec::new(),
         memory: ModelMemoryStatus { estimate_bytes: Some(20_000_000_000), ..Default::default() },
         health: HealthStatus { alive: true, listening: true, answering: true, last_probe_seconds: None },

@@ -350,6 +350,12 @@ async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
         (r#", "logprobs": true, "top_logprobs": 2, "stream": true"#, "logprobs", "\"stream\": false"),
         (r#", "top_logprobs": 2, "stream": true"#, "top_logprobs", "\"stream\": false"),
         (r#", "guided_json": {}"#, "guided_json", "describe the format"),
+        (r#", "max_new_tokens": 5"#, "max_new_tokens", "'max_tokens'"),
+        (r#", "min_tokens": 5"#, "min_tokens", "leave it out"),
+        (r#", "stop_token_ids": [1]"#, "stop_token_ids", "'stop'"),
+        (r#", "mirostat": 2"#, "mirostat", "leave it out"),
+        (r#", "enable_thinking": false"#, "enable_thinking", "'chat_template_kwargs'"),
+        (r#", "chat_template": "{{ x }}""#, "chat_template", "the model's own template"),
     ] {
         let answer = door.chat(more).await;
         assert_eq!((answer.status, &answer.error()["param"]), (400, &param.into()), "{more}");
@@ -357,6 +363,10 @@ async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
         assert!(message.contains(advice), "{more}: {message}");
     }
     assert!(backend.received().is_empty());
+    // What asks for nothing else than what is done passes.
+    let neutral = r#", "n": 1, "min_tokens": 0, "stop_token_ids": [], "typical_p": 1.0, "mirostat": 0, "top_a": 0,
+        "ignore_eos": false, "skip_special_tokens": true, "documents": [], "enable_thinking": null, "format": null"#;
+    assert_eq!(door.chat(neutral).await.status, 200);
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ mod memory_live;
 mod metrics;
 mod nothing_lost;
 mod on_a_mac;
+mod places;
 mod plist;
 mod portable;
 mod power;
@@ -70,6 +71,7 @@ mod restart;
 mod router;
 mod router_live;
 mod screens;
+mod security;
 mod setup;
 #[cfg(target_os = "linux")]
 mod soak;

@@ -75,7 +75,7 @@ fn every_term_of_an_estimate_says_where_it_comes_from() {
     let home = TempDir::new().unwrap();
     let config = registry(home.path(), &model_folder(home.path(), &weights()), "context = 2048");
     let text = stdout(mlxctl(home.path(), &config).args(["estimate", "m", "--platform", "metal"]));
-    insta::with_settings!({filters => vec![(r"(?m)^m  \S+", "m  FOLDER"), (r"(?s); it would be .*", "")]}, {
+    insta::with_settings!({filters => vec![(r"(?m)^m  \S+", "m  FOLDER"), (r"(?s)\nbefore that: .*", "\n")]}, {
         insta::assert_snapshot!(text);
     });
     let json: serde_json::Value = serde_json::from_str(&stdout(mlxctl(home.path(), &config).args([
@@ -129,4 +129,5 @@ fn a_model_that_nobody_knows_is_refused_and_one_that_is_declared_is_marked() {
     fs_err::write(&file, format!("{root}{text}size = \"1MB\"\n")).unwrap();
     let declared = stdout(mlxctl(home.path(), &file).args(["estimate", "m"]));
     assert!(declared.contains("declared size  1.00 MB") && declared.contains("granted now"), "{declared}");
+    assert!(declared.contains("before that: ") && declared.contains("try: mlxctl setup"), "{declared}");
 }

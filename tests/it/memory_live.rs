@@ -86,7 +86,13 @@ fn manual_models_make_room_for_the_program_they_yield_to_and_always_on_ones_stay
     let mut playing = program(folder.path(), "mlxctl-game");
     let stopped = instance.wait_state("m", "stopped");
     assert!(stopped["reason"].as_str().unwrap().contains("memory"), "{stopped}");
-    assert_eq!(instance.run(&["start", "m"]).status.code(), Some(75));
+    let refused = instance.run(&["start", "m"]);
+    assert_eq!(refused.status.code(), Some(75));
+    let estimate = instance.expect(0, &["estimate", "m"]);
+    let why = "mlxctl-game is running, and the models yield to it";
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(why), "{refused:?}");
+    assert!(estimate.contains(&format!("would be refused now: {why}")), "what start says: {estimate}");
+    assert!(instance.expect(0, &["estimate", "a"]).contains("would be granted now"));
     assert_eq!(instance.model("a")["state"], "ready");
     playing.kill().unwrap();
     playing.wait().unwrap();

@@ -21,10 +21,12 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import langchain_openai
 import litellm
 import openai
+import upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 MLXCTL = ROOT / "target/debug/mlxctl"
 NODE = ROOT / "target/sdk-node"
+MLX_LM = ROOT / "target/sdk-mlx-lm"
 # More than the 16 MB that a request may have.
 TOO_LARGE = [{"role": "user", "content": "a" * 17_000_000}]
 litellm.suppress_debug_info = True
@@ -56,6 +58,7 @@ class Instance:
             f'[paths]\nroot = "{folder}"\nvenv = "{os.environ["MLXCTL_TEST_VENV"]}"\n'
             f'[network]\nhost = "127.0.0.1"\n{network}\n[memory]\nreserve = []\n'
             f'[[model]]\nname = "tiny"\nrepo = "builtin:tiny"\nport = {self.port}\nstart = "always"\n'
+            f"aliases = {list(upstream.MODELS)}\n"
             f'[[model]]\nname = "large"\nrepo = "builtin:tiny"\nport = {self.manual_port}\nstart = "manual"\n'
         )
         self.run("setup")
@@ -261,6 +264,11 @@ def check_curl(instance):
     assert curl("-N", instance.url() + "/chat/completions", "-d", body).endswith("data: [DONE]\n\n")
     chunked = curl(instance.url() + "/chat/completions", "-H", "Transfer-Encoding: chunked", "-d", body)
     assert chunked.endswith("data: [DONE]\n\n"), chunked
+
+
+def check_cases_of_mlx_lm(instance):
+    passed = upstream.run(MLX_LM, instance.port)
+    assert passed >= 10, passed
 
 
 def check_keys(instance):

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::api::HeldBack;
 use crate::backend::assess::{Assessment, assess};
 use crate::backend::weights;
 use crate::cli::Context;
@@ -17,6 +18,7 @@ use crate::memory::{Grant, Room};
 use crate::python::profile::Profiles;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
+use crate::supervisor::missing;
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
@@ -70,8 +72,12 @@ struct Document {
     counted: Counted,
     /// Whether a start would be granted now.
     granted: bool,
-    /// Why not; null where it would be.
+    /// Why not, where memory is short.
     refusal: Option<Refusal>,
+    /// Why not, where the supervisor holds starts back whatever memory there is.
+    held_back: Option<HeldBack>,
+    /// What a start would not find, granted or not: environment or files.
+    missing: Option<HeldBack>,
 }
 
 /// What else is on the machine, as far as the decision counts it.
@@ -85,6 +91,9 @@ struct Counted {
     running: Option<Grant>,
     /// The decision is on a machine of this size, on which nothing runs.
     memory_bytes: Option<Bytes>,
+    /// What keeps the supervisor from starting this model, apart from memory.
+    #[serde(skip)]
+    held_back: Option<HeldBack>,
     /// What the OS charges the running models.
     #[serde(skip)]
     footprints: BTreeMap<String, Footprint>,
@@ -97,6 +106,8 @@ impl Counted {
         let Some(status) = status else { return Self::default() };
         let host = host::system();
         let mut counted = Self { supervisor: true, ..Self::default() };
+        let own = status.models.iter().find(|own| own.name == model.name);
+        counted.held_back = own.and_then(|own| own.held_back.clone());
         for other in status.models.iter().filter(|other| other.state.holds_memory()) {
             let bytes = Bytes(other.memory.estimate_bytes.unwrap_or_default());
             let grant = Grant { bytes, forced: other.memory.forced };
@@ -218,7 +229,7 @@ fn examine(
     model: &Model,
     platform: Platform,
     live: &LiveReading,
-    counted: Counted,
+    mut counted: Counted,
 ) -> Result<Document, Problem> {
     let Assessment { bounds, room, estimate, hosts, kv_per_token, key, thumb, .. } =
         assess(registry, model, platform)?;
@@ -234,6 +245,7 @@ fn examine(
     let (footprints, programs) = (&counted.footprints, &live.programs);
     let now = Live { reading: &live.reading, footprints, programs, platform, gpu_limit };
     let refusal = judge(&ledger, now, &model.name, estimate.as_ref()).err().map(|refusal| *refusal);
+    let held_back = counted.held_back.take();
     Ok(Document {
         schema: 1,
         model: model.name.clone(),
@@ -251,8 +263,10 @@ fn examine(
         hosts,
         gpu_limit,
         counted,
-        granted: refusal.is_none(),
+        granted: refusal.is_none() && held_back.is_none(),
         refusal,
+        held_back,
+        missing: missing(registry, model),
     })
 }
 
@@ -297,14 +311,26 @@ fn show(document: &Document, model: &Model) -> String {
         text.push_str(&format!("; {} itself is running with {} granted", document.model, grant.bytes));
     }
     let again = if document.counted.running.is_some() { "a start after its end" } else { "a start" };
-    match &document.refusal {
-        None => text.push_str(&format!("; {again} would be granted now\n")),
-        Some(refusal) => {
+    // As admission asks: what holds starts back comes before memory.
+    match (&document.held_back, &document.refusal) {
+        (None, None) => text.push_str(&format!("; {again} would be granted now\n")),
+        (Some(held), _) => {
+            text.push_str(&format!("; {again} would be refused now: {}\ntry: {}\n", held.reason, held.hint));
+        }
+        (None, Some(refusal)) => {
             text.push_str(&format!("; {again} would be refused now: {}\n\n{refusal}\n", refusal.sentence()));
             for line in refusal.hint().lines() {
                 text.push_str(&format!("try: {line}\n"));
             }
         }
+    }
+    if let Some(missing) = document.missing.as_ref().filter(|_| document.counted.memory_bytes.is_none()) {
+        text.push_str(&format!(
+            "before that: {}
+try: {}
+",
+            missing.reason, missing.hint
+        ));
     }
     text
 }

@@ -7,9 +7,12 @@ use crate::control::server::Server;
 use crate::registry::Registry;
 use crate::service::notify::Notifier;
 use crate::supervisor::{Options, StartError, Supervisor, on_signals};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+
+/// How long the end of a supervisor waits for writes that were begun.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
@@ -26,10 +29,12 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     if let Err(error) = crate::host::posix::serve_long() {
         tracing::warn!(%error, "limits are as they were");
     }
+    crate::host::keep_no_large_blocks();
     let run = registry.paths.run.clone();
     let binary =
         std::env::current_exe().map_err(|error| CliError::failed("cannot find my own binary").why(error))?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let supervisor = Supervisor::new(Options { registry, host, binary }).map_err(explain)?;
         let handle = supervisor.handle();
         let server = Server::bind(&run).map_err(|error| {
@@ -46,7 +51,10 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
         control.abort();
         manager.abort();
         Ok(())
-    })
+    });
+    // A write that a disk does not take would be waited for, for ever.
+    runtime.shutdown_timeout(LAST_WRITES);
+    ended
 }
 
 /// One thread: everything here waits far more than it works.

@@ -13,7 +13,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::python::venv::{self, Environment, SetupError, SetupRequest, Step, Trial, Upgraded};
 use crate::python::{lock_file, tiny};
-use crate::registry::{Registry, Source};
+use crate::registry::{Registry, Source, check_owners};
 use crate::{folders, host};
 
 /// How long a new environment may take to serve the tiny model; a cold disk and a first import included.
@@ -38,6 +38,10 @@ pub struct Args {
 /// What could not be made, why, and what to do.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
+    let open = check_owners(&registry);
+    if !open.is_empty() {
+        return Err(context.broken(&open));
+    }
     let request = SetupRequest::new(&registry, args.verify);
     let environment = if args.upgrade {
         upgrade(context, &registry, &request)?

@@ -131,15 +131,18 @@ fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     if report.measured.decode.is_empty() {
         facts.push(("decode", "the answers are too short to tell a speed: --tokens 128".to_owned()));
     }
-    if matches!(report.process_type, ProcessType::Background | ProcessType::Adaptive) {
-        let text = format!(
-            "the agent's process_type is {:?}, which every backend inherits and cannot leave: on a Mac it may cost most of the \
-             speed; compare with \"Interactive\" and \"Standard\"",
-            report.process_type
-        );
-        facts.push(("agent", text));
-    }
+    facts.extend(throttled(report.process_type).map(|text| ("agent", text)));
     facts
+}
+
+/// That the agent's process type holds the models back.
+fn throttled(chosen: ProcessType) -> Option<String> {
+    matches!(chosen, ProcessType::Background | ProcessType::Adaptive).then(|| {
+        format!(
+            "the agent's process_type is {chosen:?}, which every backend inherits and cannot leave: on a Mac it may cost most \
+             of the speed; compare with \"Interactive\" and \"Standard\""
+        )
+    })
 }
 
 fn roofline(limit: &Roofline, share: Option<f64>) -> String {
@@ -221,5 +224,30 @@ fn millis(ms: f64) -> String {
         format!("{ms:.0} ms")
     } else {
         format!("{ms:.1} ms")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_type_that_holds_the_models_back_is_told_beside_the_numbers() {
+        for chosen in [ProcessType::Background, ProcessType::Adaptive] {
+            let told = throttled(chosen).unwrap();
+            assert!(told.contains(&format!("{chosen:?}")) && told.contains("cannot leave"), "{told}");
+        }
+        assert_eq!(throttled(ProcessType::Standard), None);
+        assert_eq!(throttled(ProcessType::Interactive), None);
+    }
+
+    #[test]
+    fn the_shipped_registry_says_what_its_process_type_costs() {
+        let text = include_str!("../../../config/models.toml");
+        let line = text.lines().find(|line| line.starts_with("process_type = \"Background\"")).unwrap();
+        assert!(
+            line.contains("throttles the backends as well, always") && line.contains("mlxctl bench"),
+            "{line}"
+        );
     }
 }

@@ -23,6 +23,7 @@ fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
         progress: None,
         running_repo: None,
         outdated: None,
+        held_back: None,
         ranks: Vec::new(),
         memory: ModelMemoryStatus { estimate_bytes: Some(21_400_000_000), ..Default::default() },
         health: HealthStatus::default(),

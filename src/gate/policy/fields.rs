@@ -53,6 +53,11 @@ const NOT_CONSTRAINED: &str =
     "mlx_lm.server does not constrain its answers; describe the format in the prompt";
 const ONE_ANSWER: &str = "a request gets one answer; send one request per answer";
 
+const NO_SAMPLER: &str = "mlx_lm.server does not sample that way; leave it out";
+const NO_LEAST: &str = "an answer ends where the model ends it; leave it out";
+const ONLY_BIAS: &str = "send 'logit_bias', which takes single tokens";
+const VARIABLE: &str = "send it in 'chat_template_kwargs', if the model's template reads it";
+
 /// Contexts of penalties, tokens; past 2³¹ MLX cannot slice.
 const WINDOW: i64 = 1_000_000;
 
@@ -117,7 +122,53 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("guided_grammar", Rule::Refused(NOT_CONSTRAINED)),
     ("grammar", Rule::Refused(NOT_CONSTRAINED)),
     ("json_schema", Rule::Refused(NOT_CONSTRAINED)),
+    ("response_schema", Rule::Refused(NOT_CONSTRAINED)),
+    ("format", Rule::Refused(NOT_CONSTRAINED)),
+    ("max_new_tokens", Rule::Refused("send 'max_tokens' instead")),
+    ("n_predict", Rule::Refused("send 'max_tokens' instead")),
+    ("min_tokens", Rule::Only(&["0"], NO_LEAST)),
+    ("ignore_eos", Rule::Only(&["false"], NO_LEAST)),
+    ("stop_token_ids", Rule::Only(&["[]"], "send 'stop', with the text")),
+    ("bad_words", Rule::Only(&["[]"], ONLY_BIAS)),
+    ("allowed_token_ids", Rule::Refused(ONLY_BIAS)),
+    ("use_beam_search", Rule::Only(&["false"], NO_SAMPLER)),
+    ("typical_p", Rule::Only(&["1", "1.0"], NO_SAMPLER)),
+    ("tfs", Rule::Only(&["1", "1.0"], NO_SAMPLER)),
+    ("tfs_z", Rule::Only(&["1", "1.0"], NO_SAMPLER)),
+    ("top_a", Rule::Only(&["0", "0.0"], NO_SAMPLER)),
+    ("mirostat", Rule::Only(&["0"], NO_SAMPLER)),
+    ("mirostat_mode", Rule::Only(&["0"], NO_SAMPLER)),
+    ("dry_multiplier", Rule::Only(&["0", "0.0"], NO_SAMPLER)),
+    ("dynatemp_range", Rule::Only(&["0", "0.0"], NO_SAMPLER)),
+    ("prompt_logprobs", Rule::Refused("only the answer's probabilities are told")),
+    ("truncate_prompt_tokens", Rule::Refused("send a prompt that fits")),
+    ("skip_special_tokens", Rule::Only(&["true"], "special tokens are never part of the answer")),
+    ("include_stop_str_in_output", Rule::Only(&["false"], "an answer ends before 'stop'; add it yourself")),
+    ("return_token_ids", Rule::Only(&["false"], "answers are text")),
+    ("chat_template", Rule::Refused("the chat is written by the model's own template")),
+    ("documents", Rule::Only(&["[]"], VARIABLE)),
+    ("enable_thinking", Rule::Refused(VARIABLE)),
+    ("thinking", Rule::Refused(VARIABLE)),
 ];
 
 /// A bit each, in [`super::validate`].
-const _: () = assert!(FIELDS.len() <= 64);
+const _: () = assert!(FIELDS.len() <= u128::BITS as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_every_field() {
+        let text = include_str!("../../../docs/security.md");
+        let (_, fields) = text.split_once("\n## Fields").unwrap();
+        let (fields, _) = fields.split_once("\n### Changes").unwrap();
+        // `presence_context_size` and the like stand there as `…_context_size`.
+        let missing: Vec<_> = FIELDS
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| !name.ends_with("_context_size") && !fields.contains(&format!("`{name}`")))
+            .collect();
+        assert_eq!(missing, [&""; 0]);
+    }
+}

@@ -21,7 +21,7 @@ pub(crate) fn only(
     if allowed.contains(&scanner.raw()?) {
         return Ok(());
     }
-    Err(unsupported(name, &allowed.join(" and "), advice))
+    Err(unsupported(name, allowed.first().unwrap_or(&"nothing"), advice))
 }
 
 /// `{"type": "text"}`

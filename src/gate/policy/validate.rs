@@ -60,7 +60,7 @@ pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Re
         preset: None,
         given: Vec::new(),
     };
-    let (mut first, mut seen, mut given) = (true, 0_u64, false);
+    let (mut first, mut seen, mut given) = (true, 0_u128, false);
     let input = if endpoint == Endpoint::Chat { "messages" } else { "prompt" };
     while let Some(key) = scanner.member(&mut first)? {
         let name = key.decoded();
@@ -189,7 +189,7 @@ impl Check<'_> {
         key: &Text<'_>,
     ) -> Result<(), Refusal> {
         if matches!(rule, Rule::Messages | Rule::Prompt) {
-            return Err(wrong(name, "something else", Kind::Null));
+            return Err(wrong(name, "given", Kind::Null));
         }
         scanner.word()?;
         self.edits.push(Edit::neutral(key));
@@ -201,7 +201,7 @@ impl Check<'_> {
         let name = text.decoded();
         let known = |accepted: &String| accepted.eq_ignore_ascii_case(&name);
         // Clients that were made for mlx_lm.server send its own name for the one model.
-        if self.rules.accepted.iter().any(known) || name == DEFAULT_MODEL {
+        if self.rules.accepted.iter().any(known) || name.eq_ignore_ascii_case(DEFAULT_MODEL) {
             self.named = true;
             self.preset = self.rules.presets.iter().find(|preset| preset.name.eq_ignore_ascii_case(&name));
             self.edits.push(Edit::Model(text.span));

@@ -7,7 +7,7 @@ use crate::gate::policy::rewrite::apply;
 
 /// Fields and what passes in them. `null` passes in each.
 const GIVEN: &[(&str, &[&str])] = &[
-    ("model", &["\"tiny\"", "\"TINY\"", "\"default_model\""]),
+    ("model", &["\"tiny\"", "\"TINY\"", "\"Default_model\""]),
     ("stream", &["true", "false"]),
     ("stream_options", &["{}", "{\"include_usage\":true}", "{\"include_usage\":null}", "{\"a\":[1]}"]),
     ("max_tokens", &["1", "100", "101", "32000", "99999999999999999999999"]),
@@ -23,6 +23,8 @@ const GIVEN: &[(&str, &[&str])] = &[
     ("draft_model", &[]),
     ("adapters", &[]),
     ("n", &["1"]),
+    ("documents", &["[]"]),
+    ("mirostat", &["0"]),
     ("echo", &["false"]),
     ("suffix", &["\"\""]),
 ];

@@ -62,7 +62,7 @@ impl Gate {
     pub async fn close(self) {
         let Self { shared, listener } = self;
         listener.close(LAST_WORDS, shared.traffic.drained()).await;
-        shared.log.flush();
+        shared.log.finish().await;
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

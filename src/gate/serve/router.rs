@@ -110,7 +110,7 @@ impl Router {
         let drained =
             async { futures_util::future::join_all(gates.iter().map(|gate| gate.traffic.drained())).await };
         listener.close(patience, drained).await;
-        routes.log.flush();
+        routes.log.finish().await;
     }
 }
 

@@ -12,6 +12,22 @@ pub fn heap() {
     }
 }
 
+/// From this size on, a block has a mapping of its own: it grows without being copied, and is gone when it is freed.
+/// glibc begins with this number too, but raises it to the largest block that was ever freed; what the arena of a thread
+/// holds after that, `malloc_trim` does not give back.
+#[cfg(target_env = "gnu")]
+const MAPPED: c_int = 128 * 1024;
+
+/// Has the allocator keep no large block, for as long as this process lives.
+pub fn keep_no_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "libc has no safe wrapper")]
+    // SAFETY: mallopt(3) takes no pointer, and may be called while others allocate. A refusal changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
+    }
+}
+
 /// The pages of our own program that hold code and constants: they are unmapped, stay in the page cache, and are
 /// mapped again, 64 KiB at once, where they are used. Most of what is resident of an idle supervisor is code that it
 /// needed once.
@@ -84,6 +100,19 @@ mod tests {
         assert!(is_constant(libc::PT_LOAD, libc::PF_R | libc::PF_X));
         assert!(!is_constant(libc::PT_LOAD, libc::PF_R | libc::PF_W));
         assert!(!is_constant(libc::PT_GNU_RELRO, libc::PF_R));
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[test]
+    #[expect(unsafe_code, reason = "only glibc's own note before a block says where it lies")]
+    fn a_large_block_has_a_mapping_of_its_own_after_another_was_freed_as_well() {
+        keep_no_large_blocks();
+        for _ in 0..3 {
+            let block = std::hint::black_box(vec![1_u8; 4 << 20]);
+            // SAFETY: glibc keeps the size of a block, with flags in its lowest bits, in the word before it (malloc/malloc.c).
+            let noted = unsafe { block.as_ptr().cast::<usize>().sub(1).read() };
+            assert_ne!(noted & 0b10, 0, "IS_MMAPPED");
+        }
     }
 
     #[test]

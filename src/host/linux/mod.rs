@@ -46,6 +46,11 @@ pub fn relieve() {
     give_back::heap();
 }
 
+/// See [`super::keep_no_large_blocks`].
+pub fn keep_no_large_blocks() {
+    give_back::keep_no_large_blocks();
+}
+
 /// See [`super::boot_id`].
 pub fn boot_id() -> io::Result<String> {
     Ok(process::read("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())

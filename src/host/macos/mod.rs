@@ -37,6 +37,9 @@ pub fn relieve() {
     memory::relieve();
 }
 
+/// See [`super::keep_no_large_blocks`]. Large blocks have a zone of their own here, which [`relieve`] empties.
+pub fn keep_no_large_blocks() {}
+
 /// See [`super::boot_id`].
 pub fn boot_id() -> io::Result<String> {
     sysctl::text(c"kern.bootsessionuuid")
