@@ -40,7 +40,6 @@ mod gate_truth;
 mod gateway;
 mod handover;
 mod hub;
-mod kv_shapes;
 mod launchctl;
 mod launchd_rules;
 mod launcher_contract;
