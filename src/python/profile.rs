@@ -41,6 +41,8 @@ pub struct Division {
 
 /// More profiles than this are not kept.
 const MOST: usize = 256;
+/// Of a larger text, size and time count, bytes: a profile is looked for in milliseconds.
+const READ: u64 = 256 << 10;
 /// A larger document is not one of ours, bytes.
 const LARGEST: u64 = 4 << 20;
 
@@ -138,10 +140,10 @@ impl Profiles {
         }
         for name in TEXTS {
             digest.update(name);
-            match fs_err::metadata(model.join(name)).ok().filter(|found| found.len() <= LARGEST) {
-                Some(_) => digest.update(fs_err::read(model.join(name)).ok()?),
-                // Its size says enough of one that is larger than any, or not there.
-                None => digest.update([0]),
+            match fs_err::metadata(model.join(name)) {
+                Ok(found) if found.len() <= READ => digest.update(fs_err::read(model.join(name)).ok()?),
+                Ok(found) => digest.update(format!("{} {:?}", found.len(), found.modified().ok())),
+                Err(_) => digest.update([0]),
             }
         }
         let more = fs_err::read_dir(model.join("additional_chat_templates")).into_iter().flatten();

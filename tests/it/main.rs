@@ -58,6 +58,7 @@ mod power;
 mod process_environment;
 mod processes;
 mod profile;
+mod profile_made;
 mod prompt_store;
 mod pull;
 mod real;
