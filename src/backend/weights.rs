@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::folders;
 use crate::memory::files::{self, read_adapter, read_profiled};
 use crate::memory::profile::{Refused, RefusedKind};
-use crate::memory::{ModelFiles, Problem};
+use crate::memory::{ModelFiles, Problem, Profile, Shape};
 use crate::python::profile::{Division, Profiles};
 use crate::python::{hub, tiny};
 use crate::registry::{Model, Source};
@@ -29,6 +29,18 @@ pub fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Proble
 pub fn division(model: &Model) -> Option<Division> {
     let cluster = model.cluster.as_ref()?;
     Some(Division { mode: cluster.mode, ranks: cluster.ranks.len() })
+}
+
+/// What `config.json` says of a model that is divided and that mlx_lm was not asked about; `None`: nothing that is here.
+///
+/// # Errors
+/// [`Problem::Cluster`]: mlx_lm was asked, and cannot divide it so; what keeps `config.json` from being read.
+pub fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Shape>, Problem> {
+    let Some(folder) = folder(&model.source) else { return Ok(None) };
+    match profile(&folder, profiles, division(model))? {
+        Some(_) => Ok(None),
+        None => files::read_config(&folder).map(Some),
+    }
 }
 
 /// A file of `model`, its draft model or its adapter that is not what its name says, also where others are missing.
@@ -101,11 +113,17 @@ fn read(
     otherwise: ModelFiles,
 ) -> Result<ModelFiles, Problem> {
     let Some(folder) = folder else { return Ok(otherwise) };
-    let profile = match profiles.stored(&folder, division) {
-        Some(Err(Refused { kind: RefusedKind::Ranks, message })) => {
-            return Err(Problem::Cluster { why: message });
-        }
-        found => found.and_then(Result::ok),
-    };
+    let profile = profile(&folder, profiles, division)?;
     Ok(ModelFiles::Read(Box::new(read_profiled(&folder, profile.as_ref())?)))
+}
+
+fn profile(
+    folder: &Path,
+    profiles: &Profiles,
+    division: Option<Division>,
+) -> Result<Option<Profile>, Problem> {
+    match profiles.stored(folder, division) {
+        Some(Err(Refused { kind: RefusedKind::Ranks, message })) => Err(Problem::Cluster { why: message }),
+        found => Ok(found.and_then(Result::ok)),
+    }
 }

@@ -1,21 +1,24 @@
 //! Whether models can be divided over the ranks of their clusters, as far as their files are on this machine.
 
-use super::split;
-use super::{ModelFiles, Problem};
+use super::{Problem, Shape, split};
 use crate::registry::{ClusterMode, Complaint, Model, Registry};
 
 /// Every model that mlx_lm was asked about and cannot divide so, or whose `config.json` says that its KV heads,
-/// attention heads or layers do not come out even on its ranks. `files`: what a model's files say, if they are here.
+/// attention heads or layers do not come out even on its ranks. `shape`: what is known of a model that mlx_lm was not
+/// asked about, if it is here.
 #[must_use]
-pub fn divides(registry: &Registry, files: impl Fn(&Model) -> Result<ModelFiles, Problem>) -> Vec<Complaint> {
+pub fn divides(
+    registry: &Registry,
+    shape: impl Fn(&Model) -> Result<Option<Shape>, Problem>,
+) -> Vec<Complaint> {
     let complaints = registry.models.iter().enumerate().filter_map(|(index, model)| {
         let cluster = model.cluster.as_ref()?;
         let (mode, ranks) = (cluster.mode, cluster.ranks.len());
-        // Files that say nothing usable are the estimate's to tell.
-        let (why, shape) = match files(model) {
+        // A config.json that says nothing usable is the estimate's to tell.
+        let (why, shape) = match shape(model) {
             Err(Problem::Cluster { why }) => (why, None),
-            Ok(ModelFiles::Read(files)) => match split::split(&files, mode, ranks) {
-                Err(Problem::Cluster { why }) => (why, Some(files.shape)),
+            Ok(Some(shape)) => match split::divides(&shape, mode, ranks) {
+                Err(Problem::Cluster { why }) => (why, Some(shape)),
                 _ => return None,
             },
             _ => return None,
@@ -42,8 +45,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::memory::weights::Header;
-    use crate::memory::{fixtures, thumb};
+    use crate::memory::thumb;
 
     fn registry(mode: &str, ranks: u32) -> Registry {
         let text = format!(
@@ -58,13 +60,10 @@ mod tests {
             r#"{{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":4,"num_attention_heads":24,
             "num_key_value_heads":{heads},"intermediate_size":128,"vocab_size":300}}"#
         );
-        let files = fixtures::of(thumb::shape(&config).unwrap(), Header::default());
+        let shape = thumb::shape(&config).unwrap();
         let registry = registry(mode, ranks);
-        assert!(
-            divides(&registry, |_| Ok(ModelFiles::Unknown)).is_empty(),
-            "files that are not here say nothing"
-        );
-        registry.problems(divides(&registry, |_| Ok(ModelFiles::Read(Box::new(files.clone()))))).plain()
+        assert!(divides(&registry, |_| Ok(None)).is_empty(), "files that are not here say nothing");
+        registry.problems(divides(&registry, |_| Ok(Some(shape.clone())))).plain()
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::estimate::Files;
 use super::learn::Store;
 use super::problem::Problem;
 use super::profile::Profile;
+use super::shape::Shape;
 use super::thumb;
 use super::weights::{self, Header, Named};
 use crate::units::Bytes;
@@ -28,6 +29,14 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
     read_profiled(folder, None)
 }
 
+/// By rules of thumb, what `config.json` says.
+///
+/// # Errors
+/// A file that cannot be read, or describes no model.
+pub fn read_config(folder: &Path) -> Result<Shape, Problem> {
+    thumb::shape(&read_small(&folder.join("config.json"))?)
+}
+
 /// As [`read_folder`], with what mlx_lm says of the model in the place of the rules for its family.
 ///
 /// # Errors
@@ -35,7 +44,7 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
 pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, Problem> {
     let shape = match profile {
         Some(profile) => profile.shape(),
-        None => thumb::shape(&read_small(&folder.join("config.json"))?)?,
+        None => read_config(folder)?,
     };
     let (shards, indexes) = list(folder)?;
     for index in indexes {

@@ -37,10 +37,13 @@ pub fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<(), Pro
         ClusterMode::Tensor => {
             let shared =
                 shape.caches.iter().filter(|cache| matches!(cache.kind, Kind::Full | Kind::Rotating));
-            let mut heads =
-                shared.flat_map(|cache| &cache.slots).map(|slot| slot.heads).filter(|heads| *heads > 0);
-            // Some families repeat heads where there are fewer than ranks.
-            match heads.find(|heads| !heads.is_multiple_of(ranks) && !ranks.is_multiple_of(*heads)) {
+            let mut heads = shared.flat_map(|cache| &cache.slots).map(|slot| slot.heads);
+            // This family repeats heads where there are fewer than ranks.
+            let repeats = shape.family.starts_with("qwen3_5");
+            let even = |heads: u64| {
+                heads.is_multiple_of(ranks) || (repeats && heads > 0 && ranks.is_multiple_of(heads))
+            };
+            match heads.find(|heads| !even(*heads)) {
                 Some(heads) => uneven("KV heads", heads),
                 None => Ok(()),
             }

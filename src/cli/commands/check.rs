@@ -27,7 +27,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         }),
         None => Registry::check_here(&context.config, memory_here(), |registry| {
             let profiles = Profiles::of(registry);
-            let mut complaints = divides(registry, |model| weights::of_model(model, &profiles));
+            let mut complaints = divides(registry, |model| weights::undivided(model, &profiles));
             complaints.extend(impostors(registry));
             complaints
         }),
