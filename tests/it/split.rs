@@ -68,6 +68,8 @@ fn every_rank_holds_what_its_share_of_the_profile_says_to_the_byte() {
     assert!(none.message.contains("no pipeline mode for llama"), "{none}");
     let uneven = refused("llama", ClusterMode::Tensor, 3);
     assert!(uneven.kind == RefusedKind::Ranks && uneven.message.contains("over 3 ranks"), "{uneven}");
+    let many = refused("qwen3_moe", ClusterMode::Pipeline, 6);
+    assert!(many.kind == RefusedKind::Ranks && many.message.contains("over 6 ranks"), "{many}");
     // And without mlx_lm, as far as numbers tell.
     let files = read_folder(&folder.path().join("llama")).unwrap();
     let uneven = split(&files, ClusterMode::Tensor, 3).unwrap_err().to_string();
