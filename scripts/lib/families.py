@@ -114,6 +114,8 @@ SPECIAL = {
         "num_transformer_layers": LAYERS, "model_dim": 64, "ffn_dim_divisor": 16, "num_query_heads": [2, 2, 4, 4],
         "num_kv_heads": [1, 1, 2, 2], "ffn_multipliers": [1.0, 1.5, 2.0, 2.5],
     },
+    # It overwrites the logits of tokens that the tokenizer does not have, by number.
+    "phi3small": {"vocab_size": 100352},
     "prism_hadamard_qwen35": {
         "schema_version": 1, "tensor_namespace": "mlx-lm-text", "hidden_size": 128, "intermediate_size": 128,
         "quantization": {"bits": 2, "group_size": 128, "mode": "affine"}, "torch_dtype": "float16",

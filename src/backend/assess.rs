@@ -59,7 +59,7 @@ pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<
     Ok(Assessment {
         estimate,
         hosts,
-        kv_per_token: read.map(|files| files.shape.per_token(bounds.precision(files.activation())).0),
+        kv_per_token: read.map(|files| files.shape.per_token(bounds.kv_quantized)),
         weights: read.map(|files| files.weights.bytes),
         bounds,
         room,
@@ -78,7 +78,7 @@ pub fn planned(registry: &Registry, model: &Model, platform: Platform) -> Result
 }
 
 fn thumb(profiles: &Profiles, model: &Model) -> Option<String> {
-    match profiles.stored(&weights::folder(&model.source)?) {
+    match profiles.stored(&weights::folder(&model.source)?, weights::division(model)) {
         None => Some("`mlxctl setup` makes it exact".to_owned()),
         Some(Ok(profile)) if profile.exact => None,
         Some(Ok(_)) => Some(

@@ -3,19 +3,57 @@
 use std::path::{Path, PathBuf};
 
 use crate::folders;
-use crate::memory::files::read_profiled;
-use crate::memory::{ModelFiles, Problem};
-use crate::python::profile::Profiles;
+use crate::memory::files::{self, read_adapter, read_profiled};
+use crate::memory::profile::{Refused, RefusedKind};
+use crate::memory::{ModelFiles, Problem, Profile, Shape};
+use crate::python::profile::{Division, Profiles};
 use crate::python::{hub, tiny};
 use crate::registry::{Model, Source};
 
-/// The files of `model`, with its profile where there is one; its declared size for as long as they are not there, or not all of them.
+/// The files of `model`, with its profile where there is one; its declared size for as long as they are not there, or
+/// not all of them.
 ///
 /// # Errors
 /// The [`Problem`] that makes files which are there unusable.
 pub fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Problem> {
     let declared = model.size.map_or(ModelFiles::Unknown, ModelFiles::Declared);
-    read(folder(&model.source), profiles, declared)
+    let mut files = read(folder(&model.source), profiles, division(model), declared)?;
+    if let (ModelFiles::Read(files), Some(adapter)) = (&mut files, &model.server.adapter_path) {
+        files.adapter = read_adapter(adapter)?;
+    }
+    Ok(files)
+}
+
+/// How `model` is divided over the ranks of its cluster, if it has one.
+#[must_use]
+pub fn division(model: &Model) -> Option<Division> {
+    let cluster = model.cluster.as_ref()?;
+    Some(Division { mode: cluster.mode, ranks: cluster.ranks.len() })
+}
+
+/// What `config.json` says of a model that is divided and that mlx_lm was not asked about; `None`: nothing that is here.
+///
+/// # Errors
+/// [`Problem::Cluster`]: mlx_lm was asked, and cannot divide it so; what keeps `config.json` from being read.
+pub fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Shape>, Problem> {
+    let Some(folder) = folder(&model.source) else { return Ok(None) };
+    match profile(&folder, profiles, division(model))? {
+        Some(_) => Ok(None),
+        None => files::read_config(&folder).map(Some),
+    }
+}
+
+/// A file of `model`, its draft model or its adapter that is not what its name says, also where others are missing.
+#[must_use]
+pub fn impostor(model: &Model) -> Option<Problem> {
+    let own = match &model.source {
+        Source::Hub(repo) => hub::cached(repo).map(|model| model.folder),
+        Source::Folder(_) | Source::Tiny => folder(&model.source),
+    };
+    own.into_iter()
+        .chain(draft_folder(model))
+        .chain(model.server.adapter_path.clone())
+        .find_map(|folder| files::impostor(&folder))
 }
 
 /// The files of the draft model, if `model` has one.
@@ -27,7 +65,7 @@ pub fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<ModelFiles>
     if model.server.draft_model.is_none() {
         return Ok(None);
     }
-    read(folder, profiles, ModelFiles::Unknown).map(Some)
+    read(folder, profiles, None, ModelFiles::Unknown).map(Some)
 }
 
 /// The folder of the draft model, if there is one and it is whole.
@@ -68,12 +106,24 @@ fn complete(repo: &str) -> Option<PathBuf> {
     hub::cached(repo).filter(|model| model.complete).map(|model| model.folder)
 }
 
-fn read(folder: Option<PathBuf>, profiles: &Profiles, otherwise: ModelFiles) -> Result<ModelFiles, Problem> {
-    match folder {
-        Some(folder) => {
-            let profile = profiles.stored(&folder).and_then(Result::ok);
-            Ok(ModelFiles::Read(Box::new(read_profiled(&folder, profile.as_ref())?)))
-        }
-        None => Ok(otherwise),
+fn read(
+    folder: Option<PathBuf>,
+    profiles: &Profiles,
+    division: Option<Division>,
+    otherwise: ModelFiles,
+) -> Result<ModelFiles, Problem> {
+    let Some(folder) = folder else { return Ok(otherwise) };
+    let profile = profile(&folder, profiles, division)?;
+    Ok(ModelFiles::Read(Box::new(read_profiled(&folder, profile.as_ref())?)))
+}
+
+fn profile(
+    folder: &Path,
+    profiles: &Profiles,
+    division: Option<Division>,
+) -> Result<Option<Profile>, Problem> {
+    match profiles.stored(folder, division) {
+        Some(Err(Refused { kind: RefusedKind::Ranks, message })) => Err(Problem::Cluster { why: message }),
+        found => Ok(found.and_then(Result::ok)),
     }
 }

@@ -6,7 +6,6 @@ use sha2::{Digest, Sha256};
 use super::estimate::{Estimate, ModelFiles, estimate, prefill, sequence};
 use super::platform::Platform;
 use super::problem::Problem;
-use super::shape::Precision;
 use crate::registry::{self, Model};
 use crate::units::Bytes;
 
@@ -80,10 +79,6 @@ impl Bounds {
     pub fn fingerprint(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();
         Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    pub(crate) fn precision(&self, activation: u64) -> Precision {
-        Precision { activation, quantized: self.kv_quantized }
     }
 }
 
@@ -169,7 +164,8 @@ fn unbounded(model: &Model, files: &ModelFiles, draft: Option<&ModelFiles>) -> R
     }
     let own = shape.and_then(|shape| shape.context).unwrap_or(u32::MAX);
     let concurrency = memory.concurrency.max(1);
-    let batched = server.draft_model.is_none() && server.kv_bits.is_none();
+    let batched =
+        server.draft_model.is_none() && server.kv_bits.is_none() && shape.is_none_or(|shape| shape.batches);
     // What is not batched is served one request after the other.
     let concurrency = if batched { concurrency } else { 1 };
     let decode = server.decode_concurrency.unwrap_or(concurrency).clamp(1, concurrency);

@@ -1,9 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::Shape;
-use crate::memory::estimate::Files;
-use crate::memory::fixtures::{files_32b, model};
+use crate::memory::fixtures::{self, files_32b, model};
+use crate::memory::thumb;
 use crate::memory::weights::Header;
 
 fn of(memory: &str, server: &str) -> Result<Bounds, Problem> {
@@ -61,15 +60,10 @@ fn a_ceiling_below_the_weights_or_the_wanted_context_is_a_named_problem() {
 
 #[test]
 fn quantised_caches_are_refused_where_mlx_lm_would_fail_in_the_first_request() {
-    let config = r#"{"model_type":"gemma3_text","hidden_size":64,"num_hidden_layers":6,"head_dim":16,
+    let config = r#"{"model_type":"gemma3_text","hidden_size":64,"num_hidden_layers":6,"head_dim":16,"sliding_window":512,"sliding_window_pattern":6,
         "vocab_size":10,"num_attention_heads":4,"num_key_value_heads":1}"#;
-    let shape = Shape::parse(config).unwrap();
-    let files = ModelFiles::Read(Box::new(Files {
-        shape,
-        weights: Header::default(),
-        tensors: Vec::new(),
-        shards: 1,
-    }));
+    let shape = thumb::shape(config).unwrap();
+    let files = ModelFiles::Read(Box::new(fixtures::of(shape, Header::default())));
     let problem = bounds(&model("", "kv_bits = 8"), &files, None, Platform::Metal).unwrap_err();
     assert!(problem.to_string().contains("sliding-window"), "{problem}");
 }

@@ -1,29 +1,35 @@
 //! Whether models can be divided over the ranks of their clusters, as far as their files are on this machine.
 
-use std::path::PathBuf;
+use super::{Problem, Shape, split};
+use crate::registry::{ClusterMode, Complaint, Model, Registry};
 
-use crate::memory::shape::Shape;
-use crate::memory::{Problem, split};
-use crate::registry::{ClusterMode, Complaint, Registry, Source};
-
-/// Every model whose `config.json` says that its KV heads, attention heads or layers do not come out even on its ranks,
-/// or that mlx-lm cannot divide its family so. `folder`: where a model's files are, if they are here.
+/// Every model that mlx_lm was asked about and cannot divide so, or whose `config.json` says that its KV heads,
+/// attention heads or layers do not come out even on its ranks. `shape`: what is known of a model that mlx_lm was not
+/// asked about, if it is here.
 #[must_use]
-pub fn divides(registry: &Registry, folder: impl Fn(&Source) -> Option<PathBuf>) -> Vec<Complaint> {
+pub fn divides(
+    registry: &Registry,
+    shape: impl Fn(&Model) -> Result<Option<Shape>, Problem>,
+) -> Vec<Complaint> {
     let complaints = registry.models.iter().enumerate().filter_map(|(index, model)| {
         let cluster = model.cluster.as_ref()?;
-        let config = fs_err::read_to_string(folder(&model.source)?.join("config.json")).ok()?;
-        // A config.json that says nothing usable is the estimate's to tell.
-        let shape = Shape::parse(&config).ok()?;
         let (mode, ranks) = (cluster.mode, cluster.ranks.len());
-        let Err(Problem::Cluster { why }) = split::divides(&shape, mode, ranks) else { return None };
+        // A config.json that says nothing usable is the estimate's to tell.
+        let (why, shape) = match shape(model) {
+            Err(Problem::Cluster { why }) => (why, None),
+            Ok(Some(shape)) => match split::divides(&shape, mode, ranks) {
+                Err(Problem::Cluster { why }) => (why, Some(shape)),
+                _ => return None,
+            },
+            _ => return None,
+        };
         let other = match mode {
             ClusterMode::Tensor => ClusterMode::Pipeline,
             ClusterMode::Pipeline => ClusterMode::Tensor,
         };
-        let hint = match split::divides(&shape, other, ranks) {
-            Ok(()) => format!("mode = \"{}\", or another number of ranks", other.name()),
-            Err(_) => "another number of ranks, or another model".to_owned(),
+        let hint = match shape.map(|shape| split::divides(&shape, other, ranks)) {
+            Some(Ok(())) => format!("mode = \"{}\", or another number of ranks", other.name()),
+            Some(Err(_)) | None => "the other mode, another number of ranks, or another model".to_owned(),
         };
         Some(Complaint {
             key: format!("model[{index}].cluster.mode"),
@@ -39,22 +45,25 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::memory::thumb;
 
-    fn found(mode: &str, ranks: u32, heads: u32) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let config = format!(
-            r#"{{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":4,"num_attention_heads":24,
-            "num_key_value_heads":{heads},"intermediate_size":128,"vocab_size":300}}"#
-        );
-        fs_err::write(folder.path().join("config.json"), config).unwrap();
+    fn registry(mode: &str, ranks: u32) -> Registry {
         let text = format!(
             "[[model]]\nname = \"m\"\nrepo = \"x/y\"\nport = 1\n[model.cluster]\nbackend = \"mpi\"\n{mode}\n\
              hosts = [{{ ssh = \"laptop\", ranks = {ranks} }}, {{ ssh = \"studio\" }}]\n"
         );
-        let registry = Registry::parse(Path::new("/m.toml"), &text).unwrap();
-        let here = folder.path().to_owned();
-        assert!(divides(&registry, |_| None).is_empty(), "files that are not here say nothing");
-        registry.problems(divides(&registry, |_| Some(here.clone()))).plain()
+        Registry::parse(Path::new("/m.toml"), &text).unwrap()
+    }
+
+    fn found(mode: &str, ranks: u32, heads: u32) -> String {
+        let config = format!(
+            r#"{{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":4,"num_attention_heads":24,
+            "num_key_value_heads":{heads},"intermediate_size":128,"vocab_size":300}}"#
+        );
+        let shape = thumb::shape(&config).unwrap();
+        let registry = registry(mode, ranks);
+        assert!(divides(&registry, |_| Ok(None)).is_empty(), "files that are not here say nothing");
+        registry.problems(divides(&registry, |_| Ok(Some(shape.clone())))).plain()
     }
 
     #[test]
@@ -73,5 +82,14 @@ mod tests {
         assert_eq!(found("mode = \"pipeline\"", 3, 2), "");
         let problem = found("mode = \"pipeline\"", 5, 3);
         assert!(problem.contains("4 layers cannot be divided over 6 ranks"), "{problem}");
+    }
+
+    #[test]
+    fn what_mlx_lm_itself_says_is_passed_on() {
+        let registry = registry("mode = \"pipeline\"", 2);
+        let refuses =
+            |_: &Model| Err(Problem::Cluster { why: "mlx_lm has no pipeline mode for llama".to_owned() });
+        let problem = registry.problems(divides(&registry, refuses)).plain();
+        assert!(problem.contains("no pipeline mode for llama"), "{problem}");
     }
 }

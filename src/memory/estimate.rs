@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::bounds::Bounds;
 use super::learn::Learned;
 use super::platform::Platform;
+use super::profile::Share;
 use super::shape::Shape;
-use super::weights::{Header, Named};
+use super::weights::Header;
 use super::working::{self, Step};
 use crate::units::Bytes;
 
@@ -27,25 +28,18 @@ pub enum ModelFiles {
 /// A model folder, as far as memory is concerned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Files {
-    /// From `config.json`.
+    /// By mlx_lm, else by rules of thumb for `config.json`.
     pub shape: Shape,
-    /// From the safetensors headers, all files together.
+    /// As served: by mlx_lm, else from the safetensors headers, all files together.
     pub weights: Header,
-    /// Each tensor of them, for a cluster to divide; empty in a share of one.
-    pub tensors: Vec<Named>,
+    /// Bytes of the tensors that belong to no layer.
+    pub outside: Bytes,
     /// Number of safetensors files.
     pub shards: usize,
-}
-
-impl Files {
-    /// The type of activations and caches: that of the weights, which is what MLX computes in.
-    #[must_use]
-    pub fn activation(&self) -> u64 {
-        match self.weights.float_bytes {
-            [0, 0] => self.shape.declared_activation.unwrap_or(2),
-            _ => self.weights.activation_size(),
-        }
-    }
+    /// What an adapter adds to them.
+    pub adapter: Header,
+    /// What mlx_lm leaves on each rank of the model's cluster; empty: it has none, or mlx_lm was not asked.
+    pub shares: Vec<Share>,
 }
 
 /// Where a number comes from.
@@ -214,6 +208,10 @@ pub fn estimate(
         Origin::File,
         format!("{} tensors in {} files", files.weights.tensors, files.shards),
     )];
+    if files.adapter.tensors > 0 {
+        let detail = format!("{} tensors", files.adapter.tensors);
+        terms.push(term("adapter", files.adapter.bytes, ALWAYS, Origin::File, detail));
+    }
     let draft = match draft {
         Some(ModelFiles::Read(draft)) => {
             terms.push(term(
@@ -245,7 +243,6 @@ pub fn estimate(
         terms.push(term("tokenizer", tokenizer, ALWAYS, Origin::Fitted, of));
     }
 
-    let precision = bounds.precision(files.activation());
     let context = u64::from(bounds.context);
     let sequence = kv(files, draft.map(|draft| &**draft), bounds, context);
     let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
@@ -264,7 +261,11 @@ pub fn estimate(
         in_flight,
         PEAK,
         Origin::Config,
-        format!("{} × {context} tokens, {} a token", bounds.concurrency, files.shape.per_token(precision).0),
+        format!(
+            "{} × {context} tokens, {} a token",
+            bounds.concurrency,
+            files.shape.per_token(bounds.kv_quantized)
+        ),
     ));
 
     let prefill = prefill(files, bounds, platform);
@@ -302,7 +303,7 @@ pub(super) fn sequence(files: &Files, draft: Option<&ModelFiles>, bounds: &Bound
 }
 
 fn kv(files: &Files, draft: Option<&Files>, bounds: &Bounds, tokens: u64) -> Bytes {
-    let of = |files: &Files| files.shape.kv(tokens, bounds.precision(files.activation()));
+    let of = |files: &Files| files.shape.kv(tokens, bounds.kv_quantized);
     of(files) + draft.map_or(Bytes::ZERO, of)
 }
 
@@ -316,9 +317,8 @@ pub(super) fn step(files: &Files, bounds: &Bounds, platform: Platform, tokens: u
     let sequences = u64::from(bounds.prompt_concurrency);
     let context = u64::from(context);
     let tokens = u64::from(tokens).min(context).saturating_mul(sequences);
-    let precision = bounds.precision(files.activation());
     let step = Step { tokens, context, sequences };
-    working::prefill(&files.shape, files.weights.bytes, step, precision, platform)
+    working::prefill(&files.shape, files.weights.bytes, step, bounds.kv_quantized, platform)
 }
 
 #[cfg(test)]

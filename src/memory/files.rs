@@ -2,6 +2,7 @@
 //! hundred kilobytes, whatever the model weighs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use super::learn::Store;
 use super::problem::Problem;
 use super::profile::Profile;
 use super::shape::Shape;
+use super::thumb;
 use super::weights::{self, Header, Named};
 use crate::units::Bytes;
 
@@ -17,7 +19,7 @@ use crate::units::Bytes;
 const SMALL_FILE: u64 = 64 << 20;
 
 /// What the text begins with that Git LFS leaves in a file's place.
-const LFS_POINTER: &[u8; 8] = b"version ";
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// Reads a folder as mlx_lm loads it: all of `model*.safetensors`.
 ///
@@ -27,6 +29,14 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
     read_profiled(folder, None)
 }
 
+/// By rules of thumb, what `config.json` says.
+///
+/// # Errors
+/// A file that cannot be read, or describes no model.
+pub fn read_config(folder: &Path) -> Result<Shape, Problem> {
+    thumb::shape(&read_small(&folder.join("config.json"))?)
+}
+
 /// As [`read_folder`], with what mlx_lm says of the model in the place of the rules for its family.
 ///
 /// # Errors
@@ -34,7 +44,7 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
 pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, Problem> {
     let shape = match profile {
         Some(profile) => profile.shape(),
-        None => Shape::parse(&read_small(&folder.join("config.json"))?)?,
+        None => read_config(folder)?,
     };
     let (shards, indexes) = list(folder)?;
     for index in indexes {
@@ -50,11 +60,8 @@ pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, 
         }
     }
     if shards.is_empty() {
-        return Err(if holds_gguf(folder) {
-            Problem::Gguf { folder: show(folder) }
-        } else {
-            Problem::NoWeights { folder: show(folder) }
-        });
+        let other = impostor(folder).filter(|problem| matches!(problem, Problem::Gguf { .. }));
+        return Err(other.unwrap_or_else(|| Problem::NoWeights { folder: show(folder) }));
     }
     let (mut sum, mut tensors) = (Header::default(), BTreeMap::new());
     for shard in &shards {
@@ -68,8 +75,71 @@ pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, 
             }
         }
     }
-    let weights = profile.map_or(sum, |profile| profile.weights(sum));
-    Ok(Files { shape, weights, tensors: tensors.into_values().collect(), shards: shards.len() })
+    let outside = tensors.values().filter(|tensor| !tensor.in_a_layer());
+    Ok(Files {
+        outside: outside.map(|tensor| Bytes(tensor.bytes)).sum(),
+        weights: profile.map_or(sum, |profile| profile.weights(sum)),
+        // MLX computes in the type of the weights, whatever the configuration declares.
+        shape: match sum.activation().filter(|_| profile.is_none()) {
+            Some(activation) => shape.computed_in(activation),
+            None => shape,
+        },
+        shards: shards.len(),
+        adapter: Header::default(),
+        shares: profile.map_or_else(Vec::new, |profile| profile.shares.clone()),
+    })
+}
+
+/// What the folder of an adapter adds to a model's weights (`adapters.safetensors`, as mlx_lm loads it).
+///
+/// # Errors
+/// As [`read_folder`].
+pub fn read_adapter(folder: &Path) -> Result<Header, Problem> {
+    Ok(read_header(&folder.join("adapters.safetensors"))?.0)
+}
+
+/// A file in the folder that is not what its name says: empty, or what Git LFS leaves in its place; or weights in
+/// another format alone. Reads a few bytes of each file.
+#[must_use]
+pub fn impostor(folder: &Path) -> Option<Problem> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    let ends = |path: &Path, end: &str| path.extension() == Some(OsStr::new(end));
+    let read = |path: &&PathBuf| {
+        is_shard(path) || path.file_name().is_some_and(|name| NEEDED.iter().any(|needed| name == *needed))
+    };
+    let hollow = |path: &PathBuf| Some(Problem::Hollow { file: show(path), why: hollow(path)? });
+    files.iter().filter(read).find_map(hollow).or_else(|| {
+        let none = !files.iter().any(|path| is_shard(path));
+        (none && files.iter().any(|path| ends(path, "gguf"))).then(|| Problem::Gguf { folder: show(folder) })
+    })
+}
+
+/// Files that a model needs beside its weights, where it has them.
+const NEEDED: [&str; 5] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "model.safetensors.index.json",
+];
+
+/// Why a file holds nothing of what it should.
+fn hollow(path: &Path) -> Option<&'static str> {
+    let mut first = Vec::new();
+    let open = std::fs::File::open(path).ok()?;
+    open.take(LFS_POINTER.len() as u64).read_to_end(&mut first).ok()?;
+    match first.as_slice() {
+        [] => Some("it is empty"),
+        LFS_POINTER => Some("it is a Git LFS pointer, not the file itself"),
+        _ => None,
+    }
+}
+
+fn is_shard(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| name.starts_with("model") && name.ends_with(".safetensors"))
 }
 
 /// The learned footprints that `file` keeps; none if it is not there or cannot be understood: everything in it can be
@@ -85,21 +155,15 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
     let (mut shards, mut indexes) = (BTreeSet::new(), BTreeSet::new());
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if name.starts_with("model") && name.ends_with(".safetensors") {
-            shards.insert(path);
-        } else if name.ends_with(".safetensors.index.json") {
+        let Some(name) = path.file_name().and_then(OsStr::to_str) else { continue };
+        // Files of another format have an index of their own, `consolidated.safetensors.index.json`.
+        if name.starts_with("model") && name.ends_with(".safetensors.index.json") {
             indexes.insert(path);
+        } else if is_shard(&path) {
+            shards.insert(path);
         }
     }
     Ok((shards, indexes))
-}
-
-fn holds_gguf(folder: &Path) -> bool {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    entries
-        .map(|entry| entry.path())
-        .any(|path| path.extension().is_some_and(|extension| extension == "gguf"))
 }
 
 fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
@@ -107,14 +171,11 @@ fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
     let bad = |why: String| Problem::Header { file: show(file), why };
     let mut open = std::fs::File::open(file).map_err(unreadable)?;
     let length = open.metadata().map_err(unreadable)?.len();
-    if length == 0 {
-        return Err(bad("it is empty".to_owned()));
+    if let Some(why) = hollow(file) {
+        return Err(Problem::Hollow { file: show(file), why });
     }
     let mut first = [0; 8];
     open.read_exact(&mut first).map_err(|_| bad(format!("it is cut off: {length} bytes")))?;
-    if &first == LFS_POINTER {
-        return Err(bad("it is a Git LFS pointer, not the file itself".to_owned()));
-    }
     let header = weights::header_length(first, length).map_err(bad)?;
     let mut json = Vec::new();
     open.take(header).read_to_end(&mut json).map_err(unreadable)?;
@@ -129,6 +190,10 @@ fn read_small(file: &Path) -> Result<String, Problem> {
         open.take(SMALL_FILE).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
     if read as u64 == SMALL_FILE {
         return Err(unreadable("it is far too large".to_owned()));
+    }
+    if text.as_bytes().starts_with(LFS_POINTER) {
+        let why = "it is a Git LFS pointer, not the file itself";
+        return Err(Problem::Hollow { file: show(file), why });
     }
     Ok(text)
 }

@@ -5,6 +5,8 @@ use super::*;
 const CONFIG: &str = r#"{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,
     "num_key_value_heads":2,"intermediate_size":128,"vocab_size":320,"max_position_embeddings":4096}"#;
 
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n";
+
 fn shard(tensor: &str) -> Vec<u8> {
     let header = format!(r#"{{"{tensor}":{{"dtype":"BF16","shape":[8],"data_offsets":[0,16]}}}}"#);
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
@@ -34,9 +36,10 @@ fn all_files_that_mlx_lm_loads_are_counted() {
         ("model-2.safetensors", &shard("b")),
         ("adapters.safetensors", &shard("c")),
         ("model.safetensors.index.json", index.as_bytes()),
+        ("consolidated.safetensors.index.json", br#"{"weight_map":{"a":"consolidated-1.safetensors"}}"#),
     ]);
     let files = read_folder(folder.path()).unwrap();
-    assert_eq!((files.weights.bytes.0, files.shards, files.activation()), (32, 2, 2));
+    assert_eq!((files.weights.bytes.0, files.shards, files.shape.activation), (32, 2, 2));
 }
 
 #[test]
@@ -48,10 +51,7 @@ fn a_tensor_in_two_files_counts_once_and_consolidated_files_not_at_all() {
         ("consolidated.safetensors", &shard("b")),
     ]);
     let files = read_folder(folder.path()).unwrap();
-    assert_eq!(
-        (files.weights.bytes.0, files.weights.tensors, files.tensors.len(), files.shards),
-        (16, 1, 1, 2)
-    );
+    assert_eq!((files.weights.bytes.0, files.weights.tensors, files.shards), (16, 1, 2));
 }
 
 #[test]
@@ -67,9 +67,10 @@ fn what_is_wrong_with_a_folder_is_named() {
     assert!(matches!(problem(&[("model.safetensors", &one)]), Problem::Unreadable { .. }));
     let empty = problem(&[config, ("model.safetensors", b"")]);
     assert!(empty.to_string().contains("it is empty"), "{empty}");
-    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n";
-    let pointer = problem(&[config, ("model.safetensors", pointer)]);
+    let pointer = problem(&[config, ("model.safetensors", POINTER)]);
     assert!(pointer.to_string().contains("Git LFS pointer"), "{pointer}");
+    let pointer = problem(&[("config.json", POINTER), ("model.safetensors", &one)]);
+    assert!(pointer.to_string().contains("config.json: it is a Git LFS pointer"), "{pointer}");
     let gguf = problem(&[config, ("model-q4.gguf", b"GGUF")]);
     assert!(matches!(&gguf, Problem::Gguf { .. }), "{gguf}");
     for cut in [7, 8, 20, one.len() - 1] {
@@ -81,6 +82,31 @@ fn what_is_wrong_with_a_folder_is_named() {
         long.to_string().contains("its header says that it is 18446744073709551615 bytes long"),
         "{long}"
     );
+}
+
+#[test]
+fn a_file_that_is_not_what_its_name_says_is_found_by_its_first_bytes() {
+    let config = ("config.json", CONFIG.as_bytes());
+    let one = shard("a");
+    let found = |files: &[(&str, &[u8])]| impostor(folder(files).path()).map(|problem| problem.to_string());
+    assert_eq!(
+        found(&[config, ("model.safetensors", &one), ("model-q4.gguf", b"GGUF"), ("notes.txt", b"")]),
+        None
+    );
+    let pointer = found(&[config, ("model.safetensors", &one), ("tokenizer.json", POINTER)]).unwrap();
+    assert!(pointer.contains("tokenizer.json: it is a Git LFS pointer"), "{pointer}");
+    let empty = found(&[config, ("model-1.safetensors", &one), ("model-2.safetensors", b"")]).unwrap();
+    assert!(empty.contains("model-2.safetensors: it is empty"), "{empty}");
+    assert!(found(&[config, ("model-q4.gguf", b"GGUF")]).unwrap().contains("GGUF"));
+    assert_eq!(impostor(std::path::Path::new("/no/such/folder")), None);
+}
+
+#[test]
+fn an_adapter_is_weighed_by_its_file() {
+    let folder = folder(&[("adapters.safetensors", &shard("a.lora_a"))]);
+    assert_eq!(read_adapter(folder.path()).unwrap().bytes.0, 16);
+    let none = read_adapter(std::path::Path::new("/no/such/adapter")).unwrap_err();
+    assert!(none.to_string().contains("adapters.safetensors"), "{none}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::Shape;
 use super::estimate::{Files, ModelFiles};
 use super::weights::Header;
+use super::{Shape, thumb};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
@@ -24,9 +24,15 @@ fn qwen2(layers: u32, hidden: u32, heads: u32, intermediate: u32, bytes: u64) ->
         "num_key_value_heads": 8, "intermediate_size": intermediate, "vocab_size": 152_064,
         "max_position_embeddings": 131_072, "torch_dtype": "bfloat16",
     });
-    let shape = Shape::parse(&config.to_string()).unwrap();
+    let shape = thumb::shape(&config.to_string()).unwrap();
     let weights = Header { tensors: 1, bytes: Bytes(bytes), float_bytes: [1, 0] };
-    ModelFiles::Read(Box::new(Files { shape, weights, tensors: Vec::new(), shards: 4 }))
+    ModelFiles::Read(Box::new(of(shape, weights)))
+}
+
+/// Files with nothing beside the weights.
+pub(super) fn of(shape: Shape, weights: Header) -> Files {
+    let outside = Bytes::ZERO;
+    Files { shape, weights, outside, shards: 4, adapter: Header::default(), shares: Vec::new() }
 }
 
 /// The model `m` with these lines under `[model.memory]`, and these under `[model.server]`.

@@ -58,8 +58,12 @@ pub fn outlook(
         return Ok(Outlook { bounds, room, estimate, hosts: Vec::new() });
     };
     let shares = shares(cluster, files)?;
-    // Under a ceiling, which holds for each rank, the largest one decides. None is larger than the first.
-    let bounds = bounds(model, shares.first().unwrap_or(files), None, platform)?;
+    // Under a ceiling, which holds for each rank, the largest one decides.
+    let weight = |share: &&ModelFiles| match share {
+        ModelFiles::Read(files) => files.weights.bytes,
+        ModelFiles::Declared(_) | ModelFiles::Unknown => Bytes::ZERO,
+    };
+    let bounds = bounds(model, shares.iter().max_by_key(weight).unwrap_or(files), None, platform)?;
     let of = |rank: &usize| estimate(shares.get(*rank)?, None, &bounds, platform, None);
     let host = |(place, ranks): (&crate::registry::Rank, Vec<usize>)| {
         let parts: Vec<Estimate> = ranks.iter().map(of).collect::<Option<_>>()?;

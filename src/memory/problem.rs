@@ -33,6 +33,14 @@ pub enum Problem {
         /// What does not fit.
         why: String,
     },
+    /// A file that was never filled.
+    #[error("{file}: {why}")]
+    Hollow {
+        /// Its path.
+        file: String,
+        /// What it is instead.
+        why: &'static str,
+    },
     /// An index that cannot be understood.
     #[error("{file} is no valid safetensors index: {why}")]
     Index {
@@ -107,6 +115,9 @@ impl Problem {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { .. } => return None,
+            Self::Hollow { .. } => {
+                "download the model again: mlxctl pull NAME, or `git lfs pull` in a clone".to_owned()
+            }
             Self::NoWeights { .. }
             | Self::Header { .. }
             | Self::Index { .. }

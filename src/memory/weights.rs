@@ -30,17 +30,29 @@ pub struct Header {
 pub struct Named {
     /// `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Elements an axis, as stored.
-    pub shape: Vec<u64>,
     /// Its bytes.
     pub bytes: u64,
 }
 
+impl Named {
+    /// Whether it belongs to one of the layers.
+    #[must_use]
+    pub fn in_a_layer(&self) -> bool {
+        let number = |rest: &str| rest.split('.').next().is_some_and(|word| word.parse::<u32>().is_ok());
+        self.name.strip_prefix("layers.").is_some_and(number)
+            || self.name.split(".layers.").skip(1).any(number)
+    }
+}
+
 impl Header {
     /// Bytes of one element of an activation or a KV cache: 4 where most floating-point weights are float32, else 2.
+    /// `None`: there are none.
     #[must_use]
-    pub fn activation_size(&self) -> u64 {
-        if self.float_bytes[1] > self.float_bytes[0] { 4 } else { 2 }
+    pub fn activation(&self) -> Option<u64> {
+        match self.float_bytes {
+            [0, 0] => None,
+            [two, four] => Some(if four > two { 4 } else { 2 }),
+        }
     }
 
     /// The sum over several files.
@@ -133,7 +145,7 @@ pub fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec<Named>
             let slot = &mut header.float_bytes[usize::from(bits == 32)];
             *slot = slot.saturating_add(size);
         }
-        tensors.push(Named { name, shape: tensor.shape, bytes: size });
+        tensors.push(Named { name, bytes: size });
     }
     ranges.sort_unstable();
     let mut at = 0;
@@ -183,7 +195,7 @@ mod tests {
     fn a_header_gives_the_exact_bytes() {
         let (header, tensors) = parse_header(GOOD.as_bytes(), 38).unwrap();
         assert_eq!(tensors.iter().map(|tensor| tensor.bytes).collect::<Vec<_>>(), [32, 6]);
-        assert_eq!((header.tensors, header.bytes, header.activation_size()), (2, Bytes(38), 2));
+        assert_eq!((header.tensors, header.bytes, header.activation()), (2, Bytes(38), Some(2)));
     }
 
     #[test]

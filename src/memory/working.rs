@@ -5,7 +5,7 @@
 //! the temporaries of one layer times the layers in flight.
 
 use super::platform::Platform;
-use super::shape::{Precision, Shape};
+use super::shape::{Quantized, Shape};
 use crate::units::Bytes;
 
 /// Command buffers that may be in flight.
@@ -41,24 +41,30 @@ pub struct Step {
 /// of the whole peak −8 % to +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not
 /// measured.
 #[must_use]
-pub fn prefill(shape: &Shape, weights: Bytes, step: Step, precision: Precision, platform: Platform) -> Bytes {
-    let activation = precision.activation;
+pub fn prefill(
+    shape: &Shape,
+    weights: Bytes,
+    step: Step,
+    quantized: Option<Quantized>,
+    platform: Platform,
+) -> Bytes {
+    let activation = shape.activation;
     let width = shape.intermediate.saturating_mul(3).saturating_add(shape.hidden.saturating_mul(10));
     let activations = Bytes(step.tokens.saturating_mul(activation).saturating_mul(width));
-    let scores = if fused(shape, precision, platform) {
+    let scores = if fused(shape, quantized, platform) {
         0
     } else {
         let attended = shape.attended(step.context, step.tokens);
         step.tokens.saturating_mul(shape.heads).saturating_mul(attended).saturating_mul(activation)
     };
     let times = |bytes: Bytes, n: u64| Bytes(bytes.0.saturating_mul(n));
-    let kv = Bytes(shape.kv(step.context, precision).0.saturating_mul(step.sequences) / shape.layers);
+    let kv = Bytes(shape.kv(step.context, quantized).0.saturating_mul(step.sequences) / shape.layers.get());
     // Without Metal's kernel a recurrent layer runs token by token, and every token's float32 state is held.
     let states =
         if platform == Platform::Metal { 0 } else { step.tokens.saturating_mul(shape.largest_state()) };
     let scores = scores.max(states);
     let own = step.tokens / step.sequences.max(1);
-    let sliding = |tokens: u64, step: u64| shape.sliding(tokens, step, precision);
+    let sliding = |tokens: u64, step: u64| shape.sliding(tokens, step);
     let windows = sliding(step.context, 1);
     let beyond = times(sliding(step.context, own).saturating_sub(windows), step.sequences);
     let logits = Bytes(step.sequences.saturating_mul(shape.vocab).saturating_mul(4));
@@ -88,15 +94,13 @@ pub fn prefill(shape: &Shape, weights: Bytes, step: Step, precision: Precision, 
 /// Metal: heads of 64 to 128 (mlx/backend/metal/scaled_dot_product_attention.cpp); CUDA: cuDNN up to 128 in 16 bits;
 /// CPU: never; quantised caches: never (`quantized_scaled_dot_product_attention` of mlx_lm); MLA: its scores are
 /// partly computed beforehand.
-fn fused(shape: &Shape, precision: Precision, platform: Platform) -> bool {
+fn fused(shape: &Shape, quantized: Option<Quantized>, platform: Platform) -> bool {
     let Some(width) = shape.query_width() else { return shape.attended(1, 1) == 0 };
-    precision.quantized.is_none()
+    quantized.is_none()
         && match platform {
             Platform::Cpu => false,
             Platform::Metal => [64, 72, 80, 96, 128].contains(&width),
-            Platform::Cuda => {
-                width > 0 && width <= 128 && width.is_multiple_of(8) && precision.activation == 2
-            }
+            Platform::Cuda => width > 0 && width <= 128 && width.is_multiple_of(8) && shape.activation == 2,
         }
 }
 
@@ -108,10 +112,10 @@ fn layers_in_flight(shape: &Shape, weights: Bytes, platform: Platform) -> u64 {
         Platform::Cpu => 1,
         Platform::Cuda => by_operations(100),
         Platform::Metal => {
-            let layer = (weights.0 / shape.layers).max(1);
+            let layer = (weights.0 / shape.layers.get()).max(1);
             // Large matrices overshoot the limit: about two limits' worth a buffer.
             (BUFFERS * 2 * (50 << 20) / layer).clamp(2, by_operations(50))
         }
     };
-    most.min(shape.layers)
+    most.min(shape.layers.get())
 }

@@ -91,6 +91,8 @@ pub fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> 
             // ENOEXEC has no kind of its own.
             may_pass: error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(libc::ENOEXEC),
         })?;
+    // A pipe holds 16 to 64 KB; whoever says more waits for a reader.
+    let (stdout, stderr) = (drained(child.stdout.take()), drained(child.stderr.take()));
     let until = Instant::now() + limit;
     while child.try_wait().map_err(|error| Silence::passing(&error))?.is_none() {
         if Instant::now() > until {
@@ -103,17 +105,28 @@ pub fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> 
         }
         thread::sleep(Duration::from_millis(5));
     }
-    let done = child.wait_with_output().map_err(|error| Silence::passing(&error))?;
-    if done.status.success() {
-        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+    let status = child.wait().map_err(|error| Silence::passing(&error))?;
+    if status.success() {
+        return Ok(stdout.join().unwrap_or_default());
     }
-    let words = String::from_utf8_lossy(&done.stderr);
+    let words = stderr.join().unwrap_or_default();
     let last = words.lines().rev().find(|text| !text.trim().is_empty()).unwrap_or("it says nothing");
-    let why = format!("it fails ({}): {}", done.status, shown(last.trim()));
+    let why = format!("it fails ({status}): {}", shown(last.trim()));
     // Killed from outside, it said nothing of itself. A library that is missing ends in SIGABRT on macOS.
-    let killed =
-        matches!(done.status.signal(), Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP));
+    let killed = matches!(status.signal(), Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP));
     Err(Silence { why, may_pass: killed })
+}
+
+/// Reads a stream to its end, beside what else is done.
+fn drained(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            // What came before an error is still told.
+            let _ = stream.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 #[cfg(test)]
@@ -140,6 +153,12 @@ mod tests {
     fn a_program_that_does_not_answer_is_given_up() {
         let why = output(shell("exec sleep 60"), Duration::from_millis(50)).unwrap_err();
         assert!(why.contains("did not answer"), "{why}");
+    }
+
+    #[test]
+    fn an_answer_may_be_longer_than_a_pipe_holds() {
+        let text = output(shell("head -c 300000 /dev/zero | tr '\\0' x"), Duration::from_secs(60)).unwrap();
+        assert_eq!(text.len(), 300_000);
     }
 
     #[test]

@@ -25,6 +25,7 @@ import time
 SCHEMA = 1
 LARGEST_CONFIG = 16 << 20
 LARGEST_TEMPLATE = 2 << 20
+MOST_TEMPLATES = 16
 LARGEST_TOKENIZER = 128 << 20
 DEEPEST = 64
 MOST_LAYERS = 4096
@@ -248,9 +249,14 @@ def undeclared(source):
 
 def template_sources(folder, settings):
     """Chat templates by file, as transformers looks for them."""
-    alone = read_text(os.path.join(folder, "chat_template.jinja"), LARGEST_TEMPLATE)
-    if alone is not None:
-        return [("chat_template.jinja", alone.decode("utf-8", "replace"))]
+    files = ["chat_template.jinja"]
+    more = os.path.join(folder, "additional_chat_templates")
+    if os.path.isdir(more):
+        files += sorted(f"additional_chat_templates/{n}" for n in os.listdir(more) if n.endswith(".jinja"))[:MOST_TEMPLATES]
+    texts = [(name, read_text(os.path.join(folder, name), LARGEST_TEMPLATE)) for name in files]
+    found = [(name, text.decode("utf-8", "replace")) for name, text in texts if text is not None]
+    if found:
+        return found
     beside = read_text(os.path.join(folder, "chat_template.json"), LARGEST_TEMPLATE)
     places = [("chat_template.json", parse("chat_template.json", beside))] if beside else []
     for name, place in [*places, ("tokenizer_config.json", settings)]:
@@ -605,9 +611,9 @@ KINDS = {"KVCache": "full", "ConcatenateKVCache": "full", "RotatingKVCache": "ro
 
 
 def describe_caches(trace, latent):
-    """One entry per kind of cache, with the number of layers that have it, and which kind comes after which."""
+    """One entry per kind of cache, with the number of layers that have it, and whether every rule held."""
     lengths = sorted(trace.at)
-    entries, order, exact = {}, [], True
+    entries, exact = {}, True
     for place, (name, numbers, step, _) in trace.at[LENGTHS[-1]].items():
         names = {n for length in lengths for n, *_ in trace.at[length][place][3]}
         slots = []
@@ -631,8 +637,7 @@ def describe_caches(trace, latent):
         entry = {"kind": kind, "class": name, "nested": len(place) > 1, "slots": slots}
         key = json.dumps(entry, sort_keys=True)
         entries.setdefault(key, {**entry, "count": 0})["count"] += 1
-        order.append(list(entries).index(key))
-    return list(entries.values()), order, exact
+    return list(entries.values()), exact
 
 
 def bytes_at(document, length):
@@ -683,8 +688,8 @@ def measure(model, config):
         raise
     except Exception as error:
         raise Refused("build", f"mlx_lm cannot run it: {first_line(error)}") from None
-    caches, order, exact = describe_caches(trace, part(config, "kv_lora_rank"))
-    found = {"weights": weigh(model), "caches": caches, "order": order, "exact": exact, "checked": sorted(trace.at)}
+    caches, exact = describe_caches(trace, part(config, "kv_lora_rank"))
+    found = {"weights": weigh(model), "caches": caches, "exact": exact, "checked": sorted(trace.at)}
     if skipped:
         found["unchecked"] = skipped
     wrong = [length for length, taken in trace.at.items() if bytes_at(found, length) != total(taken)]
@@ -740,7 +745,8 @@ def shares(folder, config, has_weights, ranks, mode):
             divide(Group(rank, ranks))
         except Exception as error:
             raise Refused("ranks", f"mlx_lm cannot divide it over {ranks} ranks: {first_line(error)}") from None
-        found.append(measure(model, config)[1])
+        layers = [layer for layer in getattr(target, "pipeline_layers", model.layers) if layer is not None]
+        found.append({"layers": len(layers), **measure(model, config)[1]})
     return found
 
 

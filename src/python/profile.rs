@@ -10,17 +10,39 @@ use sha2::{Digest, Sha256};
 
 use super::process;
 use super::venv::{self, Environment, SetupRequest};
+use super::whole::is_shard;
 use crate::durable;
 use crate::memory::profile::{Profile, Refused, RefusedKind};
-use crate::registry::Registry;
+use crate::registry::{ClusterMode, Registry};
 
 /// Describes a model: `python -I -c SCRIPT <request in JSON>`.
 pub const SCRIPT: &str = include_str!("profile.py");
 
-/// How long the child may take; it takes 2 s on an idle machine, and 4 s for the families that loop over tokens.
-const LIMIT: Duration = Duration::from_secs(60);
-/// What it may take of memory, bytes; it takes 0.4 GB.
-const MEMORY: u64 = 3_000_000_000;
+/// What the child may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// It takes 2 s on an idle machine, and 4 s for the families that loop over tokens.
+    pub time: Duration,
+    /// Bytes; it takes 0.4 GB.
+    pub memory: u64,
+}
+
+/// What is allowed.
+pub const LIMITS: Limits = Limits { time: Duration::from_secs(60), memory: 3_000_000_000 };
+
+/// Over how many processes a model is spread, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Division {
+    /// By tensors or by layers.
+    pub mode: ClusterMode,
+    /// How many.
+    pub ranks: usize,
+}
+
+/// More profiles than this are not kept.
+const MOST: usize = 256;
+/// Of a larger text, size and time count, bytes: a profile is looked for in milliseconds.
+const READ: u64 = 256 << 10;
 /// A larger document is not one of ours, bytes.
 const LARGEST: u64 = 4 << 20;
 
@@ -60,8 +82,8 @@ impl Profiles {
 
     /// The profile of a model's folder, if it was made with these versions. Reads two small files.
     #[must_use]
-    pub fn stored(&self, model: &Path) -> Option<Result<Profile, Refused>> {
-        let file = self.file(model)?;
+    pub fn stored(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
+        let file = self.file(model, division)?;
         let known = fs_err::metadata(&file).is_ok_and(|found| found.len() <= LARGEST);
         let text = known.then(|| fs_err::read_to_string(&file).ok()).flatten()?;
         match Profile::parse(&text) {
@@ -73,49 +95,68 @@ impl Profiles {
 
     /// The same, made if it is not there, which takes seconds. `None`: there is no environment to make it with.
     #[must_use]
-    pub fn make(&self, model: &Path) -> Option<Result<Profile, Refused>> {
-        if let Some(found) = self.stored(model) {
+    pub fn make(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
+        if let Some(found) = self.stored(model, division) {
             return Some(found);
         }
         let (python, _) = self.environment.as_ref()?;
-        let text = match describe(python, model) {
+        let text = match describe(python, model, division, LIMITS) {
             Ok(text) => text,
             Err(refused) => return Some(Err(refused)),
         };
         let found = Profile::parse(&text);
         // What may be otherwise next time is not kept.
         let passing = matches!(&found, Err(Refused { kind: RefusedKind::Limit | RefusedKind::Internal, .. }));
-        if let Some(file) = self.file(model).filter(|_| !passing) {
+        if let Some(file) = self.file(model, division).filter(|_| !passing) {
             // Without it, it is made again.
             let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
             let _ = durable::replace(&file, text.as_bytes());
+            self.forget_the_oldest();
         }
         Some(found)
     }
 
+    fn forget_the_oldest(&self) {
+        let entries = fs_err::read_dir(&self.folder).into_iter().flatten().filter_map(Result::ok);
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| {
+                Some((entry.metadata().and_then(|found| found.modified()).ok()?, entry.path()))
+            })
+            .collect();
+        files.sort();
+        for (_, path) in files.iter().rev().skip(MOST) {
+            let _ = fs_err::remove_file(path);
+        }
+    }
+
     /// Named after everything that a profile depends on: the configuration, what weights are there, the versions.
-    fn file(&self, model: &Path) -> Option<PathBuf> {
+    fn file(&self, model: &Path, division: Option<Division>) -> Option<PathBuf> {
         let (_, versions) = self.environment.as_ref()?;
         let mut digest = Sha256::new();
         digest.update(SCRIPT);
         digest.update(versions);
+        if let Some(Division { mode, ranks }) = division {
+            digest.update(format!("{} {ranks}\n", mode.name()));
+        }
         for name in TEXTS {
             digest.update(name);
-            match fs_err::metadata(model.join(name)).ok().filter(|found| found.len() <= LARGEST) {
-                Some(_) => digest.update(fs_err::read(model.join(name)).ok()?),
-                // Its size says enough of one that is larger than any, or not there.
-                None => digest.update([0]),
+            match fs_err::metadata(model.join(name)) {
+                Ok(found) if found.len() <= READ => digest.update(fs_err::read(model.join(name)).ok()?),
+                Ok(found) => digest.update(format!("{} {:?}", found.len(), found.modified().ok())),
+                Err(_) => digest.update([0]),
             }
         }
-        let mut weights: Vec<(String, u64)> = fs_err::read_dir(model)
+        let more = fs_err::read_dir(model.join("additional_chat_templates")).into_iter().flatten();
+        let mut sizes: Vec<(String, u64)> = fs_err::read_dir(model)
             .ok()?
+            .chain(more)
             .filter_map(Result::ok)
             .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
-            .filter(|(name, _)| name.starts_with("model") && name.ends_with(".safetensors"))
+            .filter(|(name, _)| is_shard(name) || name == "tokenizer.json" || name.ends_with(TEMPLATES))
             .map(|(name, path)| (name, fs_err::metadata(path).map_or(0, |found| found.len())))
             .collect();
-        weights.sort();
-        for (name, bytes) in weights {
+        sizes.sort();
+        for (name, bytes) in sizes {
             digest.update(format!("{name} {bytes}\n"));
         }
         let name = digest.finalize().iter().take(16).fold(String::new(), |mut name, byte| {
@@ -126,7 +167,10 @@ impl Profiles {
     }
 }
 
-/// The small files that a profile follows from.
+/// What the names of further chat templates end in.
+const TEMPLATES: &str = ".jinja";
+
+/// The small files that a profile follows from; of large ones, the sizes count.
 const TEXTS: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -140,23 +184,32 @@ const TEXTS: [&str; 6] = [
 ///
 /// # Errors
 /// [`RefusedKind::Limit`] where it does not end in time, [`RefusedKind::Internal`] where it says nothing.
-pub fn describe(python: &Path, model: &Path) -> Result<String, Refused> {
+pub fn describe(
+    python: &Path,
+    model: &Path,
+    division: Option<Division>,
+    limits: Limits,
+) -> Result<String, Refused> {
     let request = serde_json::json!({
-        "folder": model, "seconds": LIMIT.as_secs(), "memory_bytes": MEMORY,
+        "folder": model, "seconds": limits.time.as_secs_f64(), "memory_bytes": limits.memory,
+        "ranks": division.map_or(0, |division| division.ranks),
+        "mode": division.map_or("tensor", |division| division.mode.name()),
     });
     let mut command = process::command(python);
     command.args(["-I", "-c", SCRIPT, &request.to_string()]).current_dir("/");
     // It ends itself at the limit; this is for one that cannot.
-    process::output(command, LIMIT + Duration::from_secs(5)).map_err(|message| {
+    process::output(command, limits.time + Duration::from_secs(5)).map_err(|message| {
         let kind =
             if message.contains("did not answer") { RefusedKind::Limit } else { RefusedKind::Internal };
         Refused { kind, message: format!("describing this model failed: {message}") }
     })
 }
 
-/// Why this environment's mlx_lm cannot serve the model of a `config.json` at all: it lacks the family.
+/// Why the model of a `config.json` cannot be served by this environment's mlx_lm, whatever its weights: it lacks the
+/// family, or the configuration describes no model.
 #[must_use]
-pub fn lacking(python: &Path, model: &Path) -> Option<String> {
-    let refused = Profile::parse(&describe(python, model).ok()?).err()?;
-    (refused.kind == RefusedKind::Family).then_some(refused.message)
+pub fn hopeless(python: &Path, model: &Path) -> Option<String> {
+    let refused = Profile::parse(&describe(python, model, None, LIMITS).ok()?).err()?;
+    let certain = matches!(refused.kind, RefusedKind::Family | RefusedKind::Config | RefusedKind::Code);
+    certain.then_some(refused.message)
 }

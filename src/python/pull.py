@@ -321,8 +321,9 @@ def needed(name):
     # Names become paths, and are shown.
     if not isinstance(name, str) or "/" in name or "\\" in name or name.startswith(".") or not name.isprintable():
         return False
-    # The very names that mlx-lm looks for.
-    return name.endswith(TEXTS) or (name.startswith("model") and name.endswith(".safetensors"))
+    # The very names that mlx-lm looks for; those beside `consolidated*` are of another format.
+    text = name.endswith(TEXTS) and not name.startswith("consolidated")
+    return text or (name.startswith("model") and name.endswith(".safetensors"))
 
 
 def in_parallel(act, items):

@@ -178,9 +178,8 @@ pub fn pull(
             }
             Some(Message::Described { folder }) => {
                 whole::check_description(&folder, &files).map_err(|flaw| flawed(request, flaw))?;
-                if let Some(why) = profile::lacking(&request.python, &folder) {
-                    let flaw = Flaw::Damaged { file: "config.json".to_owned(), why };
-                    return Err(flawed(request, flaw));
+                if let Some(why) = profile::hopeless(&request.python, &folder) {
+                    return Err(flawed(request, Flaw::Unserved(why)));
                 }
                 transfer.go_on();
             }

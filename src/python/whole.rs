@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::memory::{Problem, files};
 use crate::terminal::shown;
 use crate::units::Bytes;
 
@@ -32,9 +33,10 @@ pub(super) fn is_shard(name: &str) -> bool {
     name.starts_with("model") && name.ends_with(".safetensors")
 }
 
-/// Whether a file of this name is one of the texts beside the weights.
+/// Whether a file of this name is one of the texts beside the weights; not one of those beside `consolidated*`, which
+/// mlx-lm passes over.
 pub(super) fn is_text(name: &str) -> bool {
-    TEXTS.iter().any(|end| name.ends_with(end))
+    TEXTS.iter().any(|end| name.ends_with(end)) && !name.starts_with("consolidated")
 }
 
 /// A folder that holds everything that a start needs.
@@ -58,6 +60,9 @@ pub enum Flaw {
         "config.json names a `model_file` ({0}): code of the model's author, which mlx-lm before 0.32 runs (CVE-2026-5843)"
     )]
     Code(String),
+    /// The environment's mlx-lm cannot serve it, whatever its weights.
+    #[error("{0}")]
+    Unserved(String),
     /// Something is missing or damaged.
     #[error("{file}: {why}")]
     Damaged {
@@ -85,32 +90,44 @@ struct Tensor {
 /// # Errors
 /// The first [`Flaw`].
 pub fn check(folder: &Path) -> Result<Whole, Flaw> {
+    match files::impostor(folder) {
+        Some(Problem::Hollow { file, why }) => {
+            let name =
+                Path::new(&file).file_name().map_or(file.clone(), |name| name.to_string_lossy().into());
+            return Err(Flaw::damaged(&name, why));
+        }
+        Some(Problem::Gguf { .. }) => {
+            let why = "there are only GGUF files, which mlx-lm does not read";
+            return Err(Flaw::damaged("model.safetensors", why));
+        }
+        _ => {}
+    }
     check_texts(folder)?;
     let index = index(folder)?;
-    let names = match &index {
-        Some(index) => index.values().cloned().collect::<BTreeSet<_>>(),
-        None => loose(folder),
-    };
+    // mlx-lm loads every file of that name, whether or not the index has it.
+    let mut names = loose(folder);
+    names.extend(index.iter().flat_map(HashMap::values).cloned());
     if names.is_empty() {
         return Err(Flaw::damaged("model.safetensors", "there are no weights that mlx-lm looks for"));
     }
     let mut whole =
         Whole { folder: folder.to_owned(), shards: names.len(), tensors: 0, weights: Bytes::ZERO };
-    let mut held: BTreeMap<String, String> = BTreeMap::new();
+    let mut held: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for name in names {
         let (tensors, bytes) = header(&folder.join(&name)).map_err(|why| Flaw::damaged(&name, why))?;
         whole.weights += Bytes(bytes);
-        held.extend(tensors.into_iter().map(|tensor| (tensor, name.clone())));
+        held.insert(name, tensors.into_iter().collect());
     }
     for (tensor, shard) in index.iter().flatten() {
-        if held.get(tensor) != Some(shard) {
+        if !held.get(shard).is_some_and(|tensors| tensors.contains(tensor)) {
             return Err(Flaw::damaged(
                 shard,
                 format!("the index says that `{tensor}` is in it, and it is not"),
             ));
         }
     }
-    whole.tensors = held.len();
+    // One that is in two files is in memory once.
+    whole.tensors = held.into_values().flatten().collect::<BTreeSet<_>>().len();
     Ok(whole)
 }
 
@@ -263,6 +280,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_the_index_lacks_counts_and_a_tensor_in_two_files_counts_once() {
+        let model = model();
+        fs_err::write(model.path().join("model.safetensors"), shard("b", 20)).unwrap();
+        let whole = check(model.path()).unwrap();
+        assert_eq!((whole.shards, whole.tensors), (3, 2));
+    }
+
+    #[test]
     fn code_of_the_models_own_is_refused() {
         let model = model();
         fs_err::write(model.path().join("config.json"), r#"{"model_file":"evil.py"}"#).unwrap();
@@ -274,7 +299,7 @@ mod tests {
     #[test]
     fn every_kind_of_damage_is_named_with_its_file() {
         type Harm = (&'static str, fn(&Path), &'static str);
-        let harms: [Harm; 7] = [
+        let harms: [Harm; 9] = [
             ("model-2.safetensors", |file| fs_err::remove_file(file).unwrap(), "missing"),
             ("model-2.safetensors", |file| fs_err::write(file, b"12345").unwrap(), "too short"),
             ("model-2.safetensors", |file| fs_err::write(file, [255; 64]).unwrap(), "longer than the file"),
@@ -284,6 +309,12 @@ mod tests {
                 "tells of",
             ),
             ("model-2.safetensors", |file| fs_err::write(file, shard("c", 20)).unwrap(), "`b` is in it"),
+            ("model-2.safetensors", |file| fs_err::write(file, b"").unwrap(), "it is empty"),
+            (
+                "tokenizer.json",
+                |file| fs_err::write(file, "version https://git-lfs.github.com/spec/v1\n").unwrap(),
+                "Git LFS pointer",
+            ),
             ("config.json", |file| fs_err::write(file, "{").unwrap(), "cannot be read"),
             ("tokenizer.json", |file| fs_err::remove_file(file).unwrap(), "tokenizer"),
         ];

@@ -42,8 +42,17 @@ impl Files {
         if self.read.is_some() && seen.is_some() && seen == self.seen {
             return;
         }
-        self.vocabulary = seen.as_ref().and_then(|(folder, ..)| vocabulary(folder));
-        self.variables = seen.as_ref().map(|(folder, ..)| variables(folder)).unwrap_or_default();
+        let folder = seen.as_ref().map(|(folder, ..)| folder.as_path());
+        let profile = folder.and_then(|folder| profiles.stored(folder, weights::division(model))?.ok());
+        self.vocabulary = match &profile {
+            Some(profile) => u32::try_from(profile.vocabulary).ok(),
+            None => folder.and_then(vocabulary),
+        };
+        // A template that cannot be parsed is still looked through, word by word.
+        self.variables = match profile.and_then(|profile| profile.template?.read()) {
+            Some(variables) => variables,
+            None => folder.map(variables).unwrap_or_default(),
+        };
         self.seen = seen;
         self.read = Some(
             weights::of_model(model, profiles)

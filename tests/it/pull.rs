@@ -33,6 +33,7 @@ fn model() -> Vec<(String, Vec<u8>)> {
         ("model-2.safetensors", shard("b")),
         ("pytorch_model.bin", vec![1; 1000]),
         ("consolidated.safetensors", vec![2; 1000]),
+        ("consolidated.safetensors.index.json", br#"{"weight_map":{}}"#.to_vec()),
         ("modeling.py", b"print('never')".to_vec()),
         ("README.md", b"# Model".to_vec()),
         ("original/config.json", b"{}".to_vec()),
@@ -293,6 +294,23 @@ fn code_in_a_model_is_refused_before_its_weights_come() {
     assert_eq!(code, Some(1));
     assert!(err.contains("CVE-2026-5843"), "{err}");
     assert!(laptop.hub.asked().iter().all(|asked| !asked.file.ends_with(".safetensors")));
+}
+
+#[test]
+fn a_family_that_this_mlx_lm_lacks_is_refused_by_name_before_its_weights_come() {
+    for (config, says) in [
+        (r#"{"model_type":"deepseek_v9"}"#, "mlx-lm 0."),
+        (r#"{"model_type":"deepseek_v9"}"#, "has no deepseek_v9"),
+        (r#"{"model_type":"llama","num_hidden_layers":1000000000000}"#, "num_hidden_layers: 1000000000000"),
+    ] {
+        let mut files = model();
+        files[0].1 = config.as_bytes().to_vec();
+        let laptop = Laptop::new(files);
+        let (code, err) = laptop.refused(&[]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains(says) && err.contains("setup --upgrade"), "{err}");
+        assert!(laptop.hub.asked().iter().all(|asked| !asked.file.ends_with(".safetensors")));
+    }
 }
 
 #[test]

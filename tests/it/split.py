@@ -1,76 +1,117 @@
-"""Tiny models of several families: their files, and what mlx_lm leaves on each rank, a JSON object a line."""
+"""What real ranks hold of tiny models of several families, beside the profile: a JSON object a line.
+
+Started alone, it saves the models, starts itself once a rank, and asks the probe. Ranks talk over MLX's ring backend.
+"""
 
 import importlib
+import importlib.util
 import json
 import os
+import pathlib
+import socket
+import subprocess
 import sys
 
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
-
-DENSE = {
-    "hidden_size": 128, "num_hidden_layers": 5, "intermediate_size": 256, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "vocab_size": 256, "rope_theta": 10000.0,
-    "tie_word_embeddings": False, "max_position_embeddings": 512, "head_dim": 32,
-}
-EXPERTS = {
-    "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1, "mlp_only_layers": [],
-    "moe_intermediate_size": 128, "norm_topk_prob": True,
-}
+RANKS = 2
+TOKENS = 300
 CASES = [
-    ("llama", "llama", {}, False), ("qwen2", "qwen2", {}, True), ("qwen3", "qwen3", {}, False),
-    ("qwen3_moe", "qwen3_moe", EXPERTS, True), ("qwen2", "qwen2", {"tie_word_embeddings": True}, True),
+    ("llama", ("tensor",)), ("qwen3_moe", ("tensor", "pipeline")), ("deepseek_v3", ("tensor", "pipeline")),
+    ("glm4_moe", ("tensor", "pipeline")), ("gpt_oss", ("tensor",)), ("qwen3_5", ("tensor",)),
+    ("ministral3", ("tensor", "pipeline")),
 ]
 
 
-class Group:
-    def __init__(self, rank, size):
-        self._rank, self._size = rank, size
-
-    def rank(self):
-        return self._rank
-
-    def size(self):
-        return self._size
+def module(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
-def build(family, config, quantized):
-    module = importlib.import_module(f"mlx_lm.models.{family}")
-    model = module.Model(module.ModelArgs.from_dict(config))
-    if quantized:
-        nn.quantize(model, group_size=32, bits=4)
-    return model
+def rank_of(folder):
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    group = mx.distributed.init(strict=True, backend="ring")
+    for name, modes in CASES:
+        for mode in modes:
+            model, _ = load_model(pathlib.Path(folder, name), lazy=True)
+            if mode == "tensor":
+                model.shard(group)
+            else:
+                model.model.pipeline(group)
+            parameters = [value for _, value in tree_flatten(model.parameters())]
+            mx.eval(parameters)
+            caches = make_prompt_cache(model)
+            for tokens in (TOKENS - 1, 1):
+                out = model(mx.zeros((1, tokens), mx.int32), cache=caches)
+                mx.eval([out, [cache.state for cache in caches]])
+            print(json.dumps({
+                "name": name, "mode": mode, "weights": sum(value.nbytes for value in parameters),
+                "caches": sum(cache.nbytes for cache in caches),
+            }), flush=True)
 
 
-def nbytes(tree):
-    return sum(v.nbytes for _, v in tree_flatten(tree) if isinstance(v, mx.array))
+def free_ports():
+    taken = [socket.socket() for _ in range(RANKS)]
+    for one in taken:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports
 
 
-folder = sys.argv[1]
-for number, (name, family, more, pipelines) in enumerate(CASES):
-    for quantized in (False, True):
-        config = {"model_type": name, **DENSE, **more}
-        path = os.path.join(folder, f"{number}-{quantized}")
-        os.makedirs(path)
-        weights = dict(tree_flatten(build(family, config, quantized).parameters()))
-        mx.save_safetensors(os.path.join(path, "model.safetensors"), weights)
-        with open(os.path.join(path, "config.json"), "w") as file:
-            json.dump(config, file)
-        for mode in ("tensor", "pipeline") if pipelines else ("tensor",):
-            for size in (2, 4):
-                held, caches = [], []
-                for rank in range(size):
-                    model = build(family, config, quantized)
-                    if mode == "tensor":
-                        model.shard(Group(rank, size))
-                    else:
-                        model.model.pipeline(Group(rank, size))
-                    held.append(nbytes(model.parameters()))
-                    layers = [layer for layer in model.layers if layer is not None]
-                    heads = [getattr(l.self_attn, "n_kv_heads") for l in layers]
-                    caches.append(sum(heads) * 2 * config["head_dim"])
-                print(json.dumps({
-                    "name": f"{name} {config['tie_word_embeddings']} {quantized}", "folder": path, "mode": mode,
-                    "bytes": held, "elements_a_token": caches,
-                }))
+def real_ranks(folder):
+    hosts = pathlib.Path(folder, "hosts.json")
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports()]))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", sys.argv[2], "rank", sys.argv[2], folder], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)},
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        said = [rank.communicate(timeout=240)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return [[json.loads(line) for line in text.splitlines()] for text in said]
+
+
+def main():
+    folder, probe_file, families_file = sys.argv[3:6]
+    import mlx.core as mx
+    import mlx_lm.generate  # noqa: F401
+    from mlx.utils import tree_flatten
+
+    mx.set_default_device(mx.cpu)
+    probe, families = module("probe", probe_file), module("families", families_file)
+    for name, _ in CASES:
+        config = families.config_of(name, importlib.import_module(f"mlx_lm.models.{name}").ModelArgs)
+        path = pathlib.Path(folder, name)
+        path.mkdir()
+        path.joinpath("config.json").write_text(json.dumps(config))
+        mx.save_safetensors(str(path / "model.safetensors"), dict(tree_flatten(probe.build(config).parameters())))
+    held = real_ranks(folder)
+    probe.lazy(mx)
+    cases = [(name, mode) for name, modes in CASES for mode in modes]
+    for number, (name, mode) in enumerate(cases):
+        try:
+            document = probe.profile(os.path.join(folder, name), RANKS, mode)
+        except probe.Refused as error:
+            document = probe.refusal(error.kind, error.message)
+        ranks = [rank[number] for rank in held]
+        assert all((rank["name"], rank["mode"]) == (name, mode) for rank in ranks)
+        print(json.dumps({"name": name, "mode": mode, "tokens": TOKENS, "document": json.dumps(document),
+                          "ranks": [[rank["weights"], rank["caches"]] for rank in ranks]}))
+
+
+if sys.argv[1] == "rank":
+    rank_of(sys.argv[3])
+else:
+    main()

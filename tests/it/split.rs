@@ -1,10 +1,10 @@
-//! What each rank of a cluster is estimated to hold is what mlx_lm leaves on it.
+//! What each rank of a cluster is estimated to hold is what it holds: real ranks, which talk over loopback.
 
-use std::path::PathBuf;
-
-use mlxctl::memory::files::read_folder;
-use mlxctl::memory::shape::Precision;
+use mlxctl::memory::Profile;
+use mlxctl::memory::files::{read_folder, read_profiled};
+use mlxctl::memory::profile::RefusedKind;
 use mlxctl::memory::split::split;
+use mlxctl::python::profile::{Division, LIMITS, describe};
 use mlxctl::registry::ClusterMode;
 use serde::Deserialize;
 
@@ -13,40 +13,67 @@ use crate::real;
 #[derive(Deserialize)]
 struct Case {
     name: String,
-    folder: PathBuf,
     mode: ClusterMode,
-    bytes: Vec<u64>,
-    elements_a_token: Vec<u64>,
+    tokens: u64,
+    document: String,
+    /// Weights and caches of each rank, bytes.
+    ranks: Vec<(u64, u64)>,
 }
 
 #[test]
-fn every_rank_holds_what_mlx_lm_leaves_on_it_to_the_byte() {
+fn every_rank_holds_what_its_share_of_the_profile_says_to_the_byte() {
     let folder = tempfile::tempdir().unwrap();
+    let script = include_str!("split.py");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = std::process::Command::new(real::python())
-        .args(["-c", include_str!("split.py")])
+        .args(["-c", script, "all", script])
         .arg(folder.path())
+        .args(["src/python/profile.py", "scripts/lib/families.py"].map(|file| root.join(file)))
         .output()
         .expect("the interpreter runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let cases: Vec<Case> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(cases.len() >= 30, "{}", cases.len());
-    let precision = Precision { activation: 1, quantized: None };
-    for Case { name, folder, mode, bytes, elements_a_token } in cases {
-        let files = read_folder(&folder).unwrap();
-        let shares = split(&files, mode, bytes.len()).unwrap_or_else(|problem| panic!("{name}: {problem}"));
-        let held: Vec<u64> = shares.iter().map(|share| share.weights.bytes.0).collect();
-        assert_eq!(held, bytes, "{name} {mode:?}");
-        let caches: Vec<u64> = shares.iter().map(|share| share.shape.per_token(precision).0.0).collect();
-        assert_eq!(caches, elements_a_token, "{name} {mode:?}");
+    assert_eq!(cases.len(), 11);
+    for Case { name, mode, tokens, document, ranks } in cases {
+        let path = folder.path().join(&name);
+        let profile =
+            Profile::parse(&document).unwrap_or_else(|refused| panic!("{name} {mode:?}: {refused}"));
+        let files = read_profiled(&path, Some(&profile)).unwrap();
+        let shares = split(&files, mode, ranks.len()).unwrap();
+        let estimated: Vec<(u64, u64)> =
+            shares.iter().map(|share| (share.weights.bytes.0, share.shape.kv(tokens, None).0)).collect();
+        assert_eq!(estimated, ranks, "{name} {mode:?}");
+        assert!(
+            shares[0].shape.layers <= files.shape.layers && shares[0].shares.is_empty(),
+            "{name} {mode:?}"
+        );
+        // Before mlx_lm was asked: the same layers, and never far below.
+        let thumb = split(&read_folder(&path).unwrap(), mode, ranks.len()).unwrap();
+        let held = ranks.iter().map(|rank| rank.0).max().unwrap();
+        assert!(
+            thumb[0].weights.bytes.0 * 10 >= held * 8,
+            "{name} {mode:?}: {:?} of {held}",
+            thumb[0].weights
+        );
     }
-    // What mlx_lm would fail at in the middle of a load is said before.
-    let files = read_folder(&folder.path().join("1-False")).unwrap();
+    // What mlx_lm would fail at in the middle of a load is said before, in its words.
+    let refused = |name: &str, mode, ranks| {
+        let division = Some(Division { mode, ranks });
+        Profile::parse(&describe(&real::python(), &folder.path().join(name), division, LIMITS).unwrap())
+            .unwrap_err()
+    };
+    let none = refused("llama", ClusterMode::Pipeline, 2);
+    assert_eq!(none.kind, RefusedKind::Ranks);
+    assert!(none.message.contains("no pipeline mode for llama"), "{none}");
+    let uneven = refused("llama", ClusterMode::Tensor, 3);
+    assert!(uneven.kind == RefusedKind::Ranks && uneven.message.contains("over 3 ranks"), "{uneven}");
+    let many = refused("qwen3_moe", ClusterMode::Pipeline, 6);
+    assert!(many.kind == RefusedKind::Ranks && many.message.contains("over 6 ranks"), "{many}");
+    // And without mlx_lm, as far as numbers tell.
+    let files = read_folder(&folder.path().join("llama")).unwrap();
     let uneven = split(&files, ClusterMode::Tensor, 3).unwrap_err().to_string();
-    assert!(uneven.contains("4 KV heads cannot be divided over 3 ranks"), "{uneven}");
+    assert!(uneven.contains("4 attention heads cannot be divided over 3 ranks"), "{uneven}");
     let many = split(&files, ClusterMode::Pipeline, 6).unwrap_err().to_string();
-    assert!(many.contains("5 layers cannot be divided over 6 ranks"), "{many}");
-    let llama = read_folder(&folder.path().join("0-False")).unwrap();
-    let none = split(&llama, ClusterMode::Pipeline, 2).unwrap_err().to_string();
-    assert!(none.contains("no pipeline mode for `llama`; it can in the other mode"), "{none}");
+    assert!(many.contains("4 layers cannot be divided over 6 ranks"), "{many}");
 }

@@ -4,7 +4,8 @@ use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::memory::divides;
-use crate::registry::{Problems, Registry, Start, advice, fits};
+use crate::python::profile::Profiles;
+use crate::registry::{Complaint, Problems, Registry, Start, advice, fits};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,10 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             if problems.is_empty() { Ok(registry) } else { Err(problems) }
         }),
         None => Registry::check_here(&context.config, memory_here(), |registry| {
-            divides(registry, weights::folder)
+            let profiles = Profiles::of(registry);
+            let mut complaints = divides(registry, |model| weights::undivided(model, &profiles));
+            complaints.extend(impostors(registry));
+            complaints
         }),
     };
     let registry = registry.map_err(|problems: Problems| context.broken(&problems))?;
@@ -33,6 +37,19 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         context.output.say(&format!("note: {note}"));
     }
     context.output.data(&summary(&registry))
+}
+
+/// Files of models that are not what their names say: a start is certain to fail.
+fn impostors(registry: &Registry) -> Vec<Complaint> {
+    let found = registry.models.iter().enumerate().filter_map(|(index, model)| {
+        let problem = weights::impostor(model)?;
+        Some(Complaint {
+            key: format!("model[{index}].repo"),
+            message: format!("`{}` cannot be served: {problem}", model.name),
+            hint: problem.hint().map(|hint| hint.replace("NAME", &model.name)),
+        })
+    });
+    found.collect()
 }
 
 /// This machine's memory, no more than the cgroup allows; without bound where the system does not say, so that

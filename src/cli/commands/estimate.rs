@@ -215,9 +215,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 /// that it cannot describe is estimated all the same.
 pub fn describe(context: &Context, registry: &Registry, model: &Model) {
     let profiles = Profiles::of(registry);
-    for folder in weights::folder(&model.source).into_iter().chain(weights::draft_folder(model)) {
-        if profiles.stored(&folder).is_none()
-            && let Some(Err(refused)) = profiles.make(&folder)
+    let own = weights::folder(&model.source).map(|folder| (folder, weights::division(model)));
+    let draft = weights::draft_folder(model).map(|folder| (folder, None));
+    for (folder, division) in own.into_iter().chain(draft) {
+        if profiles.stored(&folder, division).is_none()
+            && let Some(Err(refused)) = profiles.make(&folder, division)
         {
             context.output.say(&format!("note: mlx-lm does not describe {}: {refused}", model.name));
         }

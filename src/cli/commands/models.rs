@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::python::hub::{self, CachedModel};
@@ -39,6 +40,8 @@ struct Row {
     declared_bytes: Option<Bytes>,
     /// What is on disk; null: nothing.
     cached: Option<Cached>,
+    /// A file that is not what its name says, so that a start is certain to fail; null: none.
+    unusable: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,6 +67,9 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         return context.output.data(&json);
     }
     for row in &rows {
+        if let Some(unusable) = &row.unusable {
+            context.output.say(&format!("note: {} cannot be served: {unusable}", row.name));
+        }
         if let Some(instead) = row.cached.as_ref().and_then(|cached| cached.instead.as_ref()) {
             context.output.say(&format!("note: {}: {instead}; mlxctl pull {0} completes it", row.name));
         }
@@ -107,6 +113,7 @@ fn row(model: &Model) -> Row {
         repo: model.source.to_string(),
         alternatives: model.alternatives.clone(),
         declared_bytes: model.size,
+        unusable: weights::impostor(model).map(|problem| problem.to_string()),
         cached: cached.map(|CachedModel { folder, bytes, complete, instead }| Cached {
             folder: folder.to_string_lossy().into_owned(),
             bytes,

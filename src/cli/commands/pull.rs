@@ -105,6 +105,7 @@ fn check(folder: &Path) -> Result<Whole, CliError> {
     whole::check(folder).map_err(|flaw| {
         let hint = match &flaw {
             Flaw::Code(_) => code_hint(),
+            Flaw::Unserved(_) => unserved_hint(),
             Flaw::Damaged { .. } => "correct `repo` in the registry, or complete the folder".to_owned(),
         };
         CliError::failed(format!("{} cannot be served", folder.display())).why(flaw).hint(hint)
@@ -151,6 +152,10 @@ fn code_hint() -> String {
         .to_owned()
 }
 
+fn unserved_hint() -> String {
+    "take another model; a newer mlx-lm may serve it: mlxctl setup --upgrade".to_owned()
+}
+
 /// What, why, what to do.
 fn explain(error: &PullError, model: &str) -> CliError {
     let again = format!("mlxctl pull {model}");
@@ -167,6 +172,7 @@ fn explain(error: &PullError, model: &str) -> CliError {
         PullError::Flawed { flaw, .. } => {
             let hint = match flaw {
                 Flaw::Code(_) => code_hint(),
+                Flaw::Unserved(_) => unserved_hint(),
                 Flaw::Damaged { .. } => format!("{again} --verify reads everything again; else take another model"),
             };
             CliError::failed(error.to_string()).why(flaw).hint(hint)

@@ -1,5 +1,6 @@
 //! `mlxctl use <model> <repo>`
 
+use super::estimate::describe;
 use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
@@ -34,7 +35,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
     let name = &change.model;
     let registry = context.registry()?;
-    let here = registry.model(name).is_ok_and(|model| weights::folder(&model.source).is_some());
+    let model = registry.model(name).ok();
+    let here = model.is_some_and(|model| weights::folder(&model.source).is_some());
+    if let Some(model) = model {
+        describe(context, &registry, model);
+    }
     let first = if here { String::new() } else { format!("mlxctl pull {name} && ") };
     if !here {
         context.output.say(&format!(
