@@ -35,6 +35,15 @@ impl Bytes {
         Self(n.saturating_mul(1_000_000))
     }
 
+    /// Exactly, as a registry has it: `20GB`, `256MB`, `0B`.
+    #[must_use]
+    pub fn exact(self) -> String {
+        let units = [("GB", Self::gb(1).0), ("MB", Self::mb(1).0)];
+        let whole = units.into_iter().find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
+        let (name, unit) = whole.unwrap_or(("B", 1));
+        format!("{}{name}", self.0 / unit)
+    }
+
     /// What is left after `other` is taken away, zero if nothing is.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
@@ -170,6 +179,20 @@ mod tests {
             ("1_000 MB", 1_000_000_000),
         ] {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_exactly() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (16_000_000, "16MB"),
+            (1_300_000_000, "1300MB"),
+            (20_000_000_000, "20GB"),
+        ] {
+            assert_eq!(Bytes(bytes).exact(), text);
+            assert_eq!(text.parse(), Ok(Bytes(bytes)));
         }
     }
 

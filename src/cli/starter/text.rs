@@ -52,7 +52,7 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String 
         }
     }
     out.table("[memory]", "");
-    let reserve = format!("{{ name = \"system + apps\", size = \"{}\" }}", size(reserve(machine.memory)));
+    let reserve = format!("{{ name = \"system + apps\", size = \"{}\" }}", reserve(machine.memory).exact());
     out.key("memory", "reserve", &format!("[{reserve}]"));
     for (port, proposal) in (8800..).zip(proposals) {
         model(&mut out, machine.memory, port, proposal);
@@ -90,7 +90,7 @@ fn model(out: &mut Text, memory: Bytes, port: u16, proposal: &Proposal) {
     out.plain("repo", &quoted(model.repo));
     out.plain("port", &port.to_string());
     out.plain("start", if *always { "\"always\"" } else { "\"manual\"" });
-    out.key("model", "size", &quoted(&size(Bytes(model.weights().0.next_multiple_of(Bytes::gb(1).0)))));
+    out.key("model", "size", &quoted(&Bytes(model.weights().0.next_multiple_of(Bytes::gb(1).0)).exact()));
     if !model.aliases.is_empty() {
         let aliases: Vec<_> = model.aliases.iter().map(|alias| quoted(alias)).collect();
         out.plain("aliases", &format!("[{}]", aliases.join(", ")));
@@ -100,20 +100,18 @@ fn model(out: &mut Text, memory: Bytes, port: u16, proposal: &Proposal) {
     // Left out, it would be 4 GB at least.
     let kept = model.kept(*context);
     if kept < Bytes::gb(4) {
-        out.key("model.memory", "kv_limit", &quoted(&size(Bytes(kept.0.next_multiple_of(Bytes::mb(100).0)))));
+        out.key(
+            "model.memory",
+            "kv_limit",
+            &quoted(&Bytes(kept.0.next_multiple_of(Bytes::mb(100).0)).exact()),
+        );
     }
     let cache = cache(memory);
     if cache < Bytes::gb(1) {
-        out.key("model.memory", "cache_limit", &quoted(&size(cache)));
+        out.key("model.memory", "cache_limit", &quoted(&cache.exact()));
     }
     out.table("[model.server]", "");
     out.key("model.server", "max_tokens", &model.max_tokens.to_string());
-}
-
-/// As a registry has it: `20GB`, `256MB`.
-fn size(bytes: Bytes) -> String {
-    let (gb, mb) = (Bytes::gb(1).0, Bytes::mb(1).0);
-    if bytes.0 % gb == 0 { format!("{}GB", bytes.0 / gb) } else { format!("{}MB", bytes.0.div_ceil(mb)) }
 }
 
 /// A string of TOML; the characters that it escapes are those of JSON.

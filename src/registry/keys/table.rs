@@ -104,9 +104,7 @@ impl Written for Duration {
 
 impl Written for Bytes {
     fn written(&self) -> String {
-        let units = [("GB", Self::gb(1).0), ("MB", Self::mb(1).0), ("B", 1)];
-        let whole = units.into_iter().find(|(_, unit)| self.0 % unit == 0 && self.0 > 0);
-        whole.map_or_else(|| "\"0B\"".to_owned(), |(name, unit)| format!("\"{}{name}\"", self.0 / unit))
+        format!("\"{}\"", self.exact())
     }
 }
 
