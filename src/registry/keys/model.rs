@@ -71,7 +71,7 @@ keys! {
         draft_model: repo("mlx-community/Qwen3-0.6B-4bit");
         /// tokens drafted at once
         num_draft_tokens: number(u32, 1..=1024);
-        /// folder of LoRA weights
+        /// folder of LoRA weights; they count in the memory estimate
         adapter_path: path("/Users/Shared/adapters");
         /// KV cache quantisation, not 7; stops batching; not together with `draft_model`
         kv_bits: number(u8, 2..=8);
