@@ -47,6 +47,7 @@ QUIET = 10.0  # seconds that a stream is silent, at most, while tokens come
 FOLLOW = 64  # tokens of an answer between two looks at what is kept
 ONE_TOKEN = 20  # seconds that one token may take when kept prompts are given up
 STORING = 100  # seconds more, where they are written to disk before
+SETTLING = 1.0  # seconds at most until what a batch held is free, after its answer
 LAST_WRITES = 8  # seconds after SIGTERM in which another kept prompt may be begun
 
 
@@ -224,8 +225,16 @@ class Link:
         if prompts and self.state["port"]:
             prompts.release(self.state["port"], forget)
         self.mx.clear_cache()
-        shrink_heap()
         after = self._memory()
+        # The generation thread lets go of the batch only after its client, this one, has the answer.
+        deadline = time.monotonic() + SETTLING
+        while prompts and time.monotonic() < deadline:
+            time.sleep(SETTLING / 20)
+            self.mx.clear_cache()
+            seen, after = after, self._memory()
+            if seen == after:
+                break
+        shrink_heap()
         return max(0, before["active"] + before["cache"] - after["active"] - after["cache"])
 
     def _memory(self):
