@@ -16,6 +16,7 @@
 //! - [`supervisor`]: the one loop that owns all models, its driver, its journal, adoption.
 //! - [`control`]: the supervisor's API on a Unix socket, its server and its client.
 //! - [`metrics`]: everything that is counted, as Prometheus reads it.
+//! - [`notify`]: which event the owner is told of, and how.
 //! - [`python`]: interpreter, venv, packages, the built-in tiny model.
 //! - [`service`]: the launchd agent and the systemd user unit.
 //! - [`doctor`]: what is wrong with a machine or a deployment, and what to do about it.
@@ -43,6 +44,7 @@ pub mod host;
 pub mod lifecycle;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
 #[cfg(test)]
 #[path = "../tests/it/support/program.rs"]
 mod program;

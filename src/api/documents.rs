@@ -320,6 +320,9 @@ pub struct EventRecord {
     pub kind: String,
     /// In one sentence, with why.
     pub text: String,
+    /// What to do about it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// Body of `POST /v1/models/{name}/start`.

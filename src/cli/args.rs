@@ -90,6 +90,8 @@ pub enum Command {
     Bench(commands::bench::Args),
     /// Print what an LLM gateway needs to reach the models
     Gateway(commands::gateway::Args),
+    /// Try out how the registry's [notify] tells you of what matters
+    Notify(commands::notify::Args),
     /// Manage the bearer keys of the gates
     Key(commands::key::Args),
     /// Print a shell's completion script

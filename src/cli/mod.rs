@@ -114,6 +114,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Host(args) => commands::host::run(context, &args),
         Command::Bench(args) => commands::bench::run(context, &args),
         Command::Gateway(args) => commands::gateway::run(context, &args),
+        Command::Notify(args) => commands::notify::run(context, &args),
         Command::Key(args) => commands::key::run(context, &args),
         Command::Completions(args) => commands::completions::run(context, &args),
     }

@@ -101,7 +101,8 @@ impl Fleet {
         };
         // What would come instead must be there before what works is ended for it.
         if let Err(failure) = turn.admission.prepared(name) {
-            turn.note(name, "refused", format!("not restarted: {}", failure.text));
+            let text = format!("not restarted: {}", failure.text);
+            turn.note_hinted(name, "refused", text, failure.hint.clone());
             let text = format!("{}; the present run goes on", failure.text);
             let refusal = Failure { kind: FailureKind::Refused, text, ..failure };
             return turn.reply(waiter, Outcome::Failed(refusal));

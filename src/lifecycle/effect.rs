@@ -64,6 +64,8 @@ pub enum Effect {
         kind: &'static str,
         /// One sentence.
         text: String,
+        /// What to do about it.
+        hint: Option<String>,
     },
     /// Every run is gone and no new one will come.
     Finished,

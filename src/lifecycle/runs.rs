@@ -150,7 +150,8 @@ impl Fleet {
         }
         let ready_for = std::mem::take(&mut model.ready_for);
         if !model.policy.restart.enabled || failure.kind == FailureKind::FilesMissing {
-            turn.note(&model.name, "failed", format!("{}; it stays down", failure.text));
+            let text = format!("{}; it stays down", failure.text);
+            turn.note_hinted(&model.name, "failed", text, failure.hint.clone());
             model.state = State::Failed { last: failure };
             return;
         }
@@ -168,10 +169,11 @@ impl Fleet {
             model.state = State::Backoff { attempt: wait.attempt, until, last };
             return self.come_back(turn, index);
         }
-        turn.note(
+        turn.note_hinted(
             &model.name,
             if wait.quarantined { "quarantine" } else { "backoff" },
             format!("{}; next start in {}", last.text, human(wait.delay)),
+            last.hint.clone(),
         );
         model.state = State::Backoff { attempt: wait.attempt, until, last };
     }
@@ -202,7 +204,7 @@ impl Fleet {
         let verdict = match turn.admission.judge(&model.name, &live, force) {
             Ok(verdict) => verdict,
             Err(failure) => {
-                turn.note(&model.name, "refused", &failure.text);
+                turn.note_hinted(&model.name, "refused", &failure.text, failure.hint.clone());
                 return Err(failure);
             }
         };
@@ -243,7 +245,7 @@ impl Fleet {
     fn refused(&mut self, turn: &mut Turn, index: usize, failure: Failure) {
         let model = &mut self.models[index];
         let State::Asking { cause, .. } = &model.state else { return };
-        turn.note(&model.name, "refused", &failure.text);
+        turn.note_hinted(&model.name, "refused", &failure.text, failure.hint.clone());
         match cause.clone() {
             Cause::Person(before) => {
                 model.state = *before;

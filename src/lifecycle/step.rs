@@ -191,7 +191,17 @@ impl Turn<'_> {
     }
 
     pub fn note(&mut self, model: &Name, kind: &'static str, text: impl Into<String>) {
-        self.effects.push(Effect::Note { model: Some(model.clone()), kind, text: text.into() });
+        self.note_hinted(model, kind, text, None);
+    }
+
+    pub fn note_hinted(
+        &mut self,
+        model: &Name,
+        kind: &'static str,
+        text: impl Into<String>,
+        hint: Option<String>,
+    ) {
+        self.effects.push(Effect::Note { model: Some(model.clone()), kind, text: text.into(), hint });
     }
 }
 

@@ -26,6 +26,29 @@ pub enum PowerChoice {
 }
 words!(PowerChoice { Serve = "serve", RefuseManual = "refuse_manual", StopManual = "stop_manual" });
 
+/// What the owner may be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotifyKind {
+    /// An always-on model is down until somebody acts, or is quarantined.
+    Failed,
+    /// A start was refused: no memory, no files, a rule of `[power]`.
+    Refused,
+    /// The machine came up from a kernel panic.
+    Panic,
+    /// The disk does not take what the supervisor writes.
+    Disk,
+    /// A key was taken away.
+    KeyRevoked,
+}
+words!(NotifyKind {
+    Failed = "failed",
+    Refused = "refused",
+    Panic = "panic",
+    Disk = "disk",
+    KeyRevoked = "key-revoked",
+});
+
 /// launchd's `ProcessType`, launchd.plist(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ProcessType {

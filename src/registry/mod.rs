@@ -28,7 +28,7 @@ pub use choices::*;
 pub use edit::{Change, EditError, use_repo};
 pub use fits::fits;
 pub use keys::{
-    Health, Limits, ModelMemory, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
+    Health, Limits, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
 };
 pub(crate) use keys::{Key, TABLES};
 pub use load::DEMO;

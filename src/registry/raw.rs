@@ -1,8 +1,8 @@
 //! What was written, field by field, each with its place. Types and units are right, nothing else is checked.
 
 use super::keys::{
-    RawAgent, RawCluster, RawEntry, RawHealth, RawLimits, RawMemory, RawMetrics, RawNetwork, RawPaths,
-    RawPower, RawPressure, RawPython, RawReserves, RawRestart, RawRouter, RawServer, RawStop,
+    RawAgent, RawCluster, RawEntry, RawHealth, RawLimits, RawMemory, RawMetrics, RawNetwork, RawNotify,
+    RawPaths, RawPower, RawPressure, RawPython, RawReserves, RawRestart, RawRouter, RawServer, RawStop,
 };
 use super::notes::At;
 use super::reader::Section;
@@ -16,6 +16,7 @@ pub(super) struct RawRegistry {
     pub pressure: RawPressure,
     pub power: RawPower,
     pub agent: RawAgent,
+    pub notify: RawNotify,
     pub metrics: RawMetrics,
     pub router: RawRouter,
     pub defaults: RawOptions,
@@ -55,6 +56,7 @@ impl RawRegistry {
             pressure,
             power: file.section("power", RawPower::read),
             agent: file.section("agent", RawAgent::read),
+            notify: file.section("notify", RawNotify::read),
             metrics: file.section("metrics", RawMetrics::read),
             router: file.section("router", RawRouter::read),
             defaults: file.section("defaults", RawOptions::read),

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::choices::{ProcessType, Start};
 use super::keys::{
-    Health, Limits, ModelMemory, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
+    Health, Limits, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
 };
 use super::problem::Written;
 use crate::units::Bytes;
@@ -42,6 +42,8 @@ pub struct Registry {
     pub power: Power,
     /// The launchd agent (systemd user unit on Linux).
     pub agent: Agent,
+    /// How the owner is told of what matters.
+    pub notify: Notify,
     /// Where numbers are read off.
     pub metrics: Metrics,
     /// Port of the one address for all models, on [`Network::host`]; `None`: there is none.

@@ -107,6 +107,11 @@ pub(super) fn tables(old: &Registry, new: &Registry) -> Vec<Change> {
         ("on_battery", old.power.on_battery != new.power.on_battery),
         ("low_power", old.power.low_power != new.power.low_power),
     ]);
+    let notify = names(&[
+        ("command", old.notify.command != new.notify.command),
+        ("desktop", old.notify.desktop != new.notify.desktop),
+        ("kinds", old.notify.kinds != new.notify.kinds),
+    ]);
     [
         table(
             "[paths]",
@@ -117,6 +122,7 @@ pub(super) fn tables(old: &Registry, new: &Registry) -> Vec<Change> {
         table("[network]", network, "in force for new requests"),
         table("[memory]", memory(old, new), "counts from now on; no live run is stopped for it"),
         table("[power]", power, "in force"),
+        table("[notify]", notify, "in force"),
         table("[agent]", agent(old, new), "takes effect with mlxctl agent install"),
     ]
     .into_iter()
@@ -235,6 +241,7 @@ mod tests {
             ("[memory]\ncalm_hold = \"1m\"", ""),
             ("[power]\nlow_power = \"stop_manual\"", ""),
             ("[agent]\nprocess_type = \"Interactive\"", ""),
+            ("[notify]\ndesktop = true", ""),
             ("[router]\nport = 9", ""),
             ("[metrics]\naddress = \"127.0.0.1:9\"", ""),
             ("", "alternatives = [\"no-such-org/two\"]"),

@@ -42,6 +42,7 @@ use crate::memory::Platform;
 use crate::memory::pressure::Policy;
 use crate::memory::upkeep::Upkeep;
 use crate::metrics::{self, Noted};
+use crate::notify::{Notifier, Trouble};
 use crate::python::profile::Profiles;
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
@@ -69,6 +70,10 @@ pub(super) struct Driver {
     /// The one address of all models.
     pub routing: Routing,
     pub learned: Learned,
+    /// Tells the owner of what matters.
+    pub notifier: Notifier,
+    /// What of the disk and of the keys was seen last.
+    pub trouble: Trouble,
     pub followers: Vec<mpsc::Sender<EventRecord>>,
     pub replies: HashMap<WaiterId, oneshot::Sender<Outcome>>,
     pub next_waiter: u64,
@@ -199,7 +204,9 @@ impl Driver {
                     let _ = reply.send(outcome);
                 }
             }
-            Effect::Note { model, kind, text } => self.note(model.as_deref(), kind, &text),
+            Effect::Note { model, kind, text, hint } => {
+                self.note_hinted(model.as_deref(), kind, &text, hint.as_deref());
+            }
             Effect::Finished => self.finished = true,
         }
         None
@@ -207,10 +214,16 @@ impl Driver {
 
     /// Writes into the history, the log, and to those who follow.
     pub fn note(&mut self, model: Option<&str>, kind: &str, text: &str) {
+        self.note_hinted(model, kind, text, None);
+    }
+
+    /// The same, with what to do about it.
+    pub fn note_hinted(&mut self, model: Option<&str>, kind: &str, text: &str, hint: Option<&str>) {
         tracing::info!(model, kind, "{text}");
         self.rest.stir(self.host.now());
         *self.noted.entry((model.map(str::to_owned), kind.to_owned())).or_default() += 1;
-        let record = self.journal.note(SystemTime::now(), model, kind, text);
+        let record = self.journal.note(SystemTime::now(), model, kind, text, hint);
+        self.notifier.heard(&record, &self.registry);
         // A follower that fell behind or left is dropped: it asks again from its last number.
         self.followers.retain(|follower| follower.try_send(record.clone()).is_ok());
     }

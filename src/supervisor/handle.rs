@@ -13,6 +13,7 @@ use crate::api::{
 use crate::host::{Identity, Power};
 use crate::lifecycle::{Event, Generation, Name, Outcome};
 use crate::metrics::{Snapshot, Source};
+use crate::notify::Sent;
 use crate::registry::Registry;
 use crate::units::Bytes;
 
@@ -26,6 +27,8 @@ pub(super) enum Input {
     Outcome(Name, &'static str, Outcome, Answer<CommandDone>),
     /// Whether the launcher of a run has opened a new log.
     LogReopened(Name, Generation, bool),
+    /// What came of a notification.
+    Notified(Sent),
     /// A process that belonged to no run is gone.
     PutAway(Name, Identity),
     /// What a trim gave back; `None`: the launcher did not answer.

@@ -33,6 +33,7 @@ impl Driver {
         self.journal.try_again();
         self.learned.try_again();
         self.keep(true);
+        self.look_for_trouble();
         let names: Vec<Name> = self.slots.keys().cloned().collect();
         for name in names {
             self.rotate(&name);

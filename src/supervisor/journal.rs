@@ -83,7 +83,14 @@ impl Journal {
 
     /// Writes one event: one `write` of one line to a file opened for appending. What cannot be written is kept and
     /// comes before the next one.
-    pub fn note(&mut self, at: SystemTime, model: Option<&str>, kind: &str, text: &str) -> EventRecord {
+    pub fn note(
+        &mut self,
+        at: SystemTime,
+        model: Option<&str>,
+        kind: &str,
+        text: &str,
+        hint: Option<&str>,
+    ) -> EventRecord {
         self.seq += 1;
         let record = EventRecord {
             seq: self.seq,
@@ -91,6 +98,7 @@ impl Journal {
             model: model.map(str::to_owned),
             kind: kind.to_owned(),
             text: text.to_owned(),
+            hint: hint.map(str::to_owned),
         };
         let mut line = serde_json::to_vec(&record).unwrap_or_default();
         line.push(b'\n');
@@ -166,7 +174,7 @@ mod tests {
     use super::*;
 
     fn note(journal: &mut Journal, text: &str) -> u64 {
-        journal.note(SystemTime::UNIX_EPOCH, Some("32b"), "ready", text).seq
+        journal.note(SystemTime::UNIX_EPOCH, Some("32b"), "ready", text, None).seq
     }
 
     #[test]

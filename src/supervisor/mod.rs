@@ -28,6 +28,7 @@ mod rest;
 mod router;
 mod run;
 mod slot;
+mod tell;
 mod view;
 
 #[cfg(test)]

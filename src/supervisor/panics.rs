@@ -42,7 +42,8 @@ impl Driver {
         for name in &found {
             let text =
                 format!("the machine came up from a kernel panic: {name}; manual models wait for --force");
-            self.note(None, "kernel_panic", &text);
+            let hint = "mlxctl doctor names the report; mlxctl start MODEL --force answers for it";
+            self.note_hinted(None, "kernel_panic", &text, Some(hint));
         }
         self.panics = Panics(found);
     }

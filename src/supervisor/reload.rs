@@ -26,6 +26,7 @@ impl Driver {
         self.registry_seen = written(&next.file);
         self.policy.set(next.pressure.clone());
         self.registry = Arc::new(next);
+        self.notifier.follow(&self.registry);
         self.take_power_rules(self.registry.power);
         let registry = self.registry.clone();
         let platform = self.platform();

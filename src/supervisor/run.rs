@@ -23,6 +23,7 @@ use super::panics::Panics;
 use super::power::PowerState;
 use super::rest::Rest;
 use super::router::Routing;
+use super::tell::notifier;
 use super::view::Glance;
 use crate::backend::launcher;
 use crate::clock::Moment;
@@ -32,6 +33,7 @@ use crate::host::{Host, Priority};
 use crate::lifecycle::{self, Event, Fleet, Name};
 use crate::memory::pressure::Policy;
 use crate::metrics::{Listener, Noted};
+use crate::notify::Trouble;
 use crate::registry::Registry;
 
 /// The longest sleep of the loop. Its timer stands still while a Mac sleeps (`CLOCK_UPTIME_RAW`), deadlines do
@@ -109,6 +111,7 @@ impl Supervisor {
         let handle = Handle::new(inbox.clone());
         let metrics_listener = Listener::spawn(handle.clone());
         metrics_listener.listen(&registry);
+        let notifier = notifier(&registry, &journal, &inbox);
         let seed = u64::from(std::process::id()) ^ u64::try_from(host.now().0.as_nanos()).unwrap_or_default();
         let fleet = Fleet::new(models, seed);
         let policy = Policy::new(registry.pressure.clone());
@@ -130,6 +133,8 @@ impl Supervisor {
             metrics_listener,
             routing: Routing::new(routing),
             learned,
+            notifier,
+            trouble: Trouble::default(),
             followers: Vec::new(),
             replies: HashMap::new(),
             next_waiter: 0,
@@ -214,6 +219,7 @@ impl Driver {
             Input::Others(others) => self.others_answered(*others),
             Input::Power(power) => self.powered(power),
             Input::LogReopened(name, generation, done) => self.log_reopened(&name, generation, done),
+            Input::Notified(outcome) => self.notified(outcome),
             Input::PutAway(name, who) => self.was_put_away(&name, who),
             Input::Trimmed(name, freed, answer) => {
                 let done = self.trimmed(&name, freed);

@@ -408,6 +408,7 @@ fn event(seq: u64) -> EventRecord {
         model: Some("32b".into()),
         kind: "ready".into(),
         text: format!("number {seq}"),
+        hint: None,
     }
 }
 

@@ -108,7 +108,7 @@ fn any_history_is_gone_on_with() {
         std::fs::write(state.path().join("events.jsonl"), input).unwrap();
         let mut journal = Journal::open(state.path());
         let last = journal.after(None, 1).last().map_or(0, |record| record.seq);
-        let seq = journal.note(std::time::SystemTime::UNIX_EPOCH, None, "up", "x").seq;
+        let seq = journal.note(std::time::SystemTime::UNIX_EPOCH, None, "up", "x", None).seq;
         assert!(seq > last || last == u64::MAX, "{seq} after {last}");
         assert_eq!(journal.problem(), None);
         let again = Journal::open(state.path()).after(None, 1);

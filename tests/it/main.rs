@@ -51,6 +51,7 @@ mod memory_cli;
 mod memory_live;
 mod metrics;
 mod nothing_lost;
+mod notify;
 mod on_a_mac;
 mod places;
 mod plist;

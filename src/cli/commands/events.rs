@@ -105,6 +105,7 @@ mod tests {
             model: Some("32b".into()),
             kind: "ready".into(),
             text: "ready after 12.1 s".into(),
+            hint: None,
         }
     }
 

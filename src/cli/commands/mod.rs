@@ -17,6 +17,7 @@ pub mod key;
 pub mod logs;
 pub mod man;
 pub mod models;
+pub mod notify;
 pub mod plist;
 pub mod ps;
 pub mod pull;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Maybe;
 use super::table::{Key, Keys, Place, Words, Written, either, keys, range};
-use crate::registry::choices::{PowerChoice, ProcessType, YieldAction};
+use crate::registry::choices::{NotifyKind, PowerChoice, ProcessType, YieldAction};
 use crate::registry::notes::At;
 use crate::registry::reader::Section;
 use crate::units::Bytes;
@@ -141,6 +141,22 @@ keys! {
         /// know a shell's `HF_HOME`. `PYTHON*`, `CONDA_*`, `MLXCTL*` and others that decide what Python imports are
         /// refused
         environment: list("HF_HOME=/Volumes/Models/huggingface") => "`[]`";
+    }
+}
+
+keys! {
+    /// How the owner is told of what matters.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Notify() from RawNotify of "notify" {
+        /// a program and its arguments, run without a shell for each notification, with the PATH of `[agent]`: JSON on
+        /// stdin, the same in `MLXCTL_NOTIFY_…` variables
+        command: list("/usr/local/bin/tell-me") = Vec::new();
+        /// a macOS notification through `osascript`
+        desktop: flag = false;
+        /// what is told: an always-on model that `failed` or is quarantined, a start that was `refused`, a kernel
+        /// `panic`, a `disk` that takes no writes, a bearer key that was taken away
+        kinds: words(NotifyKind, "is nothing that is told")
+            = NotifyKind::WORDS.iter().map(|(_, kind)| *kind).collect();
     }
 }
 

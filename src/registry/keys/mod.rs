@@ -9,9 +9,10 @@ mod model;
 pub(crate) mod table;
 
 pub(super) use cluster::{RawCluster, RawHost};
-pub use machine::{Power, PressureSettings};
+pub use machine::{Notify, Power, PressureSettings};
 pub(super) use machine::{
-    RawAgent, RawMetrics, RawNetwork, RawPaths, RawPower, RawPressure, RawPython, RawReserves, RawRouter,
+    RawAgent, RawMetrics, RawNetwork, RawNotify, RawPaths, RawPower, RawPressure, RawPython, RawReserves,
+    RawRouter,
 };
 pub use model::{Health, Limits, ModelMemory, Restart, Sampling, ServerOptions, Stop};
 pub(super) use model::{
@@ -33,6 +34,7 @@ pub const TABLES: &[&Keys] = &[
     &RawPressure::KEYS,
     &RawPower::KEYS,
     &RawAgent::KEYS,
+    &RawNotify::KEYS,
     &RawMetrics::KEYS,
     &RawRouter::KEYS,
     &RawEntry::KEYS,

@@ -7,6 +7,7 @@ mod hostfile;
 mod metrics;
 mod model;
 mod network;
+mod notify;
 mod options;
 mod router;
 mod server;
@@ -91,6 +92,7 @@ pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, not
         reserves: reserves(&scope, &raw.reserves),
         power: raw.power.valid(),
         agent: agent(&scope, &raw.agent, &paths, &models),
+        notify: notify::notify(&scope, &raw.notify),
         paths,
         models,
         pressure: PressureSettings {

@@ -1,0 +1,74 @@
+#!/bin/sh
+# <xbar.title>mlxctl</xbar.title>
+# <xbar.desc>The models of mlxctl and the memory budget in the menu bar</xbar.desc>
+# <xbar.dependencies>mlxctl, python3</xbar.dependencies>
+#
+# For SwiftBar and xbar: copy it into the plugin folder and make it executable. The `30s` in its name is how often it
+# is run. MLXCTL and MLXCTL_CONFIG name another binary or registry.
+
+PATH="$PATH:/opt/homebrew/bin:/usr/local/bin:$HOME/.local/bin:$HOME/.cargo/bin"
+export PATH
+MLXCTL=$(command -v "${MLXCTL:-mlxctl}")
+if [ -z "$MLXCTL" ]; then
+    printf 'mlxctl ?\n---\nmlxctl is not installed, or MLXCTL names no program\n'
+    exit 0
+fi
+export MLXCTL
+# Without a supervisor it exits with 3 and prints the plan; what it says on stderr is shown where it prints nothing.
+"$MLXCTL" status --json 2>&1 | python3 -c '
+import json, os, sys
+
+text = sys.stdin.read()
+start, end = text.find("{"), text.rfind("}")
+try:
+    status = json.loads(text[start : end + 1])
+    models, budget = status["models"], status["budget"]
+except (ValueError, KeyError):
+    lines = text.strip().replace("|", "/").splitlines() or ["mlxctl status prints nothing"]
+    print("mlxctl !", "---", *lines[:10], sep="\n")
+    sys.exit()
+
+
+def plain(text):
+    """One line, without what separates a text from its parameters."""
+    return " ".join(str(text).replace("|", "/").split())
+
+
+def click(text, *words):
+    """A line that runs mlxctl in a terminal."""
+    parameters = [f"param{number}={word}" for number, word in enumerate(words, 1)]
+    program = "bash=\"" + os.environ["MLXCTL"] + "\""
+    print(text, "|", program, *parameters, "terminal=true")
+
+
+gb = lambda size: f"{size / 1e9:.1f} GB"
+supervisor = status["supervisor"]
+ready = sum(model["state"] == "ready" for model in models)
+down = [m for m in models if m["state"] in ("failed", "backoff") or supervisor and m["start"] == "always" and m["state"] == "stopped"]
+sign = "?" if supervisor is None else "!" if down else ""
+print(f"mlx {ready}/{len(models)}{sign}")
+print("---")
+if supervisor is None:
+    print("no supervisor is running | color=red")
+elif supervisor["waiting_for"]:
+    for condition in supervisor["waiting_for"]:
+        print(plain(f"waiting for {condition}") + " | color=orange")
+for model in models:
+    size = model["memory"]["footprint_bytes"]
+    speed = model["traffic"]["tokens_per_second"]
+    parts = [model["name"], model["state"], gb(size) if size else "", f"{speed:.0f} tok/s" if speed else ""]
+    color = "green" if model["state"] == "ready" else "red" if model in down else "gray"
+    print(plain("  ".join(part for part in parts if part)) + f" | color={color}")
+    for line in (model["reason"], "try: " + model["hint"] if model["hint"] else None):
+        if line:
+            print("--" + plain(line))
+    if supervisor is not None:
+        verb = "start" if model["state"] in ("stopped", "failed") else "stop"
+        click(f"--{verb.capitalize()}", verb, model["name"])
+        click("--Log", "logs", "-f", model["name"])
+print("---")
+free, total = gb(budget["free_bytes"]), gb(budget["total_bytes"])
+print(f"{free} free of {total}")
+click("Events", "events", "-f")
+print("Refresh | refresh=true")
+'

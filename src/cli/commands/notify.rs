@@ -1,0 +1,42 @@
+//! `mlxctl notify --test`
+
+use std::time::SystemTime;
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Exit};
+use crate::notify::{Message, send, ways};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Send one notification every way that is configured, and say what came of it
+    #[arg(long, required = true)]
+    test: bool,
+}
+
+/// Sends a test from here, as a supervisor would: it need not run.
+///
+/// # Errors
+/// Exit 2 where the registry names no way, 1 where one failed.
+pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
+    let registry = context.registry()?;
+    let ways = ways(&registry.notify);
+    if ways.is_empty() {
+        return Err(CliError::new(Exit::Usage, "the registry names no way to notify you")
+            .hint("[notify] with command = [\"program\", \"argument\"], or desktop = true on a Mac"));
+    }
+    let message = Message::test(SystemTime::now());
+    let mut failed = 0;
+    for way in &ways {
+        match send(way, &message, &registry.agent.path) {
+            Ok(()) => context.output.data(&format!("{}: sent", way.name()))?,
+            Err(why) => {
+                failed += 1;
+                context.output.data(&format!("{}: failed, {why}", way.name()))?;
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        failed => Err(CliError::failed(format!("{failed} of {} ways failed", ways.len()))),
+    }
+}

@@ -1,0 +1,16 @@
+//! Tells the owner of what matters, by the registry's `[notify]`: a command, a macOS notification.
+//!
+//! [`Episodes`] decides which event is told, [`Message`] says it, [`Notifier`] has it sent: one child at a time, on a
+//! thread of its own, so that nobody waits for it.
+
+mod decide;
+mod message;
+mod notifier;
+mod send;
+mod trouble;
+
+pub use decide::Episodes;
+pub use message::Message;
+pub use notifier::{Notifier, Sent};
+pub use send::{Way, send, ways};
+pub use trouble::{News, Trouble};

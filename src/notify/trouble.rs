@@ -1,0 +1,95 @@
+//! Trouble that is a condition, not an event: what has changed since the last look. Pure.
+
+use std::time::SystemTime;
+
+/// What was seen last of the disk and of the keys.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    disk: bool,
+    /// When the file of keys was written, and whose keys it held; `None`: nobody has looked.
+    keys: Option<(Option<SystemTime>, Vec<String>)>,
+}
+
+/// An event to note.
+#[derive(Debug, PartialEq, Eq)]
+pub struct News {
+    /// Its kind.
+    pub kind: &'static str,
+    /// In one sentence.
+    pub text: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+}
+
+impl Trouble {
+    /// Why something cannot be written now, if it cannot: at its beginning and at its end there is news.
+    pub fn disk(&mut self, problem: Option<&str>) -> Option<News> {
+        let before = std::mem::replace(&mut self.disk, problem.is_some());
+        match problem {
+            Some(problem) if !before => Some(News {
+                kind: "disk_problem",
+                text: problem.to_owned(),
+                hint: Some("free disk space; mlxctl status lists what waits to be written"),
+            }),
+            None if before => Some(News {
+                kind: "disk_recovered",
+                text: "everything that waited for the disk is written".to_owned(),
+                hint: None,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Nobody wants to know of keys: the next look is the first.
+    pub fn forget_keys(&mut self) {
+        self.keys = None;
+    }
+
+    /// Whether the file of keys has to be read: it was written since the last look.
+    #[must_use]
+    pub fn keys_changed(&self, written: Option<SystemTime>) -> bool {
+        self.keys.as_ref().is_none_or(|(seen, _)| *seen != written)
+    }
+
+    /// Whose keys there are now: those that are gone are news. The first look has none.
+    pub fn keys(&mut self, written: Option<SystemTime>, names: Vec<String>) -> Vec<News> {
+        let before = self.keys.replace((written, names.clone()));
+        let gone = before.into_iter().flat_map(|(_, before)| before).filter(|name| !names.contains(name));
+        gone.map(|name| News {
+            kind: "key_revoked",
+            text: format!("the key of {name} was revoked"),
+            hint: Some("if that was not you: mlxctl key list, and look who has access to this account"),
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_news_when_it_begins_and_when_it_ends() {
+        let mut trouble = Trouble::default();
+        assert_eq!(trouble.disk(None), None);
+        assert_eq!(trouble.disk(Some("no space")).unwrap().text, "no space");
+        assert_eq!(trouble.disk(Some("still none")), None);
+        assert_eq!(trouble.disk(None).unwrap().kind, "disk_recovered");
+        assert_eq!(trouble.disk(None), None);
+    }
+
+    #[test]
+    fn a_key_that_is_gone_is_news_and_those_before_the_first_look_are_not() {
+        let mut trouble = Trouble::default();
+        let at = |seconds| Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(trouble.keys_changed(None));
+        assert_eq!(trouble.keys(at(1), names(&["a", "b"])), []);
+        assert!(!trouble.keys_changed(at(1)) && trouble.keys_changed(at(2)) && trouble.keys_changed(None));
+        let news = trouble.keys(at(2), names(&["b", "c"]));
+        assert_eq!(news.iter().map(|news| &*news.text).collect::<Vec<_>>(), ["the key of a was revoked"]);
+        assert_eq!(trouble.keys(None, Vec::new()).len(), 2);
+        trouble.forget_keys();
+        assert_eq!(trouble.keys(at(3), names(&["x"])), []);
+    }
+}

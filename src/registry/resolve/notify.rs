@@ -1,0 +1,29 @@
+//! `[notify]`
+
+use super::Scope;
+use crate::registry::Notify;
+use crate::registry::keys::RawNotify;
+
+pub(super) fn notify(scope: &Scope<'_>, raw: &RawNotify) -> Notify {
+    let mut notify = raw.valid();
+    let Some(written) = &raw.command else { return notify };
+    for word in written.value.iter().filter(|word| word.value.contains('\0')) {
+        scope.notes.wrong(word, "an argument of `command` holds a NUL character", "leave it out");
+    }
+    let Some(program) = written.value.first() else { return notify };
+    // A bare name is looked up in PATH when it is run.
+    let bare = !program.value.contains(['/', '~', '$']) && !program.value.trim().is_empty();
+    if !bare {
+        match scope.around.expand(&program.value, &scope.around.folder) {
+            Ok(path) => notify.command[0] = path.display().to_string(),
+            Err((problem, hint)) => scope.notes.wrong(program, format!("`command`: {problem}"), hint),
+        }
+    } else if program.value.contains(char::is_whitespace) {
+        scope.notes.wrong(
+            program,
+            "`command` is run without a shell, and its program has a space in its name",
+            "one string per argument: command = [\"program\", \"argument\"]",
+        );
+    }
+    notify
+}
