@@ -8,6 +8,7 @@
 
 PATH="$PATH:/opt/homebrew/bin:/usr/local/bin:$HOME/.local/bin:$HOME/.cargo/bin"
 export PATH
+export PYTHONIOENCODING=utf-8
 MLXCTL=$(command -v "${MLXCTL:-mlxctl}")
 if [ -z "$MLXCTL" ]; then
     printf 'mlxctl ?\n---\nmlxctl is not installed, or MLXCTL names no program\n'
@@ -41,10 +42,13 @@ def click(text, *words):
     print(text, "|", program, *parameters, "terminal=true")
 
 
-gb = lambda size: f"{size / 1e9:.1f} GB"
+def human(size):
+    return f"{size / 1e9:.1f} GB" if abs(size) >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 supervisor = status["supervisor"]
 ready = sum(model["state"] == "ready" for model in models)
-down = [m for m in models if m["state"] in ("failed", "backoff") or supervisor and m["start"] == "always" and m["state"] == "stopped"]
+down = [model for model in models if model["state"] in ("failed", "backoff")]
 sign = "?" if supervisor is None else "!" if down else ""
 print(f"mlx {ready}/{len(models)}{sign}")
 print("---")
@@ -56,9 +60,9 @@ elif supervisor["waiting_for"]:
 for model in models:
     size = model["memory"]["footprint_bytes"]
     speed = model["traffic"]["tokens_per_second"]
-    parts = [model["name"], model["state"], gb(size) if size else "", f"{speed:.0f} tok/s" if speed else ""]
+    parts = [model["state"], human(size) if size else "", f"{speed:.0f} tok/s" if speed else ""]
     color = "green" if model["state"] == "ready" else "red" if model in down else "gray"
-    print(plain("  ".join(part for part in parts if part)) + f" | color={color}")
+    print(plain(model["name"] + ": " + ", ".join(part for part in parts if part)) + f" | color={color}")
     for line in (model["reason"], "try: " + model["hint"] if model["hint"] else None):
         if line:
             print("--" + plain(line))
@@ -67,7 +71,7 @@ for model in models:
         click(f"--{verb.capitalize()}", verb, model["name"])
         click("--Log", "logs", "-f", model["name"])
 print("---")
-free, total = gb(budget["free_bytes"]), gb(budget["total_bytes"])
+free, total = human(budget["free_bytes"]), human(budget["total_bytes"])
 print(f"{free} free of {total}")
 click("Events", "events", "-f")
 print("Refresh | refresh=true")

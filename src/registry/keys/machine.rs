@@ -155,7 +155,7 @@ keys! {
         desktop: flag = false;
         /// what is told: an always-on model that `failed` or is quarantined, a start that was `refused`, a kernel
         /// `panic`, a `disk` that takes no writes, a bearer key that was taken away
-        kinds: words(NotifyKind, "is nothing that is told")
+        kinds: words(NotifyKind, "is not a kind of notification")
             = NotifyKind::WORDS.iter().map(|(_, kind)| *kind).collect();
     }
 }

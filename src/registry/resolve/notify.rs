@@ -11,19 +11,20 @@ pub(super) fn notify(scope: &Scope<'_>, raw: &RawNotify) -> Notify {
         scope.notes.wrong(word, "an argument of `command` holds a NUL character", "leave it out");
     }
     let Some(program) = written.value.first() else { return notify };
+    let first = program.value.split_whitespace().next().unwrap_or_default();
     // A bare name is looked up in PATH when it is run.
-    let bare = !program.value.contains(['/', '~', '$']) && !program.value.trim().is_empty();
-    if !bare {
+    let bare = !first.is_empty() && !first.contains(['/', '~', '$']);
+    if bare && first != program.value {
+        scope.notes.wrong(
+            program,
+            "`command` is run without a shell: its first string is the program, without arguments",
+            "one string per argument: command = [\"program\", \"argument\"]",
+        );
+    } else if !bare {
         match scope.around.expand(&program.value, &scope.around.folder) {
             Ok(path) => notify.command[0] = path.display().to_string(),
             Err((problem, hint)) => scope.notes.wrong(program, format!("`command`: {problem}"), hint),
         }
-    } else if program.value.contains(char::is_whitespace) {
-        scope.notes.wrong(
-            program,
-            "`command` is run without a shell, and its program has a space in its name",
-            "one string per argument: command = [\"program\", \"argument\"]",
-        );
     }
     notify
 }
