@@ -1,5 +1,7 @@
 //! What every format says.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::registry::{Model, Registry, Start};
@@ -24,7 +26,8 @@ pub struct Backend {
     pub name: String,
     /// `http://192.168.132.21:8800`
     pub url: String,
-    /// What clients may call it: name, aliases, repository.
+    /// What clients may call it: name, aliases, repository. Each stands at one model: a repository that two of them serve
+    /// means the first.
     pub names: Vec<String>,
     /// Whether it is down unless somebody started it.
     pub on_demand: bool,
@@ -63,7 +66,12 @@ impl Facts {
         let large = role(models, "large", |model| {
             model.start == Start::Manual && Some(&model.name) != reasoning.as_ref()
         });
-        let backends = models.iter().map(|model| backend(model, &host)).collect();
+        let mut backends: Vec<Backend> = models.iter().map(|model| backend(model, &host)).collect();
+        let mut taken = BTreeSet::new();
+        for backend in &mut backends {
+            // The gates read names in any case.
+            backend.names.retain(|name| taken.insert(name.to_lowercase()));
+        }
         Ok(Self { backends, reasoning, large, needs_key: network.require_key })
     }
 

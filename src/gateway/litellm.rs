@@ -44,7 +44,8 @@ fn entry(text: &mut String, name: &str, backend: &Backend, needs_key: bool) {
         text,
         "  - model_name: {}\n    litellm_params:\n      model: {}\n      api_base: {}\n      api_key: {}\n      timeout: 600\n      stream_timeout: 600\n      # seconds; else it is the Retry-After of a 503, and a model that is back sooner is left out\n      cooldown_time: 5\n",
         quoted(name),
-        quoted(&format!("openai/{}", backend.name)),
+        // An alias may be a preset, which the gate has to see.
+        quoted(&format!("openai/{name}")),
         quoted(&format!("{}/v1", backend.url)),
         quoted(key)
     );

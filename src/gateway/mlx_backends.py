@@ -132,14 +132,17 @@ def route(body, reasoning=False):
     """The backends for a request, best first; empty: it is none of theirs.
 
     By the model that it names; else, where `reasoning` says that it needs that (your gateway knows), the reasoning
-    model. Either way an oversized request goes to the large one first, and the others stand in.
+    model. Of these, and of requests that name no model at all, the oversized ones go to the large model first, and the
+    others stand in.
     """
+    size = tokens(body)
     backend = named(body.get("model"))
     if backend is None and reasoning and REASONING:
         backend = BACKENDS[REASONING]
+    if backend is None and not body.get("model") and LARGE and size >= OVERSIZED_TOKENS:
+        backend = BACKENDS[LARGE]
     if backend is None:
         return []
-    size = tokens(body)
     order = [backend]
     if LARGE and backend.name == REASONING and size >= OVERSIZED_TOKENS:
         order.insert(0, BACKENDS[LARGE])
@@ -155,13 +158,15 @@ async def send(client, body, path="/v1/chat/completions", stream=False, reasonin
     no way back. `response.extensions["mlx_backend"]` names who answered. Raises `Unavailable` when nobody did.
     """
     route_ = route(body, reasoning)
+    asked = named(body.get("model"))
     present = [backend for backend in route_ if _away.get(backend.name, 0.0) <= time.monotonic()]
     refusal, reasons = None, []
     for backend in present or route_:
         request = client.build_request(
             "POST",
             backend.url + path,
-            json={**body, "model": backend.name},
+            # A name of its own may be a preset, which the gate has to see.
+            json={**body, "model": body["model"] if backend is asked else backend.name},
             headers=headers(),
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
         )

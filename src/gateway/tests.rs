@@ -78,6 +78,23 @@ fn every_name_of_a_model_falls_back_to_the_other_role() {
 }
 
 #[test]
+fn no_name_stands_twice_and_every_one_reaches_the_gate_as_it_is() {
+    let text = "[[model]]\nname = \"a\"\nrepo = \"x/y\"\nport = 1\nstart = \"always\"\n\
+                aliases = [{ name = \"fast\", set = { max_tokens = 9 } }]\n\
+                [[model]]\nname = \"b\"\nrepo = \"X/y\"\nport = 2\n";
+    let facts = Facts::new(&registry(text), None).unwrap();
+    assert_eq!(facts.backends[0].names, ["a", "fast", "x/y"]);
+    assert_eq!(facts.backends[1].names, ["b"]);
+    let text = render(Format::Litellm, &facts);
+    for name in ["a", "fast", "x/y", "b"] {
+        let count = |wanted: &str| text.lines().filter(|line| line.trim() == wanted).count();
+        assert_eq!(count(&format!("- model_name: \"{name}\"")), 1, "{text}");
+        assert_eq!(count(&format!("model: \"openai/{name}\"")), 1, "{text}");
+        assert_eq!(text.matches(&format!("{{\"{name}\": [")).count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn variables_and_json_name_both_backends_of_the_plan() {
     let facts = seed();
     let env = render(Format::Env, &facts);

@@ -20,6 +20,8 @@ odd = [None, "text", {"content": 5}, {"content": [1, {"text": None}]}]
 
 assert route(model="qwen-coder", messages=short) == [], "a model of somebody else"
 assert route(messages=short) == []
+assert route(model="qwen-coder", messages=long) == [], "oversized, and still of somebody else"
+assert route(messages=long) == route(model=None, messages=long) == ["70b"], "too long for the 32b"
 assert route(messages=short, reasoning=True) == ["32b", "70b"]
 assert route(model="REASONING", messages=short) == ["32b", "70b"]
 assert route(model="large", messages=short) == ["70b", "32b"]
@@ -29,6 +31,10 @@ assert route(model="32b", prompt="x" * 4 * 5000) == ["32b", "70b"], "below what 
 assert route(model="32b", prompt=["x" * 4 * 9000]) == ["70b"], "a list of one, as LangChain sends it"
 m.OVERSIZED_TOKENS = 4000
 assert route(model="32b", prompt="x" * 4 * 5000) == ["70b", "32b"]
+assert route(prompt="x" * 4 * 5000) == ["70b", "32b"], "the large one, and the other while that is down"
+large, m.LARGE = m.LARGE, None
+assert route(prompt="x" * 4 * 5000) == [], "there is no large one"
+m.LARGE = large
 assert route(model="32b", messages=odd, max_tokens="many") == ["32b", "70b"], "nonsense is for the gate to refuse"
 
 always, manual = m.BACKENDS["32b"], m.BACKENDS["70b"]
