@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_the_last_supervisor_told_is_not_told_again_nor_what_is_not_chosen() {
-        let chosen = registry("command = [\"/bin/true\"]\nkinds = [\"failed\"]");
+        let chosen = registry("command = [\"/usr/bin/true\"]\nkinds = [\"failed\"]");
         let (mut notifier, sent) = notifier(&chosen, &[event(1, "failed")]);
         notifier.heard(&event(2, "failed"), &chosen);
         notifier.heard(&event(3, "refused"), &chosen);

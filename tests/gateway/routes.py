@@ -1,7 +1,11 @@
 """What the module decides by itself: `routes.py MODULE`, with one printed for models 32b (8192 tokens) and 70b."""
 
+import asyncio
 import importlib.util
+import json
 import sys
+
+import httpx
 
 spec = importlib.util.spec_from_file_location("mlx_backends", sys.argv[1])
 m = importlib.util.module_from_spec(spec)
@@ -40,3 +44,23 @@ assert route(model="32b", messages=odd, max_tokens="many") == ["32b", "70b"], "n
 always, manual = m.BACKENDS["32b"], m.BACKENDS["70b"]
 assert [m.status(always, state) for state in ("ready", "loading", "unreachable")] == ["healthy", "unhealthy", "unreachable"]
 assert [m.status(manual, state) for state in ("ready", "loading", "unreachable")] == ["healthy", "offline", "offline"]
+
+
+def asked(model, offline=()):
+    """What each backend was asked for, in order, until one answered."""
+    seen = []
+
+    def answer(request):
+        seen.append(json.loads(request.content)["model"])
+        return httpx.Response(503 if request.url.port in offline else 200, json={})
+
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            await m.send(client, {"model": model, "messages": short})
+
+    asyncio.run(ask())
+    return seen
+
+
+assert asked("Reasoning") == ["Reasoning"], "it may be a preset"
+assert asked("reasoning", offline=[httpx.URL(always.url).port]) == ["reasoning", "70b"], "which the other one does not know"

@@ -154,6 +154,6 @@ fn the_menu_bar_shows_what_status_says() {
     assert!(up.contains(" free of "), "{up}");
     assert!(menu(&instance, "/no/such/mlxctl").starts_with("mlxctl ?\n---\n"));
     std::fs::write(instance.config(), "not = [toml").unwrap();
-    let weird = menu(&instance, "/bin/true");
+    let weird = menu(&instance, "/usr/bin/true");
     assert_eq!(weird, "mlxctl !\n---\nmlxctl status prints nothing\n");
 }
