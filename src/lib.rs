@@ -24,7 +24,6 @@
 //! - [`gateway`]: what an LLM gateway needs to reach the models.
 //! - [`cli`]: one verb a file; stdout is data, stderr is talk.
 //! - [`terminal`]: what comes from outside, fit to be shown.
-#![warn(missing_docs)]
 
 pub mod api;
 pub mod backend;

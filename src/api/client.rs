@@ -32,16 +32,10 @@ const LINE_MAX: u64 = 1 << 20;
 pub enum ClientError {
     /// Nobody listens on the socket: never started, ended, or killed and its socket file left behind.
     #[error("no supervisor is running")]
-    NotRunning {
-        /// The socket.
-        socket: PathBuf,
-    },
+    NotRunning { socket: PathBuf },
     /// The socket, or whoever listens on it, is another user's.
     #[error("{} is not this user's: its supervisor cannot be asked", socket.display())]
-    Denied {
-        /// The socket.
-        socket: PathBuf,
-    },
+    Denied { socket: PathBuf },
     /// It is there and says nothing.
     #[error("the supervisor does not answer")]
     Silent,

@@ -15,7 +15,6 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 /// What a backend answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The HTTP status.
     pub status: u16,
     /// The body, or the first 64 KiB of it.
     pub body: String,

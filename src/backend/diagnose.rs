@@ -9,9 +9,7 @@ struct Sign {
     needles: &'static [&'static str],
     /// In a class.
     kind: FailureKind,
-    /// What it means.
     meaning: &'static str,
-    /// What to do.
     hint: &'static str,
 }
 

@@ -34,7 +34,6 @@ pub struct Limits {
 
 /// Everything that a spec is made from.
 pub struct Launch<'a> {
-    /// The model.
     pub model: &'a Model,
     /// What `--model` names: the folder with its files, or the repository while they are not there.
     pub served: &'a str,
@@ -42,13 +41,10 @@ pub struct Launch<'a> {
     pub draft: Option<String>,
     /// `environment` of `[agent]`: variables for the supervisor and for what it starts.
     pub environment: &'a [(String, String)],
-    /// The venv's interpreter.
     pub python: &'a Path,
     /// Our own binary: what conducts a model that runs on several ranks.
     pub binary: &'a Path,
-    /// The run's number.
     pub generation: u64,
-    /// What admission granted.
     pub reserved: Bytes,
     /// What follows from the memory promise.
     pub limits: &'a Limits,
@@ -56,13 +52,10 @@ pub struct Launch<'a> {
     pub run: &'a Path,
     /// Folder of what outlives a boot.
     pub state: &'a Path,
-    /// The launcher's socket.
     pub link: PathBuf,
-    /// The log file.
     pub log: PathBuf,
     /// Working directory.
     pub cwd: &'a Path,
-    /// The launcher's secret.
     pub secret: String,
 }
 

@@ -29,11 +29,9 @@ pub enum Message {
 pub enum LinkEvent {
     /// The first line: everything that was pushed before we came.
     Hello {
-        /// Of the run.
         generation: u64,
         /// Where `mlx_lm.server` listens, once it does.
         port: Option<u16>,
-        /// The generation thread.
         thread: Thread,
         /// The last error, if the thread is dead.
         error: Option<String>,
@@ -52,7 +50,6 @@ pub enum LinkEvent {
     },
     /// The process is about to end.
     Exiting {
-        /// Its exit code.
         code: i32,
         /// The last error that was logged.
         error: Option<String>,
@@ -66,7 +63,6 @@ pub enum LinkEvent {
     },
     /// The ranks of a model that runs on several: a conductor's alone.
     Ranks {
-        /// All of them, by number.
         ranks: Vec<RankStatus>,
         /// The least CPU time that one of them has used, milliseconds: the slowest holds the others up.
         cpu_ms: Option<u64>,

@@ -93,21 +93,15 @@ pub type Question = (Request, oneshot::Sender<Reply>);
 
 /// Everything a probe needs.
 pub struct Probe {
-    /// The operating system.
     pub host: Arc<dyn Host>,
-    /// The process.
     pub identity: Identity,
-    /// The run's number.
     pub generation: u64,
-    /// The launcher's socket.
     pub link: PathBuf,
-    /// The launcher's secret.
     pub secret: String,
     /// Times.
     pub health: Health,
     /// Requests in flight at the backend, and a number that changes whenever bytes of an answer come.
     pub activity: Box<dyn Fn() -> (u32, u64) + Send + Sync>,
-    /// Where findings go.
     pub findings: Box<dyn Fn(Signed) + Send + Sync>,
     /// Someone suspects the backend: look at once.
     pub suspicion: Arc<Notify>,

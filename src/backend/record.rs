@@ -20,7 +20,6 @@ pub struct Failure {
     pub generation: Option<u64>,
     /// What could not be done, with names: "cannot execute /opt/venv/bin/python".
     pub what: String,
-    /// Why, in the system's words.
     pub why: String,
     /// The system's number of it.
     pub errno: Option<i32>,

@@ -24,7 +24,6 @@ pub const SCHEMA: u32 = 1;
 pub struct Spec {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The model's name.
     pub model: String,
     /// What it serves, as the registry named it when the run was started; empty in files of earlier versions.
     #[serde(default)]
@@ -33,7 +32,6 @@ pub struct Spec {
     pub generation: u64,
     /// Interpreter, `launcher.py`, this file's path, the server's arguments.
     pub argv: Vec<String>,
-    /// The whole environment.
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub cwd: PathBuf,
@@ -85,9 +83,7 @@ pub struct PromptStore {
 /// Written by the exec step just before it becomes Python.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// What it was started with.
     pub spec: Spec,
-    /// Who it is.
     pub identity: Identity,
     /// On which boot.
     pub boot_id: String,

@@ -9,7 +9,6 @@ pub struct Chip {
     pub cores: u32,
     /// GB/s, decimal.
     pub gigabytes: f64,
-    /// Who says so.
     pub source: &'static str,
 }
 

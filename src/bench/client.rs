@@ -65,7 +65,6 @@ pub enum AskError {
     Refused {
         /// HTTP status.
         status: u16,
-        /// What it said.
         text: String,
     },
     /// No text, or no count of tokens.

@@ -18,7 +18,6 @@ const KEPT: usize = 1000;
 /// The runs that can be compared with one, and what they say of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// How many runs.
     pub runs: usize,
     /// When the oldest of them was.
     pub since: String,

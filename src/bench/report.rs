@@ -19,25 +19,20 @@ pub struct Report {
     pub at: String,
     /// mlxctl's.
     pub version: String,
-    /// The model's name.
     pub model: String,
-    /// What it serves.
     pub repo: String,
     /// Options of the server that bear on speed, as the registry has them; empty: the server's own defaults.
     pub settings: String,
     /// What was asked: the gate, or another server.
     pub url: String,
-    /// What it ran on.
     pub chip: Option<String>,
     /// CPU cores of it.
     pub cores: u32,
     /// The agent's ProcessType as the registry has it, which on a Mac may cost most of the speed.
     pub process_type: ProcessType,
-    /// The numbers.
     pub measured: Measured,
     /// The most memory that the backend was seen to take, bytes.
     pub peak_bytes: Option<u64>,
-    /// The bus's limit.
     pub roofline: Option<Roofline>,
     /// Why there is none.
     pub roofline_unknown: Option<String>,
@@ -45,7 +40,6 @@ pub struct Report {
     pub share: Option<f64>,
     /// The registry's `target`, tokens a second.
     pub target: Option<f64>,
-    /// What came of it.
     pub target_verdict: Option<TargetVerdict>,
     /// Beside earlier runs of the same model, settings and chip.
     pub earlier: Option<Comparison>,

@@ -35,7 +35,6 @@ impl Bandwidth {
 /// The limit of one stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Roofline {
-    /// The bus.
     pub bandwidth: Bandwidth,
     /// What a token reads, at the start of a context.
     pub bytes_per_token: u64,

@@ -64,7 +64,6 @@ pub struct Prefill {
 /// Some streams at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decode {
-    /// How many.
     pub streams: u32,
     /// All of them together, from the first token of the first to the last of the last.
     pub tokens_per_second: Stats,
@@ -77,7 +76,6 @@ pub struct Decode {
 /// A prompt that the server has seen before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CacheHit {
-    /// Of the prompt.
     pub prompt_tokens: u64,
     /// Of those, what the server had.
     pub cached_tokens: u64,
@@ -93,7 +91,6 @@ pub struct CacheHit {
 /// A prompt that the backend had given up meanwhile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stored {
-    /// What for.
     pub after: Between,
     /// Tokens that were not computed all the same.
     pub cached_tokens: u64,
@@ -108,7 +105,6 @@ pub struct Measured {
     pub prefill: Vec<Prefill>,
     /// By number of streams.
     pub decode: Vec<Decode>,
-    /// Of the longest prompt.
     pub cache: Option<CacheHit>,
     /// Shortest and longest answer of the decode part, tokens.
     pub answers: Option<(u64, u64)>,

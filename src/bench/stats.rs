@@ -7,11 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Stats {
     /// Half of them are above, half below.
     pub median: f64,
-    /// The least.
     pub min: f64,
-    /// The most.
     pub max: f64,
-    /// How many.
     pub count: usize,
 }
 

@@ -17,9 +17,7 @@ pub struct Candidate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
-    /// A number.
     Number(u32),
-    /// A text.
     Text(String),
 }
 
@@ -74,13 +72,11 @@ pub fn candidates(now: &ServerOptions, draft: Option<&str>) -> Vec<Candidate> {
 /// What came of one candidate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tried {
-    /// Which.
     pub candidate: Candidate,
     /// Tokens a second of one stream.
     pub one: Option<f64>,
     /// Of all streams, at the number of streams where they are most.
     pub many: Option<f64>,
-    /// Of the longest prompt.
     pub prefill: Option<f64>,
     /// The most memory it was seen to take, bytes.
     pub peak_bytes: Option<u64>,

@@ -22,7 +22,6 @@ pub enum Exit {
 /// A failure: what, why, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CliError {
-    /// How the process ends.
     pub exit: Exit,
     /// What did not work, in one line.
     pub what: String,

@@ -29,7 +29,6 @@ use crate::registry::{Problems, Registry};
 pub struct Context {
     /// `--config`, or `$MLXCTL_CONFIG`, or the per-user default.
     pub config: PathBuf,
-    /// Where words go.
     pub output: Output,
 }
 

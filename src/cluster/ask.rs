@@ -18,7 +18,6 @@ const LONGEST: u64 = 1 << 20;
 /// How a machine is reached.
 #[derive(Debug, Clone)]
 pub struct Ssh {
-    /// The program.
     pub program: PathBuf,
     /// `mlxctl`, at the same path on every machine.
     pub binary: PathBuf,

@@ -25,9 +25,7 @@ const CHECKSUM: usize = 8;
 pub enum Up {
     /// It lives, and is as it says.
     Beat(Beat),
-    /// Its Python printed a line.
     Log {
-        /// Whose.
         rank: usize,
         /// At most [`LONGEST_LINE`] characters.
         line: String,
@@ -42,19 +40,16 @@ pub const LONGEST_LINE: usize = 1500;
 /// A rank's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beat {
-    /// Whose.
     pub rank: usize,
     /// Of its `mlxctl`.
     pub version: String,
     /// Of its Python, once there is one.
     pub pid: Option<i32>,
-    /// What its host charges Python.
     pub footprint: Option<u64>,
     /// CPU time that Python has used, milliseconds.
     pub cpu_ms: Option<u64>,
     /// Where `mlx_lm.server` listens; rank 0 alone.
     pub port: Option<u16>,
-    /// The generation thread.
     pub thread: Thread,
     /// The last error of a dead generation thread.
     pub error: Option<String>,
@@ -63,13 +58,10 @@ pub struct Beat {
 /// How a rank ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
-    /// Whose.
     pub rank: usize,
-    /// What made it end.
     pub why: Why,
     /// How its Python ended, if it had one.
     pub exit: Option<Exit>,
-    /// What Python said of it.
     pub error: Option<String>,
 }
 
@@ -81,7 +73,6 @@ pub enum Why {
     Asked,
     /// Nothing was heard of the conductor for too long.
     Silence,
-    /// Its Python ended by itself.
     Died,
     /// It could not start Python: why.
     Obstacle(String),
@@ -104,15 +95,12 @@ pub enum Down {
 /// What a rank's Python is started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// The model's name.
     pub model: String,
-    /// The run's number.
     pub generation: u64,
     /// The run folder, on every host.
     pub run: PathBuf,
     /// The interpreter, on every host.
     pub python: PathBuf,
-    /// The server's arguments.
     pub arguments: Vec<String>,
     /// Variables beside the host's own.
     pub env: Vec<(String, String)>,

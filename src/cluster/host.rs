@@ -26,7 +26,6 @@ pub struct Question {
 /// The document of `mlxctl host --json`; keys are promises. What is not known is null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Of this document.
     pub schema: u32,
     /// "macOS 26.2".
     pub os: String,
@@ -36,9 +35,7 @@ pub struct Report {
     pub memory_bytes: u64,
     /// What a new process could take.
     pub available_bytes: Option<u64>,
-    /// What the GPU may hold.
     pub gpu_limit_bytes: Option<u64>,
-    /// Of mlxctl.
     pub version: String,
     /// The path of mlxctl.
     pub binary: Option<PathBuf>,
@@ -55,22 +52,17 @@ pub struct Report {
 /// An environment as it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
-    /// Where it was looked for.
     pub path: PathBuf,
     /// Why it cannot be used; null: it can.
     pub problem: Option<String>,
-    /// Of Python.
     pub python: Option<String>,
-    /// Of MLX.
     pub mlx: Option<String>,
-    /// Of mlx-lm.
     pub mlx_lm: Option<String>,
 }
 
 /// A model's files as they are there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFiles {
-    /// Where they lie.
     pub folder: PathBuf,
     /// SHA-256 of the index and of `config.json`; without an index of the names and sizes of the weights.
     pub index_sha256: String,

@@ -21,7 +21,6 @@ const LONGEST_LINE: u64 = 64 * 1024;
 /// What a conductor knows, as clients are told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Of the run.
     pub generation: u64,
     /// Where rank 0 listens.
     pub port: Option<u16>,

@@ -19,9 +19,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// The words of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// Which host.
     pub host: String,
-    /// Which ranks.
     pub ranks: Vec<usize>,
     /// Why it could not be asked; `None`: it said that they are gone.
     pub problem: Option<String>,

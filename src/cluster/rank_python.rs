@@ -23,15 +23,12 @@ use crate::python::{hub, process};
 
 /// A rank's Python.
 pub(super) struct Python {
-    /// Who it is.
     pub who: Identity,
-    /// Its end is Python's.
     _tie: Option<ChildStdin>,
     /// To its launcher.
     pub requests: UnboundedSender<Request>,
     /// Where `mlx_lm.server` listens.
     pub port: Option<u16>,
-    /// The generation thread.
     pub thread: Thread,
     /// The last error that was told.
     pub error: Option<String>,

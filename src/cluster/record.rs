@@ -21,7 +21,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Who a rank is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankRecord {
-    /// Of the run.
     pub generation: u64,
     /// `mlxctl __rank`.
     pub keeper: Identity,

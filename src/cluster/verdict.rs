@@ -15,7 +15,6 @@ pub enum Sign {
     Lost(Option<i32>),
     /// It never said a word, and its ssh ended; the code that `mlx.launch` saw.
     Unreached(Option<i32>),
-    /// Its Python ended by itself.
     Died(Option<Exit>, Option<String>),
     /// The generation thread of its Python ended.
     ThreadDied(Option<String>),

@@ -18,7 +18,6 @@ pub(super) struct Watched {
     pub beat: Option<Beat>,
     /// Since when nothing was heard.
     pub silence: Silence,
-    /// Its goodbye.
     pub gone: Option<Gone>,
     /// `mlx.launch` saw it end.
     pub lost: bool,

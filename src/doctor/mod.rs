@@ -34,7 +34,6 @@ pub enum State {
 pub struct Finding {
     /// Of the check: `plist`.
     pub id: &'static str,
-    /// How it came out.
     pub state: State,
     /// What was seen, in one line.
     pub seen: String,

@@ -35,11 +35,8 @@ pub fn venv(found: Result<(&Path, Option<&str>), (&str, &str)>) -> Finding {
 /// What is installed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
-    /// Of mlx-lm.
     pub mlx_lm: String,
-    /// Of MLX.
     pub mlx: String,
-    /// Of transformers.
     pub transformers: String,
 }
 

@@ -22,7 +22,6 @@ pub struct Facts {
 /// One model as its clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Backend {
-    /// The model's name.
     pub name: String,
     /// `http://192.168.132.21:8800`
     pub url: String,

@@ -14,7 +14,6 @@ use crate::units::Bytes;
 /// Who listens on a TCP port of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortHolder {
-    /// Its pid.
     pub pid: i32,
     /// Its program, as the system keeps the name.
     pub name: String,
@@ -33,7 +32,6 @@ pub struct Identity {
 /// A process that was found by its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
-    /// Who it is.
     pub who: Identity,
     /// Its parent's process id; that of init, or of a subreaper, once its own has ended.
     pub parent: i32,

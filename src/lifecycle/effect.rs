@@ -9,42 +9,21 @@ use crate::units::Bytes;
 #[must_use]
 pub enum Effect {
     /// Ask the other machines of its cluster for room. Answered by `Agreed` or `Refused`.
-    Ask {
-        /// Of which model.
-        model: Name,
-        /// Of which run.
-        generation: Generation,
-    },
+    Ask { model: Name, generation: Generation },
     /// Make a process. Answered by `Spawned` or `SpawnFailed`.
-    Spawn {
-        /// Of which model.
-        model: Name,
-        /// Of which run.
-        generation: Generation,
-        /// What was granted.
-        reserved: Bytes,
-    },
+    Spawn { model: Name, generation: Generation, reserved: Bytes },
     /// Take nothing new; say `Drained` when nothing is in flight.
-    Drain {
-        /// Of which model.
-        model: Name,
-        /// Of which run.
-        generation: Generation,
-    },
+    Drain { model: Name, generation: Generation },
     /// End what is in flight, telling the clients why.
     Abort {
-        /// Of which model.
         model: Name,
-        /// Of which run.
         generation: Generation,
         /// In one sentence.
         why: String,
     },
     /// Tell the run's process group.
     Signal {
-        /// Of which model.
         model: Name,
-        /// Which run.
         run: Run,
         /// What.
         signal: Signal,
@@ -64,7 +43,6 @@ pub enum Effect {
         kind: &'static str,
         /// One sentence.
         text: String,
-        /// What to do about it.
         hint: Option<String>,
     },
     /// Every run is gone and no new one will come.

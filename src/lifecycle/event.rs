@@ -14,9 +14,7 @@ pub enum Event {
     Boot,
     /// `mlxctl start`; `waiter` is answered when the model is ready, or cannot be.
     Start {
-        /// Which.
         model: Name,
-        /// Who asked.
         waiter: WaiterId,
         /// Whether to go past a refusal.
         force: bool,
@@ -27,7 +25,6 @@ pub enum Event {
     },
     /// `mlxctl stop`; `waiter` is answered when the run is gone.
     Stop {
-        /// Which.
         model: Name,
         /// Who asked; `None`: pressure, yield.
         waiter: Option<WaiterId>,
@@ -40,9 +37,7 @@ pub enum Event {
     },
     /// `mlxctl restart`; `waiter` is answered when a new run is ready.
     Restart {
-        /// Which.
         model: Name,
-        /// Who asked.
         waiter: WaiterId,
         /// Whether to skip the drain.
         now: bool,
@@ -56,7 +51,6 @@ pub enum Event {
     Return(Name),
     /// Something of one run.
     Of {
-        /// Which model's.
         model: Name,
         /// Which run's; stale ones die in `step`.
         generation: Generation,
@@ -65,7 +59,6 @@ pub enum Event {
     },
     /// What an earlier supervisor knew of a model. Comes before its `Adopt` and before `Boot`.
     Recall {
-        /// Which model's.
         model: Name,
         /// Restarts after a failure, so far.
         restarts: u32,
@@ -74,7 +67,6 @@ pub enum Event {
     },
     /// A backend of an earlier supervisor was found alive.
     Adopt {
-        /// Which model's.
         model: Name,
         /// The run, `adopted` set.
         run: Run,
@@ -99,7 +91,6 @@ pub enum Signed {
     Agreed,
     /// One of them has none, or could not be asked.
     Refused(Failure),
-    /// The process exists.
     Spawned(Identity),
     /// It could not be made.
     SpawnFailed(Failure),
@@ -113,7 +104,6 @@ pub enum Signed {
     Drained,
     /// Its whole process group is gone.
     Gone {
-        /// How the leader ended.
         exit: Exit,
         /// What its log says about it.
         diagnosis: Option<Failure>,

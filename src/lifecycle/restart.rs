@@ -18,7 +18,6 @@ pub(super) struct Failures {
 /// What follows a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wait {
-    /// How long.
     pub delay: Duration,
     /// Failures in a row.
     pub attempt: u32,

@@ -18,7 +18,6 @@ use crate::units::Bytes;
 /// Bytes that a live run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Grant {
-    /// How many.
     pub bytes: Bytes,
     /// Whether `--force` went past a refusal; stays visible for as long as the run lives.
     pub forced: bool,
@@ -29,9 +28,7 @@ pub struct Grant {
 pub struct Ledger {
     /// Whose memory, as ssh calls it; `None`: this machine's.
     pub host: Option<String>,
-    /// The machine's memory.
     pub total: Bytes,
-    /// The registry's reserves.
     pub reserves: Vec<Reserve>,
     granted: BTreeMap<String, Grant>,
 }
@@ -39,13 +36,11 @@ pub struct Ledger {
 /// The machine as it is now.
 #[derive(Debug, Clone, Copy)]
 pub struct Live<'a> {
-    /// What the system says.
     pub reading: &'a MemoryReading,
     /// What the OS charges the running models.
     pub footprints: &'a BTreeMap<String, Footprint>,
     /// Programs of the reserves' `while_running` that run.
     pub programs: &'a [String],
-    /// Where MLX runs.
     pub platform: Platform,
     /// What the GPU may hold there, if it is known.
     pub gpu_limit: Option<GpuLimit>,

@@ -28,7 +28,6 @@ pub struct Case {
     pub name: String,
     /// Their names.
     pub models: Vec<String>,
-    /// What they take.
     pub models_bytes: Bytes,
     /// Total less the reserves that always hold, less the models.
     pub free_bytes: i64,

@@ -14,24 +14,20 @@ use crate::units::Bytes;
 /// Another machine as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// What ssh calls it.
     pub host: String,
     /// Installed.
     pub total: Bytes,
     /// What a new process could take.
     pub available: Option<Bytes>,
-    /// What the GPU may hold.
     pub gpu_limit: Option<Bytes>,
     /// Programs of the reserves' `while_running` that run there.
     pub programs: Vec<String>,
-    /// Where MLX runs there.
     pub platform: Platform,
 }
 
 /// What a live run of another model holds on that machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// The model.
     pub model: String,
     /// What was granted for it there.
     pub grant: Grant,

@@ -92,11 +92,9 @@ pub enum Figure {
 pub struct Term {
     /// For people.
     pub name: String,
-    /// How much.
     pub bytes: Bytes,
     /// The figures that it counts in, in order.
     pub figures: Vec<Figure>,
-    /// Where it comes from.
     pub origin: Origin,
     /// What it is made of: "1607 tensors in 4 files".
     pub detail: String,

@@ -11,9 +11,7 @@ use crate::units::Bytes;
 /// A limit that holds for all models together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct GpuLimit {
-    /// How much.
     pub bytes: Bytes,
-    /// Who says so.
     pub source: LimitSource,
 }
 

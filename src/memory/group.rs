@@ -16,13 +16,10 @@ use crate::units::Bytes;
 /// What one machine of a cluster holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostEstimate {
-    /// What ssh calls it.
     pub host: String,
     /// It is this machine.
     pub local: bool,
-    /// The ranks there.
     pub ranks: Vec<usize>,
-    /// All of them together.
     pub estimate: Estimate,
 }
 

@@ -14,11 +14,9 @@ use crate::units::Bytes;
 /// A running model, as far as this matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// Its name.
     pub name: String,
     /// `always` or `manual`.
     pub start: Start,
-    /// What the OS charges it.
     pub footprint: Bytes,
     /// Whether the registry lets pressure stop it although it is always-on.
     pub yields: bool,
@@ -34,16 +32,12 @@ pub enum Action {
     },
     /// Drain and stop this model.
     Stop {
-        /// Which.
         model: String,
         /// In a few words.
         why: String,
     },
     /// Start this always-on model again, which was stopped for pressure.
-    Return {
-        /// Which.
-        model: String,
-    },
+    Return { model: String },
     /// Put all backends on this rung.
     Prioritise(Priority),
     /// Starts are refused from now on (or not any more); see [`Policy::refuses`].

@@ -10,7 +10,6 @@ pub enum Problem {
     Unreadable {
         /// Its path.
         file: String,
-        /// The system's words.
         why: String,
     },
     /// A folder without what mlx_lm loads.
@@ -38,7 +37,6 @@ pub enum Problem {
     Hollow {
         /// Its path.
         file: String,
-        /// What it is instead.
         why: &'static str,
     },
     /// An index that cannot be understood.
@@ -58,9 +56,7 @@ pub enum Problem {
     /// The index names files that are not there.
     #[error("{count} of the files that the index names are missing in {folder}, the first: {first}")]
     MissingShards {
-        /// The model's folder.
         folder: String,
-        /// How many.
         count: usize,
         /// The first of them.
         first: String,
@@ -70,13 +66,11 @@ pub enum Problem {
     Config {
         /// The key, with its parents.
         key: String,
-        /// What is wrong with it.
         why: String,
     },
     /// A ceiling that not even the weights fit under.
     #[error("the ceiling of {ceiling} is below what {name} takes just loaded ({idle})")]
     CeilingBelowIdle {
-        /// The model.
         name: String,
         /// `memory.ceiling`.
         ceiling: Bytes,
@@ -88,7 +82,6 @@ pub enum Problem {
         "under the ceiling of {ceiling}, {name} cannot serve one request of {context} tokens: that takes {peak}"
     )]
     CeilingBelowPeak {
-        /// The model.
         name: String,
         /// `memory.ceiling`.
         ceiling: Bytes,

@@ -98,7 +98,6 @@ pub struct Template {
 pub struct Weights {
     /// Bytes in memory.
     pub bytes: Bytes,
-    /// How many arrays.
     pub tensors: usize,
 }
 
@@ -106,7 +105,6 @@ pub struct Weights {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// Of which kind.
     pub kind: RefusedKind,
     /// In one sentence.
     pub message: String,

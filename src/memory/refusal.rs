@@ -13,7 +13,6 @@ pub(super) const AVAILABLE: &str = "available now";
 /// A start that may not happen now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// The model.
     pub model: String,
     /// The machine that is short, as ssh calls it; `None`: this one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,7 +21,6 @@ pub struct Refusal {
     pub why: Why,
     /// All checks, also those that passed.
     pub checks: Vec<Check>,
-    /// What would make room.
     pub remedies: Vec<Remedy>,
 }
 
@@ -36,7 +34,6 @@ pub enum Why {
     Unknown,
     /// There is not enough.
     NoRoom {
-        /// What it needs.
         need: Bytes,
         /// Whether that is only declared.
         declared: bool,
@@ -48,11 +45,9 @@ pub enum Why {
 pub struct Check {
     /// "plan", "available now", "GPU limit", "free on the GPU".
     pub name: String,
-    /// What is counted.
     pub lines: Vec<Line>,
     /// The sum of the lines.
     pub free: i128,
-    /// What the start needs.
     pub need: Bytes,
     /// How much is not there.
     pub missing: Bytes,

@@ -43,13 +43,11 @@ pub struct Shape {
 /// One kind of cache.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Cache {
-    /// What it is called.
     pub kind: Kind,
     /// Whether it lies in a list of caches, which `--kv-bits` passes over.
     pub nested: bool,
     /// How many of them there are.
     pub count: u64,
-    /// Its arrays.
     pub slots: Vec<Slot>,
 }
 
@@ -113,19 +111,14 @@ pub enum Law {
     Rotating {
         /// How many at once.
         step: NonZeroU64,
-        /// The most.
         window: u64,
     },
     /// One a token, up to the window.
-    Window {
-        /// The most.
-        window: u64,
-    },
+    Window { window: u64 },
     /// Cut to the chunk, which then grows by a step.
     Chunked {
         /// How many at once.
         step: NonZeroU64,
-        /// The chunk.
         window: u64,
     },
     /// One for every `step` tokens.

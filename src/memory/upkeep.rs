@@ -31,7 +31,6 @@ pub enum Why {
 /// A backend at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// What the OS charges it.
     pub footprint: Bytes,
     /// Requests in flight.
     pub in_flight: u64,
@@ -42,7 +41,6 @@ pub struct Now {
 /// What one backend is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// What it was granted.
     pub ceiling: Bytes,
     /// The registry's `trim_after`.
     pub trim_after: Duration,

@@ -23,7 +23,6 @@ pub struct Message {
     /// "mlxctl: 32b failed"
     title: String,
     text: String,
-    /// What to do about it.
     hint: Option<String>,
     /// Wall time, RFC 3339, UTC.
     at: String,

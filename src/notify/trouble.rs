@@ -13,11 +13,9 @@ pub struct Trouble {
 /// An event to note.
 #[derive(Debug, PartialEq, Eq)]
 pub struct News {
-    /// Its kind.
     pub kind: &'static str,
     /// In one sentence.
     pub text: String,
-    /// What to do about it.
     pub hint: Option<&'static str>,
 }
 

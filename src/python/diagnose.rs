@@ -5,7 +5,6 @@
 pub struct Diagnosis {
     /// The telling line of the output.
     pub why: String,
-    /// What to do.
     pub hint: String,
 }
 

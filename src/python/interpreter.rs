@@ -51,7 +51,6 @@ impl Probe {
 /// A Python that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where it was found.
     pub path: PathBuf,
     /// What it says, or why it says nothing.
     pub probe: Result<Probe, String>,
@@ -69,9 +68,7 @@ pub struct Platform {
 /// A Python that fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interpreter {
-    /// Where it is.
     pub path: PathBuf,
-    /// What it says.
     pub probe: Probe,
 }
 
@@ -80,7 +77,6 @@ pub struct Interpreter {
 pub struct NoInterpreter {
     /// Each that was looked at, and why it was refused.
     pub refused: Vec<(PathBuf, String)>,
-    /// What to do.
     pub hint: String,
 }
 

@@ -35,7 +35,6 @@ pub const LIMITS: Limits = Limits { time: Duration::from_secs(60), memory: 3_000
 pub struct Division {
     /// By tensors or by layers.
     pub mode: ClusterMode,
-    /// How many.
     pub ranks: usize,
 }
 

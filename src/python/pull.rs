@@ -44,17 +44,12 @@ pub struct PullRequest {
 /// What the hub says of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Plan {
-    /// The cache's folder.
     pub cache: PathBuf,
-    /// The hub's address.
     pub endpoint: String,
-    /// The revision.
     pub commit: String,
-    /// Its licence's short name.
     pub license: Option<String>,
     /// The files that are needed.
     pub files: Vec<String>,
-    /// All of them.
     pub bytes: Bytes,
     /// What of them is in the cache already.
     pub there: Bytes,
@@ -82,31 +77,20 @@ pub enum PullError {
     /// There is no room; nothing was fetched.
     #[error("there is too little disk space for {repo}")]
     NoRoom {
-        /// Of which model.
         repo: String,
-        /// What is still to come.
         needed: Bytes,
-        /// What is free.
         free: Bytes,
         /// Where.
         cache: PathBuf,
     },
     /// The model is not for mlx-lm, is damaged, or brings code.
     #[error("{repo} cannot be served")]
-    Flawed {
-        /// Which model.
-        repo: String,
-        /// Why.
-        flaw: Flaw,
-    },
+    Flawed { repo: String, flaw: Flaw },
     /// What the child says.
     #[error("{repo} could not be downloaded")]
     Failed {
-        /// Which model.
         repo: String,
-        /// Of which kind.
         kind: Kind,
-        /// The telling words.
         why: String,
         /// Whether a token was sent along.
         token: bool,

@@ -17,9 +17,7 @@ const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the built-in tiny model cannot be made in {folder}: {why}")]
 pub struct TinyError {
-    /// Where it should be.
     pub folder: PathBuf,
-    /// The telling line.
     pub why: String,
 }
 

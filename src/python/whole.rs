@@ -42,7 +42,6 @@ pub(super) fn is_text(name: &str) -> bool {
 /// A folder that holds everything that a start needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
-    /// The folder.
     pub folder: PathBuf,
     /// Files of weights.
     pub shards: usize,
@@ -65,12 +64,7 @@ pub enum Flaw {
     Unserved(String),
     /// Something is missing or damaged.
     #[error("{file}: {why}")]
-    Damaged {
-        /// Which file.
-        file: String,
-        /// What is wrong with it.
-        why: String,
-    },
+    Damaged { file: String, why: String },
 }
 
 impl Flaw {

@@ -10,9 +10,7 @@ use super::{Problems, Registry, UnknownModel};
 /// What [`use_repo`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The model's name.
     pub model: String,
-    /// What it served.
     pub from: String,
     /// What it serves from its next start on; the same as `from` when nothing had to change.
     pub to: String,
@@ -32,9 +30,7 @@ pub enum EditError {
     /// The registry does not offer that repository for the model.
     #[error("`{repo}` is not among the alternatives of `{model}`")]
     NotOffered {
-        /// The model's name.
         model: String,
-        /// What was asked for.
         repo: String,
         /// What could have been asked for.
         offered: Vec<String>,

@@ -7,7 +7,6 @@ use super::{Model, Registry, Source};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no model is called `{asked}`")]
 pub struct UnknownModel {
-    /// What was asked for.
     pub asked: String,
     /// The name or alias that was most likely meant.
     pub nearest: Option<String>,

@@ -22,11 +22,9 @@ pub struct Place {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The registry's file.
     pub file: PathBuf,
     /// Where in it; `None`: the file as a whole.
     pub place: Option<Place>,
-    /// What is wrong, one line.
     pub message: String,
     /// What to do about it, one line.
     pub hint: Option<String>,
@@ -163,9 +161,7 @@ pub(super) struct Finding {
 pub struct Complaint {
     /// The key's path: `model[0].cluster.mode`.
     pub key: String,
-    /// What is wrong.
     pub message: String,
-    /// What to do.
     pub hint: Option<String>,
 }
 

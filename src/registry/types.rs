@@ -28,7 +28,6 @@ pub const CONCURRENCY: u32 = 1;
 pub struct Registry {
     /// The file it was read from.
     pub file: PathBuf,
-    /// Where things lie on disk.
     pub paths: Paths,
     /// The Python environment of the backends.
     pub python: Python,
@@ -44,7 +43,6 @@ pub struct Registry {
     pub agent: Agent,
     /// How the owner is told of what matters.
     pub notify: Notify,
-    /// Where numbers are read off.
     pub metrics: Metrics,
     /// Port of the one address for all models, on [`Network::host`]; `None`: there is none.
     pub router: Option<u16>,
@@ -59,7 +57,6 @@ pub struct Registry {
 pub struct Paths {
     /// The folder below which everything else lies unless named.
     pub root: PathBuf,
-    /// The virtual environment.
     pub venv: PathBuf,
     /// Log files: `NAME.log` a model, `mlxctl.log` for the supervisor.
     pub logs: PathBuf,
@@ -98,7 +95,6 @@ pub struct Network {
 pub struct Reserve {
     /// For people: "macOS + apps", "Civ V".
     pub name: String,
-    /// How much.
     pub size: Bytes,
     /// Held only while a program of one of these names runs; empty: always.
     pub while_running: Vec<String>,
@@ -154,7 +150,6 @@ pub enum Source {
 pub struct Model {
     /// Unique: `32b`.
     pub name: String,
-    /// What it serves.
     pub source: Source,
     /// Other names of it, unique over all models.
     pub aliases: Vec<String>,
@@ -182,7 +177,6 @@ pub struct Model {
     pub health: Health,
     /// What happens after a crash.
     pub restart: Restart,
-    /// How it is stopped.
     pub stop: Stop,
     /// What one client, or all of them, may ask of the gate.
     pub limits: Limits,
@@ -191,7 +185,6 @@ pub struct Model {
 /// Values for requests that ask for the model by this alias and name none themselves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preset {
-    /// One of the model's aliases.
     pub name: String,
     /// At least one value.
     pub set: Sampling,

@@ -16,7 +16,6 @@ pub use systemd::SystemdAgent;
 pub struct Seen {
     /// Whether the manager knows a job of this name.
     pub loaded: bool,
-    /// Its process.
     pub pid: Option<i32>,
     /// Where it is in a place that it does not belong into: `user/501`, launchd's domain without a screen.
     pub misplaced: Option<String>,
@@ -36,7 +35,6 @@ pub struct Seen {
 pub struct AgentError {
     /// What, in one line.
     pub what: String,
-    /// What to do about it.
     pub hint: String,
 }
 

@@ -37,15 +37,11 @@ impl Domain {
 pub struct Launchctl {
     /// The program: `/bin/launchctl`, or a stand-in that behaves as documented.
     pub program: PathBuf,
-    /// Whose job it is.
     pub uid: u32,
     /// Where it is, or shall be.
     pub domain: Domain,
-    /// The job's label.
     pub label: String,
-    /// Its property list.
     pub plist: PathBuf,
-    /// How long to go on.
     pub patience: Patience,
     /// Between two calls of the same kind.
     pub pause: Duration,
@@ -56,12 +52,7 @@ pub struct Launchctl {
 pub enum Error {
     /// It could not be called at all.
     #[error("cannot run {}: {source}", .program.display())]
-    Call {
-        /// What was to be run.
-        program: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Call { program: PathBuf, source: io::Error },
     /// It was called, and said no.
     #[error(transparent)]
     Refused(#[from] Failure),

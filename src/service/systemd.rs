@@ -99,7 +99,6 @@ pub struct Shown {
     pub enabled: bool,
     /// `active (running)`, `activating (auto-restart)`, `failed (failed)`.
     pub state: String,
-    /// The supervisor.
     pub pid: Option<i32>,
     /// Starts after a failure, since it was started by hand.
     pub restarts: Option<u32>,
@@ -138,7 +137,6 @@ impl Shown {
 pub struct Systemctl {
     /// The program: `systemctl`, or a stand-in.
     pub program: PathBuf,
-    /// The unit.
     pub unit: String,
 }
 
@@ -147,23 +145,13 @@ pub struct Systemctl {
 pub enum Error {
     /// It could not be called at all.
     #[error("cannot run {}: {source}", .program.display())]
-    Call {
-        /// What was to be run.
-        program: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    Call { program: PathBuf, source: std::io::Error },
     /// There is no user manager to talk to.
     #[error("no systemd user session answers: {0}")]
     NoSession(String),
     /// It was called, and said no.
     #[error("`systemctl --user {verb}` failed: {error}")]
-    Refused {
-        /// What was called.
-        verb: String,
-        /// What it said.
-        error: String,
-    },
+    Refused { verb: String, error: String },
 }
 
 impl Error {

@@ -26,7 +26,6 @@ use crate::units::Bytes;
 /// What a start needs, found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Prepared {
-    /// The venv's interpreter.
     pub python: PathBuf,
     /// What `--model` names.
     pub served: String,

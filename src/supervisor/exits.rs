@@ -50,9 +50,7 @@ pub(super) struct LastWords {
     pub generation: Generation,
     pub log: PathBuf,
     pub log_start: logs::Mark,
-    /// Where records are.
     pub run: PathBuf,
-    /// What it was started with.
     pub spec: Spec,
 }
 

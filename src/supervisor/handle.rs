@@ -27,7 +27,6 @@ pub(super) enum Input {
     Outcome(Name, &'static str, Outcome, Answer<CommandDone>),
     /// Whether the launcher of a run has opened a new log.
     LogReopened(Name, Generation, bool),
-    /// What came of a notification.
     Notified(Sent),
     /// A process that belonged to no run is gone.
     PutAway(Name, Identity),

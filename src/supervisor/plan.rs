@@ -103,7 +103,6 @@ impl Files {
 /// What a run takes and is held to.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
-    /// What it is held to.
     pub bounds: Bounds,
     /// What kept prompts and a prefill share.
     pub room: Option<Room>,

@@ -47,7 +47,6 @@ const LAST_ANSWERS: Duration = Duration::from_millis(50);
 pub struct Options {
     /// The registry in force.
     pub registry: Registry,
-    /// The operating system.
     pub host: Arc<dyn Host>,
     /// Our own binary, which is also the exec step of backends.
     pub binary: PathBuf,
@@ -64,7 +63,6 @@ pub enum StartError {
     Io {
         /// What could not be done.
         what: &'static str,
-        /// Why.
         source: std::io::Error,
     },
 }

@@ -7,7 +7,6 @@ use super::{Look, Style};
 /// A column's head and how it behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
-    /// Its head.
     pub head: &'static str,
     /// Whether its cells end at the same place, as numbers should.
     pub right: bool,
@@ -34,7 +33,6 @@ impl Column {
 pub struct Cell {
     /// Without escape sequences or line ends.
     pub text: String,
-    /// What it means.
     pub style: Style,
 }
 

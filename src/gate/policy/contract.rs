@@ -12,7 +12,6 @@ use crate::registry::{Limits, Network, Preset, Start};
 /// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GateConfig {
-    /// The model's name.
     pub name: String,
     /// What clients may call it: name, aliases, repository.
     pub accepted: Vec<String>,
@@ -39,7 +38,6 @@ pub struct GateConfig {
     pub variables: BTreeSet<String>,
     /// File of hashed keys; checked when [`Network::require_key`] is set.
     pub keys: std::path::PathBuf,
-    /// The access log.
     pub access_log: std::path::PathBuf,
 }
 
@@ -100,7 +98,6 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// The launcher answers 403 without it.
     pub secret: Arc<str>,
-    /// The run's generation.
     pub generation: u64,
 }
 
@@ -136,15 +133,9 @@ pub enum Availability {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// The listeners changed: `problem` names the address that is not there, or who has the port.
-    Listening {
-        /// Where it listens now.
-        addresses: Vec<SocketAddr>,
-        /// What it waits for.
-        problem: Option<String>,
-    },
+    Listening { addresses: Vec<SocketAddr>, problem: Option<String> },
     /// The backend refused or cut a connection: worth a look at once.
     Suspect {
-        /// Of the run that did.
         generation: u64,
         /// In one sentence.
         why: String,

@@ -12,7 +12,6 @@ use crate::registry::Network;
 /// A head, and who sent it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
-    /// What to do.
     pub method: Method,
     /// To what.
     pub path: &'a str,
@@ -33,9 +32,7 @@ pub(crate) struct Asked<'a> {
 /// What becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The gate answers.
     Answer(Box<Reply>),
-    /// The gate refuses.
     Refuse(Box<Refusal>),
     /// The body is read, and then it depends on that.
     Generate(Endpoint),

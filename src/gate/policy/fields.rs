@@ -11,7 +11,6 @@
 pub(crate) enum Rule {
     /// One of the names that are served here; rewritten.
     Model,
-    /// The chat.
     Messages,
     /// The text to complete: one string, not empty, alone or in a list.
     Prompt,

@@ -19,7 +19,6 @@ pub(crate) const VALUES: u32 = 200_000;
 pub(crate) struct Fault {
     /// Byte offset.
     pub at: usize,
-    /// What is wrong there.
     pub what: &'static str,
 }
 
@@ -58,9 +57,7 @@ impl Kind {
 /// A string as it stands in the text, without its quotes; its escapes are known to be valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Text<'a> {
-    /// What stands between the quotes.
     pub raw: &'a str,
-    /// Where it stands, quotes included.
     pub span: Range<usize>,
     escapes: usize,
 }

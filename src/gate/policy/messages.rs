@@ -12,7 +12,6 @@ pub(crate) const IMAGE_BYTES: usize = 16 << 20;
 pub(crate) struct Chat {
     /// Bytes that become part of the prompt; of images none.
     pub text: u64,
-    /// How many.
     pub messages: u32,
 }
 

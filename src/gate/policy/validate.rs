@@ -17,7 +17,6 @@ use crate::registry::Preset;
 /// A body that may go to the server once it is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accepted {
-    /// What must change.
     pub edits: Vec<Edit>,
     /// Whether the answer is a stream.
     pub stream: bool,

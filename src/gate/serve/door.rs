@@ -20,11 +20,9 @@ use crate::host;
 /// What becomes of a request, by its head.
 #[derive(Debug)]
 pub(crate) struct Judged<'a> {
-    /// The decision.
     pub verdict: Verdict,
     /// The origin that may read the answer.
     pub origin: Option<&'a str>,
-    /// Who asked.
     pub caller: Caller,
 }
 

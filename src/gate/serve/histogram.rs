@@ -24,7 +24,6 @@ pub(crate) struct Histogram {
 pub struct Counted {
     /// Upper ends, seconds, and how many were not above each.
     pub buckets: Vec<(f64, u64)>,
-    /// All of them.
     pub count: u64,
     /// Their sum, seconds.
     pub sum: f64,

@@ -42,7 +42,6 @@ pub(crate) enum Relayed {
     Lost(String),
     /// Ended from outside.
     Aborted(Arc<str>),
-    /// The client did.
     ClientGone,
 }
 

@@ -19,7 +19,6 @@ use crate::gate::policy::keys::KeyRing;
 pub(crate) struct Settings {
     /// As it was given.
     pub config: GateConfig,
-    /// Who may ask.
     pub keys: KeyRing,
 }
 
@@ -37,7 +36,6 @@ pub(crate) struct Shared {
     /// What the supervisor says of the model.
     pub availability: watch::Receiver<Availability>,
     reports: mpsc::UnboundedSender<(String, Report)>,
-    /// The counters.
     pub traffic: Arc<Traffic>,
     /// The line before the backend.
     pub queue: Arc<Queue>,
@@ -49,7 +47,6 @@ pub(crate) struct Shared {
     pub created: u64,
     /// Memory of bodies.
     pub bodies: Arc<Bodies>,
-    /// Of requests.
     pub ids: Ids,
 }
 

@@ -6,7 +6,6 @@ use super::refusal::Refusal;
 /// Takes a chunked body apart as it comes.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
-    /// What was read so far.
     pub body: Vec<u8>,
     left: u64,
     expect: Expect,

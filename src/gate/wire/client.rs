@@ -35,7 +35,6 @@ pub(crate) struct Client {
 #[derive(Debug)]
 struct Asking {
     timer: Pin<Box<Sleep>>,
-    /// How long it runs.
     wait: Duration,
 }
 

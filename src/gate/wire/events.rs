@@ -16,11 +16,9 @@ const END: usize = 1024;
 /// Tokens of one answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Of the prompt.
     pub prompt: u64,
     /// Those of them that were not computed.
     pub cached: u64,
-    /// Of the answer.
     pub answer: u64,
 }
 

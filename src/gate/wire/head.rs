@@ -56,7 +56,6 @@ impl Method {
 pub(crate) struct Head {
     /// Bytes that it takes, its empty line included.
     pub length: usize,
-    /// What to do.
     pub method: Method,
     /// To what, without a query.
     pub path: Range<usize>,
@@ -64,7 +63,6 @@ pub(crate) struct Head {
     pub keep_alive: bool,
     /// HTTP/1.1, which knows chunks.
     pub chunks: bool,
-    /// Of the body.
     pub framing: Framing,
     /// Whether it waits for `100 Continue`.
     pub expects: bool,

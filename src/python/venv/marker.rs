@@ -31,7 +31,6 @@ pub struct Marker {
     schema: u32,
     /// [`super::super::requirement::hash`] of what was installed.
     pub requirements: String,
-    /// What was asked for.
     pub requested: Vec<String>,
     /// Found by importing.
     pub versions: Versions,

@@ -24,9 +24,7 @@ use crate::registry::dangling;
 /// What an environment is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetupRequest {
-    /// Where it lies.
     pub venv: PathBuf,
-    /// The registry's requirements.
     pub packages: Vec<String>,
     /// The interpreter that the registry names.
     pub interpreter: Option<PathBuf>,
@@ -72,9 +70,7 @@ impl SetupRequest {
 /// An environment that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
-    /// Its interpreter.
     pub python: PathBuf,
-    /// What is in it.
     pub versions: Versions,
     /// Every package with its version.
     pub resolved: Vec<String>,
@@ -111,7 +107,6 @@ pub enum Step {
 pub struct NotReady {
     /// In one sentence.
     pub why: String,
-    /// What to do.
     pub hint: String,
 }
 
@@ -126,42 +121,25 @@ pub enum SetupError {
     RefusedVersion(String),
     /// The place is taken by something that is not ours.
     #[error("{} cannot be used as the virtual environment", .venv.display())]
-    NotOurs {
-        /// The place.
-        venv: PathBuf,
-        /// What is there.
-        why: String,
-    },
+    NotOurs { venv: PathBuf, why: String },
     /// The installer failed.
     #[error("the packages could not be installed")]
     Install(super::diagnose::Diagnosis),
     /// Everything is installed, and an import fails.
     #[error("the installed packages do not work")]
-    Verify {
-        /// The telling line.
-        why: String,
-    },
+    Verify { why: String },
     /// The new environment cannot serve; the one before is untouched.
     #[error("the new environment cannot serve, so the one before stays")]
-    Trial {
-        /// The telling line.
-        why: String,
-    },
+    Trial { why: String },
     /// There is nothing to go back to.
     #[error("there is no environment before this one")]
     NoPrevious,
     /// Something runs from the place that would be switched.
     #[error("{} is in use under its own name", .venv.display())]
-    InUse {
-        /// The place.
-        venv: PathBuf,
-        /// The processes.
-        pids: Vec<i32>,
-    },
+    InUse { venv: PathBuf, pids: Vec<i32> },
     /// A file could not be made, read or removed.
     #[error("{what}")]
     Io {
-        /// What was tried.
         what: String,
         /// The system's own words.
         why: String,

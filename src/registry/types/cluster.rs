@@ -9,7 +9,6 @@ use crate::registry::choices::{ClusterBackend, ClusterMode};
 pub struct Cluster {
     /// How the ranks talk to each other.
     pub backend: ClusterBackend,
-    /// How the model is divided.
     pub mode: ClusterMode,
     /// Who sits where, by rank; 2 to [`Cluster::MOST_RANKS`].
     pub ranks: Vec<Rank>,

@@ -25,7 +25,6 @@ pub enum State {
 pub struct Printed {
     /// What launchd is doing with it.
     pub state: State,
-    /// Its process.
     pub pid: Option<i32>,
     /// How it last ended by itself; `None`: never, or not said.
     pub last_exit: Option<LastExit>,
@@ -33,7 +32,6 @@ pub struct Printed {
     pub last_signal: Option<String>,
     /// The property list it was loaded from.
     pub path: Option<PathBuf>,
-    /// What it runs.
     pub program: Option<String>,
     /// How often it was started since it was loaded.
     pub runs: Option<u64>,
@@ -42,7 +40,6 @@ pub struct Printed {
 /// How a job last ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastExit {
-    /// The exit code.
     pub code: i32,
     /// launchd's name of it, where it has one: `EX_CONFIG`.
     pub name: Option<String>,

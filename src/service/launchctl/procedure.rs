@@ -46,11 +46,8 @@ pub enum Step {
 /// launchctl's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// Its exit code.
     pub code: i32,
-    /// Its stdout.
     pub output: String,
-    /// Its stderr.
     pub error: String,
 }
 
@@ -78,17 +75,13 @@ pub enum Failure {
     NoSession,
     /// 5, for as long as was waited.
     #[error("launchd refused to load the job for {}s (code 5)", .waited.as_secs())]
-    Refused {
-        /// How long it was tried.
-        waited: Duration,
-    },
+    Refused { waited: Duration },
     /// 119, although it was enabled.
     #[error("launchd keeps the job disabled (code 119)")]
     Disabled,
     /// The process of before a restart is still there.
     #[error("the supervisor of before (pid {pid}) still runs after {}s", .waited.as_secs())]
     SameProcess {
-        /// Its pid.
         pid: i32,
         /// How long it was waited for.
         waited: Duration,
@@ -105,14 +98,7 @@ pub enum Failure {
     },
     /// An answer that is in no document.
     #[error("`launchctl {verb}` failed with code {code}{}", if .error.is_empty() { String::new() } else { format!(": {error}") })]
-    Unknown {
-        /// What was called.
-        verb: &'static str,
-        /// Its exit code.
-        code: i32,
-        /// What it said.
-        error: String,
-    },
+    Unknown { verb: &'static str, code: i32, error: String },
 }
 
 impl Failure {

@@ -8,11 +8,8 @@ use crate::gate::wire::Usage;
 /// What a line says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Line<'a> {
-    /// The client's address.
     pub client: Option<IpAddr>,
-    /// Its key's name.
     pub key: Option<&'a str>,
-    /// The request's id.
     pub id: &'a str,
     /// GET, POST, …
     pub method: &'a str,
