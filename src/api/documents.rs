@@ -176,6 +176,12 @@ pub struct ModelStatus {
     /// Seconds until the next start, in `backoff`.
     #[serde(default)]
     pub next_start_seconds: Option<f64>,
+    /// Since its last request, or since it is ready, in seconds; null while a request is in flight, or if not `ready`.
+    #[serde(default)]
+    pub idle_seconds: Option<f64>,
+    /// Seconds until it is stopped by itself, unless a request comes; null: it stays.
+    #[serde(default)]
+    pub stops_in_seconds: Option<f64>,
     /// How far loading is, 0 to 1, in `loading`.
     #[serde(default)]
     pub progress: Option<f64>,
@@ -335,6 +341,10 @@ pub struct StartRequest {
     pub wait: bool,
     /// The longest that the answer may take, seconds.
     pub timeout_seconds: Option<f64>,
+    /// After it was ready for this long, seconds above 0, it is stopped. Manual models only. Not sent where it is not
+    /// used: an older supervisor refuses what it does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<f64>,
 }
 
 /// Body of `POST /v1/models/{name}/stop` and `/restart`.

@@ -14,6 +14,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 90s, 5m or 1h 30m"))
 }
 
+/// The same, above zero.
+///
+/// # Errors
+/// What is wrong with `text`.
+pub fn some_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be longer than 0; write for example 90m or 3h".to_owned()),
+        time => Ok(time),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,6 +34,8 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5_400)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert!(some_duration("0s").unwrap_err().contains("longer than 0"));
+        assert_eq!(some_duration("3h"), Ok(Duration::from_secs(10_800)));
         assert!(duration("90").unwrap_err().contains("`90s`?"));
         for text in ["", "-5s", "soon", "5 apples"] {
             assert!(duration(text).is_err(), "{text}");

@@ -168,7 +168,7 @@ impl Fleet {
         let model = &mut self.models[index];
         let Some(run) = model.state.run().cloned() else { return };
         let why = match &next {
-            Next::Stop(why) => why.text().to_owned(),
+            Next::Stop(why) => why.text().into_owned(),
             Next::Restart { .. } => "the model is restarted".to_owned(),
             Next::Recover(failure) => failure.text.clone(),
         };

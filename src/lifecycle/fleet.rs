@@ -164,10 +164,10 @@ impl Managed {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         match &self.state {
-            State::Stopped { why } => Some(why.text().to_owned()),
+            State::Stopped { why } => Some(why.text().into_owned()),
             State::Backoff { last, .. } | State::Failed { last } => Some(last.text.clone()),
             State::Draining { next, .. } | State::Stopping { next, .. } => Some(match next {
-                super::Next::Stop(why) => why.text().to_owned(),
+                super::Next::Stop(why) => why.text().into_owned(),
                 super::Next::Restart { .. } => "restarting".to_owned(),
                 super::Next::Recover(failure) => failure.text.clone(),
             }),

@@ -19,6 +19,7 @@
 //! | a stale generation changes nothing | `Fleet::step`, the one place that compares them |
 //! | every waiter is answered exactly once | `waiters` |
 //! | a manual model starts by command only | `Fleet::boot` and `Fleet::fall` |
+//! | a model that goes by itself was announced, and no request is cut for it | `idle` |
 //! | an always-on model that is down has a reason and a next time | `Fleet::fall` |
 //! | reserved bytes = the sum over live runs | [`Fleet::reserved`] derives them, nobody stores them |
 
@@ -26,6 +27,7 @@ mod commands;
 mod effect;
 mod event;
 mod fleet;
+mod idle;
 mod restart;
 mod runs;
 mod state;
@@ -38,4 +40,5 @@ mod properties;
 pub use effect::{Effect, Outcome, WaiterId};
 pub use event::{Event, Signed};
 pub use fleet::{Admission, Fleet, Managed, Policy, Verdict};
+pub use idle::{Decision, Idle, Lent, Limits, Usage};
 pub use state::{Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, Rung, State, StopReason};

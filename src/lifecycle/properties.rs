@@ -1,6 +1,7 @@
 //! What holds whatever happens, tried on random histories against a small world that carries effects out.
 
 mod cases;
+mod idle;
 mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +30,7 @@ fn policy(start: Start) -> Policy {
             max_crashes: 5,
             window: Duration::from_secs(600),
         },
-        stop: Stop { drain: Duration::from_secs(30), term: Duration::from_secs(120) },
+        stop: Stop { drain: Duration::from_secs(30), term: Duration::from_secs(120), idle: None },
         load_timeout: Duration::from_secs(600),
     }
 }

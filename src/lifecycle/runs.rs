@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::effect::Effect;
 use super::event::Signed;
 use super::fleet::Fleet;
-use super::state::{Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, State, StopReason};
-use super::step::{Turn, human};
+use super::state::{
+    Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, State, StopReason, human,
+};
+use super::step::Turn;
 use crate::host::{Exit, Identity};
 
 impl Fleet {

@@ -1,7 +1,9 @@
 //! What a model is doing. Data lives inside the variants, so that a wrong state cannot be written down.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +160,10 @@ pub enum StopReason {
     Pressure,
     /// The machine runs on its battery or saves power, and the registry wants no manual model then.
     Power,
+    /// Nobody asked it anything for this time, the registry's `stop.idle`.
+    Idle(Duration),
+    /// The time of `mlxctl start --for` is over.
+    TimeOver(Duration),
     /// It is no longer in the registry.
     Removed,
 }
@@ -320,14 +326,25 @@ impl Failure {
 impl StopReason {
     /// For `status`.
     #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
+    pub fn text(self) -> Cow<'static, str> {
+        let text = match self {
             Self::NeverStarted => "not started",
             Self::ByHand => "stopped by hand",
             Self::Shutdown => "the supervisor is shutting down",
             Self::Pressure => "stopped to give memory back",
             Self::Power => "stopped to save power",
+            Self::Idle(time) => return format!("idle for {}, as the registry says", human(time)).into(),
+            Self::TimeOver(time) => return format!("its time of {} is over", human(time)).into(),
             Self::Removed => "no longer in the registry",
-        }
+        };
+        text.into()
     }
+}
+
+/// A duration for people, to the second above ten of them.
+pub(super) fn human(duration: Duration) -> String {
+    if duration < Duration::from_secs(10) {
+        return format!("{:.1} s", duration.as_secs_f64());
+    }
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::effect::{Effect, Outcome};
 use super::event::Event;
 use super::fleet::{Admission, Fleet};
-use super::state::{Cause, Failure, FailureKind, Generation, Name, Rung, State, StopReason};
+use super::state::{Cause, Failure, FailureKind, Generation, Name, Rung, State, StopReason, human};
 use super::waiters::Wants;
 use crate::clock::Moment;
 use crate::host::Signal;
@@ -203,12 +203,4 @@ impl Turn<'_> {
     ) {
         self.effects.push(Effect::Note { model: Some(model.clone()), kind, text: text.into(), hint });
     }
-}
-
-/// A duration for people, to the second above ten of them.
-pub(super) fn human(duration: Duration) -> String {
-    if duration < Duration::from_secs(10) {
-        return format!("{:.1} s", duration.as_secs_f64());
-    }
-    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }

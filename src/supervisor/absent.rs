@@ -61,6 +61,8 @@ fn stopped(registry: &Registry, model: &Model, planned: Option<Bytes>) -> ModelS
         restarts: 0,
         adopted: false,
         next_start_seconds: None,
+        idle_seconds: None,
+        stops_in_seconds: None,
         progress: None,
         running_repo: None,
         outdated: None,

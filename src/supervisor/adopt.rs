@@ -155,6 +155,8 @@ impl Driver {
             let Some(slot) = self.slots.get_mut(&name) else { continue };
             let kept = Kept::read(&self.registry.paths.run, &name, &self.host.facts().boot_id);
             let event = Event::Recall { model: name, restarts: kept.restarts, by_hand: kept.by_hand };
+            slot.lent = kept.lent;
+            slot.used.last = kept.last_used;
             slot.overdraft = kept.forced.then_some(Bytes(kept.overdraft));
             slot.before = kept.clone();
             slot.kept = kept;

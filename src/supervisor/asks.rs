@@ -52,7 +52,12 @@ impl Driver {
     /// `first`: a refusal for what is available now is not believed before memory was read again.
     fn start(&mut self, asked: &str, request: StartRequest, answer: Answer<CommandDone>, first: bool) {
         let Some((name, answer)) = self.resolve(asked, answer) else { return };
+        let lent = match self.lent(&name, &request) {
+            Ok(lent) => lent,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
         self.look_at_programs();
+        self.begin_use(&name);
         if request.force {
             self.accept_panics(&name);
         }
@@ -67,6 +72,9 @@ impl Driver {
             wait: request.wait,
             timeout,
         });
+        if let Some(length) = lent {
+            self.lend(&name, length);
+        }
         let lag = self.host.memory_lag();
         let believed = !first || !self.short_now || lag.is_zero();
         match outcome.try_recv() {
@@ -102,6 +110,7 @@ impl Driver {
         let Some((name, answer)) = self.resolve(asked, answer) else { return };
         let drain =
             request.timeout_seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
+        self.begin_use(&name);
         let (waiter, outcome) = self.waiter();
         self.handle(Event::Restart { model: name.clone(), waiter, now: request.now, drain });
         self.answer_later(name, "restart", outcome, answer);

@@ -21,6 +21,8 @@ pub(super) struct Adopted {
     pub handle: Handle,
     /// Of the gate.
     pub port: u16,
+    /// The registry.
+    pub text: String,
 }
 
 impl Adopted {
@@ -68,7 +70,7 @@ impl Adopted {
         let supervisor = Supervisor::new(options).unwrap();
         let handle = supervisor.handle();
         tokio::spawn(supervisor.run());
-        Self { folder, host, backend, handle, port }
+        Self { folder, host, backend, handle, port, text }
     }
 }
 

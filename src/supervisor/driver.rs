@@ -23,6 +23,7 @@ use super::power::PowerState;
 use super::rest::Rest;
 use super::router::Routing;
 use super::slot::{RunTasks, Slot, gate_config, log_file};
+use super::used::Used;
 use super::view::Glance;
 use crate::api::paths::link_path;
 use crate::api::{EventRecord, StateName};
@@ -36,7 +37,7 @@ use crate::fault;
 use crate::gate::{Availability, Gate, Report};
 use crate::host::{Host, Identity, Priority, Signal};
 use crate::lifecycle::{
-    Effect, Event, Failure, FailureKind, Fleet, Generation, Name, Outcome, Signed, State, WaiterId,
+    Effect, Event, Failure, FailureKind, Fleet, Generation, Idle, Name, Outcome, Signed, State, WaiterId,
 };
 use crate::memory::Platform;
 use crate::memory::pressure::Policy;
@@ -242,6 +243,7 @@ impl Driver {
             {
                 self.learned.loaded(&managed.name, run.generation, since.since(run.spawned));
             }
+            slot.follow_lent(managed);
             slot.publish(managed, now, self.learned.load_time(&managed.name), self.leaving.is_some());
         }
         self.keep(false);
@@ -274,6 +276,8 @@ impl Driver {
             run: None,
             sample: None,
             overdraft: None,
+            lent: None,
+            used: Used::default(),
             before: Kept::default(),
             kept: Kept::default(),
         };
@@ -433,6 +437,7 @@ impl Driver {
             vitals,
             tasks,
             upkeep: Upkeep::default(),
+            idle: Idle::default(),
             reopening: false,
         });
     }

@@ -32,6 +32,7 @@ impl Driver {
         self.upkeep = now.after(beat::wait(BETWEEN));
         self.journal.try_again();
         self.learned.try_again();
+        self.stop_forgotten();
         self.keep(true);
         self.look_for_trouble();
         let names: Vec<Name> = self.slots.keys().cloned().collect();

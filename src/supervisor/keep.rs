@@ -16,7 +16,7 @@ impl Driver {
         for managed in self.fleet.models() {
             let Some(slot) = self.slots.get_mut(&managed.name) else { continue };
             let traffic = slot.before.add_to(slot.gate.traffic().status());
-            let now = Kept::of(managed, slot.overdraft, &traffic, boot_id);
+            let now = Kept::of(managed, slot.overdraft, slot.lent, slot.used.last, &traffic, boot_id);
             let due = now.differs_in_life(&slot.kept) || (counters && now != slot.kept);
             if !due {
                 continue;

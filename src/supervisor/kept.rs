@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{KeyUsage, TrafficStatus};
 use crate::backend::record;
-use crate::lifecycle::{Managed, Next, State, StopReason};
+use crate::clock::Moment;
+use crate::lifecycle::{Lent, Managed, Next, State, StopReason};
 use crate::units::Bytes;
 
 /// The version of the file.
@@ -31,6 +32,12 @@ pub(super) struct Kept {
     /// By how much, bytes.
     #[serde(default)]
     pub overdraft: u64,
+    /// Until when a person wants it to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent: Option<Lent>,
+    /// When it was last of use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Moment>,
     /// Of the gate: requests, errors among them, tokens.
     pub requests: u64,
     /// See [`Kept::requests`].
@@ -53,7 +60,14 @@ pub(super) struct Kept {
 
 impl Kept {
     /// What is to be kept of a model now. `traffic` includes what earlier supervisors counted.
-    pub fn of(managed: &Managed, overdraft: Option<Bytes>, traffic: &TrafficStatus, boot_id: &str) -> Self {
+    pub fn of(
+        managed: &Managed,
+        overdraft: Option<Bytes>,
+        lent: Option<Lent>,
+        last_used: Option<Moment>,
+        traffic: &TrafficStatus,
+        boot_id: &str,
+    ) -> Self {
         let forced = managed.state.forced();
         Self {
             schema: SCHEMA,
@@ -62,6 +76,8 @@ impl Kept {
             by_hand: stopped_by_hand(&managed.state),
             forced,
             overdraft: overdraft.filter(|_| forced).map_or(0, |bytes| bytes.0),
+            lent,
+            last_used,
             requests: traffic.requests,
             errors: traffic.errors,
             tokens: traffic.tokens,
@@ -74,7 +90,8 @@ impl Kept {
 
     /// Whether a person would miss the difference at once; counters can wait.
     pub fn differs_in_life(&self, other: &Self) -> bool {
-        (self.restarts, self.by_hand, self.forced) != (other.restarts, other.by_hand, other.forced)
+        let life = |kept: &Self| (kept.restarts, kept.by_hand, kept.forced, kept.lent);
+        life(self) != life(other)
     }
 
     /// Adds what was counted before to what was counted since.
@@ -129,6 +146,8 @@ fn stopped_by_hand(state: &State) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -141,6 +160,8 @@ mod tests {
             by_hand: true,
             forced: true,
             overdraft: 7,
+            lent: Some(Lent { length: Duration::from_secs(9), until: Some(Moment(Duration::from_secs(10))) }),
+            last_used: Some(Moment(Duration::from_secs(5))),
             requests: 3,
             errors: 1,
             tokens: 9,

@@ -9,6 +9,7 @@ mod changes;
 mod driver;
 mod exits;
 mod files;
+mod forgotten;
 mod handle;
 mod housekeeping;
 mod journal;
@@ -29,10 +30,13 @@ mod router;
 mod run;
 mod slot;
 mod tell;
+mod used;
 mod view;
 
 #[cfg(test)]
 mod clock_tests;
+#[cfg(test)]
+mod forgotten_tests;
 #[cfg(test)]
 mod reasons_tests;
 

@@ -66,8 +66,17 @@ async fn speak(stream: UnixStream, port: u16, asked: Asked) {
     }
 }
 
+/// One that is ready, with these lines of the model.
+pub(super) async fn ready_with(model: &str) -> Adopted {
+    until_ready("", model).await.0
+}
+
 async fn ready(memory: &str) -> (Adopted, Asked) {
-    let adopted = Adopted::new(memory, "");
+    until_ready(memory, "").await
+}
+
+async fn until_ready(memory: &str, model: &str) -> (Adopted, Asked) {
+    let adopted = Adopted::new(memory, model);
     let asked = launcher(&adopted.folder.path().join("run"), &adopted).await;
     while adopted.handle.model("m").await.unwrap().state != StateName::Ready {
         tokio::time::sleep(Duration::from_millis(100)).await;

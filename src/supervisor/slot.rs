@@ -11,12 +11,13 @@ use tokio::task::AbortHandle;
 use super::awake::Followed;
 use super::kept::Kept;
 use super::plan::{Files, Plan};
+use super::used::Used;
 use crate::backend::probe::{Question, Vitals};
 use crate::backend::spec::Spec;
 use crate::clock::Moment;
 use crate::gate::{Availability, Gate, GateConfig, Upstream};
 use crate::host::Footprint;
-use crate::lifecycle::{FailureKind, Generation, Managed, Next, State, StopReason};
+use crate::lifecycle::{FailureKind, Generation, Idle, Lent, Managed, Next, State, StopReason};
 use crate::memory::Estimate;
 use crate::memory::upkeep::Upkeep;
 use crate::registry::{Model, Registry, Start};
@@ -47,6 +48,10 @@ pub(super) struct Slot {
     pub sample: Option<(Moment, Footprint)>,
     /// By how much its last start, which was forced, was over what there was.
     pub overdraft: Option<Bytes>,
+    /// The time that a person gave it, if one did.
+    pub lent: Option<Lent>,
+    /// When it was last of use.
+    pub used: Used,
     /// What supervisors before this one knew of it.
     pub before: Kept,
     /// What is on disk for the one after this.
@@ -71,6 +76,8 @@ pub(super) struct RunTasks {
     pub vitals: Arc<Vitals>,
     /// How far its ceiling and idle trims are.
     pub upkeep: Upkeep,
+    /// How far its end by itself is.
+    pub idle: Idle,
     /// Probe, exit watch, drain.
     pub tasks: Vec<AbortHandle>,
     /// The launcher was asked to open a new log, and has not answered yet.
@@ -196,6 +203,8 @@ impl Slot {
                     | StopReason::ByHand
                     | StopReason::Pressure
                     | StopReason::Power
+                    | StopReason::Idle(_)
+                    | StopReason::TimeOver(_)
                     | StopReason::NeverStarted,
                 ) => Availability::Draining,
                 Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },

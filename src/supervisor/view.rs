@@ -177,6 +177,7 @@ impl Driver {
             State::Backoff { until, .. } => Some(until.since(now).as_secs_f64()),
             _ => None,
         };
+        let (idle, stops_in) = slot.idleness(now, managed);
         ModelStatus {
             name: model.name.clone(),
             repo: model.source.to_string(),
@@ -195,6 +196,8 @@ impl Driver {
             restarts: managed.restarts,
             adopted: run.is_some_and(|run| run.adopted),
             next_start_seconds: next_start,
+            idle_seconds: idle,
+            stops_in_seconds: stops_in,
             progress: self.progress(managed, weights),
             running_repo: slot.run.as_ref().map(|run| run.spec.repo.clone()).filter(|repo| !repo.is_empty()),
             outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),

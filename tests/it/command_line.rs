@@ -24,6 +24,8 @@ fn model(name: &str, state: StateName, pid: Option<i32>) -> ModelStatus {
         restarts: 0,
         adopted: false,
         next_start_seconds: None,
+        idle_seconds: None,
+        stops_in_seconds: None,
         progress: None,
         running_repo: None,
         outdated: None,
@@ -213,7 +215,8 @@ fn start_goes_by_the_models_name_and_says_how_far_it_is() {
             ],
         );
     });
-    let (code, out, err) = run(&instance, &["start", "reasoning", "--force", "--timeout", "2m"]);
+    let (code, out, err) =
+        run(&instance, &["start", "reasoning", "--force", "--timeout", "2m", "--for", "3h"]);
     assert_eq!((code, out.as_str()), (0, "32b is ready\n"));
     assert_eq!(
         err.lines().collect::<Vec<_>>(),
@@ -226,7 +229,10 @@ fn start_goes_by_the_models_name_and_says_how_far_it_is() {
     let (request, body) = asked.lock().unwrap()[0].clone();
     assert_eq!(request, "POST /v1/models/32b/start");
     let body: StartRequest = serde_json::from_str(&body).unwrap();
-    assert_eq!(body, StartRequest { force: true, wait: true, timeout_seconds: Some(120.0) });
+    assert_eq!(
+        body,
+        StartRequest { force: true, wait: true, timeout_seconds: Some(120.0), for_seconds: Some(10_800.0) }
+    );
 }
 
 #[test]

@@ -61,3 +61,27 @@ fn a_killed_always_on_backend_comes_back_and_a_killed_manual_one_stays_down() {
     assert_eq!(http(instance.gate("other"), "GET", "/v1/models", "").0, 503);
     assert_eq!(instance.model("other")["state"], "failed");
 }
+
+#[test]
+fn a_manual_model_that_nobody_asks_goes_by_itself_and_stays_down() {
+    let idle = Entry::new("idle", "manual").with("stop = { idle = \"1s\" }");
+    let instance =
+        Instance::fake(vec![idle, Entry::new("lent", "manual"), Entry::new("tiny", "always")]).serve();
+    instance.expect(0, &["start", "idle"]);
+    instance.expect(0, &["start", "lent", "--for", "1s"]);
+    let down = instance.wait_state("idle", "stopped");
+    assert_eq!(down["reason"], "idle for 1.0 s, as the registry says", "{down}");
+    let down = instance.wait_state("lent", "stopped");
+    assert_eq!(down["reason"], "its time of 1.0 s is over", "{down}");
+    for name in ["idle", "lent"] {
+        let told = |kind: &str| {
+            instance.events().iter().any(|event| event["kind"] == kind && event["model"] == name)
+        };
+        assert!(told("stops_soon") && told("stopped") && !told("failed"), "{name}");
+    }
+    instance.wait_state("tiny", "ready");
+    instance.expect(2, &["start", "lent", "--for", "0s"]);
+    let refused = instance.run(&["start", "tiny", "--for", "1h"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("always-on"), "{refused:?}");
+}

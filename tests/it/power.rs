@@ -114,7 +114,7 @@ impl Bench {
 }
 
 async fn start(handle: &Handle, force: bool) -> Result<String, (ErrorCode, String)> {
-    let request = StartRequest { force, wait: true, timeout_seconds: None };
+    let request = StartRequest { force, wait: true, timeout_seconds: None, for_seconds: None };
     let done = handle.start("70b", request).await;
     done.map(|done| done.text).map_err(|error| (error.code, error.message))
 }

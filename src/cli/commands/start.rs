@@ -7,7 +7,7 @@ use crate::api::StartRequest;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::live::Live;
-use crate::cli::parse::duration;
+use crate::cli::parse::{duration, some_duration};
 use crate::cli::remote::Remote;
 
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,9 @@ pub struct Args {
     /// How long to wait until it is ready (90s, 5m); it goes on starting after that
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "no_wait")]
     timeout: Option<Duration>,
+    /// Stop it after this time (90m, 3h); a request in flight may finish. For a model that runs, from now on
+    #[arg(long = "for", value_name = "DURATION", value_parser = some_duration)]
+    lent: Option<Duration>,
 }
 
 /// Starts the model and waits until it has completed a token. One that is ready stays as it is.
@@ -42,6 +45,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         force: args.force,
         wait: !args.no_wait,
         timeout_seconds: args.timeout.map(|timeout| timeout.as_secs_f64()),
+        for_seconds: args.lent.map(|time| time.as_secs_f64()),
     };
     let mut live = Live::new(context, &name);
     let done = remote.client.start(&name, &request, |progress| live.show(progress));

@@ -157,6 +157,8 @@ fn settled(mut status: Status) -> Status {
     for model in &mut status.models {
         model.uptime_seconds = None;
         model.next_start_seconds = None;
+        model.idle_seconds = None;
+        model.stops_in_seconds = None;
         model.memory.footprint_bytes = None;
         model.memory.peak_bytes = None;
         model.health = HealthStatus { last_probe_seconds: None, ..model.health.clone() };

@@ -20,6 +20,8 @@ fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
         restarts: 0,
         adopted: false,
         next_start_seconds: None,
+        idle_seconds: None,
+        stops_in_seconds: None,
         progress: None,
         running_repo: None,
         outdated: None,

@@ -4,6 +4,7 @@ use super::table::{Cell, Column, draw};
 use super::{Look, Style, budget, hanging, human, ranks};
 use crate::api::{HostStatus, ModelStatus, StateName, Status, SupervisorStatus};
 use crate::host::Pressure;
+use crate::registry::Start;
 use crate::units::Bytes;
 
 /// Below this many columns a model has a block of its own instead of a row.
@@ -293,8 +294,8 @@ fn speed(model: &ModelStatus) -> Option<String> {
 
 fn start_word(model: &ModelStatus) -> &'static str {
     match model.start {
-        crate::registry::Start::Always => "always",
-        crate::registry::Start::Manual => "manual",
+        Start::Always => "always",
+        Start::Manual => "manual",
     }
 }
 
@@ -330,7 +331,8 @@ fn notes(status: &Status, look: &Look) -> String {
             true => format!("not reachable: {problem}"),
             false => problem.clone(),
         });
-        for text in model.reason.iter().chain(&gate).chain(&outdated) {
+        let leaves = leaves(model);
+        for text in model.reason.iter().chain(&gate).chain(&outdated).chain(&leaves) {
             let label = if first { &label } else { &indent };
             out.push_str(&hanging(label, style, text, Style::Plain, look));
             first = false;
@@ -341,6 +343,23 @@ fn notes(status: &Status, look: &Look) -> String {
         }
     }
     out
+}
+
+/// Below this a manual model without a limit is not called idle, seconds.
+const LONG: f64 = 3600.0;
+
+/// That a manual model is forgotten, or when it goes by itself.
+fn leaves(model: &ModelStatus) -> Option<String> {
+    let idle = model.idle_seconds.map(|seconds| format!("idle for {}", human::span(seconds)));
+    match model.stops_in_seconds {
+        Some(left) if left > 0.0 => {
+            let end = format!("stops in {}", human::span(left));
+            Some(idle.map_or_else(|| end.clone(), |idle| format!("{end}, {idle}")))
+        }
+        Some(_) => Some("stops when its requests are done".to_owned()),
+        None => idle
+            .filter(|_| model.start == Start::Manual && model.idle_seconds.is_some_and(|idle| idle >= LONG)),
+    }
 }
 
 #[cfg(test)]
@@ -408,6 +427,24 @@ mod tests {
         document.supervisor.as_mut().unwrap().yielding_to = vec!["Civilization V".to_owned()];
         let text = status(&document, &look(100));
         assert!(text.lines().next().unwrap().ends_with("yielding to Civilization V"), "{text}");
+    }
+
+    #[test]
+    fn a_forgotten_model_is_called_idle_and_its_end_is_told() {
+        let note = |start, idle, left| {
+            let mut document = sample::status();
+            let model = &mut document.models[0];
+            (model.start, model.idle_seconds, model.stops_in_seconds) = (start, idle, left);
+            let text = status(&document, &look(100));
+            text.lines().find_map(|line| line.strip_prefix("32b: ").map(|text| text.trim().to_owned()))
+        };
+        let manual = |idle, left| note(Start::Manual, idle, left);
+        assert_eq!(manual(Some(6480.0), Some(720.0)).as_deref(), Some("stops in 12m 0s, idle for 1h 48m"));
+        assert_eq!(manual(None, Some(720.0)).as_deref(), Some("stops in 12m 0s"));
+        assert_eq!(manual(None, Some(0.0)).as_deref(), Some("stops when its requests are done"));
+        assert_eq!(manual(Some(259_300.0), None).as_deref(), Some("idle for 3d 0h"));
+        assert_eq!(manual(Some(600.0), None), None);
+        assert_eq!(note(Start::Always, Some(259_300.0), None), None);
     }
 
     #[test]

@@ -185,6 +185,10 @@ keys! {
         drain: time = seconds(30);
         /// between SIGTERM and SIGKILL; SIGKILL can strand wired memory on a Mac until it is rebooted
         term: time = seconds(120);
+        /// manual models only: after this time without a request it is stopped, and the memory is free again. An event
+        /// announces it, a tenth of the time before, 15 minutes at most; a request in flight keeps it. `mlxctl start
+        /// --for 3h` counts instead
+        idle: time;
     }
 }
 

@@ -9,7 +9,7 @@ use crate::registry::notes::At;
 use crate::registry::problem::quote;
 use crate::registry::raw::{RawModel, RawOptions, RawRegistry};
 use crate::registry::reader::NameOr;
-use crate::registry::{Model, Preset, Sampling, Source};
+use crate::registry::{Model, Preset, Sampling, Source, Start, Stop};
 use crate::units::Bytes;
 
 /// One entry for each that was written, in that order, valid or not.
@@ -61,10 +61,23 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
         server: server::server(scope, &options.server),
         health: options::health(scope, &options.health),
         restart: options::restart(scope, &options.restart, start),
-        stop: options.stop.valid(),
+        stop: stop(scope, raw, &options, start),
         limits: options::limits(scope, &options.limits, &memory, raw.cluster.is_some()),
         memory,
     }
+}
+
+/// Only a manual model goes by itself: the shared value does not count for another, its own one is an error.
+fn stop(scope: &Scope<'_>, raw: &RawModel, options: &RawOptions, start: Start) -> Stop {
+    let stop = options.stop.valid();
+    if start == Start::Manual {
+        return stop;
+    }
+    if let Some(written) = &raw.options.stop.idle {
+        let hint = "leave it out, or make the model `start = \"manual\"`";
+        scope.notes.wrong(written, "`idle` is for manual models, and this one is always-on", hint);
+    }
+    Stop { idle: None, ..stop }
 }
 
 /// The names among the aliases, those of presets among them.
