@@ -90,7 +90,7 @@ pub enum Command {
     Bench(commands::bench::Args),
     /// Print what an LLM gateway needs to reach the models
     Gateway(commands::gateway::Args),
-    /// Try out how the registry's [notify] tells you of what matters
+    /// Send a notification to try out what the registry sets
     Notify(commands::notify::Args),
     /// Manage the bearer keys of the gates
     Key(commands::key::Args),

@@ -6,6 +6,8 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Moved {
     Other(Happening),
+    /// A person starts it, and it becomes ready.
+    Start,
     Request(bool),
     Lend(u16),
     Look(u16),
@@ -24,6 +26,7 @@ fn moved() -> impl Strategy<Value = Moved> {
         });
     prop_oneof![
         6 => other.prop_map(Moved::Other),
+        1 => Just(Moved::Start),
         1 => any::<bool>().prop_map(Moved::Request),
         1 => (1u16..400).prop_map(Moved::Lend),
         4 => (0u16..90).prop_map(Moved::Look),
@@ -53,7 +56,8 @@ proptest! {
             // A person's command is carried out at once, or when the run that it came in has ended.
             let person = matches!(
                 moved,
-                Moved::Other(Happening::Start { manual: true, .. } | Happening::Restart { manual: true, .. })
+                Moved::Start
+                    | Moved::Other(Happening::Start { manual: true, .. } | Happening::Restart { manual: true, .. })
             );
             let wanted = person || matches!(
                 world.fleet.get(MANUAL).map(|model| &model.state),
@@ -68,12 +72,17 @@ proptest! {
                     }
                     world.happen(&happening);
                 }
+                Moved::Start => {
+                    world.happen(&Happening::Start { manual: true, force: true, wait: false, timeout: None });
+                    world.signed(&MANUAL.into(), 1, 0);
+                }
                 Moved::Request(busy) => usage = Usage { busy, last: world.now },
                 Moved::Lend(seconds) => {
                     let length = Duration::from_secs(seconds.into());
                     limits.lent = Some(Lent { length, until: Some(world.now.after(length)) });
                 }
-                Moved::Look(seconds) => {
+                // Some looks in a row: a run that is ready is rarely left alone for longer by what else happens.
+                Moved::Look(seconds) => for _ in 0..4 {
                     world.pass(Duration::from_secs(seconds.into()));
                     let ready = matches!(
                         world.fleet.get(MANUAL).map(|model| &model.state), Some(State::Ready { .. })
@@ -85,7 +94,7 @@ proptest! {
                         gone += 1;
                         (idle, limits.lent) = (Idle::default(), None);
                     }
-                }
+                },
             }
             prop_assert!(starts(&world) == before || wanted, "a manual model started by itself");
         }
