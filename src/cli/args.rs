@@ -70,7 +70,7 @@ pub enum Command {
     Requests(commands::requests::Args),
     /// Print what happened and why
     Events(commands::events::Args),
-    /// Take in a changed registry
+    /// Apply a changed registry
     Reload(commands::reload::Args),
     /// Have backends give back cached memory
     Trim(commands::trim::Args),
