@@ -105,7 +105,6 @@ words!(Wired { Off = "off", Weights = "weights", Default = "default" });
 
 /// `mlx_lm.server --log-level`, the levels of Python's `logging`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are Python's")]
 pub enum LogLevel {
     Debug,
     Info,
