@@ -975,6 +975,12 @@ def change_server(spec):
         held = False
     if not held:
         warn("this mlx-lm tokenizes in another way than is known; the context is held by an estimate only")
+    try:
+        shared = serving.alone_without_copies()
+    except (ImportError, AttributeError, TypeError, ValueError):
+        shared = False
+    if not shared:
+        warn("the batches of this mlx-lm are not as known; a conversation is copied before its first token")
 
 
 def main():

@@ -1,5 +1,5 @@
-"""What the launcher changes in the server's own work: the context is exact. It looks first whether this mlx-lm is as
-known, and else leaves it as it is, and says so.
+"""What the launcher changes in the server's own work: the context is exact, and a sequence that is alone in its batch is
+not copied. It looks first whether this mlx-lm is as known, and else leaves it as it is, and says so.
 
 Written by mlxctl next to the launcher; changes are overwritten.
 """
@@ -46,4 +46,50 @@ def exact_context(context):
         return found
 
     server.ResponseGenerator._tokenize = counted
+    return True
+
+
+def alone_without_copies():
+    """A sequence that is alone in its batch goes through it without copies. False: it cannot be done here.
+
+    mlx_lm (0.32.2) copies all keys and values of a conversation when it becomes a batch, and again when the batch goes
+    from its prompt to its answer, which picks rows: also where there is one, and it is picked. Each copy is as large as
+    the conversation in memory (16,000 tokens of a 32B: 4.2 GB), is mapped anew because mlx_lm gives freed memory back in
+    between, and stands between a person and the first token. Arrays of MLX never change, so one that is shared is safe.
+    """
+    from mlx_lm.models import cache
+
+    batch = getattr(cache, "BatchKVCache", None)
+    merge, pick = getattr(batch, "merge", None), getattr(batch, "filter", None)
+    fields = {"keys", "values", "offset", "left_padding", "_idx"}
+    if (
+        merge is None
+        or pick is None
+        or (parameters(merge), parameters(pick)) != (["caches"], ["self", "batch_indices"])
+        or not fields <= vars(batch([0])).keys()
+    ):
+        return False
+
+    @functools.wraps(merge.__func__)
+    def merge_alone(cls, caches):
+        if len(caches) != 1 or type(caches[0]) is not cache.KVCache or caches[0].keys is None:
+            return merge.__func__(cls, caches)
+        (one,) = caches
+        merged = cls([0])
+        merged.keys, merged.values = (part[..., : one.offset, :] for part in (one.keys, one.values))
+        merged.offset, merged._idx = merged.offset + one.offset, one.offset
+        return merged
+
+    @functools.wraps(pick)
+    def pick_alone(self, batch_indices):
+        keys, values, length = self.keys, self.values, self._idx
+        if keys is None or keys.shape[0] != 1 or list(batch_indices) != [0]:
+            return pick(self, batch_indices)
+        # It has its way with the rest, of which it may cut padding.
+        self.keys = self.values = None
+        pick(self, batch_indices)
+        cut = length - self._idx
+        self.keys, self.values = (part[..., cut:, :] if cut else part for part in (keys, values))
+
+    batch.merge, batch.filter = classmethod(merge_alone), pick_alone
     return True

@@ -624,6 +624,25 @@ fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
     assert_eq!(default["reached"][0], RECOMMENDED);
 }
 
+/// In bytes that MLX takes: a conversation that is alone costs none, and several are batched as ever.
+#[test]
+fn a_conversation_that_is_alone_is_not_copied_before_its_first_token() {
+    let folder = tempfile::tempdir().unwrap();
+    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    let mut python = Command::new(real::python());
+    let output = python.current_dir(folder.path()).args(["-c", include_str!("alone.py")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let whole = seen["bytes"].as_u64().unwrap();
+    assert!(seen["alone"]["before"].as_u64().unwrap() >= whole * 9 / 10, "mlx_lm copies it: {seen}");
+    assert!(seen["alone"]["after"].as_u64().unwrap() < 4096, "{seen}");
+    assert_eq!(seen["both"]["after"], seen["both"]["before"], "{seen}");
+    for way in ["alone", "one of two", "both"] {
+        assert_eq!(seen[way]["same"], true, "{way}: {seen}");
+    }
+    assert_eq!(seen["kept"], true, "{seen}");
+}
+
 /// On macOS a send does not care for MSG_DONTWAIT, which is what the hook makes of it here.
 #[test]
 fn a_client_that_stops_reading_keeps_no_backend_from_ending() {
