@@ -28,6 +28,7 @@ FORMAT = 1
 LEAST = 64  # tokens that are worth a file
 MOST = 128  # entries that are known at once
 READERS = 8  # threads that read one file; on a card 8 take 7 % less time than 4, and 16 are no faster
+ANSWER = 256  # tokens that there is room for behind a prompt that is read back
 PIECE = 16 << 20  # bytes that share a checksum
 LONGEST_HEAD = 1 << 20  # bytes of the first line of a .tokens file
 DAMAGED = "damaged"  # suffix of what is set aside: one entry at most
@@ -275,13 +276,13 @@ class Store:
             # A time that is still to come is one that a clock was set back from.
             return (entry, used) if 0 <= time.time() - used <= recent else None
 
-    def read(self, entry, mx, load):
-        """The cache, evaluated; None: it was damaged, and is set aside."""
+    def read(self, entry, mx, load, more=0):
+        """The cache, evaluated, with room for so many `more` tokens; None: it was damaged, and is set aside."""
         began = time.monotonic()
         path = self._file(entry.name + ".safetensors")
         try:
             with self._verified(path, entry):
-                cache = self._load(path, entry, mx, load)
+                cache = self._load(path, entry, mx, load, more)
         except Exception as error:
             self._set_aside(entry.name, error)
             return None
@@ -292,15 +293,30 @@ class Store:
         print(f"mlxctl: {len(entry.tokens)} tokens read back, {entry.bytes / 1e6:.0f} MB in {took:.2f} s", flush=True)
         return cache
 
-    def _load(self, path, entry, mx, load):
+    def _load(self, path, entry, mx, load, more):
         """By several threads, a share of the layers each: MLX reads files in the thread that evaluates. What they hand
         over is whole, and belongs to no stream of theirs."""
+
+        def widen(part):
+            """mlx_lm makes room for the next tokens by a copy of all there are, before the first of them is computed.
+            Here it is made while other threads wait for the disk."""
+            if type(part).__name__ != "KVCache" or not more:
+                return
+            step = type(part).step
+            wanted = -(-(part.offset + more) // step) * step - part.keys.shape[2]
+            if wanted > 0:
+                part.keys, part.values = (
+                    mx.pad(held, [(0, 0), (0, 0), (0, wanted), (0, 0)]) for held in (part.keys, part.values)
+                )
 
         def share(number):
             cache, notes = load(path, return_metadata=True)
             if notes.get("mlxctl") != entry.name or [type(part).__name__ for part in cache] != entry.classes:
                 raise Unfit("it holds something else")
-            mx.eval([part.state for part in cache[number::READERS]])
+            # One at a time: the first place of what was widened is the next one's.
+            for part in cache[number::READERS]:
+                widen(part)
+                mx.eval(part.state)
             return cache[number::READERS]
 
         cache = [None] * len(entry.classes)
@@ -604,7 +620,9 @@ class Keeper:
             del found
             if not self.make_way(cache, tokens, entry.bytes):
                 return self.fetch(cache, model, tokens)
-            read = self.store.read(entry, self.mx, self.module.load_prompt_cache)
+            # Where it becomes the batch itself, this takes the place of the copy that way was made for.
+            more = max(0, len(tokens) - len(entry.tokens)) + ANSWER
+            read = self.store.read(entry, self.mx, self.module.load_prompt_cache, more)
             if read is not None:
                 self.store.hit(entry)
                 # One of mlx_lm's own caches does the cutting, so that it is done as mlx_lm does it.

@@ -4,6 +4,7 @@ not copied. It looks first whether this mlx-lm is as known, and else leaves it a
 Written by mlxctl next to the launcher; changes are overwritten.
 """
 
+import copy
 import functools
 import inspect
 
@@ -76,7 +77,9 @@ def alone_without_copies():
             return merge.__func__(cls, caches)
         (one,) = caches
         merged = cls([0])
-        merged.keys, merged.values = (part[..., : one.offset, :] for part in (one.keys, one.values))
+        # With the room behind the last token, if there is any: nothing is copied to make room there again.
+        # Under a name of their own: a cache writes into what its arrays' names stand for.
+        merged.keys, merged.values = copy.copy(one.keys), copy.copy(one.values)
         merged.offset, merged._idx = merged.offset + one.offset, one.offset
         return merged
 

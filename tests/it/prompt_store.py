@@ -440,6 +440,7 @@ for tokens in others:
 assert len(lru) == 2 and lru.nbytes + entry.bytes + 300_000 > table["bytes"]
 found, rest = lru.fetch_nearest_cache("m", [*PROMPT, 1, 2, 3])
 assert rest == [1, 2, 3] and found[0].offset == 200, rest
+assert found[0].keys.shape[2] == 512, "with room for the rest and an answer, so that a batch makes no copy of it"
 assert len(seen) == 1 and 0 < seen[0] and seen[0] + entry.bytes + 300_000 <= table["bytes"], seen
 assert lru.fetch_nearest_cache("m", [*others[1], 1])[1] == [1], "the newest stayed"
 # A prompt that is just what the store has leaves a token over.
