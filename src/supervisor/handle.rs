@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::others::Others;
 use crate::api::{
     ApiError, Change, CommandDone, ErrorCode, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
 };
@@ -15,6 +14,7 @@ use crate::lifecycle::{Event, Generation, Name, Outcome};
 use crate::metrics::{Snapshot, Source};
 use crate::notify::Sent;
 use crate::registry::Registry;
+use crate::supervisor::capacity::peers::Others;
 use crate::units::Bytes;
 
 /// What comes into the loop.

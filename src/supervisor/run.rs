@@ -12,19 +12,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::adopt::{self, Found};
-use super::awake::Awake;
-use super::driver::Driver;
-use super::handle::{Handle, Input};
-use super::journal::Journal;
-use super::learned::Learned;
-use super::lock::{self, LockError};
-use super::panics::Panics;
-use super::power::PowerState;
-use super::rest::Rest;
-use super::router::Routing;
-use super::tell::notifier;
-use super::view::Glance;
 use crate::backend::launcher;
 use crate::clock::Moment;
 use crate::gate::Listening;
@@ -35,6 +22,19 @@ use crate::memory::pressure::Policy;
 use crate::metrics::{Listener, Noted};
 use crate::notify::Trouble;
 use crate::registry::Registry;
+use crate::supervisor::answers::notices::notifier;
+use crate::supervisor::answers::status::Glance;
+use crate::supervisor::capacity::learned::Learned;
+use crate::supervisor::capacity::panics::Panics;
+use crate::supervisor::capacity::power::PowerState;
+use crate::supervisor::driver::Driver;
+use crate::supervisor::driver::quiet::Quiet;
+use crate::supervisor::handle::{Handle, Input};
+use crate::supervisor::records::journal::Journal;
+use crate::supervisor::records::lock::{self, LockError};
+use crate::supervisor::runs::adoption::{self, Found};
+use crate::supervisor::runs::awake::Awake;
+use crate::supervisor::runs::router::Routing;
 
 /// The longest sleep of the loop. Its timer stands still while a Mac sleeps (`CLOCK_UPTIME_RAW`), deadlines do
 /// not: so after a sleep a deadline is at most this late.
@@ -93,7 +93,7 @@ impl Supervisor {
         let lock = lock::take(&paths.run).map_err(StartError::Lock)?;
         launcher::write(&paths.run).map_err(io("cannot write the launcher"))?;
         crate::durable::sweep(&paths.state);
-        let found = adopt::find(&paths.run, &*host);
+        let found = adoption::find(&paths.run, &*host);
         let journal = Journal::open(&paths.state);
         let (learned, problem) = Learned::open(&paths.state);
         let (inbox, received) = mpsc::unbounded_channel();
@@ -103,7 +103,7 @@ impl Supervisor {
             (
                 Name::from(model.name.as_str()),
                 lifecycle::Policy::from(model),
-                adopt::last_generation(&found, &model.name),
+                adoption::last_generation(&found, &model.name),
             )
         });
         let handle = Handle::new(inbox.clone());
@@ -113,7 +113,7 @@ impl Supervisor {
         let seed = u64::from(std::process::id()) ^ u64::try_from(host.now().0.as_nanos()).unwrap_or_default();
         let fleet = Fleet::new(models, seed);
         let policy = Policy::new(registry.pressure.clone());
-        let registry_seen = super::reload::written(&registry.file);
+        let registry_seen = crate::supervisor::driver::reload::written(&registry.file);
         let power = PowerState::watch(&host, registry.power, &inbox);
         let awake = Awake::new(host.clone());
         let slept = host.now().since(host.awake());
@@ -147,7 +147,7 @@ impl Supervisor {
             awake,
             strays: Vec::new(),
             upkeep: Moment::default(),
-            rest: Rest::default(),
+            rest: Quiet::default(),
             leaving: None,
             panics: Panics::default(),
             short_now: false,
@@ -261,7 +261,7 @@ pub fn on_signals(handle: Handle, config: PathBuf) -> std::io::Result<()> {
                 handle.shutdown(false);
             } else if signal == SIGHUP {
                 // What came of it is in the history.
-                let _ = handle.reload(super::read_registry(&config), false).await;
+                let _ = handle.reload(crate::supervisor::read_registry(&config), false).await;
             } else {
                 handle.shutdown(std::mem::replace(&mut asked, true));
             }

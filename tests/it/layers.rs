@@ -43,9 +43,10 @@ const STILL: [&str; 5] = [
 ];
 
 /// The driver and what is a part of it by its methods alone.
-const SUPERVISOR: &str = "supervisor::admit → supervisor::driver → supervisor::files → supervisor::handle → \
-                          supervisor::leave → supervisor::others → supervisor::panics → supervisor::power → \
-                          supervisor::rest → supervisor::router → supervisor::view";
+const SUPERVISOR: &str = "supervisor::answers::status → supervisor::capacity::admission → \
+                          supervisor::capacity::files → supervisor::capacity::panics → supervisor::capacity::peers → \
+                          supervisor::capacity::power → supervisor::driver → supervisor::driver::handover → \
+                          supervisor::driver::quiet → supervisor::handle → supervisor::runs::router";
 
 #[test]
 fn no_circle_of_files_but_those_still_to_be_taken_apart() {
