@@ -1,12 +1,14 @@
 //! The one loop that owns all models, and its four parts.
 
-pub mod answers;
+mod answers;
 mod capacity;
 mod driver;
 mod handle;
+mod inbox;
 mod records;
 mod run;
 mod runs;
+mod signals;
 
 #[cfg(test)]
 mod clock_tests;
@@ -15,12 +17,13 @@ mod idle_tests;
 #[cfg(test)]
 mod trim_tests;
 
-pub use answers::host_status;
+pub use answers::{host_status, planned_status};
 pub use capacity::missing;
 pub use handle::Handle;
 pub use records::{Journal, LockError};
-pub use run::{Options, StartError, Supervisor, on_signals};
+pub use run::{Options, StartError, Supervisor};
 pub use runs::{Orphans, running};
+pub use signals::on_signals;
 
 use std::path::Path;
 

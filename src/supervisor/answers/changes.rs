@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use crate::api::{Change, ChangeKind};
 use crate::registry::{Model, Registry, Reserve};
-use crate::supervisor::capacity::files;
+use crate::supervisor::capacity::present;
 
 /// What tells two registries apart, a line a model.
-pub(in crate::supervisor) fn changes(old: &Registry, new: &Registry) -> Vec<Change> {
+pub(crate) fn changes(old: &Registry, new: &Registry) -> Vec<Change> {
     let find =
         |registry: &Registry, name: &str| registry.models.iter().find(|model| model.name == name).cloned();
     let mut changes: Vec<_> = new
@@ -30,7 +30,7 @@ pub(in crate::supervisor) fn changes(old: &Registry, new: &Registry) -> Vec<Chan
 }
 
 /// The listeners that are no model's, as far as they change.
-pub(in crate::supervisor) fn listeners(old: &Registry, new: &Registry) -> Vec<Change> {
+pub(crate) fn listeners(old: &Registry, new: &Registry) -> Vec<Change> {
     let router = |registry: &Registry| Some(SocketAddr::new(registry.network.host, registry.router?));
     let of_router = listener("[router]", router(old), router(new));
     of_router.into_iter().chain(listener("[metrics]", old.metrics.address, new.metrics.address)).collect()
@@ -79,7 +79,7 @@ fn differences(old: &Model, new: &Model) -> String {
     if !needs_restart {
         return named;
     }
-    match files::there(new) {
+    match present(new) {
         Ok(()) => format!("{named}; a live run keeps its settings until it is restarted"),
         Err(missing) => {
             let hint = missing.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -89,7 +89,7 @@ fn differences(old: &Model, new: &Model) -> String {
 }
 
 /// What tells the other tables apart, a line a table, with what has to be done for it to count.
-pub(in crate::supervisor) fn tables(old: &Registry, new: &Registry) -> Vec<Change> {
+pub(crate) fn tables(old: &Registry, new: &Registry) -> Vec<Change> {
     let table = |name: &str, changed: Vec<String>, so: &str| {
         (!changed.is_empty()).then(|| {
             let detail = [changed.join(", "), so.to_owned()].join("; ");
@@ -196,6 +196,16 @@ fn agent(old: &Registry, new: &Registry) -> Vec<String> {
         ("open_files", old.open_files != new.open_files),
         ("environment", old.environment != new.environment),
     ])
+}
+
+/// For the history.
+pub(crate) fn word(change: ChangeKind) -> &'static str {
+    match change {
+        ChangeKind::Added => "added",
+        ChangeKind::Removed => "removed",
+        ChangeKind::Changed => "changed",
+        ChangeKind::Unchanged => "unchanged",
+    }
 }
 
 #[cfg(test)]

@@ -1,56 +1,58 @@
-//! Feeds the notifier, and notes what comes of it.
+//! What the owner is told of: feeds the notifier, and watches what is a condition rather than an event.
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
+use crate::api::EventRecord;
 use crate::gate::keys;
-use crate::notify::{Notifier, Sent, ways};
+use crate::notify::{self, Notifier, Sent, Trouble, ways};
 use crate::registry::{NotifyKind, Registry};
-use crate::supervisor::driver::Driver;
-use crate::supervisor::driver::reload::written;
-use crate::supervisor::handle::Input;
-use crate::supervisor::records::journal::Journal;
+use crate::supervisor::records::{Note, keys_file, written};
 
-/// Of the past, as much as is at hand: an episode that began there is not told again.
-pub(in crate::supervisor) fn notifier(
-    registry: &Registry,
-    journal: &Journal,
-    inbox: &mpsc::UnboundedSender<Input>,
-) -> Notifier {
-    let inbox = inbox.clone();
-    // The loop may have ended.
-    let report = Arc::new(move |sent| drop(inbox.send(Input::Notified(sent))));
-    Notifier::new(registry, &journal.after(None, usize::MAX), report)
+pub(super) struct Notices {
+    notifier: Notifier,
+    /// What of the disk and of the keys was seen last.
+    trouble: Trouble,
 }
 
-impl Driver {
-    /// What came of a notification.
-    pub fn notified(&mut self, sent: Sent) {
-        if let Some(problem) = self.notifier.sent(sent) {
-            let text = format!("a notification was not sent: {problem}");
-            self.note_hinted(None, "notify_failed", &text, Some("mlxctl notify --test"));
+impl Notices {
+    /// `past`: as much as is at hand; an episode that began there is not told again.
+    pub fn new(registry: &Registry, past: &[EventRecord], report: Arc<dyn Fn(Sent) + Send + Sync>) -> Self {
+        Self { notifier: Notifier::new(registry, past, report), trouble: Trouble::default() }
+    }
+
+    /// Another registry is in force.
+    pub fn follow(&mut self, registry: &Registry) {
+        self.notifier.follow(registry);
+    }
+
+    pub fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
+        for event in events {
+            self.notifier.heard(event, registry);
         }
     }
 
-    /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked.
-    pub fn look_for_trouble(&mut self) {
-        let problems = [self.journal.problem(), self.learned.problem(), self.disk_problem.as_deref()];
-        let news = self.trouble.disk(problems.into_iter().flatten().next());
-        let news: Vec<_> = news.into_iter().chain(self.revoked_keys()).collect();
-        for news in news {
-            self.note_hinted(None, news.kind, &news.text, news.hint);
-        }
+    /// What came of a notification.
+    pub fn sent(&mut self, sent: Sent) -> Option<Note> {
+        let problem = self.notifier.sent(sent)?;
+        let text = format!("a notification was not sent: {problem}");
+        Some(Note::new("notify_failed", text).hint("mlxctl notify --test"))
+    }
+
+    /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked. `problem`: why
+    /// something cannot be written now.
+    pub fn look(&mut self, problem: Option<&str>, registry: &Registry) -> Vec<Note> {
+        let news = self.trouble.disk(problem);
+        news.into_iter().chain(self.revoked_keys(registry)).map(note).collect()
     }
 
     /// One `stat`, unless the file was written to, and only where somebody wants to be told.
-    fn revoked_keys(&mut self) -> Vec<crate::notify::News> {
-        let notify = &self.registry.notify;
+    fn revoked_keys(&mut self, registry: &Registry) -> Vec<notify::News> {
+        let notify = &registry.notify;
         if ways(notify).is_empty() || !notify.kinds.contains(&NotifyKind::KeyRevoked) {
             self.trouble.forget_keys();
             return Vec::new();
         }
-        let file = self.registry.paths.state.join("keys.json");
+        let file = keys_file(registry);
         let at = written(&file);
         if !self.trouble.keys_changed(at) {
             return Vec::new();
@@ -60,5 +62,13 @@ impl Driver {
             // What it holds is no keys: the gates say so, and the next look tries again.
             Err(_) => Vec::new(),
         }
+    }
+}
+
+fn note(news: notify::News) -> Note {
+    let note = Note::new(news.kind, news.text);
+    match news.hint {
+        Some(hint) => note.hint(hint),
+        None => note,
     }
 }

@@ -1,184 +1,126 @@
-//! What the loop shows of itself: the documents of the control API.
+//! The documents of the control API: what `mlxctl status --json` shows.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use super::absent;
+use super::glance::Glance;
 use crate::api::{
-    BudgetStatus, GateStatus, HealthStatus, HeldBack, HostStatus, ModelMemoryStatus, ModelStatus, SCHEMA,
-    Status, SupervisorStatus,
+    BudgetStatus, GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, SCHEMA, Status,
+    SupervisorStatus, TrafficStatus,
 };
 use crate::clock::Moment;
-use crate::gate::Router;
-use crate::host::{Footprint, Host};
-use crate::lifecycle::{Managed, Name, State};
+use crate::host::Host;
+use crate::lifecycle::{Fleet, Managed, State};
 use crate::memory::budget::balance;
 use crate::metrics::Snapshot;
-use crate::registry::{Model, Reserve};
-use crate::supervisor::answers::absent;
-use crate::supervisor::capacity::admission::Holds;
-use crate::supervisor::driver::Driver;
-use crate::supervisor::runs::slot::Slot;
+use crate::registry::{Model, Registry};
+use crate::supervisor::capacity::{Capacity, Demand};
+use crate::supervisor::records::Records;
+use crate::supervisor::runs::Runs;
 use crate::units::Bytes;
 
-/// For how long what was looked at counts as that of now: whoever asks often does not want to know it more exactly.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// What was looked at for the last document, apart from the models.
-#[derive(Debug, Default)]
-pub(in crate::supervisor) struct Glance {
-    at: Option<Moment>,
-    /// The supervisor's own memory.
-    own: Option<Bytes>,
-    /// Programs that reserves are for, or that the models yield to.
-    watched: Vec<String>,
-    /// Those of them that run.
-    running: Vec<String>,
+/// What the documents are made of.
+pub(crate) struct Sources<'a> {
+    pub host: &'a dyn Host,
+    pub registry: &'a Registry,
+    /// Why the file on disk is not the registry in force.
+    pub registry_problem: Option<&'a str>,
+    pub fleet: &'a Fleet,
+    pub runs: &'a Runs,
+    pub capacity: &'a Capacity,
+    pub records: &'a Records,
 }
 
-impl Glance {
-    fn is_fresh(&self, now: Moment, watched: &[String]) -> bool {
-        self.watched == watched && self.at.is_some_and(|at| now.since(at) < FRESH)
-    }
+/// They, and what was looked at beside them.
+pub(super) struct Documents<'a> {
+    pub now: Moment,
+    pub from: &'a Sources<'a>,
+    pub glance: &'a Glance,
+    /// When this supervisor came up.
+    pub started: Moment,
+    /// Why the metrics have no listener where they should.
+    pub metrics_problem: Option<String>,
 }
 
-impl Glance {
-    /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.
-    pub fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
-        if asked.iter().any(|name| self.running.contains(name) != running.contains(name)) {
-            self.at = None;
-        }
-    }
-}
-
-impl Driver {
+impl Documents<'_> {
     /// The document of `mlxctl status --json`.
-    pub fn status(&mut self) -> Status {
-        let now = self.host.now();
-        self.look_at_registry();
-        self.measure(now);
-        let models = self
-            .fleet
-            .models()
-            .iter()
-            .filter_map(|managed| Some(self.model_status(now, managed, self.slots.get(&managed.name)?)))
-            .collect();
+    pub fn status(&self) -> Status {
         Status {
             schema: SCHEMA,
-            supervisor: Some(self.supervisor_status(now)),
-            host: host_status(&*self.host),
+            supervisor: Some(self.supervisor()),
+            host: host_status(self.from.host),
             budget: self.budget(),
-            models,
-            router: absent::router(&self.registry, self.routing.listening.problem.clone()),
+            models: self.from.fleet.models().iter().filter_map(|managed| self.of_model(managed)).collect(),
+            router: absent::router(self.from.registry, self.from.runs.router_problem().map(str::to_owned)),
             answer: None,
         }
     }
 
+    /// One model's part of it.
+    pub fn model(&self, name: &str) -> Option<ModelStatus> {
+        self.of_model(self.from.fleet.get(name)?)
+    }
+
     /// Everything that is counted.
-    pub fn metrics(&mut self) -> Snapshot {
-        let traffic = |(name, slot): (&Name, &Slot)| (name.to_string(), slot.gate.traffic().detail());
+    pub fn metrics(&self) -> Snapshot {
+        let slots = self.from.runs.slots();
         Snapshot {
             status: self.status(),
-            traffic: self.slots.iter().map(traffic).collect(),
-            noted: self.noted.clone(),
-            router: self.routing.router.as_ref().map(Router::codes),
+            traffic: slots.map(|(name, slot)| (name.to_string(), slot.gate().traffic().detail())).collect(),
+            noted: self.from.records.noted().clone(),
+            router: self.from.runs.router_codes(),
         }
     }
 
-    /// One model's part of it.
-    pub fn one_status(&mut self, name: &str) -> Option<ModelStatus> {
-        let now = self.host.now();
-        self.measure(now);
-        let managed = self.fleet.get(name)?;
-        Some(self.model_status(now, managed, self.slots.get(&managed.name)?))
-    }
-
-    /// Looks at the footprints of all live runs, and at what runs beside them; not at what was looked at just now.
-    fn measure(&mut self, now: Moment) {
-        self.glance(now);
-        for managed in self.fleet.models() {
-            if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name))
-                && slot.sample.is_none_or(|(at, _)| now.since(at) >= FRESH)
-                && let Ok(leader) = self.host.footprint(run.identity)
-            {
-                let footprint = slot.charged(leader);
-                let before =
-                    slot.sample.map_or(Bytes::ZERO, |(_, before)| before.peak.unwrap_or(before.bytes));
-                let peak = Some(footprint.peak.unwrap_or(footprint.bytes).max(before));
-                slot.sample = Some((now, Footprint { peak, ..footprint }));
-            }
-        }
-    }
-
-    fn glance(&mut self, now: Moment) {
-        let names = |reserve: &Reserve| reserve.while_running.clone();
-        let yield_to = self.registry.pressure.yield_to.iter().cloned();
-        let watched: Vec<String> = self.registry.reserves.iter().flat_map(names).chain(yield_to).collect();
-        if self.glance.is_fresh(now, &watched) {
-            return;
-        }
-        let pid = i32::try_from(std::process::id()).unwrap_or_default();
-        let own = self.host.identify(pid).ok().flatten();
-        let own = own.and_then(|own| Some(self.host.footprint(own).ok()?.bytes));
-        // One walk over all processes, whatever the number of reserves.
-        let running = if watched.is_empty() { Vec::new() } else { self.host.running(&watched) };
-        self.glance = Glance { at: Some(now), own, watched, running };
-    }
-
-    fn supervisor_status(&self, now: Moment) -> SupervisorStatus {
-        let pid = i32::try_from(std::process::id()).unwrap_or_default();
-        let gates = self.slots.values().filter_map(|slot| slot.gate_problem.clone());
-        let problems = [self.journal.problem(), self.learned.problem(), self.disk_problem.as_deref()];
-        let problems =
-            problems.into_iter().flatten().map(str::to_owned).chain(self.metrics_listener.problem());
-        let router = self.routing.listening.problem.iter().map(|problem| format!("router: {problem}"));
-        let strays = self.strays.iter().map(|(_, stray)| format!("process {} to end", stray.pid));
-        let waiting_for = gates.chain(router).chain(problems).chain(strays).collect();
+    fn supervisor(&self) -> SupervisorStatus {
         SupervisorStatus {
-            pid,
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: now.since(self.started).as_secs_f64(),
-            config: self.registry.file.display().to_string(),
-            config_problem: self.registry_problem.clone(),
-            footprint_bytes: self.glance.own.map(|bytes| bytes.0),
-            waiting_for,
+            uptime_seconds: self.now.since(self.started).as_secs_f64(),
+            config: self.from.registry.file.display().to_string(),
+            config_problem: self.from.registry_problem.map(str::to_owned),
+            footprint_bytes: self.glance.own().map(|bytes| bytes.0),
+            waiting_for: self.waiting_for(),
             yielding_to: self.yielding_to(),
         }
     }
 
-    /// Those that run now; where none does, those that were there a moment ago and may come back.
-    fn yielding_to(&self) -> Vec<String> {
-        let yield_to = self.registry.pressure.yield_to.iter();
-        let running: Vec<String> =
-            yield_to.filter(|name| self.glance.running.contains(name)).cloned().collect();
-        if running.is_empty() { self.policy.yielding_to().to_vec() } else { running }
+    fn waiting_for(&self) -> Vec<String> {
+        let gates = self.from.runs.slots().filter_map(|(_, slot)| slot.gate_problem().map(str::to_owned));
+        let router = self.from.runs.router_problem().map(|problem| format!("router: {problem}"));
+        let problems = problems(self.from.records, self.from.capacity).map(str::to_owned);
+        let strays = self.from.runs.strays().map(|stray| format!("process {} to end", stray.pid));
+        let metrics = self.metrics_problem.clone();
+        gates.chain(router).chain(problems).chain(metrics).chain(strays).collect()
     }
 
-    /// What keeps a model from being started, by what was last looked at.
-    fn held_back(&self, model: &Model) -> Option<HeldBack> {
-        let holds = Holds { policy: &self.policy, power: &self.power, panics: &self.panics };
-        let yield_to = self.registry.pressure.yield_to.iter();
-        let running: Vec<String> =
-            yield_to.filter(|name| self.glance.running.contains(name)).cloned().collect();
-        holds.on(&model.name, model.start, &running)
+    /// Those that run now; where none does, those that were there a moment ago and may come back.
+    fn yielding_to(&self) -> Vec<String> {
+        let running = self.glance.yielded_to(self.from.registry);
+        if running.is_empty() { self.from.capacity.yielding_to().to_vec() } else { running }
     }
 
     fn budget(&self) -> BudgetStatus {
-        let models: Bytes = self.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
-        balance(self.host.facts().memory, &self.registry.reserves, &self.glance.running, models)
+        let models: Bytes = self.from.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
+        balance(self.from.host.facts().memory, &self.from.registry.reserves, self.glance.running(), models)
     }
 
-    fn model_status(&self, now: Moment, managed: &Managed, slot: &Slot) -> ModelStatus {
+    fn of_model(&self, managed: &Managed) -> Option<ModelStatus> {
+        let (now, name) = (self.now, &managed.name);
+        let (slot, demand) = (self.from.runs.slot(name)?, self.from.capacity.demand(name)?);
         let run = managed.state.run();
-        let vitals = slot.run.as_ref().map(|tasks| &tasks.vitals);
-        let footprint = slot.sample.map(|(_, footprint)| footprint);
-        let model = &slot.model;
-        let weights = slot.files.weights();
+        let vitals = slot.vitals();
+        let footprint = slot.sample();
+        let model = slot.model();
+        let weights = demand.files().weights();
+        let traffic = slot.gate().traffic().status();
+        let counts = self.from.records.since_boot(name, traffic.counts.clone());
         let next_start = match &managed.state {
             State::Backoff { until, .. } => Some(until.since(now).as_secs_f64()),
             _ => None,
         };
         let (idle, stops_in) = slot.idleness(now, managed);
-        ModelStatus {
+        Some(ModelStatus {
             name: model.name.clone(),
             repo: model.source.to_string(),
             start: model.start,
@@ -186,10 +128,10 @@ impl Driver {
             reason: managed.reason(),
             hint: managed.hint(),
             pid: run.map(|run| run.identity.pid),
-            address: SocketAddr::new(self.registry.network.host, model.port).to_string(),
+            address: SocketAddr::new(self.from.registry.network.host, model.port).to_string(),
             gate: GateStatus {
-                listening: slot.addresses.iter().map(ToString::to_string).collect(),
-                problem: slot.gate_problem.clone(),
+                listening: slot.addresses().iter().map(ToString::to_string).collect(),
+                problem: slot.gate_problem().map(str::to_owned),
             },
             backend_address: run.and_then(|run| run.port).map(|port| format!("127.0.0.1:{port}")),
             uptime_seconds: run.map(|run| now.since(run.spawned).as_secs_f64()),
@@ -199,16 +141,16 @@ impl Driver {
             idle_seconds: idle,
             stops_in_seconds: stops_in,
             progress: self.progress(managed, weights),
-            running_repo: slot.run.as_ref().map(|run| run.spec.repo.clone()).filter(|repo| !repo.is_empty()),
-            outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),
-            held_back: self.held_back(model),
-            ranks: vitals.map(|vitals| vitals.ranks()).unwrap_or_default(),
+            running_repo: slot.running_repo().map(str::to_owned),
+            outdated: slot.outdated().map(str::to_owned),
+            held_back: self.from.capacity.held_back(model, &self.glance.yielded_to(self.from.registry)),
+            ranks: slot.ranks(),
             memory: ModelMemoryStatus {
-                estimate_bytes: estimate(managed, slot).map(|bytes| bytes.0),
+                estimate_bytes: reserve(managed, model, demand).map(|bytes| bytes.0),
                 weights_bytes: weights.map(|bytes| bytes.0),
                 forced: managed.state.forced(),
-                overdraft_bytes: slot.overdraft.filter(|_| managed.state.forced()).map(|bytes| bytes.0),
-                kv_limit_bytes: slot.plan.as_ref().map(|plan| plan.bounds.kv_limit.0),
+                overdraft_bytes: demand.overdraft().filter(|_| managed.state.forced()).map(|bytes| bytes.0),
+                kv_limit_bytes: demand.plan().map(|plan| plan.bounds.kv_limit.0),
                 footprint_bytes: footprint.map(|footprint| footprint.bytes.0),
                 peak_bytes: footprint.and_then(|footprint| footprint.peak).map(|bytes| bytes.0),
                 prompt_store: vitals.and_then(|vitals| vitals.store()),
@@ -221,8 +163,8 @@ impl Driver {
                     .and_then(|vitals| vitals.last_passed())
                     .map(|passed| now.0.saturating_sub(passed).as_secs_f64()),
             },
-            traffic: slot.before.add_to(slot.gate.traffic().status()),
-        }
+            traffic: TrafficStatus { counts, ..traffic },
+        })
     }
 
     /// How far a load is: bytes read of the weights' bytes.
@@ -230,19 +172,21 @@ impl Driver {
     fn progress(&self, managed: &Managed, weights: Option<Bytes>) -> Option<f64> {
         let State::Loading { run, .. } = &managed.state else { return None };
         let weights = weights.filter(|weights| *weights > Bytes::ZERO)?;
-        let read = self.host.bytes_read(run.identity)?;
+        let read = self.from.host.bytes_read(run.identity)?;
         Some((read.0 as f64 / weights.0 as f64).min(1.0))
     }
 }
 
+/// Why something cannot be written now.
+pub(super) fn problems<'a>(records: &'a Records, capacity: &'a Capacity) -> impl Iterator<Item = &'a str> {
+    [records.journal_problem(), capacity.problem(), records.checkpoint_problem()].into_iter().flatten()
+}
+
 /// What is, or would be, reserved for a model.
-fn estimate(managed: &Managed, slot: &Slot) -> Option<Bytes> {
+fn reserve(managed: &Managed, model: &Model, demand: &Demand) -> Option<Bytes> {
     match managed.state.generation() {
         Some(_) => Some(managed.state.reserved()),
-        None => match slot.plan.as_ref().and_then(|plan| plan.estimate.as_ref()) {
-            Some(estimate) => Some(estimate.reserve()),
-            None => slot.model.size,
-        },
+        None => demand.estimate().map_or(model.size, |estimate| Some(estimate.reserve())),
     }
 }
 

@@ -1,77 +1,19 @@
 //! Admission as the loop asks it: is everything there that a start needs, and does memory allow it?
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 
+use super::demand::Demand;
+use super::learned::Learned;
+use super::panics::Panics;
+use super::power::PowerState;
+use super::prepare::{Prepared, prepare};
 use crate::api::HeldBack;
-use crate::backend::{assess, weights};
-use crate::folders;
-use crate::host::{Footprint, Host, Identity, MemoryReading};
+use crate::host::{Footprint, Host, MemoryReading};
 use crate::lifecycle::{Admission, Failure, FailureKind, Name, Verdict};
 use crate::memory::pressure::Policy;
 use crate::memory::{Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, judge};
-use crate::python::profile::Profiles;
-use crate::python::tiny;
-use crate::python::venv::{self, SetupRequest};
-use crate::registry::Start;
-use crate::registry::{Cluster, Model, Registry, Source};
-use crate::supervisor::capacity::files;
-use crate::supervisor::capacity::learned::Learned;
-use crate::supervisor::capacity::panics::Panics;
-use crate::supervisor::capacity::plan::{Files, Plan};
-use crate::supervisor::capacity::power::PowerState;
-use crate::supervisor::runs::slot::Slot;
+use crate::registry::{Cluster, Registry, Start};
 use crate::units::Bytes;
-
-/// What a start needs, found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::supervisor) struct Prepared {
-    pub python: PathBuf,
-    /// What `--model` names.
-    pub served: String,
-    /// What the venv's setup was told that the GPU may hold.
-    pub gpu_limit: Option<Bytes>,
-}
-
-/// What `--model` names, whether it is there or not.
-fn served(source: &Source) -> String {
-    match source {
-        // The very folder that `mlxctl models` shows: Python is not asked to find it once more.
-        Source::Hub(repo) => {
-            weights::folder(source).map_or_else(|| repo.clone(), |found| found.display().to_string())
-        }
-        Source::Folder(folder) => folder.display().to_string(),
-        Source::Tiny => tiny::location(&folders::cache()).display().to_string(),
-    }
-}
-
-/// Looks for what a start needs. Cheap: a few `stat`s.
-pub(in crate::supervisor) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Failure> {
-    let missing = |text: String, hint: &str| Failure::new(FailureKind::NotPrepared, text).hint(hint);
-    let environment = venv::existing(&SetupRequest::to_look(registry))
-        .map_err(|not_ready| missing(not_ready.why, &not_ready.hint))?;
-    files::there(model)?;
-    let venv::Environment { python, gpu_limit, .. } = environment;
-    Ok(Prepared { python, served: served(&model.source), gpu_limit })
-}
-
-/// What a start of this model would not find, and what to do about it.
-#[must_use]
-pub fn missing(registry: &Registry, model: &Model) -> Option<HeldBack> {
-    let Failure { text, hint, .. } = prepare(registry, model).err()?;
-    Some(HeldBack { reason: text, hint: hint.unwrap_or_default() })
-}
-
-/// What a run takes and is held to, as far as the files and earlier runs tell.
-pub(in crate::supervisor) fn plan(
-    registry: &Registry,
-    model: &Model,
-    files: &Files,
-    platform: Platform,
-    learned: &Learned,
-) -> Result<Plan, Failure> {
-    files.plan(model, platform, &assess::versions(registry), learned)
-}
 
 /// The machine at the moment of a judgement.
 struct Machine {
@@ -81,7 +23,7 @@ struct Machine {
 }
 
 /// What keeps models from being started, whatever memory there is.
-pub(in crate::supervisor) struct Holds<'a> {
+pub(super) struct Holds<'a> {
     pub policy: &'a Policy,
     pub power: &'a PowerState,
     pub panics: &'a Panics,
@@ -105,16 +47,16 @@ impl Holds<'_> {
 }
 
 /// The loop's admission: reads what it judges by at the moment it judges.
-pub(in crate::supervisor) struct Gatekeeper<'a> {
-    pub registry: &'a Registry,
-    pub host: &'a dyn Host,
-    pub slots: &'a mut HashMap<Name, Slot>,
-    pub learned: &'a Learned,
-    pub holds: Holds<'a>,
+pub(crate) struct Gatekeeper<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) host: &'a dyn Host,
+    pub(super) demands: &'a mut HashMap<Name, Demand>,
+    pub(super) learned: &'a Learned,
+    pub(super) holds: Holds<'a>,
     /// Set where a start is refused for nothing but what is available at the moment.
-    pub short_now: &'a mut bool,
-    /// The processes of the live runs.
-    pub live: Vec<(Name, Identity)>,
+    pub(super) short_now: &'a mut bool,
+    /// What the live runs take now, by model.
+    pub(super) live: &'a dyn Fn() -> BTreeMap<String, Footprint>,
 }
 
 impl Admission for Gatekeeper<'_> {
@@ -129,11 +71,11 @@ impl Admission for Gatekeeper<'_> {
         let platform = Platform::of(&reading);
         let prepared = self.look_at_files(name, platform)?;
         let gpu_limit = GpuLimit::of(platform, &reading, prepared.gpu_limit);
-        let slot = self.slots.get_mut(name).ok_or_else(gone)?;
-        let estimate = slot.plan.as_ref().and_then(|plan| plan.estimate.clone());
-        slot.overdraft = None;
-        let start = slot.model.start;
-        let others = slot.model.cluster.as_ref().map(Cluster::others).unwrap_or_default();
+        let demand = self.demands.get_mut(name).ok_or_else(gone)?;
+        let estimate = demand.estimate().cloned();
+        demand.overdraft = None;
+        let start = demand.model.start;
+        let others = demand.model.cluster.as_ref().map(Cluster::others).unwrap_or_default();
         if let Some(held) = self.held(name, start).filter(|_| !force) {
             let text = format!("cannot start {name} now: {}", held.reason);
             return Err(Failure::new(FailureKind::Refused, text).hint(held.hint));
@@ -149,8 +91,8 @@ impl Admission for Gatekeeper<'_> {
                 Err(refusal) => refusal,
             };
         if force {
-            if let Some(slot) = self.slots.get_mut(name) {
-                slot.overdraft = Some(refusal.missing());
+            if let Some(demand) = self.demands.get_mut(name) {
+                demand.overdraft = Some(refusal.missing());
             }
             let reserved = estimate.as_ref().map(Estimate::reserve).unwrap_or_default();
             return Ok(Verdict { reserved, overridden: Some(refusal.sentence()), others: false });
@@ -166,10 +108,9 @@ impl Gatekeeper<'_> {
     /// What a start of this model needs and takes, by its files as they are now.
     fn look_at_files(&mut self, name: &Name, platform: Platform) -> Result<Prepared, Failure> {
         let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
-        let slot = self.slots.get_mut(name).ok_or_else(gone)?;
-        let prepared = prepare(self.registry, &slot.model)?;
-        slot.files.look(&slot.model, &Profiles::of(self.registry));
-        slot.plan = Some(plan(self.registry, &slot.model, &slot.files, platform, self.learned)?);
+        let demand = self.demands.get_mut(name).ok_or_else(gone)?;
+        let prepared = prepare(self.registry, &demand.model)?;
+        demand.look(self.registry, platform, self.learned)?;
         Ok(prepared)
     }
 
@@ -193,15 +134,7 @@ impl Gatekeeper<'_> {
             // Names are unique, so that every grant is entered.
             let _ = ledger.enter(other, Grant { bytes: *bytes, forced: false });
         }
-        let footprints: BTreeMap<String, Footprint> = self
-            .live
-            .iter()
-            .filter_map(|(other, identity)| {
-                let leader = self.host.footprint(*identity).ok()?;
-                let footprint = self.slots.get(other).map_or(leader, |slot| slot.charged(leader));
-                Some((other.to_string(), footprint))
-            })
-            .collect();
+        let footprints = (self.live)();
         let watched: Vec<String> =
             self.registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
         let with = |programs| {

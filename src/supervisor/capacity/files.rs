@@ -5,13 +5,12 @@ use std::io;
 use std::path::Path;
 
 use crate::backend::weights;
-use crate::lifecycle::{Event, Failure, FailureKind, Name};
+use crate::lifecycle::{Failure, FailureKind};
 use crate::python::hub;
 use crate::registry::{Model, Source};
-use crate::supervisor::driver::Driver;
 
 /// Looks whether what the model serves, and what it needs beside that, is on this disk.
-pub(in crate::supervisor) fn there(model: &Model) -> Result<(), Failure> {
+pub(crate) fn present(model: &Model) -> Result<(), Failure> {
     source_there(model, &model.source, "`repo`")?;
     if let Some(draft) = &model.server.draft_model {
         let source = match Path::new(draft) {
@@ -79,18 +78,6 @@ fn files_missing(text: String, hint: impl Into<String>) -> Failure {
     Failure::new(FailureKind::FilesMissing, text).hint(hint)
 }
 
-impl Driver {
-    /// Starts always-on models whose files have come.
-    pub fn look_for_files(&mut self) {
-        let waits = self.fleet.models().iter().filter(|managed| managed.state.waits_for_files());
-        let there = |name: &Name| self.slots.get(name).is_some_and(|slot| there(&slot.model).is_ok());
-        let come: Vec<Name> = waits.map(|managed| managed.name.clone()).filter(there).collect();
-        for name in come {
-            self.handle(Event::Retry(name));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +92,7 @@ mod tests {
     }
 
     fn failure(model: &Model) -> Failure {
-        there(model).unwrap_err()
+        present(model).unwrap_err()
     }
 
     #[test]
@@ -129,7 +116,7 @@ mod tests {
         fs_err::write(place.join("model.safetensors"), "1").unwrap();
         assert!(failure(&entry).text.contains("its tokenizer"), "{:?}", failure(&entry));
         fs_err::write(place.join("tokenizer.json"), "{}").unwrap();
-        assert_eq!(there(&entry), Ok(()));
+        assert_eq!(present(&entry), Ok(()));
     }
 
     #[test]

@@ -24,7 +24,7 @@ struct Document {
 
 /// The learned values, and their file.
 #[derive(Debug)]
-pub struct Learned {
+pub(super) struct Learned {
     file: PathBuf,
     document: Document,
     problem: Option<String>,

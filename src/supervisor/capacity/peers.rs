@@ -1,20 +1,21 @@
-//! The other machines of a cluster are asked for room, away from the loop, which judges what they answer.
+//! The other machines of a cluster are asked for room, away from the loop, which has what they answer judged.
 
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
+use super::demand::Demand;
+use crate::api::RankStatus;
 use crate::cluster::ask::{Answer, Ssh};
 use crate::cluster::host::{Question, Report};
-use crate::lifecycle::{Event, Failure, FailureKind, Generation, Name, Signed, State};
+use crate::lifecycle::{Event, Failure, FailureKind, Fleet, Generation, Name, Signed, State};
 use crate::memory::elsewhere::{Elsewhere, Held, judge_there};
 use crate::memory::{Grant, Platform, Refusal};
-use crate::registry::Model;
-use crate::supervisor::driver::Driver;
-use crate::supervisor::handle::Input;
-use crate::supervisor::runs::slot::Slot;
+use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
 /// What they say to one start.
-pub(in crate::supervisor) struct Others {
+pub(crate) struct PeerAnswers {
     name: Name,
     generation: Generation,
     /// As it was when they were asked.
@@ -22,54 +23,62 @@ pub(in crate::supervisor) struct Others {
     answers: Vec<(String, Answer)>,
 }
 
-impl Driver {
-    /// Asks them in a thread of its own; `Input::Others` brings the answers, no later than ssh's limits.
-    pub fn ask_others(&mut self, name: &Name, generation: Generation) -> Option<Event> {
-        let slot = self.slots.get_mut(name)?;
-        // The run before this one is over.
-        (slot.run, slot.sample) = (None, None);
-        let model = slot.model.clone();
-        let reserves = self.registry.reserves.iter();
-        let programs = reserves.flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
-        let question = Question { programs, ..Question::default() };
-        let (ssh, inbox) = (Ssh::new(&self.binary), self.inbox.clone());
-        let asked = name.clone();
-        let ask = move || {
-            let answers =
-                model.cluster.as_ref().map(|cluster| ssh.ask(cluster, &question)).unwrap_or_default();
-            // After the loop's end nobody wants to know.
-            let _ = inbox.send(Input::Others(Box::new(Others { name: asked, generation, model, answers })));
-        };
-        let error = std::thread::Builder::new().name("ask".to_owned()).spawn(ask).err()?;
-        let failure =
-            Failure::new(FailureKind::Refused, format!("the other machines cannot be asked: {error}"));
-        Some(Event::Of { model: name.clone(), generation, signed: Signed::Refused(failure) })
-    }
+/// Asks them in a thread of its own; `report` gets the answers, no later than ssh's limits.
+///
+/// # Errors
+/// The system has no thread for it.
+pub(super) fn ask(
+    name: Name,
+    generation: Generation,
+    model: Arc<Model>,
+    registry: &Registry,
+    ssh: Ssh,
+    report: impl Fn(PeerAnswers) + Send + 'static,
+) -> io::Result<()> {
+    let reserves = registry.reserves.iter();
+    let programs = reserves.flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
+    let question = Question { programs, ..Question::default() };
+    let ask = move || {
+        let answers = model.cluster.as_ref().map(|cluster| ssh.ask(cluster, &question)).unwrap_or_default();
+        report(PeerAnswers { name, generation, model, answers });
+    };
+    std::thread::Builder::new().name("ask".to_owned()).spawn(ask).map(drop)
+}
 
-    /// Judges what they say; the start goes on, or is refused with the terms of those that are short.
-    pub fn others_answered(&mut self, others: Others) {
-        let Others { name, generation, model, answers } = others;
-        let waits = self.fleet.get(&name).is_some_and(|managed| {
-            matches!(managed.state, State::Asking { .. }) && managed.state.generation() == Some(generation)
-        });
+/// What is known here when the answers come.
+pub(super) struct Judge<'a> {
+    pub demands: &'a HashMap<Name, Demand>,
+    pub registry: &'a Registry,
+    pub fleet: &'a Fleet,
+    /// The ranks of a model's live run.
+    pub ranks: &'a dyn Fn(&Name) -> Vec<RankStatus>,
+}
+
+impl Judge<'_> {
+    /// The start goes on, or is refused with the terms of those that are short; `None`: it does not wait for them any more.
+    pub fn judge(&self, peers: PeerAnswers) -> Option<Event> {
+        let PeerAnswers { name, generation, model, answers } = peers;
+        let managed = self.fleet.get(&name)?;
+        let waits =
+            matches!(managed.state, State::Asking { .. }) && managed.state.generation() == Some(generation);
         if !waits {
-            return;
+            return None;
         }
-        let signed = match self.judge_others(&name, &model, &answers) {
+        let signed = match self.judge_all(&name, &model, &answers) {
             Ok(()) => Signed::Agreed,
             Err(failure) => Signed::Refused(failure),
         };
-        self.handle(Event::Of { model: name, generation, signed });
+        Some(Event::Of { model: name, generation, signed })
     }
 
-    fn judge_others(&self, name: &Name, model: &Model, answers: &[(String, Answer)]) -> Result<(), Failure> {
+    fn judge_all(&self, name: &Name, model: &Model, answers: &[(String, Answer)]) -> Result<(), Failure> {
         let refused = |text: String| Failure::new(FailureKind::Refused, text);
-        let Some(slot) = self.slots.get(name).filter(|slot| *slot.model == *model) else {
+        let Some(demand) = self.demands.get(name).filter(|demand| *demand.model == *model) else {
             let failure = refused("its settings changed while its other machines were asked".to_owned());
             return Err(failure.hint(format!("mlxctl start {name}")));
         };
         let judged = answers.iter().filter_map(|(host, answer)| match answer {
-            Ok(report) => self.judge_one(name, slot, host, report).err().map(Refused::Short),
+            Ok(report) => self.judge_one(name, demand, host, report).err().map(Refused::Short),
             Err(why) => Some(Refused::Silent(format!("{host} could not be asked for room: {why}"))),
         });
         failure(name, &judged.collect::<Vec<_>>()).map_or(Ok(()), Err)
@@ -78,24 +87,24 @@ impl Driver {
     fn judge_one(
         &self,
         name: &Name,
-        slot: &Slot,
+        demand: &Demand,
         host: &str,
         report: &Report,
     ) -> Result<Grant, Box<Refusal>> {
         let held: Vec<Held> = self
-            .slots
+            .demands
             .iter()
             .filter(|(other, _)| *other != name)
-            .filter_map(|(other, slot)| self.held(other, slot, host))
+            .filter_map(|(other, demand)| self.held(other, demand, host))
             .collect();
-        judge_there(&elsewhere(host, report), &self.registry.reserves, &held, name, slot.share(host))
+        judge_there(&elsewhere(host, report), &self.registry.reserves, &held, name, demand.share(host))
     }
 
     /// What a live run of another model holds on `host`.
-    fn held(&self, name: &Name, slot: &Slot, host: &str) -> Option<Held> {
+    fn held(&self, name: &Name, demand: &Demand, host: &str) -> Option<Held> {
         let run = self.fleet.get(name)?.state.run()?;
-        let bytes = slot.share(host)?.reserve();
-        let ranks = slot.run.as_ref().map(|run| run.vitals.ranks()).unwrap_or_default();
+        let bytes = demand.share(host)?.reserve();
+        let ranks = (self.ranks)(name);
         let now = ranks.iter().filter(|rank| rank.host == host).filter_map(|rank| rank.footprint_bytes);
         Some(Held {
             model: name.to_string(),

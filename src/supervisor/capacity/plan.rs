@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::learned::Learned;
 use crate::backend::assess::learning_key;
 use crate::backend::launch::Limits;
 use crate::backend::weights;
@@ -15,12 +16,11 @@ use crate::memory::group::{HostEstimate, Outlook, outlook};
 use crate::memory::{Bounds, Estimate, ModelFiles, Platform, Problem};
 use crate::python::profile::Profiles;
 use crate::registry::Model;
-use crate::supervisor::capacity::learned::Learned;
 use crate::units::Bytes;
 
 /// What a model's files say. Read when they are new; a `stat` when they are not.
 #[derive(Debug, Clone, Default)]
-pub(in crate::supervisor) struct Files {
+pub(crate) struct Files {
     /// Where they were, and when that folder and the one of the profiles were last changed.
     seen: Option<(PathBuf, Option<SystemTime>, Option<SystemTime>)>,
     /// Model and draft model.
@@ -72,7 +72,7 @@ impl Files {
     ///
     /// # Errors
     /// Files that cannot be served, or bounds that cannot hold.
-    pub fn plan(
+    pub(super) fn plan(
         &self,
         model: &Model,
         platform: Platform,
@@ -102,7 +102,7 @@ impl Files {
 
 /// What a run takes and is held to.
 #[derive(Debug, Clone)]
-pub(in crate::supervisor) struct Plan {
+pub(crate) struct Plan {
     pub bounds: Bounds,
     /// What kept prompts and a prefill share.
     pub room: Option<Room>,

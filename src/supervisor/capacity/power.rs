@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::host::{Host, Power};
-use crate::lifecycle::{Event, Name, StopReason};
 use crate::registry::{Power as Rules, PowerChoice, Start};
-use crate::supervisor::driver::Driver;
-use crate::supervisor::handle::Input;
 
 /// Between two looks, if the registry wants anything: the system is asked by running a program.
 const INTERVAL: Duration = Duration::from_secs(30);
 
+/// Takes a reading, from another task.
+pub(super) type Report = Arc<dyn Fn(Power) + Send + Sync>;
+
 /// What the machine's power allows at the moment.
-pub(in crate::supervisor) struct PowerState {
+pub(super) struct PowerState {
     rules: watch::Sender<Rules>,
     seen: Power,
     /// What was in force when the loop last looked.
@@ -31,16 +31,34 @@ impl Drop for PowerState {
 }
 
 impl PowerState {
-    /// Looks for as long as the rules want it, and tells the loop what it saw.
-    pub fn watch(host: &Arc<dyn Host>, rules: Rules, inbox: &mpsc::UnboundedSender<Input>) -> Self {
+    /// Looks for as long as the rules want it, and reports what it saw, for [`PowerState::seen`].
+    pub fn watch(host: &Arc<dyn Host>, rules: Rules, report: Report) -> Self {
         let (rules, changed) = watch::channel(rules);
-        let task = tokio::spawn(look(host.clone(), changed, inbox.clone())).abort_handle();
+        let task = tokio::spawn(look(host.clone(), changed, report)).abort_handle();
         Self { rules, seen: Power::default(), choice: PowerChoice::Serve, task }
     }
 
-    /// The registry was reloaded.
-    pub fn set_rules(&self, rules: Rules) {
+    /// The registry was reloaded. Returns what [`PowerState::seen`] does: without rules nothing is looked at any more, so
+    /// nothing is in force.
+    pub fn set_rules(&mut self, rules: Rules) -> Option<(PowerChoice, String)> {
         self.rules.send_if_modified(|now| std::mem::replace(now, rules) != rules);
+        if rules == Rules::default() { self.seen(self.seen) } else { None }
+    }
+
+    /// Takes in what was seen. Returns what is in force from now on, if that changed, with a sentence about it. Told once, so
+    /// that a start by force holds.
+    pub fn seen(&mut self, power: Power) -> Option<(PowerChoice, String)> {
+        self.seen = power;
+        let (choice, why) = judge(*self.rules.borrow(), power);
+        if choice == std::mem::replace(&mut self.choice, choice) {
+            return None;
+        }
+        let text = match choice {
+            PowerChoice::Serve => "power is not short any more: manual models may be started".to_owned(),
+            PowerChoice::RefuseManual => format!("{why}: manual models are not started"),
+            PowerChoice::StopManual => format!("{why}: manual models are stopped and not started"),
+        };
+        Some((choice, text))
     }
 
     /// Why no model of this kind may start; `None`: it may.
@@ -61,7 +79,7 @@ fn judge(rules: Rules, power: Power) -> (PowerChoice, &'static str) {
     }
 }
 
-async fn look(host: Arc<dyn Host>, mut rules: watch::Receiver<Rules>, inbox: mpsc::UnboundedSender<Input>) {
+async fn look(host: Arc<dyn Host>, mut rules: watch::Receiver<Rules>, report: Report) {
     while rules.wait_for(|rules| *rules != Rules::default()).await.is_ok() {
         rules.mark_unchanged();
         let asked = host.clone();
@@ -73,9 +91,7 @@ async fn look(host: Arc<dyn Host>, mut rules: watch::Receiver<Rules>, inbox: mps
             }
             Err(_) => return,
         };
-        if inbox.send(Input::Power(power)).is_err() {
-            return;
-        }
+        report(power);
         // A change of the rules asks at once.
         if matches!(tokio::time::timeout(INTERVAL, rules.changed()).await, Ok(Err(_))) {
             return;
@@ -83,51 +99,18 @@ async fn look(host: Arc<dyn Host>, mut rules: watch::Receiver<Rules>, inbox: mps
     }
 }
 
-impl Driver {
-    /// Takes in what was seen; what begins with it is done once, so that a start by force holds.
-    pub fn powered(&mut self, power: Power) {
-        self.power.seen = power;
-        let (choice, why) = judge(*self.power.rules.borrow(), power);
-        let before = std::mem::replace(&mut self.power.choice, choice);
-        if choice == before {
-            return;
-        }
-        let text = match choice {
-            PowerChoice::Serve => "power is not short any more: manual models may be started".to_owned(),
-            PowerChoice::RefuseManual => format!("{why}: manual models are not started"),
-            PowerChoice::StopManual => format!("{why}: manual models are stopped and not started"),
-        };
-        self.note(None, "power", &text);
-        if choice == PowerChoice::StopManual {
-            self.stop_manual();
-        }
-    }
-
-    /// The rules changed to none: nothing is looked at any more, so nothing is in force.
-    pub fn take_power_rules(&mut self, rules: Rules) {
-        self.power.set_rules(rules);
-        if rules == Rules::default() {
-            self.powered(self.power.seen);
-        }
-    }
-
-    fn stop_manual(&mut self) {
-        let live = self.fleet.models().iter().filter(|model| model.state.generation().is_some());
-        let names: Vec<Name> = live
-            .filter(|model| model.policy.start == Start::Manual)
-            .map(|model| model.name.clone())
-            .collect();
-        for model in names {
-            self.handle(Event::Stop { model, waiter: None, why: StopReason::Power, now: false, drain: None });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::host::fake::Fake;
     use crate::units::Bytes;
+
+    fn report() -> (Report, mpsc::UnboundedReceiver<Power>) {
+        let (readings, received) = mpsc::unbounded_channel();
+        (Arc::new(move |power| _ = readings.send(power)), received)
+    }
 
     const ON_BATTERY: Power = Power { on_battery: Some(true), low_power: Some(false) };
 
@@ -145,13 +128,14 @@ mod tests {
     async fn only_manual_models_are_refused() {
         let host = Fake::new(Bytes::gb(128));
         host.set_power(ON_BATTERY);
-        let (inbox, mut received) = mpsc::unbounded_channel();
+        let (report, mut received) = report();
         let rules = Rules { on_battery: PowerChoice::RefuseManual, ..Rules::default() };
         let host: Arc<dyn Host> = host;
-        let mut state = PowerState::watch(&host, rules, &inbox);
+        let mut state = PowerState::watch(&host, rules, report);
         assert_eq!(state.refuses(Start::Manual), None, "nothing was seen yet");
-        let Some(Input::Power(seen)) = received.recv().await else { panic!("no reading") };
-        state.seen = seen;
+        let seen = received.recv().await.unwrap();
+        assert_eq!(state.seen(seen).unwrap().0, PowerChoice::RefuseManual);
+        assert_eq!(state.seen(seen), None, "begins once");
         assert_eq!(state.refuses(Start::Manual), Some("the machine runs on its battery"));
         assert_eq!(state.refuses(Start::Always), None);
     }
@@ -159,12 +143,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_system_is_only_asked_if_the_registry_wants_anything() {
         let host: Arc<dyn Host> = Fake::new(Bytes::gb(128));
-        let (inbox, mut received) = mpsc::unbounded_channel();
-        let state = PowerState::watch(&host, Rules::default(), &inbox);
+        let (report, mut received) = report();
+        let mut state = PowerState::watch(&host, Rules::default(), report);
         tokio::time::sleep(INTERVAL * 10).await;
         assert!(received.try_recv().is_err());
         state.set_rules(Rules { low_power: PowerChoice::StopManual, ..Rules::default() });
-        assert!(matches!(received.recv().await, Some(Input::Power(_))));
-        assert!(matches!(received.recv().await, Some(Input::Power(_))), "and again, later");
+        assert!(received.recv().await.is_some());
+        assert!(received.recv().await.is_some(), "and again, later");
     }
 }

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::lifecycle::State;
-use crate::supervisor::driver::Driver;
 
 /// So long after the last of what happened. Short against the time for which a supervisor idles, long against the time
 /// between two steps of a start.
@@ -12,7 +10,7 @@ const QUIET: Duration = Duration::from_secs(5);
 
 /// When something happened that was not followed by a rest yet.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct Quiet {
+pub(super) struct Quiet {
     stirred: Option<Moment>,
 }
 
@@ -23,27 +21,12 @@ impl Quiet {
     }
 
     /// Whether it is time to give memory back: once after each stir.
-    fn comes(&mut self, now: Moment) -> bool {
+    pub fn comes(&mut self, now: Moment) -> bool {
         let quiet = self.stirred.is_some_and(|last| now.since(last) >= QUIET);
         if quiet {
             self.stirred = None;
         }
         quiet
-    }
-}
-
-impl Driver {
-    /// Gives memory back, if everything has come to rest. Asked now and then; never the reason to wake up.
-    pub fn rest(&mut self) {
-        let settled = self.fleet.models().iter().all(|model| {
-            matches!(
-                model.state,
-                State::Stopped { .. } | State::Ready { .. } | State::Backoff { .. } | State::Failed { .. }
-            )
-        });
-        if settled && self.quiet() && self.leaving.is_none() && self.rest.comes(self.host.now()) {
-            self.host.give_back();
-        }
     }
 }
 

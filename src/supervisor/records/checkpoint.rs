@@ -1,13 +1,12 @@
 //! What of a model's life outlives its supervisor: restarts, counters, and that a person stopped it. Checkpoint beside the
 //! records, for it is of this boot: after the next one an always-on model comes up as if nothing had been.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{KeyUsage, TrafficStatus};
+use crate::api::Counts;
 use crate::backend::record;
 use crate::clock::Moment;
 use crate::lifecycle::{Lent, Managed, Next, State, StopReason};
@@ -18,7 +17,7 @@ const SCHEMA: u32 = 1;
 
 /// `<run>/<model>.kept.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::supervisor) struct Checkpoint {
+pub(crate) struct Checkpoint {
     schema: u32,
     /// On which boot.
     boot_id: String,
@@ -38,34 +37,19 @@ pub(in crate::supervisor) struct Checkpoint {
     /// When it was last of use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Moment>,
-    /// Of the gate: requests, errors among them, tokens.
-    pub requests: u64,
-    /// See [`Checkpoint::requests`].
-    pub errors: u64,
-    /// See [`Checkpoint::requests`].
-    pub tokens: u64,
-    /// See [`Checkpoint::requests`].
-    #[serde(default)]
-    pub prompt_tokens: u64,
-    /// See [`Checkpoint::requests`].
-    #[serde(default)]
-    pub cached_tokens: u64,
-    /// The same, by the names of keys.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub keys: BTreeMap<String, KeyUsage>,
-    /// Since when, RFC 3339; `None` in files of earlier versions.
-    #[serde(default)]
-    pub since: Option<String>,
+    /// Of the gate, by this supervisor and those before it.
+    #[serde(flatten)]
+    pub counts: Counts,
 }
 
 impl Checkpoint {
-    /// What is to be kept of a model now. `traffic` includes what earlier supervisors counted.
+    /// What is to be kept of a model now. `counts` include what earlier supervisors counted.
     pub fn of(
         managed: &Managed,
         overdraft: Option<Bytes>,
         lent: Option<Lent>,
         last_used: Option<Moment>,
-        traffic: &TrafficStatus,
+        counts: Counts,
         boot_id: &str,
     ) -> Self {
         let forced = managed.state.forced();
@@ -78,39 +62,14 @@ impl Checkpoint {
             overdraft: overdraft.filter(|_| forced).map_or(0, |bytes| bytes.0),
             lent,
             last_used,
-            requests: traffic.requests,
-            errors: traffic.errors,
-            tokens: traffic.tokens,
-            prompt_tokens: traffic.prompt_tokens,
-            cached_tokens: traffic.cached_tokens,
-            keys: traffic.keys.clone(),
-            since: traffic.since.clone(),
+            counts,
         }
     }
 
     /// Whether a person would miss the difference at once; counters can wait.
     pub fn differs_in_life(&self, other: &Self) -> bool {
-        let life = |kept: &Self| (kept.restarts, kept.by_hand, kept.forced, kept.lent);
+        let life = |one: &Self| (one.restarts, one.by_hand, one.forced, one.lent);
         life(self) != life(other)
-    }
-
-    /// Adds what was counted before to what was counted since.
-    pub fn add_to(&self, mut traffic: TrafficStatus) -> TrafficStatus {
-        for (name, before) in &self.keys {
-            traffic.keys.entry(name.clone()).or_default().add(*before);
-        }
-        TrafficStatus {
-            requests: traffic.requests.saturating_add(self.requests),
-            errors: traffic.errors.saturating_add(self.errors),
-            tokens: traffic.tokens.saturating_add(self.tokens),
-            prompt_tokens: traffic.prompt_tokens.saturating_add(self.prompt_tokens),
-            cached_tokens: traffic.cached_tokens.saturating_add(self.cached_tokens),
-            since: match &self.since {
-                None if self.requests == 0 => traffic.since,
-                before => before.clone(),
-            },
-            ..traffic
-        }
     }
 
     /// What an earlier supervisor of this boot left; nothing otherwise. A damaged file is set aside.
@@ -126,7 +85,7 @@ impl Checkpoint {
 }
 
 /// Its file.
-pub(in crate::supervisor) fn file(run: &Path, model: &str) -> PathBuf {
+pub(crate) fn file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.kept.json"))
 }
 
@@ -146,9 +105,11 @@ fn stopped_by_hand(state: &State) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
+    use crate::api::KeyUsage;
 
     #[test]
     fn what_was_kept_is_of_its_boot_and_damage_is_no_obstacle() {
@@ -162,36 +123,33 @@ mod tests {
             overdraft: 7,
             lent: Some(Lent { length: Duration::from_secs(9), until: Some(Moment(Duration::from_secs(10))) }),
             last_used: Some(Moment(Duration::from_secs(5))),
-            requests: 3,
-            errors: 1,
-            tokens: 9,
-            prompt_tokens: 70,
-            cached_tokens: 60,
-            keys: BTreeMap::from([(
-                "ann".to_owned(),
-                KeyUsage { requests: 3, tokens: 9, ..KeyUsage::default() },
-            )]),
-            since: Some("2026-01-01T00:00:00Z".to_owned()),
+            counts: Counts {
+                requests: 3,
+                errors: 1,
+                tokens: 9,
+                prompt_tokens: 70,
+                cached_tokens: 60,
+                keys: BTreeMap::from([(
+                    "ann".to_owned(),
+                    KeyUsage { requests: 3, tokens: 9, ..KeyUsage::default() },
+                )]),
+                since: Some("2026-01-01T00:00:00Z".to_owned()),
+            },
         };
         kept.write(run.path(), "32b").unwrap();
         assert_eq!(Checkpoint::read(run.path(), "32b", "b"), kept);
         assert_eq!(Checkpoint::read(run.path(), "32b", "c"), Checkpoint::default());
-        let now = TrafficStatus {
-            requests: 1,
-            in_flight: 5,
-            since: Some("2026-01-02T00:00:00Z".to_owned()),
-            ..TrafficStatus::default()
-        };
-        let sum = kept.add_to(now.clone());
-        assert_eq!(sum.since, kept.since, "counting goes on");
-        assert_eq!(Checkpoint::default().add_to(now.clone()).since, now.since);
-        assert_eq!(Checkpoint { since: None, ..kept.clone() }.add_to(now).since, None, "not known");
-        assert_eq!((sum.requests, sum.errors, sum.tokens, sum.in_flight), (4, 1, 9, 5));
+        let now = Counts { requests: 1, since: Some("2026-01-02T00:00:00Z".to_owned()), ..Counts::default() };
+        let sum = now.clone().after(&kept.counts);
+        assert_eq!(sum.since, kept.counts.since, "counting goes on");
+        assert_eq!(now.clone().after(&Counts::default()).since, now.since);
+        assert_eq!(now.after(&Counts { since: None, ..kept.counts }).since, None, "not known");
+        assert_eq!((sum.requests, sum.errors, sum.tokens), (4, 1, 9));
         assert_eq!((sum.prompt_tokens, sum.cached_tokens, sum.keys["ann"].requests), (70, 60, 3));
         let old = include_str!("../../../tests/fixtures/state-v1/32b.kept.json");
         std::fs::write(file(run.path(), "32b"), old).unwrap();
         let read = Checkpoint::read(run.path(), "32b", "6D7A");
-        assert_eq!((read.restarts, read.by_hand, read.tokens), (2, true, 999), "version 1 is read");
+        assert_eq!((read.restarts, read.by_hand, read.counts.tokens), (2, true, 999), "version 1 is read");
         std::fs::write(file(run.path(), "32b"), "{\"schema\":1,").unwrap();
         assert_eq!(Checkpoint::read(run.path(), "32b", "b"), Checkpoint::default());
     }

@@ -1,52 +1,74 @@
-//! Writes down what a later supervisor shall know of the models, when it has changed.
+//! The checkpoints of all models: what was found, and what is on disk for the next supervisor.
 
-use crate::backend::record;
-use crate::gate::Gate;
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::checkpoint::Checkpoint;
 use crate::lifecycle::Name;
-use crate::supervisor::driver::Driver;
-use crate::supervisor::records::checkpoint::{self, Checkpoint};
 
-impl Driver {
-    /// Writes what has changed in a model's life; with `counters`, also what was only counted.
-    pub fn keep(&mut self, counters: bool) {
-        let run = &self.registry.paths.run;
-        let boot_id = &self.host.facts().boot_id;
+/// One model's.
+#[derive(Debug, Default)]
+struct Pair {
+    /// What supervisors before this one knew of it.
+    before: Checkpoint,
+    /// What is on disk for the one after this.
+    saved: Checkpoint,
+}
+
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    boot_id: String,
+    models: HashMap<Name, Pair>,
+    /// Why the last write failed, if it did.
+    problem: Option<String>,
+}
+
+impl Checkpoints {
+    pub fn new(boot_id: &str) -> Self {
+        Self { boot_id: boot_id.to_owned(), models: HashMap::new(), problem: None }
+    }
+
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    pub fn recall(&mut self, run: &Path, model: &Name) -> &Checkpoint {
+        let found = Checkpoint::read(run, model, &self.boot_id);
+        let pair = self.models.entry(model.clone()).or_default();
+        *pair = Pair { before: found.clone(), saved: found };
+        &pair.before
+    }
+
+    pub fn before(&self, model: &Name) -> Option<&Checkpoint> {
+        self.models.get(model).map(|pair| &pair.before)
+    }
+
+    /// Writes those that differ: in a model's life, or with `counters` in anything.
+    pub fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
         let mut problem = None;
         let mut tried = false;
-        for managed in self.fleet.models() {
-            let Some(slot) = self.slots.get_mut(&managed.name) else { continue };
-            let traffic = slot.before.add_to(slot.gate.traffic().status());
-            let now = Checkpoint::of(managed, slot.overdraft, slot.lent, slot.used.last, &traffic, boot_id);
-            let due = now.differs_in_life(&slot.kept) || (counters && now != slot.kept);
+        for (model, now) in now {
+            let pair = self.models.entry(model.clone()).or_default();
+            let due = now.differs_in_life(&pair.saved) || (counters && now != pair.saved);
             if !due {
                 continue;
             }
             tried = true;
-            match now.write(run, &managed.name) {
-                Ok(()) => slot.kept = now,
+            match now.write(run, &model) {
+                Ok(()) => pair.saved = now,
                 Err(error) => problem = Some(error.to_string()),
             }
         }
         if tried {
-            self.disk_problem = problem;
+            self.problem = problem;
         }
-        self.forget_removed();
     }
 
-    /// Closes the doors of models that are no longer in the registry and whose last run is gone.
-    fn forget_removed(&mut self) {
-        let gone: Vec<Name> =
-            self.slots.keys().filter(|name| self.fleet.get(name).is_none()).cloned().collect();
-        for name in gone {
-            if let Some(slot) = self.slots.remove(&name) {
-                tokio::spawn(Gate::close(slot.gate));
-            }
-            let run = &self.registry.paths.run;
-            let forgotten =
-                record::forget_model(run, &name).and_then(|()| record::remove(&checkpoint::file(run, &name)));
-            if let Err(error) = forgotten {
-                self.note(Some(&name), "record_problem", &error.to_string());
-            }
-        }
+    pub fn forget(&mut self, model: &Name) {
+        self.models.remove(model);
     }
 }

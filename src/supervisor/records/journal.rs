@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fs_err as fs;
 
@@ -161,12 +161,6 @@ impl Journal {
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
-}
-
-/// Wall time, but never before the epoch.
-#[must_use]
-pub fn wall_seconds(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
 #[cfg(test)]

@@ -10,9 +10,26 @@ const INHERITED: Duration = Duration::from_secs(10);
 
 /// The held lock. Dropping it closes the descriptor and unlocks nothing by itself: an exec step may have another one.
 #[derive(Debug)]
-pub struct Lock(File);
+pub(crate) struct Lock(File);
 
 impl Lock {
+    /// Takes the lock, waiting for the exec steps that a dead holder left: what they start is on record when they let
+    /// go. See [`try_take`].
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn take(run: &Path) -> Result<Self, LockError> {
+        let began = Instant::now();
+        loop {
+            match try_take(run) {
+                Err(LockError::Held(holder)) if began.elapsed() < INHERITED && !lives(&holder) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                taken => return taken,
+            }
+        }
+    }
+
     /// A further descriptor of it: the lock is held until the last one is closed, by whichever process.
     ///
     /// # Errors
@@ -31,23 +48,6 @@ pub enum LockError {
     /// The system's word.
     #[error("{0}")]
     Io(#[from] io::Error),
-}
-
-/// Takes the lock, waiting for the exec steps that a dead holder left: what they start is on record when they let
-/// go. See [`try_take`].
-///
-/// # Errors
-/// [`LockError`].
-pub fn take(run: &Path) -> Result<Lock, LockError> {
-    let began = Instant::now();
-    loop {
-        match try_take(run) {
-            Err(LockError::Held(holder)) if began.elapsed() < INHERITED && !lives(&holder) => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            taken => return taken,
-        }
-    }
 }
 
 /// Whether the process that wrote `holder` is there; a text that cannot be read counts as somebody.
@@ -91,17 +91,17 @@ mod tests {
     #[test]
     fn a_second_supervisor_is_told_who_has_the_lock_and_a_dead_ones_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = take(folder.path()).unwrap();
-        let Err(LockError::Held(holder)) = take(folder.path()) else { panic!("two holders") };
+        let lock = Lock::take(folder.path()).unwrap();
+        let Err(LockError::Held(holder)) = Lock::take(folder.path()) else { panic!("two holders") };
         assert!(holder.contains(&format!("pid {}", std::process::id())));
         drop(lock);
-        take(folder.path()).unwrap();
+        Lock::take(folder.path()).unwrap();
     }
 
     #[test]
     fn the_lock_of_a_dead_holder_is_waited_for_while_an_exec_step_has_it() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = take(folder.path()).unwrap();
+        let lock = Lock::take(folder.path()).unwrap();
         let shared = lock.share().unwrap();
         drop(lock);
         // No process has the largest number (pid_max is less).
@@ -111,7 +111,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             drop(shared);
         });
-        take(folder.path()).unwrap();
+        Lock::take(folder.path()).unwrap();
         release.join().unwrap();
     }
 }

@@ -16,14 +16,14 @@ use crate::host::Host;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Follows the gates; ends when it is dropped, and the hold with it.
-pub(in crate::supervisor) struct Awake {
+pub(super) struct Awake {
     /// Gates with requests in flight, or a little after.
     busy: watch::Sender<usize>,
     task: AbortHandle,
 }
 
 /// A gate is followed until this is dropped.
-pub(in crate::supervisor) struct Followed(AbortHandle);
+pub(super) struct Followed(AbortHandle);
 
 impl Awake {
     /// Nothing is held off before a gate is busy.

@@ -19,7 +19,7 @@ const SURVIVORS: Duration = Duration::from_millis(20);
 
 /// As [`Host::watch`], but where that fails (no descriptors left), it is tried again, and until then the process is
 /// looked at: a run that nobody watches would never be over.
-pub(in crate::supervisor) fn watch(host: Arc<dyn Host>, who: Identity) -> ExitWatch {
+pub(super) fn watch(host: Arc<dyn Host>, who: Identity) -> ExitWatch {
     let first = host.watch(who);
     Box::pin(async move {
         let mut watch = first;
@@ -44,7 +44,7 @@ pub(in crate::supervisor) fn watch(host: Arc<dyn Host>, who: Identity) -> ExitWa
 }
 
 /// Waits for the end of a run and finds out what it died of.
-pub(in crate::supervisor) struct LastWords {
+pub(super) struct LastWords {
     pub host: Arc<dyn Host>,
     pub identity: Identity,
     pub generation: Generation,

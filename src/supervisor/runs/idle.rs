@@ -1,52 +1,79 @@
-//! Manual models that go by themselves: the decisions of [`crate::lifecycle::Idle`], carried out with the regular look
-//! at files, so that no timer is spent on them.
+//! How a model is used, which decides when a manual one goes by itself: the input of [`crate::lifecycle::Idle`].
 
 use std::time::Duration;
 
-use crate::api::{ApiError, ErrorCode, StartRequest};
 use crate::clock::Moment;
-use crate::lifecycle::{Decision, Event, Lent, Limits, Managed, Name, Next, Run, State, StopReason, Usage};
-use crate::registry::Start;
-use crate::supervisor::driver::Driver;
-use crate::supervisor::runs::slot::Slot;
-use crate::supervisor::runs::used::Used;
+use crate::gate::Traffic;
+use crate::lifecycle::{self, Lent, Limits, Managed, Next, Run, State, StopReason};
+use crate::registry::{Model, Start};
 
-impl Slot {
-    /// How its run is used. A last request is dated when it is first seen here: the gate's clock stands still while a
-    /// Mac sleeps.
-    pub fn usage(&self, now: Moment, run: &Run, since: Moment) -> (Usage, Used) {
-        let traffic = self.gate.traffic();
-        let (in_flight, mark) = traffic.progress();
-        let busy = in_flight > 0 || traffic.queued() > 0;
-        let last = match traffic.last_activity() {
-            _ if busy => Some(now),
-            Some(at) if mark != self.used.mark => Some(Moment(now.0.saturating_sub(at.elapsed()))),
-            _ => self.used.last,
-        };
-        // One that was found ready was so before.
-        let begin = if run.adopted { run.spawned } else { since };
-        let last = last.map_or(begin, |last| last.max(begin)).min(now);
-        (Usage { busy, last }, Used { last: Some(last), mark })
+/// One model's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// The time that a person gave it, if one did.
+    lent: Option<Lent>,
+    /// The last sign of use, across supervisors of this boot.
+    last: Option<Moment>,
+    /// The gate's mark of activity then.
+    mark: u64,
+}
+
+impl Usage {
+    /// The time that a person gave it, if one did.
+    pub fn lent(&self) -> Option<Lent> {
+        self.lent
     }
 
-    fn limits(&self) -> Limits {
-        match self.model.start {
-            Start::Manual => Limits { idle: self.model.stop.idle, lent: self.lent },
+    /// When it was last of use.
+    pub fn last(&self) -> Option<Moment> {
+        self.last
+    }
+
+    /// As an earlier supervisor of this boot knew it.
+    pub(super) fn recall(&mut self, lent: Option<Lent>, last: Option<Moment>) {
+        (self.lent, self.last) = (lent, last);
+    }
+
+    /// What may end its run.
+    pub(super) fn limits(&self, model: &Model) -> Limits {
+        match model.start {
+            Start::Manual => Limits { idle: model.stop.idle, lent: self.lent },
             Start::Always => Limits::default(),
         }
     }
 
-    /// For `status`: seconds without a request, and until it is stopped by itself.
-    pub fn idleness(&self, now: Moment, managed: &Managed) -> (Option<f64>, Option<f64>) {
-        let State::Ready { run, since } = &managed.state else { return (None, None) };
-        let (usage, _) = self.usage(now, run, *since);
-        let idle = (!usage.busy).then(|| now.since(usage.last).as_secs_f64());
-        let due = self.run.as_ref().and_then(|tasks| tasks.idle.due(usage, self.limits()));
-        (idle, due.map(|due| due.since(now).as_secs_f64()))
+    /// How its run is used. A last request is dated when it is first seen here: the gate's clock stands still while a
+    /// Mac sleeps.
+    pub(super) fn seen(&self, traffic: &Traffic, now: Moment, run: &Run, since: Moment) -> lifecycle::Usage {
+        let (in_flight, mark) = traffic.progress();
+        let busy = in_flight > 0 || traffic.queued() > 0;
+        let last = match traffic.last_activity() {
+            _ if busy => Some(now),
+            Some(at) if mark != self.mark => Some(Moment(now.0.saturating_sub(at.elapsed()))),
+            _ => self.last,
+        };
+        // One that was found ready was so before.
+        let begin = if run.adopted { run.spawned } else { since };
+        let last = last.map_or(begin, |last| last.max(begin)).min(now);
+        lifecycle::Usage { busy, last }
+    }
+
+    /// The same, and keeps what was seen.
+    pub(super) fn look(
+        &mut self,
+        traffic: &Traffic,
+        now: Moment,
+        run: &Run,
+        since: Moment,
+    ) -> lifecycle::Usage {
+        let mark = traffic.progress().1;
+        let seen = self.seen(traffic, now, run, since);
+        (self.last, self.mark) = (Some(seen.last), mark);
+        seen
     }
 
     /// The time that a person gave begins when the model is ready, and is void once it is down for good.
-    pub fn follow_lent(&mut self, managed: &Managed) {
+    pub(super) fn follow(&mut self, managed: &Managed) {
         match (&managed.state, &mut self.lent) {
             (State::Ready { since, .. }, Some(Lent { length, until: until @ None })) => {
                 *until = Some(since.after(*length));
@@ -57,71 +84,11 @@ impl Slot {
             _ => {}
         }
     }
-}
 
-impl Driver {
-    /// Stops what nobody has used for long, or whose time is over, and announces it before.
-    pub fn stop_forgotten(&mut self) {
-        if self.leaving.is_some() {
-            return;
-        }
-        let now = self.host.now();
-        let mut decided: Vec<(Name, Decision)> = Vec::new();
-        for managed in self.fleet.models() {
-            let State::Ready { run, since } = &managed.state else { continue };
-            let Some(slot) = self.slots.get_mut(&managed.name) else { continue };
-            let (usage, used) = slot.usage(now, run, *since);
-            slot.used = used;
-            let limits = slot.limits();
-            if let Some(tasks) = slot.run.as_mut() {
-                decided.push((managed.name.clone(), tasks.idle.step(now, usage, limits)));
-            }
-        }
-        for (model, decision) in decided {
-            match decision {
-                Decision::Keep => {}
-                Decision::Warn(left, why) => {
-                    let left = humantime::format_duration(Duration::from_secs(left.as_secs().max(1)));
-                    let text = match why {
-                        StopReason::Idle(_) => format!("stops in {left} unless a request comes"),
-                        _ => format!("stops in {left}: {}", why.text()),
-                    };
-                    self.note(Some(&model), "stops_soon", &text);
-                }
-                Decision::Stop(why) => {
-                    self.handle(Event::Stop { model, waiter: None, why, now: false, drain: None });
-                }
-            }
-        }
-    }
-
-    /// The time that a start asks for, if any.
-    pub(in crate::supervisor) fn lent(
-        &self,
-        name: &Name,
-        request: &StartRequest,
-    ) -> Result<Option<Duration>, ApiError> {
-        let refuse = |message: String, hint: &str| {
-            Err(ApiError { code: ErrorCode::BadRequest, message, hint: Some(hint.to_owned()) })
-        };
-        let Some(seconds) = request.for_seconds else { return Ok(None) };
-        let Some(time) = Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero()) else {
-            return refuse(format!("`for_seconds` is {seconds}"), "a number of seconds above 0");
-        };
-        let always = self.slots.get(name).is_some_and(|slot| slot.model.start == Start::Always);
-        if always {
-            let message = format!("{name} is always-on and does not stop by itself");
-            return refuse(message, "leave --for out, or make the model `start = \"manual\"`");
-        }
-        Ok(Some(time))
-    }
-
-    /// A person is about to start or restart a model: what was given to an earlier run of it is void.
-    pub(in crate::supervisor) fn begin_use(&mut self, name: &Name) {
-        let now = self.host.now();
-        let state = self.fleet.get(name).map(|managed| &managed.state);
+    /// A person is about to start or restart it: what was given to an earlier run of it is void.
+    pub(super) fn begin(&mut self, now: Moment, managed: Option<&Managed>) {
         let down = matches!(
-            state,
+            managed.map(|managed| &managed.state),
             Some(
                 State::Stopped { .. }
                     | State::Failed { .. }
@@ -129,25 +96,15 @@ impl Driver {
                     | State::Stopping { next: Next::Stop(_), .. }
             )
         );
-        if let Some(slot) = self.slots.get_mut(name) {
-            slot.used.last = Some(now);
-            if down {
-                slot.lent = None;
-            }
+        self.last = Some(now);
+        if down {
+            self.lent = None;
         }
     }
 
-    /// A start was granted, or the model runs already: from then on the time counts.
-    pub(in crate::supervisor) fn lend(&mut self, name: &Name, length: Duration) {
-        let Some(managed) = self.fleet.get(name).filter(|managed| managed.state.generation().is_some())
-        else {
-            return;
-        };
-        let ready = matches!(managed.state, State::Ready { .. });
-        let until = ready.then(|| self.host.now().after(length));
-        if let Some(slot) = self.slots.get_mut(name) {
-            slot.lent = Some(Lent { length, until });
-        }
-        self.keep(false);
+    /// A person gave it time. `ready`: from now on; otherwise from when it is ready.
+    pub(super) fn lend(&mut self, now: Moment, length: Duration, ready: bool) {
+        let until = ready.then(|| now.after(length));
+        self.lent = Some(Lent { length, until });
     }
 }

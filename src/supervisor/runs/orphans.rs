@@ -5,11 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::discovery;
 use crate::backend::record;
 use crate::backend::spec::Record;
 use crate::host::{Host, Identity, Signal};
-use crate::supervisor::records::lock::{self, Lock, LockError};
-use crate::supervisor::runs::adoption;
+use crate::supervisor::records::{Lock, LockError};
 
 /// Between two looks whether a process is gone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -32,16 +32,16 @@ impl Orphans {
     /// # Errors
     /// [`LockError::Held`] by a supervisor, which owns its backends; the system's own.
     pub fn find(run: &Path, host: &dyn Host) -> Result<Option<Self>, LockError> {
-        let lock = match lock::take(run) {
+        let lock = match Lock::take(run) {
             // Without the folder nothing was ever started.
             Err(LockError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             taken => taken?,
         };
-        let recorded = adoption::find(run, host).alive.into_iter();
+        let recorded = discovery::find(run, host).alive.into_iter();
         let mut backends: BTreeMap<String, Identity> =
             recorded.map(|record| (record.spec.model, record.identity)).collect();
         for marked in host.find_by_argument(&run.to_string_lossy()) {
-            if let Some(model) = adoption::serves(&marked.arguments, run) {
+            if let Some(model) = discovery::serves(&marked.arguments, run) {
                 backends.entry(model).or_insert(marked.who);
             }
         }
@@ -73,7 +73,7 @@ pub fn running(run: &Path, host: &dyn Host) -> Vec<Record> {
     let entries = fs_err::read_dir(run).into_iter().flatten().flatten();
     let records = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".live.json"));
     let read = |path: PathBuf| serde_json::from_slice(&fs_err::read(path).ok()?).ok();
-    records.filter_map(|entry| read(entry.path())).filter(|record| adoption::lives(record, host)).collect()
+    records.filter_map(|entry| read(entry.path())).filter(|record| discovery::lives(record, host)).collect()
 }
 
 /// Waits until nothing of the group is left; `false`: the time is up.
@@ -158,7 +158,7 @@ mod tests {
     fn a_supervisors_backends_are_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let host = crate::host::system();
-        let _supervisor = lock::take(folder.path()).unwrap();
+        let _supervisor = Lock::take(folder.path()).unwrap();
         let found = Orphans::find(folder.path(), &*host);
         assert!(matches!(found, Err(LockError::Held(_))), "{found:?}");
         assert!(Orphans::find(&folder.path().join("none"), &*host).unwrap().is_none());

@@ -1,77 +1,80 @@
 //! The registry's `[router]`: one address before all gates, opened, moved and closed as the registry says.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::mpsc;
 
-use crate::gate::{Gate, Listening, Router, RouterConfig};
-use crate::lifecycle::Name;
-use crate::supervisor::driver::Driver;
-use crate::supervisor::runs::slot::{keys_file, log_file};
+use crate::gate::{Gate, LAST_WORDS, Listening, Router, RouterConfig};
+use crate::registry::Registry;
+use crate::supervisor::records::{Note, keys_file, log_file};
 
 /// The router, whether or not there is one.
-pub(in crate::supervisor) struct Routing {
+pub(super) struct Routing {
     /// `None`: the registry wants none.
-    pub router: Option<Router>,
+    router: Option<Router>,
     /// As it was last reported.
-    pub listening: Listening,
+    listening: Listening,
     reports: mpsc::UnboundedSender<Listening>,
 }
 
 impl Routing {
-    /// None yet; `reports` are heard by [`Driver::heard_router`].
+    /// None yet; `reports` are for [`Routing::heard`].
     pub fn new(reports: mpsc::UnboundedSender<Listening>) -> Self {
         Self { router: None, listening: Listening::default(), reports }
     }
-}
 
-impl Driver {
-    /// Makes the router what the registry in force says; the gates are there.
-    pub fn follow_router(&mut self) {
-        let registry = self.registry.clone();
-        let gates = || registry.models.iter().filter_map(|model| self.gate(&model.name));
+    /// Makes the router what the registry in force says. `gates`: of all models.
+    pub fn follow<'a>(&mut self, registry: &Registry, gates: impl Iterator<Item = &'a Gate>) -> Option<Note> {
         let wanted = registry.router.map(|port| RouterConfig {
             port,
             network: registry.network.clone(),
-            keys: keys_file(&registry),
+            keys: keys_file(registry),
             access_log: log_file(&registry.paths.logs, "router.access"),
         });
-        match (wanted, &self.routing.router) {
-            (Some(config), Some(router)) => router.reconfigure(config, gates()),
-            (Some(config), None) => {
-                let router = Router::spawn(config, gates(), self.routing.reports.clone());
-                self.routing.router = Some(router);
-            }
+        match (wanted, &self.router) {
+            (Some(config), Some(router)) => router.reconfigure(config, gates),
+            (Some(config), None) => self.router = Some(Router::spawn(config, gates, self.reports.clone())),
             (None, _) => {
-                if let Some(router) = self.routing.router.take() {
-                    // What came in through it may end, as at a gate whose model is stopped.
-                    let drain =
-                        registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
-                    tokio::spawn(router.close(drain));
-                    self.routing.listening = Listening::default();
-                    self.note(None, "router_closed", "the registry names no router any more");
-                }
+                let router = self.router.take()?;
+                // What came in through it may end, as at a gate whose model is stopped.
+                let drain = registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
+                tokio::spawn(router.close(drain));
+                self.listening = Listening::default();
+                return Some(Note::new("router_closed", "the registry names no router any more"));
             }
         }
-    }
-
-    fn gate(&self, model: &str) -> Option<&Gate> {
-        self.slots.get(&Name::from(model)).map(|slot| &slot.gate)
+        None
     }
 
     /// What the router reports.
-    pub fn heard_router(&mut self, listening: Listening) {
+    pub fn heard(&mut self, listening: Listening) -> Option<Note> {
         // The last word of one that was closed meanwhile.
-        if self.routing.router.is_none() {
-            return;
-        }
-        let before = std::mem::replace(&mut self.routing.listening, listening.clone());
+        self.router.as_ref()?;
+        let before = std::mem::replace(&mut self.listening, listening.clone());
         match listening.problem {
-            Some(problem) if before.problem.as_ref() == Some(&problem) => {}
-            Some(problem) => self.note(None, "router_waits", &format!("router: {problem}")),
-            None if before == listening => {}
+            Some(problem) if before.problem.as_ref() == Some(&problem) => None,
+            Some(problem) => Some(Note::new("router_waits", format!("router: {problem}"))),
+            None if before == listening => None,
             None => {
                 let addresses: Vec<_> = listening.addresses.iter().map(ToString::to_string).collect();
-                self.note(None, "router_listens", &format!("the router listens on {}", addresses.join(", ")));
+                let text = format!("the router listens on {}", addresses.join(", "));
+                Some(Note::new("router_listens", text))
             }
         }
+    }
+
+    /// Why it does not listen, if it does not.
+    pub fn problem(&self) -> Option<&str> {
+        self.listening.problem.as_deref()
+    }
+
+    /// Answers of its own, by HTTP status; `None`: there is no router.
+    pub fn codes(&self) -> Option<BTreeMap<u16, u64>> {
+        self.router.as_ref().map(Router::codes)
+    }
+
+    /// Lets go of the address, and gives those who wait a last word.
+    pub fn close(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        self.router.take().map(|router| router.close(LAST_WORDS))
     }
 }

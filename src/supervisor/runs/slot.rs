@@ -1,146 +1,296 @@
-//! What the driver keeps of one model beside its life: its gate, its run's tasks, what was measured.
+//! One model's gate and the run behind it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::AbortHandle;
-
-use crate::backend::probe::{Question, Vitals};
-use crate::backend::spec::Spec;
+use super::attendance::{RunTasks, Watched};
+use super::door::Door;
+use super::idle::Usage;
+use super::logs::rotate;
+use super::news::{News, Report};
+use super::spawn::{Order, Spawned};
+use super::trim::{forget, trim};
+use crate::api::RankStatus;
+use crate::backend::launcher;
+use crate::backend::link::Request;
+use crate::backend::logs::{self, Aside};
+use crate::backend::probe::Vitals;
+use crate::backend::spec::Record;
 use crate::clock::Moment;
-use crate::gate::{Availability, Gate, GateConfig, Upstream};
-use crate::host::Footprint;
-use crate::lifecycle::{FailureKind, Generation, Idle, Lent, Managed, Next, State, StopReason};
-use crate::memory::Estimate;
-use crate::memory::upkeep::Upkeep;
-use crate::registry::{Model, Registry, Start};
-use crate::supervisor::capacity::plan::{Files, Plan};
-use crate::supervisor::records::checkpoint::Checkpoint;
-use crate::supervisor::runs::awake::Followed;
-use crate::supervisor::runs::used::Used;
+use crate::gate::{self, Gate};
+use crate::host::{Footprint, Host, Identity};
+use crate::lifecycle::{Decision, Event, Failure, Generation, Lent, Managed, Name, Signed, State};
+use crate::registry::{Model, Registry};
+use crate::supervisor::capacity::{Demand, ReadyRun};
+use crate::supervisor::records::{Note, log_file, trim as trim_log};
 use crate::units::Bytes;
 
-/// One model's things.
-pub(in crate::supervisor) struct Slot {
+/// For how long a measurement counts as that of now: whoever asks often does not want to know it more exactly.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What clients are told whose answers are not done when the time is up.
+const CUT: &str = "the supervisor is being replaced; ask again in a moment";
+
+/// What every slot works with.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub host: Arc<dyn Host>,
+    /// Our own binary, which is also the exec step of backends.
+    pub binary: Arc<Path>,
+    pub report: Report,
+}
+
+/// One model's.
+pub(crate) struct Slot {
+    name: Name,
+    tools: Tools,
     /// The registry's entry.
-    pub model: Arc<Model>,
+    model: Arc<Model>,
     /// Its front door.
-    pub gate: Gate,
-    /// Keeps the machine awake for its requests.
-    #[expect(dead_code, reason = "it is only there to end with the gate")]
-    pub followed: Followed,
-    /// What the gate may do.
-    pub availability: watch::Sender<Availability>,
-    /// Where the gate listens, and what it waits for.
-    pub addresses: Vec<SocketAddr>,
-    /// See [`Slot::addresses`].
-    pub gate_problem: Option<String>,
-    /// What its files say.
-    pub files: Files,
-    /// What its last run, or the next one, takes and is held to.
-    pub plan: Option<Plan>,
+    door: Door,
     /// Of the live run.
-    pub run: Option<RunTasks>,
+    run: Option<RunTasks>,
     /// Last measurement of the live run.
-    pub sample: Option<(Moment, Footprint)>,
-    /// By how much its last start, which was forced, was over what there was.
-    pub overdraft: Option<Bytes>,
-    /// The time that a person gave it, if one did.
-    pub lent: Option<Lent>,
-    /// When it was last of use.
-    pub used: Used,
-    /// What supervisors before this one knew of it.
-    pub before: Checkpoint,
-    /// What is on disk for the one after this.
-    pub kept: Checkpoint,
+    sample: Option<(Moment, Footprint)>,
+    usage: Usage,
 }
 
-/// What runs beside a backend; ends when it is dropped.
-pub(in crate::supervisor) struct RunTasks {
-    /// Of which run.
-    pub generation: Generation,
-    /// The launcher's secret.
-    pub secret: Arc<str>,
-    /// What it was started with.
-    pub spec: Spec,
-    /// How it differs from the registry in force, if it does.
-    pub outdated: Option<String>,
-    /// Look at it now.
-    pub suspicion: Arc<Notify>,
-    /// To the launcher.
-    pub questions: mpsc::Sender<Question>,
-    /// What the probe sees.
-    pub vitals: Arc<Vitals>,
-    /// How far its ceiling and idle trims are.
-    pub upkeep: Upkeep,
-    /// How far its end by itself is.
-    pub idle: Idle,
-    /// Probe, exit watch, drain.
-    pub tasks: Vec<AbortHandle>,
-    /// The launcher was asked to open a new log, and has not answered yet.
-    pub reopening: bool,
+/// For `status` and others who look.
+impl Slot {
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    pub fn gate(&self) -> &Gate {
+        self.door.gate()
+    }
+
+    /// Where the gate listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.door.addresses()
+    }
+
+    /// What the gate waits for.
+    pub fn gate_problem(&self) -> Option<&str> {
+        self.door.problem()
+    }
+
+    /// How the model is used.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// What the live run was last seen to take.
+    pub fn sample(&self) -> Option<Footprint> {
+        self.sample.map(|(_, footprint)| footprint)
+    }
+
+    /// What the probe of the live run sees.
+    pub fn vitals(&self) -> Option<&Vitals> {
+        self.run.as_ref().map(|run| &*run.vitals)
+    }
+
+    /// The repository that the live run serves.
+    pub fn running_repo(&self) -> Option<&str> {
+        self.run.as_ref().map(|run| run.spec.repo.as_str()).filter(|repo| !repo.is_empty())
+    }
+
+    /// How the live run differs from the registry in force, if it does.
+    pub fn outdated(&self) -> Option<&str> {
+        self.run.as_ref()?.outdated.as_deref()
+    }
+
+    /// The ranks of the live run.
+    pub fn ranks(&self) -> Vec<RankStatus> {
+        self.vitals().map(Vitals::ranks).unwrap_or_default()
+    }
+
+    /// Seconds without a request, and until it is stopped by itself.
+    pub fn idleness(&self, now: Moment, managed: &Managed) -> (Option<f64>, Option<f64>) {
+        let State::Ready { run, since } = &managed.state else { return (None, None) };
+        let seen = self.usage.seen(self.gate().traffic(), now, run, *since);
+        let idle = (!seen.busy).then(|| now.since(seen.last).as_secs_f64());
+        let due = self.run.as_ref().and_then(|tasks| tasks.idle.due(seen, self.usage.limits(&self.model)));
+        (idle, due.map(|due| due.since(now).as_secs_f64()))
+    }
 }
 
-impl Drop for RunTasks {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+/// The gate.
+impl Slot {
+    /// Opens the front door of a model.
+    pub(super) fn open(tools: Tools, model: Arc<Model>, door: Door) -> Self {
+        let name = Name::from(model.name.as_str());
+        Self { name, tools, model, door, run: None, sample: None, usage: Usage::default() }
+    }
+
+    /// The registry has this entry now.
+    pub(super) fn follow(&mut self, registry: &Registry, model: Arc<Model>, demand: Option<&Demand>) {
+        self.door.follow(registry, &model, demand);
+        self.model = model;
+    }
+
+    /// What the gate reports.
+    pub fn heard(&mut self, report: gate::Report) -> Option<Note> {
+        match report {
+            gate::Report::Listening { addresses, problem } => {
+                self.door.listens(&self.name, addresses, problem)
+            }
+            gate::Report::Suspect { generation, why } => {
+                if let Some(run) = self.run.as_ref().filter(|run| run.generation.0 == generation) {
+                    tracing::debug!(model = &*self.name, why, "suspect");
+                    run.suspicion.notify_one();
+                }
+                None
+            }
+        }
+    }
+
+    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
+    /// supervisor is about to take over, so that nothing new is begun.
+    pub(super) fn publish(
+        &mut self,
+        managed: &Managed,
+        now: Moment,
+        load_time: Option<Duration>,
+        leaving: bool,
+    ) {
+        if managed.state.generation().is_none() {
+            self.end_run();
+        }
+        self.usage.follow(managed);
+        let secret = self.run.as_ref().map(|run| &run.secret);
+        self.door.publish(managed, secret, now, load_time, leaving);
+    }
+
+    /// Ends what is in flight at a run, telling the clients why.
+    pub fn abort(&self, generation: Generation, why: &str) {
+        self.gate().abort(generation.0, why);
+    }
+
+    /// Says a last word: whoever waits is told to come back, what is in flight is ended.
+    pub(super) fn end(&self, generation: Option<Generation>, leaving: bool) {
+        if leaving {
+            self.door.leave();
+        }
+        if let Some(generation) = generation {
+            self.abort(generation, CUT);
+        }
+    }
+
+    /// Closes the front door.
+    pub(super) fn close(self) -> impl Future<Output = ()> {
+        self.door.close()
+    }
+}
+
+/// The run.
+impl Slot {
+    pub(super) fn run(&self) -> Option<&RunTasks> {
+        self.run.as_ref()
+    }
+
+    /// Makes the process of a run and everything that watches it. `lock`: held by it until its record is there.
+    pub(super) fn spawn(
+        &mut self,
+        registry: &Registry,
+        demand: Option<&Demand>,
+        (generation, reserved): (Generation, Bytes),
+        lock: io::Result<File>,
+    ) -> Result<Identity, Failure> {
+        let spawned = self.order(registry, demand, generation, reserved).spawn(&self.name, lock)?;
+        let identity = spawned.identity;
+        self.attend(registry, spawned);
+        Ok(identity)
+    }
+
+    fn order<'a>(
+        &'a self,
+        registry: &'a Registry,
+        demand: Option<&'a Demand>,
+        generation: Generation,
+        reserved: Bytes,
+    ) -> Order<'a> {
+        Order { registry, model: &self.model, binary: &self.tools.binary, demand, generation, reserved }
+    }
+
+    /// Starts what watches an adopted run, which is in the books.
+    pub fn adopt(&mut self, registry: &Registry, record: Record) {
+        let Record { spec, identity, .. } = record;
+        let log_start = logs::mark(&spec.log);
+        self.attend(registry, Spawned { identity, spec, log_start });
+    }
+
+    fn attend(&mut self, registry: &Registry, spawned: Spawned) {
+        let Spawned { identity, spec, log_start } = spawned;
+        let watched = Watched {
+            name: &self.name,
+            identity,
+            spec,
+            log_start,
+            health: &self.model.health,
+            traffic: self.gate().traffic().clone(),
+            run: &registry.paths.run,
+            logs: &registry.paths.logs,
+        };
+        self.run = Some(watched.attend(&self.tools.host, &self.tools.report));
+    }
+
+    /// Compares the live run with what the registry in force would start.
+    pub fn look_for_differences(&mut self, registry: &Registry, demand: Option<&Demand>) {
+        let Some(started) = self.run.as_ref().map(|run| &run.spec) else { return };
+        let (generation, reserved) = (Generation(started.generation), Bytes(started.reserved));
+        let found = self.order(registry, demand, generation, reserved).difference(started);
+        if let (Some(outdated), Some(run)) = (found, &mut self.run) {
+            run.outdated = outdated;
+        }
+    }
+
+    /// The run is over.
+    pub fn end_run(&mut self) {
+        (self.run, self.sample) = (None, None);
+    }
+
+    /// Reports `Drained` when nothing is in flight any more.
+    pub fn drain(&mut self, generation: Generation) {
+        let (traffic, report) = (self.gate().traffic().clone(), self.tools.report.clone());
+        let model = self.name.clone();
+        let task = tokio::spawn(async move {
+            traffic.drained().await;
+            report(News::Event(Event::Of { model, generation, signed: Signed::Drained }));
+        });
+        if let Some(run) = &mut self.run {
+            run.tasks.push(task.abort_handle());
+        }
+    }
+
+    /// Puts the log aside if it is large. `left_alone`: a process of an earlier run may be writing it.
+    pub(super) fn rotate_log(&mut self, registry: &Registry, left_alone: bool) {
+        let log = log_file(&registry.paths.logs, &self.name);
+        match &mut self.run {
+            Some(run) => rotate(&self.name, log, run, &self.tools.report),
+            None if left_alone => {}
+            None => trim_log(log, Aside::All),
+        }
+    }
+
+    /// Whether the launcher has opened a new log.
+    pub fn log_reopened(&mut self, generation: Generation, done: bool) {
+        if let Some(run) = self.run.as_mut().filter(|run| run.generation == generation) {
+            run.reopening = false;
+            tracing::debug!(model = &*self.name, done, "a log was put aside");
         }
     }
 }
 
-/// The gate's part of the registry.
-pub(in crate::supervisor) fn gate_config(
-    registry: &Registry,
-    model: &Model,
-    files: &Files,
-    plan: Option<&Plan>,
-) -> GateConfig {
-    let mut accepted = vec![model.name.clone()];
-    accepted.extend(model.aliases.iter().cloned());
-    accepted.push(model.source.to_string());
-    GateConfig {
-        name: model.name.clone(),
-        accepted,
-        presets: model.presets.clone(),
-        vocabulary: files.vocabulary,
-        variables: match &model.server.chat_template {
-            Some(template) => crate::gate::template::variables(template),
-            None => files.variables.clone(),
-        },
-        start: model.start,
-        port: model.port,
-        network: registry.network.clone(),
-        limits: model.limits.clone(),
-        default_tokens: model.server.max_tokens.unwrap_or(DEFAULT_TOKENS),
-        context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
-        // Ranks do not.
-        counted: model.cluster.is_none(),
-        keys: keys_file(registry),
-        access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
-    }
-}
-
-/// The keys of all gates.
-pub(in crate::supervisor) fn keys_file(registry: &Registry) -> std::path::PathBuf {
-    registry.paths.state.join("keys.json")
-}
-
-/// `--max-tokens` of `mlx_lm.server` where it is not given (0.32.2).
-const DEFAULT_TOKENS: u32 = 512;
-
-/// `<logs>/<name>.log`.
-pub(in crate::supervisor) fn log_file(logs: &Path, name: &str) -> std::path::PathBuf {
-    logs.join(format!("{name}.log"))
-}
-
+/// Its memory.
 impl Slot {
     /// What its live run takes on this machine. `leader`: what the OS charges its process; ranks lead sessions of their
     /// own, and those that are here count as they were last heard of.
-    pub fn charged(&self, leader: Footprint) -> Footprint {
+    pub(super) fn charged(&self, leader: Footprint) -> Footprint {
         let Some((run, group)) = self.run.as_ref().and_then(|run| Some((run, run.spec.group.as_ref()?)))
         else {
             return leader;
@@ -155,71 +305,95 @@ impl Slot {
         Footprint { bytes, peak: leader.peak.map(|peak| peak + here), ..leader }
     }
 
-    /// What it takes on a machine of its cluster; `None`: it is not one of them, or nobody knows.
-    pub fn share(&self, host: &str) -> Option<&Estimate> {
-        let hosts = &self.plan.as_ref()?.hosts;
-        hosts.iter().find(|share| share.host == host).map(|share| &share.estimate)
-    }
-
-    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
-    /// supervisor is about to take over, so that nothing new is begun.
-    pub fn publish(&self, managed: &Managed, now: Moment, load_time: Option<Duration>, leaving: bool) {
-        let wanted = match self.available(managed, now, load_time) {
-            Availability::Ready(_) if leaving => Availability::Loading { ready_at: None, hold: true },
-            other => other,
-        };
-        self.availability.send_if_modified(|current| {
-            let changed = *current != wanted;
-            *current = wanted;
-            changed
-        });
-    }
-
-    fn available(&self, managed: &Managed, now: Moment, load_time: Option<Duration>) -> Availability {
-        // A run that was found ready will be so again in a moment.
-        let adopted = managed.state.run().is_some_and(|run| run.adopted);
-        let hold = managed.policy.start == Start::Always || adopted;
-        let from_now = load_time.map(|time| now.after(time));
-        match &managed.state {
-            State::Stopped { .. } => Availability::Offline,
-            State::Asking { .. } | State::Spawning { .. } => {
-                Availability::Loading { ready_at: from_now, hold }
-            }
-            State::Loading { run, .. } => {
-                Availability::Loading { ready_at: load_time.map(|time| run.spawned.after(time)), hold }
-            }
-            State::Ready { run, .. } => match (run.port, &self.run) {
-                (Some(port), Some(tasks)) => Availability::Ready(Upstream {
-                    address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-                    secret: tasks.secret.clone(),
-                    generation: run.generation.0,
-                }),
-                _ => Availability::Loading { ready_at: None, hold },
-            },
-            State::Draining { next, .. } | State::Stopping { next, .. } => match next {
-                Next::Stop(
-                    StopReason::Shutdown
-                    | StopReason::Removed
-                    | StopReason::ByHand
-                    | StopReason::Pressure
-                    | StopReason::Power
-                    | StopReason::Idle(_)
-                    | StopReason::TimeOver(_)
-                    | StopReason::NeverStarted,
-                ) => Availability::Draining,
-                Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },
-                Next::Recover(_) => Availability::Loading { ready_at: from_now, hold },
-            },
-            State::Backoff { last, .. } if last.kind == FailureKind::Refused => {
-                Availability::Refused { why: last.text.clone() }
-            }
-            State::Backoff { last, .. } if last.kind == FailureKind::NotPrepared => {
-                Availability::Failed { why: last.text.clone() }
-            }
-            State::Backoff { until, .. } => {
-                Availability::Loading { ready_at: Some(until.after(load_time.unwrap_or_default())), hold }
-            }
-            State::Failed { last } => Availability::Failed { why: last.text.clone() },
+    /// Measures its live run; not again what was measured just now.
+    pub(super) fn measure(&mut self, now: Moment, identity: Identity) {
+        if self.sample.is_none_or(|(at, _)| now.since(at) >= FRESH)
+            && let Ok(leader) = self.tools.host.footprint(identity)
+        {
+            let footprint = self.charged(leader);
+            let before = self.sample.map_or(Bytes::ZERO, |(_, before)| before.peak.unwrap_or(before.bytes));
+            let peak = Some(footprint.peak.unwrap_or(footprint.bytes).max(before));
+            self.sample = Some((now, Footprint { peak, ..footprint }));
         }
+    }
+
+    /// Its run, if it is ready, as it is now.
+    pub(super) fn ready(&self, now: Moment, managed: &Managed) -> Option<ReadyRun> {
+        let State::Ready { run, since } = &managed.state else { return None };
+        let tasks = self.run.as_ref().filter(|tasks| tasks.generation == run.generation)?;
+        let footprint = self.charged(self.tools.host.footprint(run.identity).ok()?);
+        let traffic = self.gate().traffic();
+        let since = (*since).min(now);
+        let last_request = match traffic.last_activity() {
+            Some(at) => Moment(now.0.saturating_sub(at.elapsed())).max(since),
+            None => since,
+        };
+        Some(ReadyRun {
+            name: self.name.clone(),
+            generation: run.generation,
+            footprint,
+            in_flight: traffic.progress().0.into(),
+            requests: traffic.status().counts.requests,
+            last_request,
+            outdated: tasks.outdated.is_some(),
+        })
+    }
+
+    /// Empties the buffer cache; nobody waits for that.
+    pub fn empty_cache(&self) {
+        self.run.iter().for_each(|run| run.ask(Request::Trim));
+    }
+
+    /// Has as much cached memory given back as costs no request; nobody waits for that.
+    pub fn give_back(&self) {
+        self.run.iter().for_each(|run| run.ask(self.trim_now()));
+    }
+
+    /// How to trim its run now: kept prompts are given up as well where no request would have to wait for that.
+    fn trim_now(&self) -> Request {
+        if self.gate().traffic().progress().0 == 0 { Request::Release } else { Request::Trim }
+    }
+
+    /// The same as [`Slot::give_back`], with what came of it: bytes; `None` in the end, where the launcher did not answer.
+    /// `None` at once: it is not running.
+    pub fn trim(&self) -> Option<impl Future<Output = Option<Bytes>> + use<>> {
+        Some(trim(self.run.as_ref()?.questions.clone(), self.trim_now()))
+    }
+
+    /// Has all kept prompts given up and deleted: bytes, or why they could not be.
+    pub fn forget_prompts(&self, state: &Path) -> impl Future<Output = Result<Bytes, String>> + use<> {
+        let questions = self.run.as_ref().map(|run| run.questions.clone());
+        forget(questions, launcher::prompts(state, &self.name))
+    }
+}
+
+/// How it is used.
+impl Slot {
+    /// As an earlier supervisor of this boot knew it.
+    pub fn recall(&mut self, lent: Option<Lent>, last_used: Option<Moment>) {
+        self.usage.recall(lent, last_used);
+    }
+
+    /// A person is about to start or restart it.
+    pub fn begin_use(&mut self, managed: Option<&Managed>) {
+        self.usage.begin(self.tools.host.now(), managed);
+    }
+
+    /// A person gives it time, which counts if a start was granted, or it runs already. Whether it does.
+    pub fn lend(&mut self, managed: Option<&Managed>, length: Duration) -> bool {
+        let runs = managed.is_some_and(|managed| managed.state.generation().is_some());
+        if runs {
+            let ready = managed.is_some_and(|managed| matches!(managed.state, State::Ready { .. }));
+            self.usage.lend(self.tools.host.now(), length, ready);
+        }
+        runs
+    }
+
+    /// What becomes of its run, if it is ready, for want of use.
+    pub(super) fn idle_step(&mut self, now: Moment, managed: &Managed) -> Option<(Name, Decision)> {
+        let State::Ready { run, since } = &managed.state else { return None };
+        let seen = self.usage.look(self.door.gate().traffic(), now, run, *since);
+        let limits = self.usage.limits(&self.model);
+        Some((self.name.clone(), self.run.as_mut()?.idle.step(now, seen, limits)))
     }
 }
