@@ -284,11 +284,9 @@ impl KeyUsage {
     }
 }
 
-/// A model's requests, since the first supervisor of this boot.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct TrafficStatus {
-    /// Now.
-    pub in_flight: u64,
+/// What is counted of a model's requests, since the first supervisor of this boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
     /// All that were accepted.
     pub requests: u64,
     /// Those of them that did not end well.
@@ -307,6 +305,38 @@ pub struct TrafficStatus {
     /// When counting began, RFC 3339, UTC; null where an earlier version began it.
     #[serde(default)]
     pub since: Option<String>,
+}
+
+impl Counts {
+    /// These, after what was counted `before` them.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        for (name, usage) in &before.keys {
+            self.keys.entry(name.clone()).or_default().add(*usage);
+        }
+        Self {
+            requests: self.requests.saturating_add(before.requests),
+            errors: self.errors.saturating_add(before.errors),
+            tokens: self.tokens.saturating_add(before.tokens),
+            prompt_tokens: self.prompt_tokens.saturating_add(before.prompt_tokens),
+            cached_tokens: self.cached_tokens.saturating_add(before.cached_tokens),
+            keys: self.keys,
+            since: match &before.since {
+                None if before.requests == 0 => self.since,
+                since => since.clone(),
+            },
+        }
+    }
+}
+
+/// A model's requests.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Now.
+    pub in_flight: u64,
+    /// Since the first supervisor of this boot.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Over the last answers; null before the first.
     pub tokens_per_second: Option<f64>,
     /// Time to first token of the last answers, milliseconds.

@@ -7,9 +7,9 @@ pub(crate) mod http;
 pub mod paths;
 
 pub use documents::{
-    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, GateStatus,
-    HandedOver, HandoverRequest, HealthStatus, HeldBack, HostStatus, KeyUsage, Line, ModelMemoryStatus,
-    ModelStatus, Progress, RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus, RouterStatus,
-    SCHEMA, SCHEMA_HEADER, StartRequest, StateName, Status, StopRequest, StoreFacts, SupervisorStatus,
-    TrafficStatus,
+    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, Counts, ErrorCode, EventRecord, Events,
+    GateStatus, HandedOver, HandoverRequest, HealthStatus, HeldBack, HostStatus, KeyUsage, Line,
+    ModelMemoryStatus, ModelStatus, Progress, RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus,
+    RouterStatus, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, Status, StopRequest, StoreFacts,
+    SupervisorStatus, TrafficStatus,
 };

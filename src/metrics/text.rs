@@ -192,20 +192,20 @@ fn gates(page: &mut Page, snapshot: &Snapshot) {
     }
     let counters: [(&str, &str, &str, Count); 7] = [
         ("mlxctl_gate_requests_total", "counter", "Completions that were asked for.", |detail| {
-            detail.status.requests
+            detail.status.counts.requests
         }),
         ("mlxctl_gate_errors_total", "counter", "Those of them that did not end well.", |detail| {
-            detail.status.errors
+            detail.status.counts.errors
         }),
-        ("mlxctl_gate_tokens_total", "counter", "Tokens of answers.", |detail| detail.status.tokens),
+        ("mlxctl_gate_tokens_total", "counter", "Tokens of answers.", |detail| detail.status.counts.tokens),
         ("mlxctl_gate_prompt_tokens_total", "counter", "Tokens of prompts.", |detail| {
-            detail.status.prompt_tokens
+            detail.status.counts.prompt_tokens
         }),
         (
             "mlxctl_gate_cached_tokens_total",
             "counter",
             "Those of them that were not computed, but kept from an earlier prompt.",
-            |detail| detail.status.cached_tokens,
+            |detail| detail.status.counts.cached_tokens,
         ),
         ("mlxctl_gate_leases", "gauge", "Requests at the backend.", |detail| detail.status.in_flight),
         (

@@ -1,77 +1,17 @@
 //! What the rest of the program may ask of the loop. Every question is answered exactly once; an asker that is
 //! gone is no error.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::others::Others;
+use super::answers::{Answer, Ask, Hold};
+use super::inbox::Input;
 use crate::api::{
     ApiError, Change, CommandDone, ErrorCode, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
 };
-use crate::host::{Identity, Power};
-use crate::lifecycle::{Event, Generation, Name, Outcome};
 use crate::metrics::{Snapshot, Source};
-use crate::notify::Sent;
 use crate::registry::Registry;
-use crate::units::Bytes;
-
-/// What comes into the loop.
-pub(super) enum Input {
-    /// From a probe, an exit watch, a drain.
-    Event(Event),
-    /// From the control API, or from the program itself.
-    Ask(Ask),
-    /// A command's outcome, whose answer shall show what is true after it.
-    Outcome(Name, &'static str, Outcome, Answer<CommandDone>),
-    /// Whether the launcher of a run has opened a new log.
-    LogReopened(Name, Generation, bool),
-    Notified(Sent),
-    /// A process that belonged to no run is gone.
-    PutAway(Name, Identity),
-    /// What a trim gave back; `None`: the launcher did not answer.
-    Trimmed(Name, Option<Bytes>, Answer<CommandDone>),
-    /// What deleting a model's stored prompts freed, or why they could not be deleted.
-    Forgotten(Name, Result<Bytes, String>, Answer<CommandDone>),
-    /// What the other machines of a cluster say to a start.
-    Others(Box<Others>),
-    /// Where the power comes from, seen now.
-    Power(Power),
-}
-
-/// A question with the place for its answer.
-pub(super) enum Ask {
-    Status(oneshot::Sender<Status>),
-    Metrics(oneshot::Sender<Snapshot>),
-    Model(String, oneshot::Sender<Option<ModelStatus>>),
-    Start(String, StartRequest, Answer<CommandDone>),
-    /// The same start once more, with fresh readings.
-    StartAgain(String, StartRequest, Answer<CommandDone>),
-    Stop(String, StopRequest, Answer<CommandDone>),
-    Restart(String, StopRequest, Answer<CommandDone>),
-    Trim(String, Answer<CommandDone>),
-    Forget(String, Answer<CommandDone>),
-    Reload(Result<Box<Registry>, String>, bool, Answer<Vec<Change>>),
-    Events(Option<u64>, usize, oneshot::Sender<Vec<EventRecord>>),
-    Follow(mpsc::Sender<EventRecord>),
-    Shutdown {
-        now: bool,
-    },
-    Handover(Option<Hold>),
-}
-
-/// A hand-over after which the service manager unloads the job: the supervisor stays until it is told to end, so that
-/// the manager does not start another one in between.
-pub(super) struct Hold {
-    /// How long it stays for that, once nothing is in flight any more.
-    pub time: Duration,
-    /// Who waits to be told that nothing is.
-    pub ready: oneshot::Sender<()>,
-}
-
-/// Where a command's answer goes.
-pub(super) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;
 
 /// A way into the loop.
 #[derive(Clone)]
@@ -208,13 +148,4 @@ impl Handle {
             })
         })
     }
-}
-
-/// A sender of a run's findings into the loop.
-pub(super) fn events_of(inbox: &mpsc::UnboundedSender<Input>) -> Arc<dyn Fn(Event) + Send + Sync> {
-    let inbox = inbox.clone();
-    Arc::new(move |event| {
-        // After the loop's end nobody wants to know.
-        let _ = inbox.send(Input::Event(event));
-    })
 }

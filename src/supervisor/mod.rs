@@ -1,52 +1,29 @@
-//! The one loop that owns all models, its driver, its journal, adoption.
+//! The one loop that owns all models, and its four parts.
 
-pub mod absent;
-mod admit;
-mod adopt;
-mod asks;
-mod awake;
-mod changes;
+mod answers;
+mod capacity;
 mod driver;
-mod exits;
-mod files;
-mod forgotten;
 mod handle;
-mod housekeeping;
-mod journal;
-mod keep;
-mod keeper;
-mod kept;
-mod learned;
-mod leave;
-mod leftovers;
-mod lock;
-mod others;
-mod panics;
-mod plan;
-mod power;
-mod reload;
-mod rest;
-mod router;
+mod inbox;
+mod records;
 mod run;
-mod slot;
-mod tell;
-mod used;
-mod view;
+mod runs;
+mod signals;
 
 #[cfg(test)]
 mod clock_tests;
 #[cfg(test)]
-mod forgotten_tests;
+mod idle_tests;
 #[cfg(test)]
-mod reasons_tests;
+mod trim_tests;
 
-pub use admit::missing;
+pub use answers::{host_status, planned_status};
+pub use capacity::missing;
 pub use handle::Handle;
-pub use journal::Journal;
-pub use leftovers::{Leftovers, running};
-pub use lock::LockError;
-pub use run::{Options, StartError, Supervisor, on_signals};
-pub use view::host_status;
+pub use records::{Journal, LockError};
+pub use run::{Options, StartError, Supervisor};
+pub use runs::{Orphans, running};
+pub use signals::on_signals;
 
 use std::path::Path;
 

@@ -1,39 +1,26 @@
 //! The loop: sets up, adopts, serves, ends.
 
-use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fs_err as fs;
-use futures_util::StreamExt;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::adopt::{self, Found};
-use super::awake::Awake;
-use super::driver::Driver;
-use super::handle::{Handle, Input};
-use super::journal::Journal;
-use super::learned::Learned;
-use super::lock::{self, LockError};
-use super::panics::Panics;
-use super::power::PowerState;
-use super::rest::Rest;
-use super::router::Routing;
-use super::tell::notifier;
-use super::view::Glance;
+use super::answers::Answers;
+use super::capacity::Capacity;
+use super::driver::{Driver, Parts};
+use super::handle::Handle;
+use super::inbox::Input;
+use super::records::{Lock, LockError, Note, Records};
+use super::runs::{self, Found, Reports, Runs};
 use crate::backend::launcher;
 use crate::clock::Moment;
-use crate::gate::Listening;
-use crate::host::posix;
-use crate::host::{Host, Priority};
-use crate::lifecycle::{self, Event, Fleet, Name};
-use crate::memory::pressure::Policy;
-use crate::metrics::{Listener, Noted};
-use crate::notify::Trouble;
+use crate::gate::{Listening, Report};
+use crate::host::Host;
+use crate::lifecycle::{self, Fleet, Name};
 use crate::registry::Registry;
 
 /// The longest sleep of the loop. Its timer stands still while a Mac sleeps (`CLOCK_UPTIME_RAW`), deadlines do
@@ -72,7 +59,7 @@ pub struct Supervisor {
     driver: Driver,
     inbox: mpsc::UnboundedReceiver<Input>,
     handle: Handle,
-    reports: mpsc::UnboundedReceiver<(String, crate::gate::Report)>,
+    reports: mpsc::UnboundedReceiver<(String, Report)>,
     router_reports: mpsc::UnboundedReceiver<Listening>,
     found: Found,
 }
@@ -90,79 +77,28 @@ impl Supervisor {
             fs::create_dir_all(folder).map_err(io("cannot make a folder of the registry's [paths]"))?;
         }
         private_folder(&paths.run).map_err(io("cannot make the run folder"))?;
-        let lock = lock::take(&paths.run).map_err(StartError::Lock)?;
+        let lock = Lock::take(&paths.run).map_err(StartError::Lock)?;
         launcher::write(&paths.run).map_err(io("cannot write the launcher"))?;
         crate::durable::sweep(&paths.state);
-        let found = adopt::find(&paths.run, &*host);
-        let journal = Journal::open(&paths.state);
-        let (learned, problem) = Learned::open(&paths.state);
+        let found = runs::find(&paths.run, &*host);
         let (inbox, received) = mpsc::unbounded_channel();
-        let (reports, reported) = mpsc::unbounded_channel();
-        let (routing, router_reports) = mpsc::unbounded_channel();
-        let models = registry.models.iter().map(|model| {
-            (
-                Name::from(model.name.as_str()),
-                lifecycle::Policy::from(model),
-                adopt::last_generation(&found, &model.name),
-            )
-        });
+        let (gates, reports) = mpsc::unbounded_channel();
+        let (router, router_reports) = mpsc::unbounded_channel();
         let handle = Handle::new(inbox.clone());
-        let metrics_listener = Listener::spawn(handle.clone());
-        metrics_listener.listen(&registry);
-        let notifier = notifier(&registry, &journal, &inbox);
-        let seed = u64::from(std::process::id()) ^ u64::try_from(host.now().0.as_nanos()).unwrap_or_default();
-        let fleet = Fleet::new(models, seed);
-        let policy = Policy::new(registry.pressure.clone());
-        let registry_seen = super::reload::written(&registry.file);
-        let power = PowerState::watch(&host, registry.power, &inbox);
-        let awake = Awake::new(host.clone());
-        let slept = host.now().since(host.awake());
-        let mut driver = Driver {
-            started: host.now(),
-            host,
-            registry: Arc::new(registry),
-            registry_problem: None,
-            registry_seen,
-            binary,
-            fleet,
-            slots: HashMap::new(),
-            journal,
-            noted: Noted::new(),
-            metrics_listener,
-            routing: Routing::new(routing),
-            learned,
-            notifier,
-            trouble: Trouble::default(),
-            followers: Vec::new(),
-            replies: HashMap::new(),
-            next_waiter: 0,
-            inbox: inbox.clone(),
-            reports,
-            finished: false,
-            policy,
-            priority: Priority::Normal,
-            glance: Glance::default(),
-            look_due: Moment::default(),
-            power,
-            awake,
-            strays: Vec::new(),
-            upkeep: Moment::default(),
-            rest: Rest::default(),
-            leaving: None,
-            panics: Panics::default(),
-            short_now: false,
-            slept,
-            disk_problem: None,
-            lock: Arc::new(lock),
-        };
+        let mut records = Records::open(&paths.state, &host.facts().boot_id, lock);
+        let (capacity, problem) = Capacity::open(&host, &registry, &binary, into(&inbox, Input::Capacity));
         if let Some(problem) = problem {
-            driver.note(None, "state_problem", &problem);
+            records.note(Note::new("state_problem", problem));
         }
-        for model in driver.registry.models.clone() {
-            driver.open_slot(Arc::new(model));
-        }
-        driver.follow_router();
-        Ok(Self { driver, inbox: received, handle, reports: reported, router_reports, found })
+        let past = records.after(None, usize::MAX);
+        let notified = into(&inbox, Input::Notified);
+        let answers = Answers::new(host.now(), &registry, handle.clone(), &past, notified);
+        let reports_to = Reports { gates, router, news: into(&inbox, Input::Runs) };
+        let runs = Runs::new(&host, &binary, reports_to);
+        let fleet = fleet(&registry, &found, host.now());
+        let parts = Parts { host, registry, fleet, runs, capacity, answers, records, inbox };
+        let driver = Driver::new(parts);
+        Ok(Self { driver, inbox: received, handle, reports, router_reports, found })
     }
 
     /// A way into the loop.
@@ -174,27 +110,16 @@ impl Supervisor {
     /// Runs until it was told to end and every backend is gone, or until it was told to hand over.
     pub async fn run(self) {
         let Self { mut driver, mut inbox, mut reports, mut router_reports, found, handle: _ } = self;
-        driver.note(None, "up", concat!("supervisor ", env!("CARGO_PKG_VERSION"), " is up"));
-        driver.look_for_panics();
-        driver.adopt(found);
-        driver.look_at_programs();
-        driver.handle(Event::Boot);
-        while !driver.finished && !driver.leaves() {
-            let now = driver.host.now();
-            let due = driver
-                .fleet
-                .deadline()
-                .into_iter()
-                .chain(driver.next_look())
-                .fold(driver.upkeep, Moment::min);
-            let wait = driver.patience(due.since(now).min(LONGEST_SLEEP));
+        driver.boot(found);
+        while !driver.is_over() {
+            let wait = driver.idle_for(LONGEST_SLEEP);
             tokio::select! {
                 Some(input) = inbox.recv() => driver.take(input),
                 Some((model, report)) = reports.recv() => driver.heard(&model, report),
                 Some(listening) = router_reports.recv() => driver.heard_router(listening),
                 () = tokio::time::sleep_until(Instant::now() + wait) => driver.tick(),
             }
-            driver.keep_house();
+            driver.end_turn();
         }
         let end = Instant::now() + LAST_ANSWERS;
         while let Ok(Some(input)) = tokio::time::timeout_at(end, inbox.recv()).await {
@@ -204,70 +129,24 @@ impl Supervisor {
     }
 }
 
-impl Driver {
-    fn take(&mut self, input: Input) {
-        match input {
-            Input::Event(event) => self.handle(event),
-            Input::Ask(ask) => self.asked(ask),
-            Input::Outcome(name, verb, outcome, answer) => {
-                let done = self.done(&name, verb, outcome);
-                // The asker may have gone.
-                drop(answer.send(done));
-            }
-            Input::Others(others) => self.others_answered(*others),
-            Input::Power(power) => self.powered(power),
-            Input::LogReopened(name, generation, done) => self.log_reopened(&name, generation, done),
-            Input::Notified(outcome) => self.notified(outcome),
-            Input::PutAway(name, who) => self.was_put_away(&name, who),
-            Input::Trimmed(name, freed, answer) => {
-                let done = self.trimmed(&name, freed);
-                drop(answer.send(done));
-            }
-            Input::Forgotten(name, freed, answer) => {
-                let done = self.forgotten(&name, freed);
-                drop(answer.send(done));
-            }
-        }
-    }
-
-    /// Time has passed; nothing to do is the usual case and costs nothing.
-    fn tick(&mut self) {
-        let now = self.host.now();
-        if self.fleet.deadline().is_some_and(|due| due <= now) {
-            self.handle(Event::Tick);
-        }
-        if self.next_look().is_some_and(|due| due <= now) {
-            self.look();
-        }
-    }
+/// Every model at rest, with its last generation.
+fn fleet(registry: &Registry, found: &Found, now: Moment) -> Fleet {
+    let models = registry.models.iter().map(|model| {
+        let name = Name::from(model.name.as_str());
+        (name, lifecycle::Policy::from(model), found.last_generation(&model.name))
+    });
+    let seed = u64::from(std::process::id()) ^ u64::try_from(now.0.as_nanos()).unwrap_or_default();
+    Fleet::new(models, seed)
 }
 
-/// SIGTERM and SIGINT: everything down, then the end; a second one skips the drains. During a hand-over: the end at
-/// once, with the backends up. SIGHUP is the end as well where there is a terminal, which was closed then; a service has
-/// none, and reads the registry again. Ends with the process.
-///
-/// # Errors
-/// The system's, if it takes no handlers.
-pub fn on_signals(handle: Handle, config: PathBuf) -> std::io::Result<()> {
-    let ends_with_terminal = posix::ends_with_terminal();
-    let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    tokio::spawn(async move {
-        let mut asked = false;
-        while let Some(signal) = signals.next().await {
-            if signal == SIGHUP && ends_with_terminal {
-                // Kernel and shell may both send it: a second one is no impatience.
-                tracing::info!("the terminal was closed: everything is stopped");
-                asked = true;
-                handle.shutdown(false);
-            } else if signal == SIGHUP {
-                // What came of it is in the history.
-                let _ = handle.reload(super::read_registry(&config), false).await;
-            } else {
-                handle.shutdown(std::mem::replace(&mut asked, true));
-            }
-        }
-    });
-    Ok(())
+/// A way into the loop for one part's news.
+fn into<T: 'static>(
+    inbox: &mpsc::UnboundedSender<Input>,
+    input: fn(T) -> Input,
+) -> Arc<dyn Fn(T) + Send + Sync> {
+    let inbox = inbox.clone();
+    // After the loop's end nobody wants to know.
+    Arc::new(move |news| drop(inbox.send(input(news))))
 }
 
 /// A folder for this user alone (0700): sockets and secrets lie in it. Another user's is refused, by root as well, who

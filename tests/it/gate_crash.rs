@@ -47,7 +47,7 @@ async fn a_request_without_an_answer_yet_is_sent_again_to_the_next_run() {
         assert!(answer.text().contains(if more.is_empty() { "\"completion_tokens\": 7" } else { "again" }));
         assert_eq!(old.received()[0].body, new.received()[0].body, "the same request");
         assert!(door.log(1).await.contains(" sent=2 ok"));
-        assert_eq!(door.gate.traffic().status().errors, 0);
+        assert_eq!(door.gate.traffic().status().counts.errors, 0);
     }
 }
 

@@ -110,7 +110,7 @@ async fn a_backend_that_dies_in_the_middle_ends_the_stream_with_an_error_event()
     );
     assert!(client.closed().await, "and the connection ends");
     assert_eq!(door.suspect().await, 1);
-    assert_eq!(door.gate.traffic().status().errors, 1);
+    assert_eq!(door.gate.traffic().status().counts.errors, 1);
     assert!(door.log(1).await.contains(" cut"));
 }
 
@@ -157,15 +157,18 @@ async fn tokens_and_speeds_are_counted() {
     assert_eq!(traffic.last_activity(), None);
     door.chat("").await;
     let status = traffic.status();
-    assert_eq!((status.requests, status.errors, status.tokens, status.ttft_ms), (1, 0, 42, None));
+    assert_eq!(
+        (status.counts.requests, status.counts.errors, status.counts.tokens, status.ttft_ms),
+        (1, 0, 42, None)
+    );
     assert!(traffic.last_activity().is_some());
     door.chat(STREAM).await;
     let status = traffic.status();
-    assert_eq!((status.requests, status.tokens), (2, 52));
+    assert_eq!((status.counts.requests, status.counts.tokens), (2, 52));
     assert!(status.ttft_ms.unwrap() >= 20.0, "comments are no tokens: {status:?}");
     assert!(status.tokens_per_second.is_some(), "tokens over more than 5 ms have a speed: {status:?}");
     assert_eq!(door.chat(", \"stop\": 5").await.status, 400);
-    assert_eq!((traffic.status().requests, traffic.status().errors), (3, 1));
+    assert_eq!((traffic.status().counts.requests, traffic.status().counts.errors), (3, 1));
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ fn served(backend: &Backend) -> Vec<String> {
 
 fn requests(door: &Door) -> (u64, u64) {
     let status = door.gate.traffic().status();
-    (status.requests, status.errors)
+    (status.counts.requests, status.counts.errors)
 }
 
 #[tokio::test]

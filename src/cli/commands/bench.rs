@@ -233,7 +233,7 @@ fn look(context: &Context, model: &Model) -> Result<Option<ModelStatus>, CliErro
 /// When the answers came from somebody else, who has the gate's port.
 fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option<u64>, CliError> {
     let Some(after) = look(context, model)? else { return Ok(None) };
-    if after.traffic.requests == before.traffic.requests {
+    if after.traffic.counts.requests == before.traffic.counts.requests {
         return Err(CliError::failed(format!("somebody else answers at {}", after.address))
             .why("the gate of this supervisor has seen none of the requests")
             .hint("mlxctl status      says what the gate waits for"));

@@ -14,7 +14,7 @@ use crate::cli::render::{self, Look};
 use crate::control::unsupervised;
 use crate::memory::Platform;
 use crate::supervisor;
-use crate::supervisor::absent::planned_status;
+use crate::supervisor::planned_status;
 
 /// Between two looks of `--watch`.
 const BETWEEN: Duration = Duration::from_secs(1);

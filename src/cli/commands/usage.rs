@@ -1,6 +1,6 @@
 //! `mlxctl usage`
 
-use crate::api::{KeyUsage, TrafficStatus};
+use crate::api::{Counts, KeyUsage};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::Remote;
@@ -23,11 +23,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let status = remote.client.status()?;
     let name = args.model.as_ref().map(|typed| remote.name(typed));
-    let models: Vec<(&str, &TrafficStatus)> = status
+    let models: Vec<(&str, &Counts)> = status
         .models
         .iter()
         .filter(|model| name.as_ref().is_none_or(|name| *name == model.name))
-        .map(|model| (model.name.as_str(), &model.traffic))
+        .map(|model| (model.name.as_str(), &model.traffic.counts))
         .collect();
     if models.is_empty()
         && let Some(name) = name
@@ -49,7 +49,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 }
 
 /// With a key and without.
-fn all(traffic: &TrafficStatus) -> KeyUsage {
+fn all(traffic: &Counts) -> KeyUsage {
     KeyUsage {
         requests: traffic.requests,
         prompt_tokens: traffic.prompt_tokens,
@@ -58,7 +58,7 @@ fn all(traffic: &TrafficStatus) -> KeyUsage {
     }
 }
 
-fn table(models: &[(&str, &TrafficStatus)]) -> String {
+fn table(models: &[(&str, &Counts)]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
@@ -92,14 +92,14 @@ mod tests {
     #[test]
     fn a_model_has_a_row_and_so_has_each_of_its_keys() {
         let key = KeyUsage { requests: 2, prompt_tokens: 300, cached_tokens: 200, tokens: 20 };
-        let traffic = TrafficStatus {
+        let traffic = Counts {
             requests: 5,
             tokens: 60,
             prompt_tokens: 900,
             cached_tokens: 800,
             since: Some("2026-01-01T00:00:00Z".to_owned()),
             keys: std::collections::BTreeMap::from([("ann".to_owned(), key)]),
-            ..TrafficStatus::default()
+            ..Counts::default()
         };
         let text = table(&[("32b", &traffic)]);
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -50,11 +50,9 @@ pub(crate) fn status() -> Status {
     small.repo = "mlx-community/DeepSeek-R1-Distill-Qwen-32B-4bit".into();
     small.traffic = TrafficStatus {
         in_flight: 2,
-        requests: 140,
-        tokens: 90_000,
+        counts: Counts { requests: 140, tokens: 90_000, ..Counts::default() },
         tokens_per_second: Some(27.13),
         ttft_ms: Some(412.0),
-        ..Default::default()
     };
     let mut large = model("70b", Start::Manual, StateName::Stopped);
     large.repo = "mlx-community/Qwen2.5-72B-Instruct-4bit".into();

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::histogram::{Counted, Histogram, PER_TOKEN, TTFT};
-use crate::api::{KeyUsage, TrafficStatus};
+use crate::api::{Counts, KeyUsage, TrafficStatus};
 use crate::gate::wire::Usage;
 use crate::speed;
 
@@ -141,13 +141,15 @@ impl Traffic {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         TrafficStatus {
             in_flight: self.in_flight(),
-            requests: self.requests.load(Relaxed),
-            errors: self.errors.load(Relaxed),
-            tokens: self.tokens.load(Relaxed),
-            prompt_tokens: self.prompt_tokens.load(Relaxed),
-            cached_tokens: self.cached_tokens.load(Relaxed),
-            keys: self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            since: Some(humantime::format_rfc3339_seconds(self.since).to_string()),
+            counts: Counts {
+                requests: self.requests.load(Relaxed),
+                errors: self.errors.load(Relaxed),
+                tokens: self.tokens.load(Relaxed),
+                prompt_tokens: self.prompt_tokens.load(Relaxed),
+                cached_tokens: self.cached_tokens.load(Relaxed),
+                keys: self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                since: Some(humantime::format_rfc3339_seconds(self.since).to_string()),
+            },
             tokens_per_second: recent.tokens_per_second,
             ttft_ms: recent.ttft_ms,
         }
@@ -260,10 +262,15 @@ mod tests {
     #[test]
     fn speeds_are_those_of_the_last_answers() {
         let traffic = Traffic::default();
-        assert_eq!(TrafficStatus { since: None, ..traffic.status() }, TrafficStatus::default());
+        let mut fresh = traffic.status();
+        fresh.counts.since = None;
+        assert_eq!(fresh, TrafficStatus::default());
         traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
         let status = traffic.status();
-        assert_eq!((status.tokens, status.ttft_ms, status.tokens_per_second), (11, Some(500.0), Some(10.0)));
+        assert_eq!(
+            (status.counts.tokens, status.ttft_ms, status.tokens_per_second),
+            (11, Some(500.0), Some(10.0))
+        );
         for _ in 0..50 {
             traffic.answered(answer(21), Some(Duration::from_millis(100)), Duration::from_millis(1100));
         }
@@ -277,7 +284,7 @@ mod tests {
         let traffic = Traffic::default();
         traffic.answered(answer(4), Some(Duration::from_millis(100)), Duration::from_micros(100_005));
         let status = traffic.status();
-        assert_eq!((status.tokens, status.tokens_per_second), (4, None));
+        assert_eq!((status.counts.tokens, status.tokens_per_second), (4, None));
     }
 
     #[test]

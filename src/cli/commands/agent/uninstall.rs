@@ -6,7 +6,7 @@ use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::host;
 use crate::registry::Registry;
-use crate::supervisor::{Leftovers, LockError};
+use crate::supervisor::{LockError, Orphans};
 
 /// Between SIGTERM and SIGKILL for a backend whose model is no longer in the registry.
 const TERM: Duration = Duration::from_secs(20);
@@ -49,7 +49,7 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
 /// Ends backends that have no supervisor: it was dead when its agent was removed, and they outlive it.
 fn end_leftovers(context: &Context, registry: &Registry) -> Result<(), CliError> {
     let host = host::system();
-    let mut left = match Leftovers::find(&registry.paths.run, host.as_ref()) {
+    let mut left = match Orphans::find(&registry.paths.run, host.as_ref()) {
         Ok(Some(left)) => left,
         Ok(None) => return Ok(()),
         Err(LockError::Held(holder)) => {

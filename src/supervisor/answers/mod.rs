@@ -1,0 +1,124 @@
+//! What is asked of the supervisor, and what it tells: documents, outcomes of commands, notices.
+
+mod absent;
+mod ask;
+mod changes;
+mod glance;
+mod notices;
+mod outcome;
+mod status;
+mod waiters;
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+pub use absent::planned_status;
+pub(crate) use ask::{Answer, Ask, Hold};
+pub(crate) use changes::{changes, listeners, tables, word};
+use glance::Glance;
+use notices::Notices;
+pub(crate) use outcome::{being_replaced, done, failed, freed, lent, not_running, not_taken_in, unknown};
+pub(crate) use status::Sources;
+pub use status::host_status;
+use status::{Documents, problems};
+use waiters::Waiters;
+
+use crate::api::{EventRecord, ModelStatus, Status};
+use crate::clock::Moment;
+use crate::lifecycle::{Outcome, WaiterId};
+use crate::metrics::{Listener, Snapshot, Source};
+use crate::notify::Sent;
+use crate::registry::Registry;
+use crate::supervisor::capacity::Capacity;
+use crate::supervisor::records::{Note, Records};
+
+/// Those who ask, and what they are shown.
+pub(crate) struct Answers {
+    /// When this supervisor came up.
+    started: Moment,
+    glance: Glance,
+    waiters: Waiters,
+    notices: Notices,
+    /// The listener of the registry's `[metrics]`.
+    metrics: Listener,
+}
+
+impl Answers {
+    /// `past`: of the history, as much as is at hand; `report` brings what comes of each notification to
+    /// [`Answers::notified`].
+    pub fn new(
+        started: Moment,
+        registry: &Registry,
+        source: impl Source,
+        past: &[EventRecord],
+        report: Arc<dyn Fn(Sent) + Send + Sync>,
+    ) -> Self {
+        let metrics = Listener::spawn(source);
+        metrics.listen(registry);
+        let notices = Notices::new(registry, past, report);
+        Self { started, glance: Glance::default(), waiters: Waiters::default(), notices, metrics }
+    }
+
+    /// Another registry is in force.
+    pub fn follow(&mut self, registry: &Registry) {
+        self.notices.follow(registry);
+        self.metrics.listen(registry);
+    }
+
+    /// The document of `mlxctl status --json`.
+    pub fn status(&mut self, sources: &Sources) -> Status {
+        self.documents(sources).status()
+    }
+
+    /// One model's part of it.
+    pub fn model(&mut self, sources: &Sources, name: &str) -> Option<ModelStatus> {
+        self.documents(sources).model(name)
+    }
+
+    /// Everything that is counted.
+    pub fn metrics(&mut self, sources: &Sources) -> Snapshot {
+        self.documents(sources).metrics()
+    }
+
+    fn documents<'a>(&'a mut self, from: &'a Sources<'a>) -> Documents<'a> {
+        let now = from.host.now();
+        self.glance.look(now, from.host, from.registry);
+        let (started, metrics_problem) = (self.started, self.metrics.problem());
+        Documents { now, from, glance: &self.glance, started, metrics_problem }
+    }
+
+    /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.
+    pub fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
+        self.glance.contradicted_by(asked, running);
+    }
+
+    /// Registers an asker; its command carries the id.
+    pub fn waiter(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
+        self.waiters.register()
+    }
+
+    pub fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
+        self.waiters.reply(waiter, outcome);
+    }
+
+    /// Takes in what was noted, for the owner to be told of some.
+    pub fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
+        self.notices.hear(events, registry);
+    }
+
+    /// What came of a notification.
+    pub fn notified(&mut self, sent: Sent) -> Option<Note> {
+        self.notices.sent(sent)
+    }
+
+    /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked.
+    pub fn look_for_trouble(
+        &mut self,
+        registry: &Registry,
+        records: &Records,
+        capacity: &Capacity,
+    ) -> Vec<Note> {
+        self.notices.look(problems(records, capacity).next(), registry)
+    }
+}

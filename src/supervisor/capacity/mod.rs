@@ -1,0 +1,304 @@
+//! Whether a model may start, and what it may take: admission, what holds starts back, what is done about memory while
+//! models run, and what was learned of them. The arithmetic is that of [`crate::memory`].
+
+mod admission;
+mod demand;
+mod files;
+mod learned;
+mod panics;
+mod peers;
+mod plan;
+mod power;
+mod prepare;
+mod step;
+mod upkeep;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use admission::Gatekeeper;
+use admission::Holds;
+pub(crate) use demand::Demand;
+pub(crate) use files::present;
+use learned::Learned;
+use panics::Panics;
+use peers::Judge;
+pub(crate) use peers::PeerAnswers;
+pub(crate) use plan::Plan;
+use power::PowerState;
+pub use prepare::missing;
+pub(crate) use prepare::prepare;
+pub(crate) use step::Step;
+pub(crate) use upkeep::ReadyRun;
+
+use crate::api::{HeldBack, RankStatus};
+use crate::clock::{Moment, beat};
+use crate::cluster::ask::Ssh;
+use crate::host::{Footprint, Host, Power};
+use crate::lifecycle::{
+    Event, Failure, FailureKind, Fleet, Generation, Managed, Name, Signed, State, StopReason,
+};
+use crate::memory::Platform;
+use crate::memory::pressure::Policy;
+use crate::registry::{Model, PowerChoice, Registry, Start};
+use crate::supervisor::records::Note;
+use crate::units::Bytes;
+
+/// What comes back from other tasks, for the loop to hand in again.
+pub(crate) enum News {
+    /// Where the power comes from, seen now: for [`Capacity::powered`].
+    Power(Power),
+    /// What the other machines of a cluster say to a start: for [`Capacity::judge_peers`].
+    Peers(Box<PeerAnswers>),
+}
+
+/// What the models ask of memory, and all that decides whether they get it.
+pub(crate) struct Capacity {
+    host: Arc<dyn Host>,
+    demands: HashMap<Name, Demand>,
+    learned: Learned,
+    /// What is done about memory pressure and for programs that the models yield to.
+    policy: Policy,
+    power: PowerState,
+    /// Reports of kernel panics that nobody has answered for yet.
+    panics: Panics,
+    /// Whether the last start was refused for nothing but what is available at the moment.
+    short_now: bool,
+    /// When the next look at memory is due, if any model is ready then.
+    look_due: Moment,
+    ssh: Ssh,
+    report: Arc<dyn Fn(News) + Send + Sync>,
+}
+
+impl Capacity {
+    /// Reads what was learned; why it could not be, if it could not. `binary`: ours, on every machine.
+    pub fn open(
+        host: &Arc<dyn Host>,
+        registry: &Registry,
+        binary: &Path,
+        report: Arc<dyn Fn(News) + Send + Sync>,
+    ) -> (Self, Option<String>) {
+        let (learned, problem) = Learned::open(&registry.paths.state);
+        let of_power = report.clone();
+        let power =
+            PowerState::watch(host, registry.power, Arc::new(move |power| of_power(News::Power(power))));
+        let capacity = Self {
+            host: host.clone(),
+            demands: HashMap::new(),
+            learned,
+            policy: Policy::new(registry.pressure.clone()),
+            power,
+            panics: Panics::default(),
+            short_now: false,
+            look_due: Moment::default(),
+            ssh: Ssh::new(binary),
+            report,
+        };
+        (capacity, problem)
+    }
+
+    /// Where MLX runs on this machine.
+    pub fn platform(&self) -> Platform {
+        Platform::of(&self.host.memory().unwrap_or_default())
+    }
+
+    /// The registry in force has this entry.
+    pub fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, platform: Platform) {
+        let name = Name::from(model.name.as_str());
+        let demand = self.demands.entry(name).or_insert_with(|| Demand::new(model.clone()));
+        demand.follow(model.clone(), registry, platform, &self.learned);
+    }
+
+    /// A model is gone from the registry, and its last run as well.
+    pub fn forget_model(&mut self, model: &Name) {
+        self.demands.remove(model);
+    }
+
+    /// What a model asks for.
+    pub fn demand(&self, model: &Name) -> Option<&Demand> {
+        self.demands.get(model)
+    }
+
+    /// The start of the live run, which was forced, was so much over what there was.
+    pub fn recall_overdraft(&mut self, model: &Name, overdraft: Option<Bytes>) {
+        if let Some(demand) = self.demands.get_mut(model) {
+            demand.overdraft = overdraft;
+        }
+    }
+
+    /// Admission, as [`Fleet::step`] asks it. `live`: what the live runs take now, by model.
+    pub fn gatekeeper<'a>(
+        &'a mut self,
+        registry: &'a Registry,
+        live: &'a dyn Fn() -> BTreeMap<String, Footprint>,
+    ) -> Gatekeeper<'a> {
+        Gatekeeper {
+            registry,
+            host: &*self.host,
+            demands: &mut self.demands,
+            learned: &self.learned,
+            holds: Holds { policy: &self.policy, power: &self.power, panics: &self.panics },
+            short_now: &mut self.short_now,
+            live,
+        }
+    }
+
+    /// Whether a start was refused for nothing but what is available at the moment, since this was last asked.
+    pub fn take_short_now(&mut self) -> bool {
+        std::mem::take(&mut self.short_now)
+    }
+
+    /// What keeps a model from being started. `running`: the programs that run now, of those that the models yield to.
+    pub fn held_back(&self, model: &Model, running: &[String]) -> Option<HeldBack> {
+        let holds = Holds { policy: &self.policy, power: &self.power, panics: &self.panics };
+        holds.on(&model.name, model.start, running)
+    }
+
+    /// Programs that the models yielded to a moment ago.
+    pub fn yielding_to(&self) -> &[String] {
+        self.policy.yielding_to()
+    }
+
+    /// Always-on models that wait for their files, and whose files have come.
+    pub fn files_came(&self, fleet: &Fleet) -> Vec<Event> {
+        let waits = fleet.models().iter().filter(|managed| managed.state.waits_for_files());
+        let came = |name: &Name| self.demand(name).is_some_and(|demand| present(&demand.model).is_ok());
+        waits.map(|managed| managed.name.clone()).filter(came).map(Event::Retry).collect()
+    }
+}
+
+/// What was learned.
+impl Capacity {
+    /// Learns how long loads take.
+    pub fn loaded(&mut self, managed: &Managed) {
+        if let State::Ready { run, since } = &managed.state
+            && !run.adopted
+        {
+            self.learned.loaded(&managed.name, run.generation, since.since(run.spawned));
+        }
+    }
+
+    /// What a load of this model took the last time.
+    pub fn load_time(&self, model: &Name) -> Option<Duration> {
+        self.learned.load_time(model)
+    }
+
+    /// Writes what could not be written before.
+    pub fn try_again(&mut self) {
+        self.learned.try_again();
+    }
+
+    /// Why what was learned was not written, if it was not.
+    pub fn problem(&self) -> Option<&str> {
+        self.learned.problem()
+    }
+}
+
+/// What is done while models run.
+impl Capacity {
+    /// When to look again: with the health checks of ready models (a look costs some 0.1 ms). `None`: nothing runs,
+    /// and nothing has to be undone.
+    pub fn next_look(&self, fleet: &Fleet) -> Option<Moment> {
+        let mut models = fleet.models().iter();
+        let ready = models.any(|model| matches!(model.state, State::Ready { .. }));
+        let undone = ready || !self.policy.yielding_to().is_empty();
+        undone.then_some(self.look_due).into_iter().chain(self.policy.next()).min()
+    }
+
+    /// Looks at memory and decides. `programs`: those that run now, of those that the models yield to.
+    pub fn look(&mut self, now: Moment, runs: &[ReadyRun], programs: &[String]) -> Vec<Step> {
+        // Of all models: one that becomes ready before the next look has its interval kept as well.
+        let interval = self.demands.values().map(|demand| demand.model.health.interval).min();
+        self.look_due = now.after(interval.map_or(Duration::ZERO, beat::wait));
+        let reading = self.host.memory().unwrap_or_default();
+        let platform = Platform::of(&reading);
+        let demands = &mut self.demands;
+        let running: Vec<_> = runs
+            .iter()
+            .filter_map(|run| Some(upkeep::running(demands.get(&run.name)?, run, platform)))
+            .collect();
+        let actions = self.policy.step(now, reading.pressure, &running, programs);
+        let mut steps: Vec<Step> =
+            actions.into_iter().flat_map(|action| upkeep::relieve(action, demands.keys())).collect();
+        for run in runs {
+            if let Some(demand) = demands.get_mut(&run.name) {
+                steps.extend(upkeep::keep_in_bounds(demand, &mut self.learned, now, run, platform));
+            }
+        }
+        steps
+    }
+
+    /// Another registry is in force.
+    pub fn follow_rules(&mut self, registry: &Registry, fleet: &Fleet) -> Vec<Step> {
+        self.policy.set(registry.pressure.clone());
+        let begins = self.power.set_rules(registry.power);
+        begins.map(|(choice, text)| power_steps(choice, text, fleet)).unwrap_or_default()
+    }
+
+    /// Takes in where the power comes from.
+    pub fn powered(&mut self, power: Power, fleet: &Fleet) -> Vec<Step> {
+        let begins = self.power.seen(power);
+        begins.map(|(choice, text)| power_steps(choice, text, fleet)).unwrap_or_default()
+    }
+}
+
+/// Of other machines, and of this one before this boot.
+impl Capacity {
+    /// Asks the other machines of a model's cluster for room. The answers come as [`News::Peers`]; or at once, why they
+    /// cannot be asked.
+    pub fn ask_peers(&self, registry: &Registry, model: &Name, generation: Generation) -> Option<Event> {
+        let asked = self.demand(model)?.model.clone();
+        let report = self.report.clone();
+        let report = move |answers| report(News::Peers(Box::new(answers)));
+        let error = peers::ask(model.clone(), generation, asked, registry, self.ssh.clone(), report).err()?;
+        let text = format!("the other machines cannot be asked: {error}");
+        let signed = Signed::Refused(Failure::new(FailureKind::Refused, text));
+        Some(Event::Of { model: model.clone(), generation, signed })
+    }
+
+    /// Judges what they say. `ranks`: those of a model's live run.
+    pub fn judge_peers(
+        &self,
+        registry: &Registry,
+        fleet: &Fleet,
+        ranks: &dyn Fn(&Name) -> Vec<RankStatus>,
+        answers: PeerAnswers,
+    ) -> Option<Event> {
+        Judge { demands: &self.demands, registry, fleet, ranks }.judge(answers)
+    }
+
+    /// Looks whether this boot began with a kernel panic.
+    pub fn look_for_panics(&mut self, registry: &Registry) -> Vec<Note> {
+        self.panics = Panics::look(&*self.host, &registry.paths.state);
+        let note = |name: &String| {
+            let text =
+                format!("the machine came up from a kernel panic: {name}; manual models wait for --force");
+            let hint = "mlxctl doctor names the report; mlxctl start MODEL --force answers for it";
+            Note::new("kernel_panic", text).hint(hint)
+        };
+        self.panics.reports().iter().map(note).collect()
+    }
+
+    /// A model is started by force: whoever did that to a manual one has answered for the panics so far.
+    pub fn accept_panics(&mut self, registry: &Registry, model: &Name) -> Option<Note> {
+        let manual = self.demand(model).is_some_and(|demand| demand.model.start == Start::Manual);
+        let accepted = manual && self.panics.accept(&registry.paths.state);
+        let text = "started by force after a kernel panic: manual models may start again";
+        accepted.then(|| Note::of(model, "kernel_panic", text))
+    }
+}
+
+fn power_steps(choice: PowerChoice, text: String, fleet: &Fleet) -> Vec<Step> {
+    let mut steps = vec![Step::Note(Note::new("power", text))];
+    if choice == PowerChoice::StopManual {
+        let live = fleet.models().iter().filter(|model| model.state.generation().is_some());
+        let manual = live.filter(|model| model.policy.start == Start::Manual);
+        steps.extend(manual.map(|managed| {
+            let (model, why) = (managed.name.clone(), StopReason::Power);
+            Step::Event(Event::Stop { model, waiter: None, why, now: false, drain: None })
+        }));
+    }
+    steps
+}

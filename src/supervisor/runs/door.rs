@@ -1,0 +1,200 @@
+//! The front door of one model: its gate, and what that is told: its part of the registry, and what follows from the
+//! state of the model.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::awake::{Awake, Followed};
+use crate::clock::Moment;
+use crate::gate::{Availability, Gate, GateConfig, Report, Upstream, template};
+use crate::lifecycle::{FailureKind, Managed, Name, Next, State, StopReason};
+use crate::registry::{Model, Registry, Start};
+use crate::supervisor::capacity::Demand;
+use crate::supervisor::records::{Note, keys_file, log_file};
+
+/// A gate with what it reported last.
+pub(super) struct Door {
+    gate: Gate,
+    /// Keeps the machine awake for its requests.
+    #[expect(dead_code, reason = "it is only there to end with the gate")]
+    followed: Followed,
+    /// What the gate may do.
+    availability: watch::Sender<Availability>,
+    /// Where it listens.
+    addresses: Vec<SocketAddr>,
+    /// What it waits for.
+    problem: Option<String>,
+}
+
+impl Door {
+    /// Opens it; nothing is behind it yet.
+    pub fn open(
+        registry: &Registry,
+        model: &Model,
+        demand: Option<&Demand>,
+        awake: &Awake,
+        reports: mpsc::UnboundedSender<(String, Report)>,
+    ) -> Self {
+        let (availability, seen) = watch::channel(Availability::Offline);
+        let gate = Gate::spawn(gate_config(registry, model, demand), seen, reports);
+        let followed = awake.follow(gate.traffic().clone());
+        Self { gate, followed, availability, addresses: Vec::new(), problem: None }
+    }
+
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What it waits for.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// The registry has this entry now.
+    pub fn follow(&self, registry: &Registry, model: &Model, demand: Option<&Demand>) {
+        self.gate.reconfigure(gate_config(registry, model, demand));
+    }
+
+    /// Where the gate says that it listens, and what it waits for.
+    pub fn listens(
+        &mut self,
+        name: &Name,
+        addresses: Vec<SocketAddr>,
+        problem: Option<String>,
+    ) -> Option<Note> {
+        let news = addresses != self.addresses;
+        self.addresses = addresses;
+        if news && !self.addresses.is_empty() {
+            let at: Vec<_> = self.addresses.iter().map(|at| format!("http://{at}/v1")).collect();
+            tracing::info!("the gate of {name} listens at {}", at.join(" and "));
+        }
+        if self.problem == problem {
+            return None;
+        }
+        self.problem.clone_from(&problem);
+        Some(match problem {
+            Some(problem) => Note::of(name, "gate_waits", problem),
+            None => Note::of(name, "gate_listens", "the gate listens on its address"),
+        })
+    }
+
+    /// Tells the gate what it may do while the model is in this state. `secret`: its run's; `load_time`: what earlier loads
+    /// took; `leaving`: another supervisor is about to take over, so that nothing new is begun.
+    pub fn publish(
+        &self,
+        managed: &Managed,
+        secret: Option<&Arc<str>>,
+        now: Moment,
+        load_time: Option<Duration>,
+        leaving: bool,
+    ) {
+        let wanted = match availability(managed, secret, now, load_time) {
+            Availability::Ready(_) if leaving => Availability::Loading { ready_at: None, hold: true },
+            other => other,
+        };
+        self.availability.send_if_modified(|current| {
+            let changed = *current != wanted;
+            *current = wanted;
+            changed
+        });
+    }
+
+    /// Whoever waits is told to come back.
+    pub fn leave(&self) {
+        self.availability.send_replace(Availability::Draining);
+    }
+
+    pub fn close(self) -> impl Future<Output = ()> {
+        self.gate.close()
+    }
+}
+
+/// `--max-tokens` of `mlx_lm.server` where it is not given (0.32.2).
+const DEFAULT_TOKENS: u32 = 512;
+
+/// The gate's part of the registry.
+fn gate_config(registry: &Registry, model: &Model, demand: Option<&Demand>) -> GateConfig {
+    let (files, plan) = (demand.map(Demand::files), demand.and_then(Demand::plan));
+    let mut accepted = vec![model.name.clone()];
+    accepted.extend(model.aliases.iter().cloned());
+    accepted.push(model.source.to_string());
+    GateConfig {
+        name: model.name.clone(),
+        accepted,
+        presets: model.presets.clone(),
+        vocabulary: files.and_then(|files| files.vocabulary),
+        variables: match &model.server.chat_template {
+            Some(template) => template::variables(template),
+            None => files.map(|files| files.variables.clone()).unwrap_or_default(),
+        },
+        start: model.start,
+        port: model.port,
+        network: registry.network.clone(),
+        limits: model.limits.clone(),
+        default_tokens: model.server.max_tokens.unwrap_or(DEFAULT_TOKENS),
+        context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
+        // Ranks do not.
+        counted: model.cluster.is_none(),
+        keys: keys_file(registry),
+        access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
+    }
+}
+
+fn availability(
+    managed: &Managed,
+    secret: Option<&Arc<str>>,
+    now: Moment,
+    load_time: Option<Duration>,
+) -> Availability {
+    // A run that was found ready will be so again in a moment.
+    let adopted = managed.state.run().is_some_and(|run| run.adopted);
+    let hold = managed.policy.start == Start::Always || adopted;
+    let from_now = load_time.map(|time| now.after(time));
+    match &managed.state {
+        State::Stopped { .. } => Availability::Offline,
+        State::Asking { .. } | State::Spawning { .. } => Availability::Loading { ready_at: from_now, hold },
+        State::Loading { run, .. } => {
+            Availability::Loading { ready_at: load_time.map(|time| run.spawned.after(time)), hold }
+        }
+        State::Ready { run, .. } => match (run.port, secret) {
+            (Some(port), Some(secret)) => Availability::Ready(Upstream {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                secret: secret.clone(),
+                generation: run.generation.0,
+            }),
+            _ => Availability::Loading { ready_at: None, hold },
+        },
+        State::Draining { next, .. } | State::Stopping { next, .. } => match next {
+            Next::Stop(
+                StopReason::Shutdown
+                | StopReason::Removed
+                | StopReason::ByHand
+                | StopReason::Pressure
+                | StopReason::Power
+                | StopReason::Idle(_)
+                | StopReason::TimeOver(_)
+                | StopReason::NeverStarted,
+            ) => Availability::Draining,
+            Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },
+            Next::Recover(_) => Availability::Loading { ready_at: from_now, hold },
+        },
+        State::Backoff { last, .. } if last.kind == FailureKind::Refused => {
+            Availability::Refused { why: last.text.clone() }
+        }
+        State::Backoff { last, .. } if last.kind == FailureKind::NotPrepared => {
+            Availability::Failed { why: last.text.clone() }
+        }
+        State::Backoff { until, .. } => {
+            Availability::Loading { ready_at: Some(until.after(load_time.unwrap_or_default())), hold }
+        }
+        State::Failed { last } => Availability::Failed { why: last.text.clone() },
+    }
+}

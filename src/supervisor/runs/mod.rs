@@ -1,0 +1,281 @@
+//! The processes of backends and the front doors before them: spawns, adoption, exits, gates, the router. A [`Slot`] is
+//! one model's; [`Runs`] has all of them.
+
+mod adoption;
+mod attendance;
+mod awake;
+mod discovery;
+mod door;
+mod exits;
+mod idle;
+mod logs;
+mod news;
+mod orphans;
+mod router;
+mod slot;
+mod spawn;
+mod strays;
+mod trim;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{OptionFuture, join_all};
+use tokio::sync::mpsc;
+
+pub(crate) use adoption::{Claim, run_of};
+use awake::Awake;
+use discovery::Candidate;
+pub(crate) use discovery::{Found, find};
+use door::Door;
+pub(crate) use news::{News, Report};
+pub use orphans::{Orphans, running};
+use router::Routing;
+pub(crate) use slot::Slot;
+use slot::Tools;
+use strays::Strays;
+
+use crate::clock::Moment;
+use crate::gate::{self, Listening};
+use crate::host::{Footprint, Host, Identity, Priority, Signal};
+use crate::lifecycle::{Decision, Failure, FailureKind, Fleet, Generation, Name};
+use crate::registry::{Model, Registry};
+use crate::supervisor::capacity::{Demand, ReadyRun};
+use crate::supervisor::records::Note;
+use crate::units::Bytes;
+
+/// Where gates and the router report to.
+pub(crate) struct Reports {
+    pub gates: mpsc::UnboundedSender<(String, gate::Report)>,
+    pub router: mpsc::UnboundedSender<Listening>,
+    pub news: Report,
+}
+
+/// All processes of backends, and all gates.
+pub(crate) struct Runs {
+    tools: Tools,
+    slots: HashMap<Name, Slot>,
+    /// Processes of ours that belong to no run and are being ended.
+    strays: Strays,
+    /// The rung that backends are on.
+    priority: Priority,
+    /// The one address of all models.
+    routing: Routing,
+    /// Idle sleep is held off through it.
+    awake: Awake,
+    gate_reports: mpsc::UnboundedSender<(String, gate::Report)>,
+}
+
+impl Runs {
+    /// Nothing runs, and nothing listens. `binary`: ours, which is also the exec step of backends.
+    pub fn new(host: &Arc<dyn Host>, binary: &Path, reports: Reports) -> Self {
+        Self {
+            tools: Tools { host: host.clone(), binary: binary.into(), report: reports.news },
+            slots: HashMap::new(),
+            strays: Strays::default(),
+            priority: Priority::Normal,
+            routing: Routing::new(reports.router),
+            awake: Awake::new(host.clone()),
+            gate_reports: reports.gates,
+        }
+    }
+
+    pub fn slot(&self, model: &str) -> Option<&Slot> {
+        self.slots.get(model)
+    }
+
+    pub fn slot_mut(&mut self, model: &str) -> Option<&mut Slot> {
+        self.slots.get_mut(model)
+    }
+
+    pub fn slots(&self) -> impl Iterator<Item = (&Name, &Slot)> {
+        self.slots.iter()
+    }
+}
+
+/// Gates.
+impl Runs {
+    /// The registry in force has this entry: its gate is opened, or made what the entry says.
+    pub fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, demand: Option<&Demand>) {
+        let name = Name::from(model.name.as_str());
+        if let Some(slot) = self.slots.get_mut(&name) {
+            return slot.follow(registry, model.clone(), demand);
+        }
+        let door = Door::open(registry, model, demand, &self.awake, self.gate_reports.clone());
+        self.slots.insert(name, Slot::open(self.tools.clone(), model.clone(), door));
+    }
+
+    /// Makes the router what the registry in force says; the gates are there.
+    pub fn follow_router(&mut self, registry: &Registry) -> Option<Note> {
+        let gates = registry.models.iter().filter_map(|model| self.slots.get(&*model.name).map(Slot::gate));
+        self.routing.follow(registry, gates)
+    }
+
+    /// What the router reports.
+    pub fn heard_router(&mut self, listening: Listening) -> Option<Note> {
+        self.routing.heard(listening)
+    }
+
+    /// Why the router does not listen, if it does not.
+    pub fn router_problem(&self) -> Option<&str> {
+        self.routing.problem()
+    }
+
+    /// Answers of the router's own, by HTTP status; `None`: there is no router.
+    pub fn router_codes(&self) -> Option<BTreeMap<u16, u64>> {
+        self.routing.codes()
+    }
+
+    /// Whether no model has a request in flight.
+    pub fn quiet(&self) -> bool {
+        self.slots.values().all(|slot| slot.gate().traffic().in_flight() == 0)
+    }
+
+    /// Tells every gate what follows from its model's state. `load_time`: what earlier loads took; `leaving`: another
+    /// supervisor is about to take over.
+    pub fn publish(&mut self, fleet: &Fleet, load_time: impl Fn(&Name) -> Option<Duration>, leaving: bool) {
+        let now = self.tools.host.now();
+        for managed in fleet.models() {
+            if let Some(slot) = self.slots.get_mut(&managed.name) {
+                slot.publish(managed, now, load_time(&managed.name), leaving);
+            }
+        }
+    }
+
+    /// Closes the gates of models that are no longer in the registry and whose last run is gone. Returns their names.
+    pub fn close_removed(&mut self, fleet: &Fleet) -> Vec<Name> {
+        let gone: Vec<Name> = self.slots.keys().filter(|name| fleet.get(name).is_none()).cloned().collect();
+        for name in &gone {
+            if let Some(slot) = self.slots.remove(name) {
+                tokio::spawn(slot.close());
+            }
+        }
+        gone
+    }
+
+    /// Lets go of the front doors: those who wait are told to come back, what is left is ended with a word.
+    pub async fn close(&mut self, fleet: &Fleet, leaving: bool) {
+        for managed in fleet.models() {
+            if let Some(slot) = self.slots.get(&managed.name) {
+                slot.end(managed.state.generation(), leaving);
+            }
+        }
+        let router = self.routing.close();
+        let gates = self.slots.drain().map(|(_, slot)| slot.close());
+        // Side by side: a request may have come through either.
+        let _ = tokio::join!(join_all(gates), OptionFuture::from(router));
+    }
+}
+
+/// Processes.
+impl Runs {
+    /// Makes the process of a run and everything that watches it. `lock`: held by it until its record is there.
+    ///
+    /// # Errors
+    /// What is missing, or the system's refusal.
+    pub fn spawn(
+        &mut self,
+        registry: &Registry,
+        demand: Option<&Demand>,
+        name: &Name,
+        start: (Generation, Bytes),
+        lock: io::Result<File>,
+    ) -> Result<Identity, Failure> {
+        if let Some(stray) = self.strays.of(name) {
+            let text = format!("an earlier process of it, {}, is still ending", stray.pid);
+            return Err(Failure::new(FailureKind::NotPrepared, text));
+        }
+        let nobody = || Failure::new(FailureKind::SpawnFailed, "no such model");
+        let slot = self.slots.get_mut(name).ok_or_else(nobody)?;
+        let identity = slot.spawn(registry, demand, start, lock)?;
+        if self.priority != Priority::Normal
+            && let Err(error) = self.tools.host.set_priority(identity, self.priority)
+        {
+            tracing::warn!(%error, model = &**name, "a new backend keeps its priority");
+        }
+        Ok(identity)
+    }
+
+    /// Tells a run's process group.
+    pub fn signal(&self, name: &Name, identity: Identity, signal: Signal) -> Option<Note> {
+        let error = self.tools.host.signal(identity, signal).err()?;
+        let text = format!("process {} could not be signalled: {error}", identity.pid);
+        Some(Note::of(name, "signal_failed", text))
+    }
+
+    /// Puts all backends on a rung.
+    pub fn prioritise(&mut self, priority: Priority, fleet: &Fleet) -> Vec<Note> {
+        self.priority = priority;
+        let live = fleet.models().iter().filter_map(|model| Some(model.state.run()?.identity));
+        live.filter_map(|identity| {
+            let error = self.tools.host.set_priority(identity, priority).err()?;
+            let text = format!("process {} keeps its priority: {error}", identity.pid);
+            Some(Note::new("priority_failed", text))
+        })
+        .collect()
+    }
+
+    /// What these processes, which lead live runs, take now with all that belongs to them.
+    pub fn footprints(&self, live: &[(Name, Identity)]) -> BTreeMap<String, Footprint> {
+        live.iter()
+            .filter_map(|(name, identity)| {
+                let leader = self.tools.host.footprint(*identity).ok()?;
+                let footprint = self.slots.get(name).map_or(leader, |slot| slot.charged(leader));
+                Some((name.to_string(), footprint))
+            })
+            .collect()
+    }
+
+    /// Looks at the footprints of all live runs; not at what was looked at just now.
+    pub fn measure(&mut self, now: Moment, fleet: &Fleet) {
+        for managed in fleet.models() {
+            if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name)) {
+                slot.measure(now, run.identity);
+            }
+        }
+    }
+
+    /// Every run that is ready, as it is now.
+    pub fn ready(&self, now: Moment, fleet: &Fleet) -> Vec<ReadyRun> {
+        let models = fleet.models().iter();
+        models.filter_map(|managed| self.slots.get(&managed.name)?.ready(now, managed)).collect()
+    }
+
+    /// What becomes of each run that is ready, for want of use.
+    pub fn idle_steps(&mut self, now: Moment, fleet: &Fleet) -> Vec<(Name, Decision)> {
+        let models = fleet.models().iter();
+        models.filter_map(|managed| self.slots.get_mut(&managed.name)?.idle_step(now, managed)).collect()
+    }
+
+    /// Puts logs aside that are large.
+    pub fn rotate_logs(&mut self, registry: &Registry) {
+        for (name, slot) in &mut self.slots {
+            slot.rotate_log(registry, self.strays.of(name).is_some());
+        }
+    }
+
+    /// What to do with a process of an earlier supervisor.
+    pub fn claim(&self, candidate: Candidate) -> Claim {
+        let is_running = |name: &Name| self.slots.get(name).map(|slot| slot.run().is_some());
+        adoption::claim(candidate, is_running, &*self.tools.host)
+    }
+
+    /// Ends a process that is ours and of no use. Until it is gone its model is not started.
+    pub fn put_away(&mut self, name: Name, who: Identity) {
+        self.strays.put_away(name, who, &self.tools.host, &self.tools.report);
+    }
+
+    /// It is gone.
+    pub fn stray_gone(&mut self, who: Identity) {
+        self.strays.gone(who);
+    }
+
+    /// Processes that are being put away.
+    pub fn strays(&self) -> impl Iterator<Item = Identity> {
+        self.strays.all()
+    }
+}

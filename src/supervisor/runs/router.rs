@@ -1,0 +1,80 @@
+//! The registry's `[router]`: one address before all gates, opened, moved and closed as the registry says.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+
+use crate::gate::{Gate, LAST_WORDS, Listening, Router, RouterConfig};
+use crate::registry::Registry;
+use crate::supervisor::records::{Note, keys_file, log_file};
+
+/// The router, whether or not there is one.
+pub(super) struct Routing {
+    /// `None`: the registry wants none.
+    router: Option<Router>,
+    /// As it was last reported.
+    listening: Listening,
+    reports: mpsc::UnboundedSender<Listening>,
+}
+
+impl Routing {
+    /// None yet; `reports` are for [`Routing::heard`].
+    pub fn new(reports: mpsc::UnboundedSender<Listening>) -> Self {
+        Self { router: None, listening: Listening::default(), reports }
+    }
+
+    /// Makes the router what the registry in force says. `gates`: of all models.
+    pub fn follow<'a>(&mut self, registry: &Registry, gates: impl Iterator<Item = &'a Gate>) -> Option<Note> {
+        let wanted = registry.router.map(|port| RouterConfig {
+            port,
+            network: registry.network.clone(),
+            keys: keys_file(registry),
+            access_log: log_file(&registry.paths.logs, "router.access"),
+        });
+        match (wanted, &self.router) {
+            (Some(config), Some(router)) => router.reconfigure(config, gates),
+            (Some(config), None) => self.router = Some(Router::spawn(config, gates, self.reports.clone())),
+            (None, _) => {
+                let router = self.router.take()?;
+                // What came in through it may end, as at a gate whose model is stopped.
+                let drain = registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
+                tokio::spawn(router.close(drain));
+                self.listening = Listening::default();
+                return Some(Note::new("router_closed", "the registry names no router any more"));
+            }
+        }
+        None
+    }
+
+    /// What the router reports.
+    pub fn heard(&mut self, listening: Listening) -> Option<Note> {
+        // The last word of one that was closed meanwhile.
+        self.router.as_ref()?;
+        let before = std::mem::replace(&mut self.listening, listening.clone());
+        match listening.problem {
+            Some(problem) if before.problem.as_ref() == Some(&problem) => None,
+            Some(problem) => Some(Note::new("router_waits", format!("router: {problem}"))),
+            None if before == listening => None,
+            None => {
+                let addresses: Vec<_> = listening.addresses.iter().map(ToString::to_string).collect();
+                let text = format!("the router listens on {}", addresses.join(", "));
+                Some(Note::new("router_listens", text))
+            }
+        }
+    }
+
+    /// Why it does not listen, if it does not.
+    pub fn problem(&self) -> Option<&str> {
+        self.listening.problem.as_deref()
+    }
+
+    /// Answers of its own, by HTTP status; `None`: there is no router.
+    pub fn codes(&self) -> Option<BTreeMap<u16, u64>> {
+        self.router.as_ref().map(Router::codes)
+    }
+
+    /// Lets go of the address, and gives those who wait a last word.
+    pub fn close(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        self.router.take().map(|router| router.close(LAST_WORDS))
+    }
+}

@@ -1,0 +1,399 @@
+//! One model's gate and the run behind it.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attendance::{RunTasks, Watched};
+use super::door::Door;
+use super::idle::Usage;
+use super::logs::rotate;
+use super::news::{News, Report};
+use super::spawn::{Order, Spawned};
+use super::trim::{forget, trim};
+use crate::api::RankStatus;
+use crate::backend::launcher;
+use crate::backend::link::Request;
+use crate::backend::logs::{self, Aside};
+use crate::backend::probe::Vitals;
+use crate::backend::spec::Record;
+use crate::clock::Moment;
+use crate::gate::{self, Gate};
+use crate::host::{Footprint, Host, Identity};
+use crate::lifecycle::{Decision, Event, Failure, Generation, Lent, Managed, Name, Signed, State};
+use crate::registry::{Model, Registry};
+use crate::supervisor::capacity::{Demand, ReadyRun};
+use crate::supervisor::records::{Note, log_file, trim as trim_log};
+use crate::units::Bytes;
+
+/// For how long a measurement counts as that of now: whoever asks often does not want to know it more exactly.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What clients are told whose answers are not done when the time is up.
+const CUT: &str = "the supervisor is being replaced; ask again in a moment";
+
+/// What every slot works with.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub host: Arc<dyn Host>,
+    /// Our own binary, which is also the exec step of backends.
+    pub binary: Arc<Path>,
+    pub report: Report,
+}
+
+/// One model's.
+pub(crate) struct Slot {
+    name: Name,
+    tools: Tools,
+    /// The registry's entry.
+    model: Arc<Model>,
+    /// Its front door.
+    door: Door,
+    /// Of the live run.
+    run: Option<RunTasks>,
+    /// Last measurement of the live run.
+    sample: Option<(Moment, Footprint)>,
+    usage: Usage,
+}
+
+/// For `status` and others who look.
+impl Slot {
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    pub fn gate(&self) -> &Gate {
+        self.door.gate()
+    }
+
+    /// Where the gate listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.door.addresses()
+    }
+
+    /// What the gate waits for.
+    pub fn gate_problem(&self) -> Option<&str> {
+        self.door.problem()
+    }
+
+    /// How the model is used.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// What the live run was last seen to take.
+    pub fn sample(&self) -> Option<Footprint> {
+        self.sample.map(|(_, footprint)| footprint)
+    }
+
+    /// What the probe of the live run sees.
+    pub fn vitals(&self) -> Option<&Vitals> {
+        self.run.as_ref().map(|run| &*run.vitals)
+    }
+
+    /// The repository that the live run serves.
+    pub fn running_repo(&self) -> Option<&str> {
+        self.run.as_ref().map(|run| run.spec.repo.as_str()).filter(|repo| !repo.is_empty())
+    }
+
+    /// How the live run differs from the registry in force, if it does.
+    pub fn outdated(&self) -> Option<&str> {
+        self.run.as_ref()?.outdated.as_deref()
+    }
+
+    /// The ranks of the live run.
+    pub fn ranks(&self) -> Vec<RankStatus> {
+        self.vitals().map(Vitals::ranks).unwrap_or_default()
+    }
+
+    /// Seconds without a request, and until it is stopped by itself.
+    pub fn idleness(&self, now: Moment, managed: &Managed) -> (Option<f64>, Option<f64>) {
+        let State::Ready { run, since } = &managed.state else { return (None, None) };
+        let seen = self.usage.seen(self.gate().traffic(), now, run, *since);
+        let idle = (!seen.busy).then(|| now.since(seen.last).as_secs_f64());
+        let due = self.run.as_ref().and_then(|tasks| tasks.idle.due(seen, self.usage.limits(&self.model)));
+        (idle, due.map(|due| due.since(now).as_secs_f64()))
+    }
+}
+
+/// The gate.
+impl Slot {
+    /// Opens the front door of a model.
+    pub(super) fn open(tools: Tools, model: Arc<Model>, door: Door) -> Self {
+        let name = Name::from(model.name.as_str());
+        Self { name, tools, model, door, run: None, sample: None, usage: Usage::default() }
+    }
+
+    /// The registry has this entry now.
+    pub(super) fn follow(&mut self, registry: &Registry, model: Arc<Model>, demand: Option<&Demand>) {
+        self.door.follow(registry, &model, demand);
+        self.model = model;
+    }
+
+    /// What the gate reports.
+    pub fn heard(&mut self, report: gate::Report) -> Option<Note> {
+        match report {
+            gate::Report::Listening { addresses, problem } => {
+                self.door.listens(&self.name, addresses, problem)
+            }
+            gate::Report::Suspect { generation, why } => {
+                if let Some(run) = self.run.as_ref().filter(|run| run.generation.0 == generation) {
+                    tracing::debug!(model = &*self.name, why, "suspect");
+                    run.suspicion.notify_one();
+                }
+                None
+            }
+        }
+    }
+
+    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
+    /// supervisor is about to take over, so that nothing new is begun.
+    pub(super) fn publish(
+        &mut self,
+        managed: &Managed,
+        now: Moment,
+        load_time: Option<Duration>,
+        leaving: bool,
+    ) {
+        if managed.state.generation().is_none() {
+            self.end_run();
+        }
+        self.usage.follow(managed);
+        let secret = self.run.as_ref().map(|run| &run.secret);
+        self.door.publish(managed, secret, now, load_time, leaving);
+    }
+
+    /// Ends what is in flight at a run, telling the clients why.
+    pub fn abort(&self, generation: Generation, why: &str) {
+        self.gate().abort(generation.0, why);
+    }
+
+    /// Says a last word: whoever waits is told to come back, what is in flight is ended.
+    pub(super) fn end(&self, generation: Option<Generation>, leaving: bool) {
+        if leaving {
+            self.door.leave();
+        }
+        if let Some(generation) = generation {
+            self.abort(generation, CUT);
+        }
+    }
+
+    /// Closes the front door.
+    pub(super) fn close(self) -> impl Future<Output = ()> {
+        self.door.close()
+    }
+}
+
+/// The run.
+impl Slot {
+    pub(super) fn run(&self) -> Option<&RunTasks> {
+        self.run.as_ref()
+    }
+
+    /// Makes the process of a run and everything that watches it. `lock`: held by it until its record is there.
+    pub(super) fn spawn(
+        &mut self,
+        registry: &Registry,
+        demand: Option<&Demand>,
+        (generation, reserved): (Generation, Bytes),
+        lock: io::Result<File>,
+    ) -> Result<Identity, Failure> {
+        let spawned = self.order(registry, demand, generation, reserved).spawn(&self.name, lock)?;
+        let identity = spawned.identity;
+        self.attend(registry, spawned);
+        Ok(identity)
+    }
+
+    fn order<'a>(
+        &'a self,
+        registry: &'a Registry,
+        demand: Option<&'a Demand>,
+        generation: Generation,
+        reserved: Bytes,
+    ) -> Order<'a> {
+        Order { registry, model: &self.model, binary: &self.tools.binary, demand, generation, reserved }
+    }
+
+    /// Starts what watches an adopted run, which is in the books.
+    pub fn adopt(&mut self, registry: &Registry, record: Record) {
+        let Record { spec, identity, .. } = record;
+        let log_start = logs::mark(&spec.log);
+        self.attend(registry, Spawned { identity, spec, log_start });
+    }
+
+    fn attend(&mut self, registry: &Registry, spawned: Spawned) {
+        let Spawned { identity, spec, log_start } = spawned;
+        let watched = Watched {
+            name: &self.name,
+            identity,
+            spec,
+            log_start,
+            health: &self.model.health,
+            traffic: self.gate().traffic().clone(),
+            run: &registry.paths.run,
+            logs: &registry.paths.logs,
+        };
+        self.run = Some(watched.attend(&self.tools.host, &self.tools.report));
+    }
+
+    /// Compares the live run with what the registry in force would start.
+    pub fn look_for_differences(&mut self, registry: &Registry, demand: Option<&Demand>) {
+        let Some(started) = self.run.as_ref().map(|run| &run.spec) else { return };
+        let (generation, reserved) = (Generation(started.generation), Bytes(started.reserved));
+        let found = self.order(registry, demand, generation, reserved).difference(started);
+        if let (Some(outdated), Some(run)) = (found, &mut self.run) {
+            run.outdated = outdated;
+        }
+    }
+
+    /// The run is over.
+    pub fn end_run(&mut self) {
+        (self.run, self.sample) = (None, None);
+    }
+
+    /// Reports `Drained` when nothing is in flight any more.
+    pub fn drain(&mut self, generation: Generation) {
+        let (traffic, report) = (self.gate().traffic().clone(), self.tools.report.clone());
+        let model = self.name.clone();
+        let task = tokio::spawn(async move {
+            traffic.drained().await;
+            report(News::Event(Event::Of { model, generation, signed: Signed::Drained }));
+        });
+        if let Some(run) = &mut self.run {
+            run.tasks.push(task.abort_handle());
+        }
+    }
+
+    /// Puts the log aside if it is large. `left_alone`: a process of an earlier run may be writing it.
+    pub(super) fn rotate_log(&mut self, registry: &Registry, left_alone: bool) {
+        let log = log_file(&registry.paths.logs, &self.name);
+        match &mut self.run {
+            Some(run) => rotate(&self.name, log, run, &self.tools.report),
+            None if left_alone => {}
+            None => trim_log(log, Aside::All),
+        }
+    }
+
+    /// Whether the launcher has opened a new log.
+    pub fn log_reopened(&mut self, generation: Generation, done: bool) {
+        if let Some(run) = self.run.as_mut().filter(|run| run.generation == generation) {
+            run.reopening = false;
+            tracing::debug!(model = &*self.name, done, "a log was put aside");
+        }
+    }
+}
+
+/// Its memory.
+impl Slot {
+    /// What its live run takes on this machine. `leader`: what the OS charges its process; ranks lead sessions of their
+    /// own, and those that are here count as they were last heard of.
+    pub(super) fn charged(&self, leader: Footprint) -> Footprint {
+        let Some((run, group)) = self.run.as_ref().and_then(|run| Some((run, run.spec.group.as_ref()?)))
+        else {
+            return leader;
+        };
+        let ranks = run.vitals.ranks();
+        let here: Bytes = ranks
+            .iter()
+            .filter(|rank| group.places.get(rank.rank).is_some_and(|place| place.local))
+            .filter_map(|rank| rank.footprint_bytes.map(Bytes))
+            .sum();
+        let bytes = leader.bytes + here;
+        Footprint { bytes, peak: leader.peak.map(|peak| peak + here), ..leader }
+    }
+
+    /// Measures its live run; not again what was measured just now.
+    pub(super) fn measure(&mut self, now: Moment, identity: Identity) {
+        if self.sample.is_none_or(|(at, _)| now.since(at) >= FRESH)
+            && let Ok(leader) = self.tools.host.footprint(identity)
+        {
+            let footprint = self.charged(leader);
+            let before = self.sample.map_or(Bytes::ZERO, |(_, before)| before.peak.unwrap_or(before.bytes));
+            let peak = Some(footprint.peak.unwrap_or(footprint.bytes).max(before));
+            self.sample = Some((now, Footprint { peak, ..footprint }));
+        }
+    }
+
+    /// Its run, if it is ready, as it is now.
+    pub(super) fn ready(&self, now: Moment, managed: &Managed) -> Option<ReadyRun> {
+        let State::Ready { run, since } = &managed.state else { return None };
+        let tasks = self.run.as_ref().filter(|tasks| tasks.generation == run.generation)?;
+        let footprint = self.charged(self.tools.host.footprint(run.identity).ok()?);
+        let traffic = self.gate().traffic();
+        let since = (*since).min(now);
+        let last_request = match traffic.last_activity() {
+            Some(at) => Moment(now.0.saturating_sub(at.elapsed())).max(since),
+            None => since,
+        };
+        Some(ReadyRun {
+            name: self.name.clone(),
+            generation: run.generation,
+            footprint,
+            in_flight: traffic.progress().0.into(),
+            requests: traffic.status().counts.requests,
+            last_request,
+            outdated: tasks.outdated.is_some(),
+        })
+    }
+
+    /// Empties the buffer cache; nobody waits for that.
+    pub fn empty_cache(&self) {
+        self.run.iter().for_each(|run| run.ask(Request::Trim));
+    }
+
+    /// Has as much cached memory given back as costs no request; nobody waits for that.
+    pub fn give_back(&self) {
+        self.run.iter().for_each(|run| run.ask(self.trim_now()));
+    }
+
+    /// How to trim its run now: kept prompts are given up as well where no request would have to wait for that.
+    fn trim_now(&self) -> Request {
+        if self.gate().traffic().progress().0 == 0 { Request::Release } else { Request::Trim }
+    }
+
+    /// The same as [`Slot::give_back`], with what came of it: bytes; `None` in the end, where the launcher did not answer.
+    /// `None` at once: it is not running.
+    pub fn trim(&self) -> Option<impl Future<Output = Option<Bytes>> + use<>> {
+        Some(trim(self.run.as_ref()?.questions.clone(), self.trim_now()))
+    }
+
+    /// Has all kept prompts given up and deleted: bytes, or why they could not be.
+    pub fn forget_prompts(&self, state: &Path) -> impl Future<Output = Result<Bytes, String>> + use<> {
+        let questions = self.run.as_ref().map(|run| run.questions.clone());
+        forget(questions, launcher::prompts(state, &self.name))
+    }
+}
+
+/// How it is used.
+impl Slot {
+    /// As an earlier supervisor of this boot knew it.
+    pub fn recall(&mut self, lent: Option<Lent>, last_used: Option<Moment>) {
+        self.usage.recall(lent, last_used);
+    }
+
+    /// A person is about to start or restart it.
+    pub fn begin_use(&mut self, managed: Option<&Managed>) {
+        self.usage.begin(self.tools.host.now(), managed);
+    }
+
+    /// A person gives it time, which counts if a start was granted, or it runs already. Whether it does.
+    pub fn lend(&mut self, managed: Option<&Managed>, length: Duration) -> bool {
+        let runs = managed.is_some_and(|managed| managed.state.generation().is_some());
+        if runs {
+            let ready = managed.is_some_and(|managed| matches!(managed.state, State::Ready { .. }));
+            self.usage.lend(self.tools.host.now(), length, ready);
+        }
+        runs
+    }
+
+    /// What becomes of its run, if it is ready, for want of use.
+    pub(super) fn idle_step(&mut self, now: Moment, managed: &Managed) -> Option<(Name, Decision)> {
+        let State::Ready { run, since } = &managed.state else { return None };
+        let seen = self.usage.look(self.door.gate().traffic(), now, run, *since);
+        let limits = self.usage.limits(&self.model);
+        Some((self.name.clone(), self.run.as_mut()?.idle.step(now, seen, limits)))
+    }
+}

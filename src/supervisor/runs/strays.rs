@@ -1,0 +1,68 @@
+//! Processes of ours that belong to no run and are being ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::exits;
+use super::news::{News, Report};
+use crate::host::{Host, Identity, Signal};
+use crate::lifecycle::Name;
+
+/// How long a process that is put away may take after SIGTERM: as long as the registry gives a backend.
+const TERM: Duration = Duration::from_secs(20);
+
+/// Between two tries to signal or watch a process that is put away.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Those that are not gone yet.
+#[derive(Debug, Default)]
+pub(super) struct Strays(Vec<(Name, Identity)>);
+
+impl Strays {
+    /// Ends one; [`News::StrayGone`] comes when it is gone.
+    pub fn put_away(&mut self, name: Name, who: Identity, host: &Arc<dyn Host>, report: &Report) {
+        self.0.push((name.clone(), who));
+        let (host, report) = (host.clone(), report.clone());
+        tokio::spawn(async move {
+            put_away(host, who).await;
+            // After the loop's end the next supervisor finds it gone.
+            report(News::StrayGone(name, who));
+        });
+    }
+
+    pub fn gone(&mut self, who: Identity) {
+        self.0.retain(|(_, stray)| *stray != who);
+    }
+
+    /// One of this model.
+    pub fn of(&self, name: &Name) -> Option<Identity> {
+        self.0.iter().find(|(model, _)| model == name).map(|(_, who)| *who)
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = Identity> {
+        self.0.iter().map(|(_, who)| *who)
+    }
+}
+
+/// Ends a process and its group, whatever it takes.
+async fn put_away(host: Arc<dyn Host>, who: Identity) {
+    let mut gone = exits::watch(host.clone(), who);
+    let mut signal = Signal::Term;
+    let began = host.awake();
+    loop {
+        if let Err(error) = host.signal(who, signal) {
+            tracing::warn!(pid = who.pid, %error, "a stray backend could not be signalled");
+        }
+        let patience = if signal == Signal::Term { TERM } else { AGAIN };
+        let ended = tokio::time::timeout(patience, &mut gone).await.is_ok();
+        if ended && !host.group_alive(who) {
+            return;
+        }
+        if ended || host.awake().since(began) >= TERM {
+            signal = Signal::Kill;
+        }
+        if ended {
+            gone = Box::pin(std::future::pending());
+        }
+    }
+}
