@@ -11,6 +11,7 @@ use crate::backend::launcher;
 use crate::backend::link::Reply;
 use crate::backend::link::Request;
 use crate::lifecycle::{Event, FailureKind, Name, Outcome, State, StopReason};
+use crate::page::Press;
 use crate::units::Bytes;
 
 impl Driver {
@@ -32,6 +33,7 @@ impl Driver {
             Ask::StartAgain(model, request, answer) => self.start(&model, request, answer, false),
             Ask::Stop(model, request, answer) => self.stop(&model, &request, answer),
             Ask::Restart(model, request, answer) => self.restart(&model, &request, answer),
+            Ask::Pressed(model, press, key) => self.pressed(&model, press, &key),
             Ask::Trim(model, answer) => self.trim(&model, answer),
             Ask::Forget(model, answer) => self.forget(&model, answer),
             Ask::Reload(registry, dry_run, answer) => {
@@ -42,7 +44,11 @@ impl Driver {
                 drop(answer.send(outcome));
             }
             Ask::Events(after, limit, reply) => drop(reply.send(self.journal.after(after, limit))),
-            Ask::Follow(follower) => self.followers.push(follower),
+            Ask::Follow(follower) => {
+                // Those that left are noticed at the next event, which may be far away.
+                self.followers.retain(|follower| !follower.is_closed());
+                self.followers.push(follower);
+            }
             Ask::Shutdown { now } if !self.leave_now() => self.handle(Event::Shutdown { now }),
             Ask::Shutdown { .. } => {}
             Ask::Handover(hold) => self.begin_to_leave(hold),
@@ -88,6 +94,13 @@ impl Driver {
             }
             Ok(outcome) => drop(answer.send(self.done(&name, "start", outcome))),
             Err(_) => self.answer_later(name, "start", outcome, answer),
+        }
+    }
+
+    fn pressed(&mut self, asked: &str, press: Press, key: &str) {
+        if let Ok(model) = self.registry.model(asked) {
+            let (name, verb) = (model.name.clone(), press.verb());
+            self.note(Some(&name), "pressed", &format!("{verb} by page, key \"{key}\""));
         }
     }
 

@@ -44,6 +44,7 @@ use crate::memory::pressure::Policy;
 use crate::memory::upkeep::Upkeep;
 use crate::metrics::{self, Noted};
 use crate::notify::{Notifier, Trouble};
+use crate::page;
 use crate::python::profile::Profiles;
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
@@ -68,6 +69,8 @@ pub(super) struct Driver {
     pub noted: Noted,
     /// The listener of the registry's `[metrics]`.
     pub metrics_listener: metrics::Listener,
+    /// That of its `[page]`.
+    pub page_listener: page::Listener,
     /// The one address of all models.
     pub routing: Routing,
     pub learned: Learned,

@@ -14,6 +14,7 @@ use crate::host::{Identity, Power};
 use crate::lifecycle::{Event, Generation, Name, Outcome};
 use crate::metrics::{Snapshot, Source};
 use crate::notify::Sent;
+use crate::page::{self, Press};
 use crate::registry::Registry;
 use crate::units::Bytes;
 
@@ -50,6 +51,8 @@ pub(super) enum Ask {
     StartAgain(String, StartRequest, Answer<CommandDone>),
     Stop(String, StopRequest, Answer<CommandDone>),
     Restart(String, StopRequest, Answer<CommandDone>),
+    /// A button of the page was pressed: on which model, which one, with the key of which name. It only notes that.
+    Pressed(String, Press, String),
     Trim(String, Answer<CommandDone>),
     Forget(String, Answer<CommandDone>),
     Reload(Result<Box<Registry>, String>, bool, Answer<Vec<Change>>),
@@ -84,6 +87,24 @@ impl Source for Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Ask::Metrics(reply));
         answer.await.ok()
+    }
+}
+
+impl page::Source for Handle {
+    async fn newest(&self, limit: usize) -> Vec<EventRecord> {
+        self.events(None, limit).await
+    }
+
+    fn coming(&self) -> mpsc::Receiver<EventRecord> {
+        self.follow()
+    }
+
+    async fn press(&self, press: Press, model: &str, key: &str) -> Result<CommandDone, ApiError> {
+        self.tell(Ask::Pressed(model.to_owned(), press, key.to_owned()));
+        match press {
+            Press::Start => self.start(model, StartRequest::default()).await,
+            Press::Stop => self.stop(model, StopRequest::default()).await,
+        }
     }
 }
 

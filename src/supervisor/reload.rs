@@ -31,6 +31,7 @@ impl Driver {
         let registry = self.registry.clone();
         let platform = self.platform();
         self.metrics_listener.listen(&registry);
+        self.page_listener.listen(&registry);
         for model in &registry.models {
             let name = Name::from(model.name.as_str());
             match self.slots.get_mut(&name) {

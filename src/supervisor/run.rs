@@ -34,6 +34,7 @@ use crate::lifecycle::{self, Event, Fleet, Name};
 use crate::memory::pressure::Policy;
 use crate::metrics::{Listener, Noted};
 use crate::notify::Trouble;
+use crate::page;
 use crate::registry::Registry;
 
 /// The longest sleep of the loop. Its timer stands still while a Mac sleeps (`CLOCK_UPTIME_RAW`), deadlines do
@@ -109,6 +110,8 @@ impl Supervisor {
         let handle = Handle::new(inbox.clone());
         let metrics_listener = Listener::spawn(handle.clone());
         metrics_listener.listen(&registry);
+        let page_listener = page::Listener::spawn(handle.clone(), &registry.paths);
+        page_listener.listen(&registry);
         let notifier = notifier(&registry, &journal, &inbox);
         let seed = u64::from(std::process::id()) ^ u64::try_from(host.now().0.as_nanos()).unwrap_or_default();
         let fleet = Fleet::new(models, seed);
@@ -129,6 +132,7 @@ impl Supervisor {
             journal,
             noted: Noted::new(),
             metrics_listener,
+            page_listener,
             routing: Routing::new(routing),
             learned,
             notifier,

@@ -128,8 +128,12 @@ impl Driver {
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let gates = self.slots.values().filter_map(|slot| slot.gate_problem.clone());
         let problems = [self.journal.problem(), self.learned.problem(), self.disk_problem.as_deref()];
-        let problems =
-            problems.into_iter().flatten().map(str::to_owned).chain(self.metrics_listener.problem());
+        let problems = problems
+            .into_iter()
+            .flatten()
+            .map(str::to_owned)
+            .chain(self.metrics_listener.problem())
+            .chain(self.page_listener.problem());
         let router = self.routing.listening.problem.iter().map(|problem| format!("router: {problem}"));
         let strays = self.strays.iter().map(|(_, stray)| format!("process {} to end", stray.pid));
         let waiting_for = gates.chain(router).chain(problems).chain(strays).collect();
