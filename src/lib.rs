@@ -16,6 +16,8 @@
 //! - [`supervisor`]: the one loop that owns all models, its driver, its journal, adoption.
 //! - [`control`]: the supervisor's API on a Unix socket, its server and its client.
 //! - [`metrics`]: everything that is counted, as Prometheus reads it.
+//! - [`page`]: the page for a browser.
+//! - [`logs`]: logs, as they are read.
 //! - [`notify`]: which event the owner is told of, and how.
 //! - [`python`]: interpreter, venv, packages, the built-in tiny model.
 //! - [`service`]: the launchd agent and the systemd user unit.
@@ -41,9 +43,11 @@ pub mod gate;
 pub mod gateway;
 pub mod host;
 pub mod lifecycle;
+pub mod logs;
 pub mod memory;
 pub mod metrics;
 pub mod notify;
+pub mod page;
 #[cfg(test)]
 #[path = "../tests/it/support/program.rs"]
 mod program;
@@ -54,3 +58,4 @@ mod speed;
 pub mod supervisor;
 pub mod terminal;
 pub mod units;
+mod web;

@@ -58,3 +58,8 @@ impl CliError {
         self
     }
 }
+
+/// That a log cannot be read.
+pub fn unreadable(error: std::io::Error) -> CliError {
+    CliError::failed("cannot read the log").why(error)
+}

@@ -12,7 +12,6 @@ pub mod remote;
 pub mod render;
 mod several;
 mod starter;
-mod tail;
 mod transfer;
 
 use std::path::PathBuf;

@@ -2,7 +2,8 @@
 
 use super::keys::{
     RawAgent, RawCluster, RawEntry, RawHealth, RawLimits, RawMemory, RawMetrics, RawNetwork, RawNotify,
-    RawPaths, RawPower, RawPressure, RawPython, RawReserves, RawRestart, RawRouter, RawServer, RawStop,
+    RawPage, RawPaths, RawPower, RawPressure, RawPython, RawReserves, RawRestart, RawRouter, RawServer,
+    RawStop,
 };
 use super::notes::At;
 use super::reader::Section;
@@ -18,6 +19,7 @@ pub(super) struct RawRegistry {
     pub agent: RawAgent,
     pub notify: RawNotify,
     pub metrics: RawMetrics,
+    pub page: RawPage,
     pub router: RawRouter,
     pub defaults: RawOptions,
     pub models: Vec<RawModel>,
@@ -58,6 +60,7 @@ impl RawRegistry {
             agent: file.section("agent", RawAgent::read),
             notify: file.section("notify", RawNotify::read),
             metrics: file.section("metrics", RawMetrics::read),
+            page: file.section("page", RawPage::read),
             router: file.section("router", RawRouter::read),
             defaults: file.section("defaults", RawOptions::read),
             models: file.sections("model", RawModel::read),

@@ -44,6 +44,7 @@ pub struct Registry {
     /// How the owner is told of what matters.
     pub notify: Notify,
     pub metrics: Metrics,
+    pub page: Page,
     /// Port of the one address for all models, on [`Network::host`]; `None`: there is none.
     pub router: Option<u16>,
     /// The models, in the file's order.
@@ -131,6 +132,12 @@ pub struct Agent {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// A listener of its own that answers `GET /metrics` and nothing else.
+    pub address: Option<SocketAddr>,
+}
+
+/// Where the page for a browser is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
     pub address: Option<SocketAddr>,
 }
 

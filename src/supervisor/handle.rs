@@ -11,6 +11,7 @@ use crate::api::{
     ApiError, Change, CommandDone, ErrorCode, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
 };
 use crate::metrics::{Snapshot, Source};
+use crate::page::{self, Press};
 use crate::registry::Registry;
 
 /// A way into the loop.
@@ -24,6 +25,24 @@ impl Source for Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Ask::Metrics(reply));
         answer.await.ok()
+    }
+}
+
+impl page::Source for Handle {
+    async fn newest(&self, limit: usize) -> Vec<EventRecord> {
+        self.events(None, limit).await
+    }
+
+    fn coming(&self) -> mpsc::Receiver<EventRecord> {
+        self.follow()
+    }
+
+    async fn press(&self, press: Press, model: &str, key: &str) -> Result<CommandDone, ApiError> {
+        self.tell(Ask::Pressed(model.to_owned(), press, key.to_owned()));
+        match press {
+            Press::Start => self.start(model, StartRequest::default()).await,
+            Press::Stop => self.stop(model, StopRequest::default()).await,
+        }
     }
 }
 

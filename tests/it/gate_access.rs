@@ -91,8 +91,8 @@ async fn a_key_opens_until_it_is_revoked_and_is_named_in_the_log() {
     let none = ask(&door, "Host: localhost\r\n").await;
     assert_eq!((none.status, &none.error()["code"]), (401, &"invalid_api_key".into()));
     assert_eq!(none.header("www-authenticate"), Some("Bearer"));
-    let alice = keys::add(&door.config.keys, "alice", 0).unwrap();
-    let bob = keys::add(&door.config.keys, "bob", 0).unwrap();
+    let alice = keys::add(&door.config.keys, "alice", keys::May::Ask, 0).unwrap();
+    let bob = keys::add(&door.config.keys, "bob", keys::May::Ask, 0).unwrap();
     assert_eq!(
         (with(&alice).await.status, with(&bob).await.status, with("mlx-guess").await.status),
         (200, 200, 401)

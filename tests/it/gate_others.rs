@@ -189,7 +189,7 @@ async fn a_refusal_reaches_a_client_that_writes_all_of_its_body_first() {
         config.network.require_key = true;
     })
     .await;
-    let key = mlxctl::gate::keys::add(&door.config.keys, "a", 0).unwrap();
+    let key = mlxctl::gate::keys::add(&door.config.keys, "a", mlxctl::gate::keys::May::Ask, 0).unwrap();
     let body = format!("{{\"prompt\": \"{}\"}}", "a".repeat(17_000_000));
     let answer = sends_all_first(&door, "", &body).await;
     assert_eq!((answer.status, answer.header("connection")), (401, Some("close")));

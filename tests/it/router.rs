@@ -244,7 +244,7 @@ async fn who_may_not_come_to_a_gate_may_not_come_to_the_router() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let ready = Availability::Ready(backend.upstream(1));
     let house = House::open(ready.clone(), ready, |config| config.network.require_key = true).await;
-    let key = keys::add(&house.config.keys, "alice", 1).unwrap();
+    let key = keys::add(&house.config.keys, "alice", keys::May::Ask, 1).unwrap();
     let ask = async |headers: &str| {
         let (mut client, body) = (house.client().await, chat("a", ""));
         let length = body.len();

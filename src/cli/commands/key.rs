@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
-use crate::gate::keys::{self, KeyError};
+use crate::gate::keys::{self, KeyError, May};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -18,6 +18,9 @@ enum Action {
     Add {
         /// Whose it is; shown in the access log
         name: String,
+        /// What it is for; a key does one of these. Each of them may read the page
+        #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+        may: May,
     },
     /// List the names
     List {
@@ -32,7 +35,7 @@ enum Action {
     },
 }
 
-/// Manages the bearer keys of the gates.
+/// Manages the keys of the gates and of the page.
 ///
 /// # Errors
 /// Exit 2 for a name that is none, 1 for one that is taken or unknown, and where the file cannot be changed.
@@ -40,12 +43,15 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let file = registry.paths.state.join("keys.json");
     match &args.action {
-        Action::Add { name } => {
+        Action::Add { name, may } => {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let key = keys::add(&file, name, now.as_secs())
+            let key = keys::add(&file, name, *may, now.as_secs())
                 .map_err(|error| explain(error, "cannot add the key"))?;
             context.output.say(&format!("the key of {name}; it is shown this once, only its hash is kept"));
-            if !registry.network.require_key {
+            if *may == May::Control && registry.page.address.is_none() {
+                context.output.say("there is no page yet: add [page] to the registry, then `mlxctl reload`");
+            }
+            if *may == May::Ask && !registry.network.require_key {
                 context.output.say(
                     "no gate asks for keys yet: set require_key = true in [network], then `mlxctl reload`",
                 );
@@ -57,7 +63,9 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             if *json {
                 let keys: Vec<_> = keys
                     .iter()
-                    .map(|key| serde_json::json!({ "name": key.name, "created": key.created }))
+                    .map(
+                        |key| serde_json::json!({ "name": key.name, "created": key.created, "may": key.may }),
+                    )
                     .collect();
                 return context.output.data(&serde_json::json!({ "schema": 1, "keys": keys }).to_string());
             }
@@ -66,7 +74,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
                 .iter()
                 .map(|key| {
                     let made = SystemTime::UNIX_EPOCH + Duration::from_secs(key.created);
-                    format!("{:width$}  made {}\n", key.name, humantime::format_rfc3339_seconds(made))
+                    let (may, made) = (key.may.name(), humantime::format_rfc3339_seconds(made));
+                    format!("{:width$}  may {may:7}  made {made}\n", key.name)
                 })
                 .collect();
             if lines.is_empty() {

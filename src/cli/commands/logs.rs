@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::Context;
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, unreadable};
 use crate::cli::remote::unknown_model;
-use crate::cli::tail::{Tail, unreadable};
+use crate::logs::Tail;
 use crate::registry::Registry;
 use crate::terminal::Shown;
 
@@ -58,7 +58,12 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
     // A model's output is in it, and what others sent.
     let mut shown = Shown::default();
-    let mut copy = |tail: &mut Tail| tail.read(|block| context.output.bytes(shown.block(block).as_bytes()));
+    let mut copy = |tail: &mut Tail| -> Result<(), CliError> {
+        while let Some(block) = tail.block().map_err(unreadable)? {
+            context.output.bytes(shown.block(&block).as_bytes())?;
+        }
+        Ok(())
+    };
     copy(&mut tail)?;
     if !args.follow {
         return Ok(());

@@ -1,16 +1,12 @@
 //! `mlxctl requests`
 
-use std::io;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::cli::Context;
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, unreadable};
 use crate::cli::remote::unknown_model;
 use crate::cli::render::{Look, Style, human};
-use crate::cli::tail::{Tail, unreadable};
-use crate::terminal::shown;
+use crate::logs::{Request, Requests};
 
 /// Between two looks of `-f`.
 const BETWEEN: Duration = Duration::from_millis(200);
@@ -30,36 +26,6 @@ pub struct Args {
     json: bool,
 }
 
-/// One request, as the access log has it. Keys are promises.
-#[derive(Debug, PartialEq, Serialize)]
-struct Request {
-    at: String,
-    model: String,
-    client: String,
-    key: Option<String>,
-    id: String,
-    method: String,
-    path: String,
-    status: u16,
-    received_bytes: u64,
-    sent_bytes: u64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    tokens: u64,
-    wait_ms: f64,
-    first_ms: Option<f64>,
-    total_ms: f64,
-    attempts: u32,
-    outcome: String,
-}
-
-/// One access log, and the beginning of a line that is not there wholly yet.
-struct Source {
-    model: String,
-    tail: Tail,
-    pending: Vec<u8>,
-}
-
 /// Prints the last requests, of all models in the order in which they ended. Needs no supervisor.
 ///
 /// # Errors
@@ -70,13 +36,10 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         Some(name) => vec![registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown))?],
         None => registry.models.iter().collect(),
     };
-    let mut sources: Vec<Source> = Vec::with_capacity(models.len());
+    let mut sources = Vec::with_capacity(models.len());
     for model in models {
-        let mut tail = Tail::new(registry.paths.logs.join(format!("{}.access.log", model.name)));
-        match tail.open_at_last(args.lines) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unreadable(error)),
-            _ => sources.push(Source { model: model.name.clone(), tail, pending: Vec::new() }),
-        }
+        let opened = Requests::open_at_last(&registry.paths.logs, &model.name, args.lines);
+        sources.push(opened.map_err(unreadable)?);
     }
     let mut past = more(&mut sources)?;
     past.drain(..past.len().saturating_sub(args.lines));
@@ -104,76 +67,18 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.quit_when_unread();
     loop {
         std::thread::sleep(BETWEEN);
-        for source in &mut sources {
-            source.tail.catch_up().map_err(unreadable)?;
-        }
         show(&more(&mut sources)?)?;
     }
 }
 
 /// What has come since, in the order of its times.
-fn more(sources: &mut [Source]) -> Result<Vec<Request>, CliError> {
+fn more(sources: &mut [Requests]) -> Result<Vec<Request>, CliError> {
     let mut requests = Vec::new();
-    for Source { model, tail, pending } in sources {
-        tail.read(|block| {
-            pending.extend_from_slice(block);
-            while let Some(end) = memchr::memchr(b'\n', pending) {
-                let line: Vec<u8> = pending.drain(..=end).collect();
-                requests.extend(parse(model, &String::from_utf8_lossy(&line)));
-            }
-            Ok(())
-        })?;
+    for source in sources {
+        requests.extend(source.more().map_err(unreadable)?);
     }
     requests.sort_by(|a, b| a.at.cmp(&b.at));
     Ok(requests)
-}
-
-/// A line of the access log; `None`: something else, or half of one.
-fn parse(model: &str, line: &str) -> Option<Request> {
-    let line = shown(line.trim_end());
-    let mut words = line.split(' ');
-    let mut word = || words.next().map(str::to_owned);
-    let (at, client, key, id) = (word()?, word()?, word()?, word()?);
-    let (method, path, status) = (word()?, word()?, word()?.parse().ok()?);
-    humantime::parse_rfc3339(&at).ok()?;
-    let mut request = Request {
-        at,
-        model: model.to_owned(),
-        client,
-        key: Some(key).filter(|key| key != "-"),
-        id,
-        method,
-        path,
-        status,
-        received_bytes: 0,
-        sent_bytes: 0,
-        prompt_tokens: 0,
-        cached_tokens: 0,
-        tokens: 0,
-        wait_ms: 0.0,
-        first_ms: None,
-        total_ms: 0.0,
-        attempts: 0,
-        outcome: String::new(),
-    };
-    for word in words {
-        let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        let number = || value.parse::<u64>().ok();
-        let time = || value.strip_suffix("ms")?.parse::<f64>().ok();
-        match name {
-            "in" => request.received_bytes = number()?,
-            "out" => request.sent_bytes = number()?,
-            "prompt" => request.prompt_tokens = number()?,
-            "cached" => request.cached_tokens = number()?,
-            "tokens" => request.tokens = number()?,
-            "wait" => request.wait_ms = time()?,
-            "first" => request.first_ms = Some(time()?),
-            "total" => request.total_ms = time()?,
-            "sent" => request.attempts = value.parse().ok()?,
-            _ => request.outcome = word.to_owned(),
-        }
-    }
-    (!request.outcome.is_empty()).then_some(request)
 }
 
 fn json(request: &Request) -> Result<String, CliError> {
@@ -257,34 +162,11 @@ mod tests {
                         out=2048 prompt=9 cached=8 tokens=7 wait=2ms first=12.3ms total=1000.0ms sent=1 ok\n";
 
     #[test]
-    fn a_line_of_the_access_log_is_read_back() {
-        let request = parse("32b", LINE).unwrap();
-        assert_eq!((request.key.as_deref(), request.status, request.tokens), (Some("gateway"), 200, 7));
-        assert_eq!(
-            (request.first_ms, request.total_ms, request.outcome.as_str()),
-            (Some(12.3), 1000.0, "ok")
-        );
-        let refused = parse("32b", &LINE.replace(" first=12.3ms", "").replace("gateway", "-")).unwrap();
-        assert_eq!((refused.key, refused.first_ms), (None, None));
-    }
-
-    #[test]
-    fn what_is_not_a_line_of_it_is_passed_over_and_nothing_reaches_the_terminal_raw() {
-        for text in
-            ["", "hello world", &LINE[..60], &LINE.replace("in=10", "in=ten"), &LINE.replace(" ok", "")]
-        {
-            assert_eq!(parse("32b", text), None, "{text}");
-        }
-        let forged = parse("32b", &LINE.replace("gateway", "\u{1b}[31mred")).unwrap();
-        assert!(!forged.key.unwrap().contains('\u{1b}'));
-    }
-
-    #[test]
     fn a_narrow_terminal_gets_fewer_columns_and_a_pipe_all_of_them() {
         let look = Look { width: 80, color: false, unicode: true };
         for width in [60, 80, 120, 160] {
             let columns = columns(width);
-            let row = row(&parse("32b", LINE).unwrap(), &columns, &look);
+            let row = row(&Request::parse("32b", LINE).unwrap(), &columns, &look);
             assert!(row.len() <= width.max(63), "{width}: {row}");
             assert!(row.contains("200") && row.ends_with("ok"), "{row}");
         }
@@ -292,24 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn logs_of_several_models_are_one_list_by_time_and_half_a_line_waits() {
+    fn logs_of_several_models_are_one_list_by_time() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            fs_err::write(&path, text).unwrap();
-            let mut tail = Tail::new(path);
-            tail.open_at_last(9).unwrap();
-            Source { model: name.to_owned(), tail, pending: Vec::new() }
+            fs_err::write(folder.path().join(format!("{name}.access.log")), text).unwrap();
+            Requests::open_at_last(folder.path(), name, 9).unwrap()
         };
         let later = LINE.replace("10:00:00", "10:00:02");
-        let (whole, half) = LINE.split_at(40);
-        let mut sources =
-            vec![write("a", &format!("{later}{whole}")), write("b", &LINE.replace("10:00:00", "10:00:01"))];
+        let mut sources = vec![write("a", &later), write("b", LINE)];
         let names: Vec<String> =
             more(&mut sources).unwrap().into_iter().map(|request| request.model).collect();
         assert_eq!(names, ["b", "a"]);
-        let mut file = std::fs::OpenOptions::new().append(true).open(folder.path().join("a")).unwrap();
-        io::Write::write_all(&mut file, half.as_bytes()).unwrap();
-        assert_eq!(more(&mut sources).unwrap().len(), 1);
     }
 }

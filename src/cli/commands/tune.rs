@@ -149,7 +149,7 @@ fn document(
         |error: &dyn std::fmt::Display| CliError::failed(format!("the registry cannot be copied: {error}"));
     let text = fs_err::read_to_string(&registry.file).map_err(|error| broken(&error))?;
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| broken(&error))?;
-    for table in ["network", "agent", "metrics", "router", "paths"] {
+    for table in ["network", "agent", "metrics", "page", "router", "paths"] {
         document.remove(table);
     }
     let mut paths = Table::new();

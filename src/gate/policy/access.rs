@@ -95,7 +95,7 @@ pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
         Caller::Missing => {
             "a key is needed: send 'Authorization: Bearer KEY' (a key is made with 'mlxctl key add NAME')"
         }
-        Caller::Unknown => "this key is not known here; it may have been revoked",
+        Caller::Unknown => "this key is not known here; it may have been revoked, or be one for the page",
     };
     Err(Refusal::new(401, "invalid_api_key", message))
 }

@@ -15,6 +15,33 @@ use subtle::ConstantTimeEq as _;
 /// What a key begins with, so that it is known for one where it should not be.
 const PREFIX: &str = "mlx-";
 
+/// What a key is for: one thing, so that one that gets lost opens one door.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum May {
+    /// Ask models at the gates
+    #[default]
+    Ask,
+    /// Start and stop models on the page
+    Control,
+}
+
+impl May {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ask => "ask",
+            Self::Control => "control",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes one")]
+    fn is_ask(&self) -> bool {
+        *self == Self::Ask
+    }
+}
+
 /// One key, without the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +52,10 @@ pub struct Key {
     pub sha256: String,
     /// When it was made, seconds since the epoch.
     pub created: u64,
+    /// Left out where it is what every key of an earlier version was for. An earlier version takes a file with another
+    /// one for damaged, and lets nobody in.
+    #[serde(default, skip_serializing_if = "May::is_ask")]
+    pub may: May,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -73,7 +104,7 @@ pub fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
 ///
 /// # Errors
 /// When the name is taken or none, or the file cannot be read or written.
-pub fn add(file: &Path, name: &str, now: u64) -> Result<String, KeyError> {
+pub fn add(file: &Path, name: &str, may: May, now: u64) -> Result<String, KeyError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
         return Err(KeyError::Name(name.to_owned()));
@@ -82,10 +113,8 @@ pub fn add(file: &Path, name: &str, now: u64) -> Result<String, KeyError> {
         if keys.iter().any(|key| key.name == name) {
             return Err(KeyError::Taken(name.to_owned()));
         }
-        let mut random = [0_u8; 32];
-        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let key = format!("{PREFIX}{}", hex(&random));
-        keys.push(Key { name: name.to_owned(), sha256: hash(&key), created: now });
+        let key = format!("{PREFIX}{}", random()?);
+        keys.push(Key { name: name.to_owned(), sha256: hash(&key), created: now, may });
         Ok(key)
     })
 }
@@ -131,6 +160,16 @@ fn hash(key: &str) -> String {
     hex(&Sha256::digest(key.as_bytes()))
 }
 
+/// 256 random bits, hexadecimal.
+///
+/// # Errors
+/// The system's own.
+pub(crate) fn random() -> io::Result<String> {
+    let mut random = [0_u8; 32];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(hex(&random))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -138,14 +177,17 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Whose key it is. Every key is compared, each in constant time.
+/// Which key it is. Every key is compared, each in constant time.
 #[must_use]
-pub fn holder<'k>(keys: &'k [Key], key: &str) -> Option<&'k str> {
+pub fn holder<'k>(keys: &'k [Key], key: &str) -> Option<&'k Key> {
     let given = hash(key);
-    keys.iter().fold(None, |found, known| {
-        let same = bool::from(known.sha256.as_bytes().ct_eq(given.as_bytes()));
-        if same { Some(known.name.as_str()) } else { found }
-    })
+    keys.iter().fold(None, |found, known| if same(&known.sha256, &given) { Some(known) } else { found })
+}
+
+/// Whether two secrets are equal, in a time that does not tell where they differ.
+#[must_use]
+pub(crate) fn same(a: &str, b: &str) -> bool {
+    bool::from(a.as_bytes().ct_eq(b.as_bytes()))
 }
 
 /// The keys of a file that others change; read again when it is another file than before.
@@ -171,9 +213,26 @@ impl KeyRing {
         &self.file
     }
 
-    /// Whose key it is, by the file as it is now. An unreadable file lets nobody in.
+    /// Whose key it is, if it may ask models.
     #[must_use]
     pub fn holder(&self, key: &str) -> Option<String> {
+        self.find(key).filter(|key| key.may == May::Ask).map(|key| key.name)
+    }
+
+    /// Which key it is, whatever it is for.
+    #[must_use]
+    pub(crate) fn find(&self, key: &str) -> Option<Key> {
+        self.with(|keys| holder(keys, key).cloned())
+    }
+
+    /// Whether this very key is still there.
+    #[must_use]
+    pub(crate) fn holds(&self, key: &Key) -> bool {
+        self.with(|keys| keys.contains(key))
+    }
+
+    /// The file as it is now. An unreadable one lets nobody in.
+    fn with<T>(&self, look: impl FnOnce(&[Key]) -> T) -> T {
         let stamp = std::fs::metadata(&self.file)
             .ok()
             .map(|data| (data.ino(), data.mtime(), data.mtime_nsec(), data.size()));
@@ -185,8 +244,7 @@ impl KeyRing {
             });
             *read = Some((stamp, keys));
         }
-        let keys = read.as_ref().map(|(_, keys)| keys.as_slice()).unwrap_or_default();
-        holder(keys, key).map(str::to_owned)
+        look(read.as_ref().map(|(_, keys)| keys.as_slice()).unwrap_or_default())
     }
 }
 
@@ -200,29 +258,48 @@ mod tests {
         let file = folder.path().join("state/keys.json");
         let ring = KeyRing::new(file.clone());
         assert_eq!(ring.holder("anything"), None);
-        let alice = add(&file, "alice", 1).unwrap();
-        let bob = add(&file, "bob", 2).unwrap();
+        let alice = add(&file, "alice", May::Ask, 1).unwrap();
+        let bob = add(&file, "bob", May::Ask, 2).unwrap();
         assert_eq!(ring.holder(&alice).as_deref(), Some("alice"));
         assert_eq!(ring.holder(&bob).as_deref(), Some("bob"));
         revoke(&file, "alice").unwrap();
         assert_eq!(ring.holder(&alice), None);
         assert_eq!(ring.holder(&bob).as_deref(), Some("bob"));
         assert!(matches!(revoke(&file, "alice"), Err(KeyError::Unknown(_))));
-        assert!(matches!(add(&file, "bob", 3), Err(KeyError::Taken(_))));
-        assert!(matches!(add(&file, "a b", 3), Err(KeyError::Name(_))));
+        assert!(matches!(add(&file, "bob", May::Ask, 3), Err(KeyError::Taken(_))));
+        assert!(matches!(add(&file, "a b", May::Ask, 3), Err(KeyError::Name(_))));
+    }
+
+    #[test]
+    fn a_key_for_control_opens_no_gate_and_files_without_one_are_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        let ring = KeyRing::new(file.clone());
+        let alice = add(&file, "alice", May::Ask, 1).unwrap();
+        assert!(!std::fs::read_to_string(&file).unwrap().contains("may"));
+        let phone = add(&file, "phone", May::Control, 2).unwrap();
+        assert_eq!((ring.holder(&alice).as_deref(), ring.holder(&phone)), (Some("alice"), None));
+        let found = ring.find(&phone).unwrap();
+        assert_eq!((found.name.as_str(), found.may), ("phone", May::Control));
+        assert!(ring.holds(&found));
+        revoke(&file, "phone").unwrap();
+        assert!(!ring.holds(&found));
+        // One of the same name is another key.
+        add(&file, "phone", May::Control, 2).unwrap();
+        assert!(!ring.holds(&found));
     }
 
     #[test]
     fn the_file_is_private_and_holds_no_key() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
-        let key = add(&file, "alice", 1).unwrap();
+        let key = add(&file, "alice", May::Ask, 1).unwrap();
         assert_eq!(key.len(), PREFIX.len() + 64);
         assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         let lock = folder.path().join(".keys.lock");
         assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
         std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).unwrap();
-        add(&file, "bob", 1).unwrap();
+        add(&file, "bob", May::Ask, 1).unwrap();
         assert_eq!(std::fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains(key.strip_prefix(PREFIX).unwrap()), "{text}");
@@ -232,9 +309,9 @@ mod tests {
     fn a_damaged_file_lets_nobody_in() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
-        let key = add(&file, "alice", 1).unwrap();
+        let key = add(&file, "alice", May::Ask, 1).unwrap();
         std::fs::write(&file, "{").unwrap();
         assert_eq!(KeyRing::new(file.clone()).holder(&key), None);
-        assert!(matches!(add(&file, "bob", 1), Err(KeyError::Corrupt(..))));
+        assert!(matches!(add(&file, "bob", May::Ask, 1), Err(KeyError::Corrupt(..))));
     }
 }

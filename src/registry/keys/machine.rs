@@ -169,6 +169,14 @@ keys! {
 }
 
 keys! {
+    RawPage of "page" {
+        /// where the page is served, `"192.168.1.10:9480"`, to the clients that `allow_from` in `[network]` lets in.
+        /// Left out: there is none
+        address: address("127.0.0.1:9480");
+    }
+}
+
+keys! {
     RawRouter of "router" {
         /// on `host` of `[network]`; not the port of anything else
         port: number(u16, 1..=65_535) => "required";

@@ -11,8 +11,8 @@ pub(crate) mod table;
 pub(super) use cluster::{RawCluster, RawHost};
 pub use machine::{Notify, Power, PressureSettings};
 pub(super) use machine::{
-    RawAgent, RawMetrics, RawNetwork, RawNotify, RawPaths, RawPower, RawPressure, RawPython, RawReserves,
-    RawRouter,
+    RawAgent, RawMetrics, RawNetwork, RawNotify, RawPage, RawPaths, RawPower, RawPressure, RawPython,
+    RawReserves, RawRouter,
 };
 pub use model::{Health, Limits, ModelMemory, Restart, Sampling, ServerOptions, Stop};
 pub(super) use model::{
@@ -36,6 +36,7 @@ pub const TABLES: &[&Keys] = &[
     &RawAgent::KEYS,
     &RawNotify::KEYS,
     &RawMetrics::KEYS,
+    &RawPage::KEYS,
     &RawRouter::KEYS,
     &RawEntry::KEYS,
     &RawServer::KEYS,

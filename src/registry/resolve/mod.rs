@@ -4,7 +4,7 @@
 mod cluster;
 mod environment;
 mod hostfile;
-mod metrics;
+mod listeners;
 mod model;
 mod network;
 mod notify;
@@ -82,10 +82,18 @@ pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, not
     let paths = paths(&scope, &raw.paths);
     let models = model::models(&scope, raw);
     let network = network::network(&scope, &raw.network);
-    let metrics = metrics::metrics(&scope, raw, &network, &models);
+    let metrics = listeners::metrics(&scope, raw, &network, &models);
+    let page = listeners::page(&scope, raw, &network, &models, &metrics);
     Registry {
-        router: router::port(&scope, raw, &network, &models, &metrics),
+        router: router::port(
+            &scope,
+            raw,
+            &network,
+            &models,
+            [("metrics", metrics.address), ("page", page.address)],
+        ),
         metrics,
+        page,
         file: file.to_owned(),
         python: python(&scope, &raw.python),
         network,

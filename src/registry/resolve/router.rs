@@ -1,9 +1,12 @@
 //! `[router]`
 
+use std::net::SocketAddr;
+
 use super::Scope;
+use super::listeners::share;
 use crate::registry::problem::quote;
 use crate::registry::raw::RawRegistry;
-use crate::registry::{Metrics, Model, Network};
+use crate::registry::{Model, Network};
 
 /// The router's port, if there is a router; nobody else's.
 pub(super) fn port(
@@ -11,7 +14,7 @@ pub(super) fn port(
     raw: &RawRegistry,
     network: &Network,
     models: &[Model],
-    metrics: &Metrics,
+    beside: [(&'static str, Option<SocketAddr>); 2],
 ) -> Option<u16> {
     let Some(written) = &raw.router.port else {
         if let Some(table) = raw.router.at.table.clone().filter(|_| !raw.router.at.has("port")) {
@@ -26,12 +29,13 @@ pub(super) fn port(
         }
     }
     let port = written.value;
-    let of_metrics = metrics.address.filter(|address| {
-        network.host == address.ip() || network.host.is_unspecified() || address.ip().is_unspecified()
-    });
+    let other = |port: u16| {
+        let same = |address: SocketAddr| address.port() == port && share(network.host, address.ip());
+        beside.iter().find(|(_, address)| address.is_some_and(same))
+    };
     let taken = |port: u16| match models.iter().find(|model| model.port == port) {
         Some(model) => Some(format!("that of `{}`", quote(&model.name))),
-        None => of_metrics.filter(|address| address.port() == port).map(|_| "that of [metrics]".to_owned()),
+        None => other(port).map(|(table, _)| format!("that of [{table}]")),
     };
     let Some(whose) = taken(port) else { return Some(port) };
     let hint = match (port..=u16::MAX).find(|free| taken(*free).is_none()) {

@@ -8,6 +8,7 @@ use crate::api::{
     ApiError, Change, CommandDone, EventRecord, ModelStatus, StartRequest, Status, StopRequest,
 };
 use crate::metrics::Snapshot;
+use crate::page::Press;
 use crate::registry::Registry;
 
 /// A question with the place for its answer.
@@ -20,6 +21,8 @@ pub(crate) enum Ask {
     StartAgain(String, StartRequest, Answer<CommandDone>),
     Stop(String, StopRequest, Answer<CommandDone>),
     Restart(String, StopRequest, Answer<CommandDone>),
+    /// A button of the page was pressed: on which model, which one, with the key of which name. It only notes that.
+    Pressed(String, Press, String),
     Trim(String, Answer<CommandDone>),
     Forget(String, Answer<CommandDone>),
     Reload(Result<Box<Registry>, String>, bool, Answer<Vec<Change>>),

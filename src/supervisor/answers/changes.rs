@@ -33,7 +33,9 @@ pub(crate) fn changes(old: &Registry, new: &Registry) -> Vec<Change> {
 pub(crate) fn listeners(old: &Registry, new: &Registry) -> Vec<Change> {
     let router = |registry: &Registry| Some(SocketAddr::new(registry.network.host, registry.router?));
     let of_router = listener("[router]", router(old), router(new));
-    of_router.into_iter().chain(listener("[metrics]", old.metrics.address, new.metrics.address)).collect()
+    let of_metrics = listener("[metrics]", old.metrics.address, new.metrics.address);
+    let of_page = listener("[page]", old.page.address, new.page.address);
+    of_router.into_iter().chain(of_metrics).chain(of_page).collect()
 }
 
 /// What becomes of a listener that is no model's; nothing where it stays as it is.
@@ -254,6 +256,7 @@ mod tests {
             ("[notify]\ndesktop = true", ""),
             ("[router]\nport = 9", ""),
             ("[metrics]\naddress = \"127.0.0.1:9\"", ""),
+            ("[page]\naddress = \"127.0.0.1:9\"", ""),
             ("", "alternatives = [\"no-such-org/two\"]"),
             ("", "target = \"25 tok/s\""),
             ("", "limits = { queue = 3 }"),

@@ -29,6 +29,7 @@ use crate::clock::Moment;
 use crate::lifecycle::{Outcome, WaiterId};
 use crate::metrics::{Listener, Snapshot, Source};
 use crate::notify::Sent;
+use crate::page;
 use crate::registry::Registry;
 use crate::supervisor::capacity::Capacity;
 use crate::supervisor::records::{Note, Records};
@@ -42,6 +43,8 @@ pub(crate) struct Answers {
     notices: Notices,
     /// The listener of the registry's `[metrics]`.
     metrics: Listener,
+    /// That of its `[page]`.
+    page: page::Listener,
 }
 
 impl Answers {
@@ -50,20 +53,23 @@ impl Answers {
     pub fn new(
         started: Moment,
         registry: &Registry,
-        source: impl Source,
+        source: impl Source + page::Source + Clone,
         past: &[EventRecord],
         report: Arc<dyn Fn(Sent) + Send + Sync>,
     ) -> Self {
-        let metrics = Listener::spawn(source);
+        let metrics = Listener::spawn(source.clone());
         metrics.listen(registry);
+        let page = page::Listener::spawn(source, &registry.paths);
+        page.listen(registry);
         let notices = Notices::new(registry, past, report);
-        Self { started, glance: Glance::default(), waiters: Waiters::default(), notices, metrics }
+        Self { started, glance: Glance::default(), waiters: Waiters::default(), notices, metrics, page }
     }
 
     /// Another registry is in force.
     pub fn follow(&mut self, registry: &Registry) {
         self.notices.follow(registry);
         self.metrics.listen(registry);
+        self.page.listen(registry);
     }
 
     /// The document of `mlxctl status --json`.
@@ -84,8 +90,8 @@ impl Answers {
     fn documents<'a>(&'a mut self, from: &'a Sources<'a>) -> Documents<'a> {
         let now = from.host.now();
         self.glance.look(now, from.host, from.registry);
-        let (started, metrics_problem) = (self.started, self.metrics.problem());
-        Documents { now, from, glance: &self.glance, started, metrics_problem }
+        let listeners = [self.metrics.problem(), self.page.problem()].into_iter().flatten().collect();
+        Documents { now, from, glance: &self.glance, started: self.started, listeners }
     }
 
     /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.

@@ -38,8 +38,8 @@ pub(super) struct Documents<'a> {
     pub glance: &'a Glance,
     /// When this supervisor came up.
     pub started: Moment,
-    /// Why the metrics have no listener where they should.
-    pub metrics_problem: Option<String>,
+    /// Why metrics and page have no listener where they should.
+    pub listeners: Vec<String>,
 }
 
 impl Documents<'_> {
@@ -90,8 +90,8 @@ impl Documents<'_> {
         let router = self.from.runs.router_problem().map(|problem| format!("router: {problem}"));
         let problems = problems(self.from.records, self.from.capacity).map(str::to_owned);
         let strays = self.from.runs.strays().map(|stray| format!("process {} to end", stray.pid));
-        let metrics = self.metrics_problem.clone();
-        gates.chain(router).chain(problems).chain(metrics).chain(strays).collect()
+        let listeners = self.listeners.iter().cloned();
+        gates.chain(router).chain(problems).chain(listeners).chain(strays).collect()
     }
 
     /// Those that run now; where none does, those that were there a moment ago and may come back.

@@ -8,6 +8,7 @@ use super::Driver;
 use crate::api::{CommandDone, ModelStatus, StartRequest, Status, StopRequest};
 use crate::lifecycle::{Event, Name, Outcome, StopReason};
 use crate::metrics::Snapshot;
+use crate::page::Press;
 use crate::supervisor::answers::{
     self, Answer, Answers, Ask, Sources, being_replaced, lent, not_running, unknown,
 };
@@ -35,6 +36,7 @@ impl Driver {
             Ask::StartAgain(model, request, answer) => self.start(&model, request, answer, false),
             Ask::Stop(model, request, answer) => self.stop(&model, &request, answer),
             Ask::Restart(model, request, answer) => self.restart(&model, &request, answer),
+            Ask::Pressed(model, press, key) => self.pressed(&model, press, &key),
             Ask::Trim(model, answer) => self.trim(&model, answer),
             Ask::Forget(model, answer) => self.forget(&model, answer),
             Ask::Reload(registry, dry_run, answer) => {
@@ -124,6 +126,13 @@ impl Driver {
             }
             Ok(outcome) => self.done(&name, "start", outcome, answer),
             Err(_) => self.answer_later(name, "start", outcome, answer),
+        }
+    }
+
+    fn pressed(&mut self, asked: &str, press: Press, key: &str) {
+        if let Ok(model) = self.registry.model(asked) {
+            let text = format!("{} by page, key \"{key}\"", press.verb());
+            self.note(Some(Note::of(&Name::from(model.name.as_str()), "pressed", text)));
         }
     }
 

@@ -100,6 +100,8 @@ impl Records {
 
     /// Sends every event from now on.
     pub fn follow(&mut self, follower: mpsc::Sender<EventRecord>) {
+        // Those that left are noticed at the next event, which may be far away.
+        self.followers.retain(|follower| !follower.is_closed());
         self.followers.push(follower);
     }
 

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 
 use fs_err::File;
 
-use super::error::CliError;
-
 /// Read at once, bytes.
 const BLOCK: u64 = 64 * 1024;
 
@@ -38,20 +36,15 @@ impl Tail {
         file.seek(SeekFrom::Start(start)).map(drop)
     }
 
-    /// Hands on what there is from here on, in blocks.
+    /// The next block of what there is; `None`: that was all, for now.
     ///
     /// # Errors
-    /// That of reading, or what `block` answers.
-    pub fn read(&mut self, mut block: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+    /// The system's own.
+    pub fn block(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = &mut self.file else { return Ok(None) };
         let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            if file.by_ref().take(BLOCK).read_to_end(&mut bytes).map_err(unreadable)? == 0 {
-                return Ok(());
-            }
-            block(&bytes)?;
-        }
+        let read = file.by_ref().take(BLOCK).read_to_end(&mut bytes)?;
+        Ok((read > 0).then_some(bytes))
     }
 
     /// Continues at the right place: at the start of a file that has become shorter, or that is a new one. What the
@@ -75,11 +68,6 @@ impl Tail {
         }
         Ok(())
     }
-}
-
-/// That a log cannot be read.
-pub fn unreadable(error: io::Error) -> CliError {
-    CliError::failed("cannot read the log").why(error)
 }
 
 /// Where the last `lines` lines begin; reads no more than it must, from the end.

@@ -1,0 +1,7 @@
+//! Logs, as they are read: the end of a file that others write to, and the lines of the access log.
+
+mod request;
+mod tail;
+
+pub use request::{Request, Requests};
+pub use tail::Tail;
