@@ -107,7 +107,7 @@ impl<'s> Model<'s> {
             requests: model.traffic.counts.requests,
             errors: model.traffic.counts.errors,
             tokens: model.traffic.counts.tokens,
-            tokens_per_second: model.traffic.counts.tokens_per_second,
+            tokens_per_second: model.traffic.tokens_per_second,
             ttft_ms: model.traffic.ttft_ms,
         }
     }
