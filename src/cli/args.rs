@@ -94,6 +94,8 @@ pub enum Command {
     Notify(commands::notify::Args),
     /// Manage the bearer keys of the gates
     Key(commands::key::Args),
+    /// Run what a key in authorized_keys may ask for: its forced command
+    Ssh(commands::ssh::Args),
     /// Print a shell's completion script
     Completions(commands::completions::Args),
     /// Print the manual page

@@ -12,6 +12,7 @@ pub mod remote;
 pub mod render;
 mod several;
 mod starter;
+mod sudo;
 mod tail;
 mod transfer;
 
@@ -49,7 +50,14 @@ impl Context {
             many => format!("the registry has {many} problems"),
         };
         // With its own colours, and with the file's text made harmless by the renderer.
-        CliError { why: Some(problems.render(self.output.color_err)), ..CliError::new(Exit::Usage, what) }
+        let error = CliError {
+            why: Some(problems.render(self.output.color_err)),
+            ..CliError::new(Exit::Usage, what)
+        };
+        match sudo::advice(&self.config) {
+            Some(advice) => error.hint(advice),
+            None => error,
+        }
     }
 }
 
@@ -115,6 +123,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Gateway(args) => commands::gateway::run(context, &args),
         Command::Notify(args) => commands::notify::run(context, &args),
         Command::Key(args) => commands::key::run(context, &args),
+        Command::Ssh(args) => commands::ssh::run(context, &args),
         Command::Completions(args) => commands::completions::run(context, &args),
     }
 }

@@ -26,6 +26,7 @@ pub mod requests;
 pub mod restart;
 pub mod serve;
 pub mod setup;
+pub mod ssh;
 pub mod start;
 pub mod status;
 pub mod stop;

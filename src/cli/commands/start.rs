@@ -13,10 +13,10 @@ use crate::cli::remote::Remote;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Its name or an alias
-    model: String,
+    pub(super) model: String,
     /// Start it although memory does not allow it
     #[arg(long)]
-    force: bool,
+    pub(super) force: bool,
     /// Return as soon as the start was granted
     #[arg(long)]
     no_wait: bool,

@@ -14,7 +14,7 @@ use crate::cli::several::each;
 pub struct Args {
     /// Their names or aliases
     #[arg(required = true, value_name = "MODEL")]
-    models: Vec<String>,
+    pub(super) models: Vec<String>,
     /// Cut requests in flight instead of letting them finish
     #[arg(long)]
     now: bool,

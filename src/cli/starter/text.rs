@@ -9,6 +9,9 @@ use crate::cli::render::wrap;
 use crate::registry::{Key, TABLES};
 use crate::units::Bytes;
 
+/// The port of the first model, if it is free.
+pub const FIRST_PORT: u16 = 8800;
+
 /// What is known of a machine.
 #[derive(Debug, Clone)]
 pub struct Machine<'a> {
@@ -22,9 +25,9 @@ pub struct Machine<'a> {
     pub data: &'a Path,
 }
 
-/// The registry as text. `all`: with every other key, commented out.
+/// The registry as text. `ports`: one per model, in order. `all`: with every other key, commented out.
 #[must_use]
-pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String {
+pub fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: bool) -> String {
     let mut out = Text::default();
     let chip = machine.chip.unwrap_or("a machine");
     out.comment(&format!("The models of {chip} with {}, as `mlxctl init` proposed them.", machine.memory));
@@ -54,8 +57,8 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String 
     out.table("[memory]", "");
     let reserve = format!("{{ name = \"system + apps\", size = \"{}\" }}", reserve(machine.memory).exact());
     out.key("memory", "reserve", &format!("[{reserve}]"));
-    for (port, proposal) in (8800..).zip(proposals) {
-        model(&mut out, machine.memory, port, proposal);
+    for (port, proposal) in ports.iter().zip(proposals) {
+        model(&mut out, machine.memory, *port, proposal);
     }
     if proposals.is_empty() {
         let why = format!(
@@ -63,10 +66,11 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String 
             machine.memory
         );
         out.table("[[model]]", &why);
+        let port = ports.first().copied().unwrap_or(FIRST_PORT).to_string();
         for (key, value) in [
             ("name", "\"tiny\""),
             ("repo", "\"builtin:tiny\""),
-            ("port", "8800"),
+            ("port", port.as_str()),
             ("start", "\"always\""),
             ("size", "\"500MB\""),
         ] {
@@ -261,11 +265,18 @@ mod tests {
             for (all, serve_lan) in [(false, false), (true, true)] {
                 let machine = Machine { serve_lan, ..machine(Bytes::gb(gb)) };
                 let proposals = propose(machine.memory);
-                let text = text(&machine, &proposals, all);
+                let text = text(&machine, &proposals, &[8800, 8803], all);
                 let registry = Registry::parse(Path::new("/etc/mlxctl/models.toml"), &text)
                     .unwrap_or_else(|problems| panic!("{gb}:\n{problems}\n{text}"));
                 assert!(fits(&registry, machine.memory).is_empty(), "{gb}");
                 assert_eq!(registry.models.len(), proposals.len().max(1));
+                assert!(
+                    registry
+                        .models
+                        .iter()
+                        .map(|model| model.port)
+                        .eq([8800, 8803].into_iter().take(registry.models.len()))
+                );
                 assert_eq!(registry.models[0].start, Start::Always);
                 assert_eq!(registry.network.host.is_loopback(), !serve_lan);
                 assert_eq!(
@@ -281,7 +292,7 @@ mod tests {
     #[test]
     fn every_key_that_is_left_out_can_be_shown_with_its_default() {
         let machine = machine(Bytes::gb(128));
-        let text = text(&machine, &propose(machine.memory), true);
+        let text = text(&machine, &propose(machine.memory), &[8800, 8801], true);
         for part in ["# [agent]", "# nice = 0", "# [defaults.restart]", "# max_crashes = 5", "# [router]"] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
