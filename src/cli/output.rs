@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use super::error::CliError;
+use super::render::fold;
 
 /// `--color`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -14,6 +15,11 @@ pub enum Color {
     Always,
     /// Not at all.
     Never,
+}
+
+/// Columns of a stream; `usize::MAX` where it is not a terminal.
+fn width(stream: impl AsFd) -> usize {
+    terminal_size::terminal_size_of(stream).map_or(usize::MAX, |(width, _)| usize::from(width.0))
 }
 
 /// The two streams and what they may carry.
@@ -27,6 +33,8 @@ pub struct Output {
     pub interactive: bool,
     /// How often `-v` was given.
     pub verbose: u8,
+    /// Columns of stderr; `usize::MAX` where it is not a terminal.
+    width_err: usize,
 }
 
 impl Output {
@@ -39,7 +47,13 @@ impl Output {
             Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
         let (out, err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        Self { color: wanted(out), color_err: wanted(err), interactive: err, verbose }
+        Self {
+            color: wanted(out),
+            color_err: wanted(err),
+            interactive: err,
+            verbose,
+            width_err: width(io::stderr()),
+        }
     }
 
     /// Data: `text` to stdout, with a line end if it has none.
@@ -97,21 +111,25 @@ impl Output {
         });
     }
 
-    /// Talk: a line to stderr. If nobody can read it, nobody is told.
+    /// A message to stderr, folded to the terminal. A closed stderr is nobody's concern.
     pub fn say(&self, line: &str) {
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        let _ = writeln!(io::stderr().lock(), "{}", fold(line, 2, self.width_err));
     }
 
     /// A failure: what, why, what to do.
     pub fn error(&self, error: &CliError) {
         let (red, cyan, reset) =
             if self.color_err { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
-        self.say(&format!("{red}error{reset}: {}", error.what));
+        let painted = |text: &str, word: &str, color: &str| {
+            let text = fold(text, 2, self.width_err);
+            self.say(&text.replacen(word, &format!("{color}{word}{reset}"), 1));
+        };
+        painted(&format!("error: {}", error.what), "error", red);
         for line in error.why.iter().flat_map(|why| why.lines()) {
             self.say(&format!("  {line}"));
         }
         for line in error.hint.iter().flat_map(|hint| hint.lines()) {
-            self.say(&format!("{cyan}try{reset}: {line}"));
+            painted(&format!("try: {line}"), "try", cyan);
         }
     }
 }

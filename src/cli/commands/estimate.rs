@@ -10,6 +10,7 @@ use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::{Remote, unknown_model};
+use crate::cli::render::{Look, fold, table};
 use crate::host::{self, Footprint, MemoryReading};
 use crate::memory::estimate::{Figure, Term};
 use crate::memory::group::HostEstimate;
@@ -208,7 +209,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             .map_err(|error| CliError::failed("the estimate cannot be written as JSON").why(error))?;
         return context.output.data(&json);
     }
-    context.output.data(&show(&document, model))
+    let width = Look::of(&context.output).width;
+    context.output.data(&fold(&show(&document, model, width), 2, width))
 }
 
 /// Has mlx_lm say what the model and its draft model take, if their files are there and it was not done before. A model
@@ -272,7 +274,7 @@ fn examine(
     })
 }
 
-fn show(document: &Document, model: &Model) -> String {
+fn show(document: &Document, model: &Model, width: usize) -> String {
     let bounds = &document.bounds;
     let mut text = format!(
         "{}  {}  on {}, {} at once, context {} tokens\n\n",
@@ -287,13 +289,13 @@ fn show(document: &Document, model: &Model) -> String {
         return text;
     };
     match document.hosts.as_slice() {
-        [] => text.push_str(&table(estimate)),
+        [] => text.push_str(&terms(estimate, width)),
         hosts => {
             for host in hosts {
                 let here = if host.local { " (this machine)" } else { "" };
                 let ranks: Vec<String> = host.ranks.iter().map(usize::to_string).collect();
                 text.push_str(&format!("{}{here}, rank {}\n", host.host, ranks.join(", ")));
-                text.push_str(&table(&host.estimate));
+                text.push_str(&terms(&host.estimate, width));
                 text.push_str(&format!("reserved there: {}\n\n", host.estimate.reserve()));
             }
         }
@@ -337,11 +339,8 @@ try: {}
     text
 }
 
-fn table(estimate: &Estimate) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    table.set_header(["TERM", "IDLE", "RESIDENT", "PEAK", "FROM", "OF"]);
+fn terms(estimate: &Estimate, width: usize) -> String {
+    let mut table = table::plain(&["TERM", "IDLE", "RESIDENT", "PEAK", "FROM", "OF"]);
     let cell = |term: &Term, figure| {
         if term.figures.contains(&figure) { term.bytes.to_string() } else { "-".to_owned() }
     };
@@ -362,12 +361,5 @@ fn table(estimate: &Estimate) -> String {
         estimate.resident.to_string(),
         estimate.peak.to_string(),
     ]);
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if (1..=3).contains(&index) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
-        }
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n") + "\n"
+    table::lines(table, 1..4, width)
 }

@@ -380,7 +380,9 @@ mod tests {
     #[test]
     fn the_deployment_is_drawn_at_its_usual_widths() {
         insta::assert_snapshot!("wide", status(&sample::status(), &look(160)));
+        insta::assert_snapshot!("roomy", status(&sample::status(), &look(120)));
         insta::assert_snapshot!("usual", status(&sample::status(), &look(80)));
+        insta::assert_snapshot!("small", status(&sample::status(), &look(60)));
         insta::assert_snapshot!("narrow", status(&sample::status(), &look(40)));
     }
 
