@@ -441,7 +441,7 @@ pub struct Events {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReloadRequest {
-    /// Only say what would change.
+    /// Show what would change, and change nothing.
     pub dry_run: bool,
 }
 

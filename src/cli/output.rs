@@ -11,7 +11,7 @@ use super::render::fold;
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Even into a pipe.
+    /// Also into a pipe.
     Always,
     /// Not at all.
     Never,

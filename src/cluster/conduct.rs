@@ -304,7 +304,7 @@ impl Conductor {
                 }
                 let ranks: Vec<_> = word.ranks.iter().map(usize::to_string).collect();
                 tell(&format!(
-                    "mlxctl: {} could not be asked about rank {} ({problem}); what runs there has ended itself after {:?} without a word from here",
+                    "mlxctl: {} could not be asked about rank {} ({problem}); a rank there ends itself after {:?} without contact",
                     word.host,
                     ranks.join(", "),
                     self.group.timeout()

@@ -38,7 +38,7 @@ pub struct Backend {
 
 /// The gates listen everywhere, which is no address to reach them at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("network.host is {host}, which is no address that another machine can use")]
+#[error("network.host is {host}, which other machines cannot connect to")]
 pub struct NoAddress {
     /// As the registry has it.
     pub host: String,

@@ -21,7 +21,7 @@ pub enum Format {
     Litellm,
     /// Variables for a shell, or an EnvironmentFile
     Env,
-    /// For everything else
+    /// The same facts as JSON
     Json,
 }
 

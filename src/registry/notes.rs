@@ -88,12 +88,12 @@ fn unknown_hint(unknown: &Unknown, known: &[String]) -> String {
     let wanted = unknown.key.replace('-', "_");
     if let Some(deeper) = below().find(|path| path.rsplit('.').next() == Some(&wanted)) {
         let (table, key) = deeper.rsplit_once('.').unwrap_or(("", deeper));
-        return format!("it belongs one table deeper: `{table} = {{ {key} = … }}`");
+        return format!("it belongs in a nested table: `{table} = {{ {key} = … }}`");
     }
     let mut here = here;
     here.sort_unstable();
     here.dedup();
-    format!("known here: {}", here.join(", "))
+    format!("known keys: {}", here.join(", "))
 }
 
 /// The candidate that `asked` is most likely a slip of.

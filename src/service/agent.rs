@@ -180,7 +180,7 @@ fn discard(file: &Path) -> Result<(), AgentError> {
     match fs_err::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(AgentError {
             what: error.to_string(),
-            hint: "the job is gone, but would be loaded again at the next login: remove the file by hand"
+            hint: "the job is gone but would be loaded again at the next login; remove the file by hand"
                 .into(),
         }),
         _ => Ok(()),

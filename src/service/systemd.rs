@@ -159,9 +159,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Call { .. } => "without systemd, run `mlxctl serve` under whatever starts services here",
+            Self::Call { .. } => "without systemd, run `mlxctl serve` under your own service manager",
             Self::NoSession(_) => "log in as that user (not with su or sudo), or `loginctl enable-linger`",
-            Self::Refused { .. } => "`journalctl --user -e` says more",
+            Self::Refused { .. } => "see `journalctl --user -e`",
         }
     }
 }

@@ -35,7 +35,7 @@ fn the_first_registry_is_valid_says_what_comes_next_and_is_never_replaced() {
     fs_err::write(file, "mine").unwrap();
     let (code, _, err) = mlxctl(home.path(), &["init"]);
     assert_eq!(code, 1);
-    assert!(err.contains("exists already") && err.contains("--stdout"), "{err}");
+    assert!(err.contains("already exists") && err.contains("--stdout"), "{err}");
     assert_eq!(fs_err::read_to_string(file).unwrap(), "mine");
     let left = fs_err::read_dir(file.parent().unwrap()).unwrap().count();
     assert_eq!(left, 1, "nothing half-made is left");
@@ -157,7 +157,7 @@ fn one_question_is_answered_and_the_requests_are_listed() {
     assert!(tokens[0] > 3 && tokens[1] > 3 && tokens[2] == 3, "{requests:?}");
     assert!(requests.iter().all(|request| request["model"] == "a" && request["outcome"] == "ok"));
     assert_eq!(instance.expect(0, &["requests", "-n", "2"]).lines().count(), 3, "a head and two rows");
-    assert!(String::from_utf8_lossy(&instance.run(&["requests", "b"]).stderr).contains("no request yet"));
+    assert!(String::from_utf8_lossy(&instance.run(&["requests", "b"]).stderr).contains("no requests yet"));
 }
 
 #[test]

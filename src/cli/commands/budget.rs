@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
 
-    /// Models, and programs that have a reserve, that run beside the always-on models
+    /// On-demand models, and programs with a reserve, to count as running
     #[arg(long, value_name = "NAME", num_args = 1..)]
     running: Vec<String>,
 
@@ -64,7 +64,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let live = live_reading(&registry)?;
     let total = args.memory.unwrap_or(live.total);
     if total == Bytes::ZERO {
-        return Err(CliError::new(Exit::Usage, "a machine of 0 B has no budget"));
+        return Err(CliError::new(Exit::Usage, "--memory must be more than 0 B"));
     }
     let platform = args.platform.unwrap_or_else(|| Platform::of(&live.reading));
     let mut planned = Vec::new();
@@ -182,7 +182,7 @@ fn counted_by(models: &[PlannedModel]) -> String {
 fn on_the_gpu(budget: &Budget, limit: GpuLimit) -> String {
     let left = |case: &Case| i128::from(limit.bytes.0) - i128::from(case.models_bytes.0);
     let last = budget.cases.last().map(|case| match left(case) {
-        left if left < 0 => format!("; {} takes {} too much", case.name, signed(-left)),
+        left if left < 0 => format!("; {} takes {} more than that", case.name, signed(-left)),
         left => format!("; {} leaves {} for a game", case.name, signed(left)),
     });
     format!("GPU: all models together may hold {limit}{}.\n", last.unwrap_or_default())

@@ -14,10 +14,10 @@ use crate::registry::Registry;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// As a JSON document (schema 1)
+    /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
-    /// Try out what mlxctl asks of the operating system, on processes of its own, instead of looking at the deployment
+    /// Test every operating-system call mlxctl relies on, using processes of its own, instead of checking the deployment
     #[arg(long)]
     host: bool,
     #[command(flatten)]
@@ -110,17 +110,17 @@ mod tests {
     #[test]
     fn a_finding_says_what_was_seen_and_what_to_do() {
         let look = Look { width: usize::MAX, color: false, unicode: true };
-        let fail = Finding::fail("ports", "somebody else listens on 8800", "lsof");
+        let fail = Finding::fail("ports", "another program listens on 8800", "lsof");
         assert_eq!(
             line(&fail, &look),
-            "FAIL  ports           somebody else listens on 8800\n                      try: lsof\n"
+            "FAIL  ports           another program listens on 8800\n                      try: lsof\n"
         );
         assert_eq!(line(&Finding::ok("clock", "right"), &look), "ok    clock           right\n");
         assert!(line(&fail, &Look { color: true, ..look }).starts_with("\x1b[31mFAIL\x1b[0m  ports"));
         let narrow = line(&fail, &Look { width: 44, ..look });
         assert_eq!(
             narrow,
-            "FAIL  ports           somebody else listens\n                      on 8800\n                      try: lsof\n"
+            "FAIL  ports           another program\n                      listens on 8800\n                      try: lsof\n"
         );
     }
 }

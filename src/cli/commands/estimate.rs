@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
 
-    /// Judge for a machine of this size, for example 128GB, on which nothing runs
+    /// Estimate for an idle machine of this size, for example 128GB
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
 
@@ -88,7 +88,7 @@ struct Counted {
     supervisor: bool,
     /// Its running models, and what they were granted.
     models: BTreeMap<String, Grant>,
-    /// What this model itself was granted, if it runs; the decision is that on a start after its end.
+    /// What this model itself was granted, if it runs; the decision is that on restarting it.
     running: Option<Grant>,
     /// The decision is on a machine of this size, on which nothing runs.
     memory_bytes: Option<Bytes>,
@@ -161,7 +161,7 @@ pub fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
     let host = host::system();
     let reading = host
         .memory()
-        .map_err(|error| CliError::failed("this system does not say what memory it has").why(error))?;
+        .map_err(|error| CliError::failed("cannot read this system's memory size").why(error))?;
     let names: Vec<String> =
         registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
     let environment = venv::existing(&SetupRequest::to_look(registry)).ok();
@@ -181,7 +181,7 @@ fn elsewhere(total: Bytes) -> LiveReading {
 /// The failure for files or bounds that cannot work.
 #[must_use]
 pub fn unusable(model: &Model, problem: &Problem) -> CliError {
-    let error = CliError::failed(format!("cannot say what {} takes", model.name)).why(problem);
+    let error = CliError::failed(format!("cannot estimate the memory of {}", model.name)).why(problem);
     match problem.hint() {
         Some(hint) => error.hint(hint.replace("NAME", &model.name)),
         None => error,
@@ -285,7 +285,7 @@ fn show(document: &Document, model: &Model, width: usize) -> String {
         bounds.context
     );
     let Some(estimate) = &document.estimate else {
-        text.push_str("nothing is known: it is not downloaded, and the registry declares no size\n");
+        text.push_str("no estimate: the model is not downloaded, and the registry declares no size\n");
         return text;
     };
     match document.hosts.as_slice() {
@@ -301,7 +301,7 @@ fn show(document: &Document, model: &Model, width: usize) -> String {
         }
     }
     if let Some(why) = &document.rules_of_thumb {
-        text.push_str(&format!("\nrules of thumb; {why}\n"));
+        text.push_str(&format!("\nestimated by rules of thumb: {why}\n"));
     }
     text.push_str(&format!("\nreserved by a start: {}", estimate.reserve()));
     if let Some(ceiling) = estimate.ceiling.filter(|ceiling| *ceiling < estimate.peak) {
@@ -312,12 +312,12 @@ fn show(document: &Document, model: &Model, width: usize) -> String {
     }
     text.push_str(&format!("\n{}", document.counted.words()));
     if let Some(grant) = document.counted.running {
-        text.push_str(&format!("; {} itself is running with {} granted", document.model, grant.bytes));
+        text.push_str(&format!("; {} itself is running with {}", document.model, grant.bytes));
     }
-    let again = if document.counted.running.is_some() { "a start after its end" } else { "a start" };
+    let again = if document.counted.running.is_some() { "restarting it" } else { "a start" };
     // As admission asks: what holds starts back comes before memory.
     match (&document.held_back, &document.refusal) {
-        (None, None) => text.push_str(&format!("; {again} would be granted now\n")),
+        (None, None) => text.push_str(&format!("; {again} would fit now\n")),
         (Some(held), _) => {
             text.push_str(&format!("; {again} would be refused now: {}\ntry: {}\n", held.reason, held.hint));
         }

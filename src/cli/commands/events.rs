@@ -15,10 +15,10 @@ use crate::terminal;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Go on with what happens, until Ctrl-C
+    /// Keep printing events as they happen, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// So many of the last events
+    /// Number of events to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     lines: usize,
     /// One JSON document per line, with times in UTC
@@ -41,7 +41,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             for event in written_down(&file, args.lines)? {
                 show(&event)?;
             }
-            context.output.say("no supervisor is running; this is what the last one wrote down");
+            context.output.say("no supervisor is running; these are the events the last one recorded");
             return Ok(());
         }
         (Err(error), _) => return Err(error.into()),

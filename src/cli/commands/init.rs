@@ -20,13 +20,13 @@ pub struct Args {
     /// Print it instead of writing a file
     #[arg(long)]
     stdout: bool,
-    /// Serve this machine's local network, and only it, instead of this machine alone
+    /// Serve the local network (and nothing beyond it) instead of this machine alone
     #[arg(long)]
     lan: bool,
     /// Add every other key, commented out, with its default and meaning
     #[arg(long)]
     all: bool,
-    /// Propose for a machine with this much memory
+    /// Propose models for a machine with this much memory
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
 }
@@ -70,12 +70,12 @@ fn write(file: &Path, text: &str) -> Result<(), CliError> {
     let failed = |error: &io::Error| {
         CliError::failed(format!("cannot write {}", file.display()))
             .why(error)
-            .hint("mlxctl init --stdout prints it; -o PATH writes it elsewhere")
+            .hint("mlxctl init -o PATH writes it elsewhere; --stdout prints it")
     };
     let exists = || {
-        CliError::new(Exit::Failed, format!("{} exists already", file.display()))
+        CliError::new(Exit::Failed, format!("{} already exists", file.display()))
             .why("init never replaces a registry")
-            .hint("mlxctl check               says whether it is valid\nmlxctl init -o PATH        writes another one\nmlxctl init --stdout       prints it, to compare")
+            .hint("mlxctl check               to validate it\nmlxctl init -o PATH        to write another one\nmlxctl init --stdout       to print one for comparison")
     };
     if file.symlink_metadata().is_ok() {
         return Err(exists());
@@ -135,9 +135,9 @@ fn next(file: &Path, elsewhere: bool, proposals: &[Proposal]) -> String {
     let width = setup.len().max(format!("mlxctl{config} agent install").len());
     lines.push("\nnext:".to_owned());
     for (verb, why) in [
-        ("setup", "makes the Python environment"),
-        ("pull", "downloads the models"),
-        ("agent install", "serves them now and at every login"),
+        ("setup", "create the Python environment"),
+        ("pull", "download the models"),
+        ("agent install", "serve them now and at every login"),
     ] {
         lines.push(format!("  {:<width$}   {why}", format!("mlxctl{config} {verb}")));
     }

@@ -73,7 +73,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             context.output.say(&format!("note: {} cannot be served: {unusable}", row.name));
         }
         if let Some(instead) = row.cached.as_ref().and_then(|cached| cached.instead.as_ref()) {
-            context.output.say(&format!("note: {}: {instead}; mlxctl pull {0} completes it", row.name));
+            context.output.say(&format!("note: {}: {instead}; complete it with mlxctl pull {0}", row.name));
         }
     }
     context.output.data(&listed(&rows, &Look::of(&context.output)))?;

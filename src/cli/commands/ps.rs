@@ -10,7 +10,7 @@ use crate::cli::render::{self, Look};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// As a JSON document: `{"schema":1,"backends":[…]}`, each as in `status --json`
+    /// Print JSON: `{"schema":1,"backends":[…]}`, with each backend as in `status --json`
     #[arg(long)]
     json: bool,
 }

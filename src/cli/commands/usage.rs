@@ -8,7 +8,7 @@ use crate::cli::render::{Look, table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias; all models, if none is named
+    /// The model, by name or alias [default: all models]
     model: Option<String>,
     /// Print JSON
     #[arg(long)]

@@ -44,7 +44,7 @@ pub fn bar(status: &Status, look: &Look) -> String {
         .collect();
     let free = Bytes(budget.free_bytes.unsigned_abs());
     words.push(if budget.free_bytes < 0 {
-        let text = format!("{free} too much");
+        let text = format!("{free} over the limit");
         (text.width(), look.paint(Style::Bad, &text))
     } else {
         let text = format!("free {free} of {}", Bytes(budget.total_bytes));
@@ -176,7 +176,7 @@ mod tests {
         let mut status = sample::status();
         status.budget.free_bytes = -3_200_000_000;
         let text = bar(&status, &Look { width: 100, color: false, unicode: false });
-        assert!(text.contains("3.20 GB too much"), "{text}");
+        assert!(text.contains("3.20 GB over the limit"), "{text}");
         assert!(!text.contains("by force"), "{text}");
     }
 

@@ -30,11 +30,11 @@ pub struct Machine<'a> {
 pub fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: bool) -> String {
     let mut out = Text::default();
     let chip = machine.chip.unwrap_or("a machine");
-    out.comment(&format!("The models of {chip} with {}, as `mlxctl init` proposed them.", machine.memory));
+    out.comment(&format!("The models of {chip} with {}, as proposed by `mlxctl init`.", machine.memory));
     out.comment("");
     out.comment(
         "`mlxctl check` names everything that is wrong with this file; docs/registry.md lists every key, its unit and \
-         its default. What is not written here has a default.",
+         its default. Keys left out have their defaults.",
     );
     out.table("[paths]", "");
     out.off("paths", "root", &quoted(&machine.data.to_string_lossy()));
@@ -62,7 +62,7 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: b
     }
     if proposals.is_empty() {
         let why = format!(
-            "No model that is known here fits into {}. The built-in one is made for trying things out.",
+            "No known model fits into {}. The built-in one is for trying things out.",
             machine.memory
         );
         out.table("[[model]]", &why);
@@ -85,11 +85,8 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: b
 
 fn model(out: &mut Text, memory: Bytes, port: u16, proposal: &Proposal) {
     let Proposal { model, always, context, memory: needs } = proposal;
-    let why = if *always { "Always on." } else { "On demand: only ever started by hand." };
-    out.table(
-        "[[model]]",
-        &format!("{why} {needs} of memory with everything, {} to download.", model.weights()),
-    );
+    let why = if *always { "Always on." } else { "On demand: started only by hand." };
+    out.table("[[model]]", &format!("{why} Needs {needs} of memory, {} to download.", model.weights()));
     out.plain("name", &quoted(model.name));
     out.plain("repo", &quoted(model.repo));
     out.plain("port", &port.to_string());
@@ -181,7 +178,7 @@ impl Text {
     /// Every table that every model shares, and every key of the machine, with its default, type and meaning.
     fn every_other_key(&mut self) {
         self.text.push('\n');
-        self.comment("Every other key, with its default. The tables below [defaults] hold for all models.");
+        self.comment("Every other key, with its default. Tables below [defaults] apply to all models.");
         let mut table = "";
         for keys in TABLES {
             let shared = keys.table.strip_prefix("model.");

@@ -231,7 +231,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         // A comma before the end is Python's syntax, not JSON's.
         if self.peek() == Some(close) {
-            return self.fault("a value is expected after the comma");
+            return self.fault("expected a value after the comma");
         }
         Ok(true)
     }

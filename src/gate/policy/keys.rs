@@ -38,10 +38,10 @@ struct Document {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A name that is taken.
-    #[error("there is a key named '{0}' already")]
+    #[error("there is already a key named '{0}'")]
     Taken(String),
     /// A name that is none.
-    #[error("'{0}' is no name for a key: 1 to 64 letters, digits, '-', '_' or '.'")]
+    #[error("'{0}' is not a valid key name: use 1 to 64 letters, digits, '-', '_' or '.'")]
     Name(String),
     /// Nothing of that name.
     #[error("there is no key named '{0}'")]
@@ -180,7 +180,7 @@ impl KeyRing {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.as_ref().is_none_or(|(before, _)| *before != stamp) {
             let keys = list(&self.file).unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot read the keys; nobody is let in");
+                tracing::warn!(%error, "cannot read the keys; all requests are refused");
                 Vec::new()
             });
             *read = Some((stamp, keys));

@@ -242,7 +242,7 @@ impl<'a> Exchange<'a> {
         poll_fn(|cx| {
             if let Poll::Ready(result) = backend.poll_append(cx, out) {
                 return Poll::Ready(match result {
-                    Ok(0) => Received::End("it closed the connection without an answer".to_owned()),
+                    Ok(0) => Received::End("it closed the connection without answering".to_owned()),
                     Ok(_) => {
                         self.line.shared.traffic.heard(Instant::now());
                         Received::Bytes

@@ -21,7 +21,7 @@ pub(super) fn port(
     };
     for model in raw.models.iter().filter_map(|model| model.entry.name.as_ref()) {
         if model.value.eq_ignore_ascii_case("router") {
-            let problem = "a model called `router` and [router] would write into one access log";
+            let problem = "a model called `router` would share its access log with [router]";
             scope.notes.wrong(model, problem, "another name");
         }
     }
