@@ -320,7 +320,7 @@ mod tests {
         let open = problems(0o1777, 0o755, 0o1777);
         assert!(open.len() == 1 && open[0].starts_with("other users can change `paths.state`"), "{open:?}");
         let open = problems(0o777, 0o755, 0o755);
-        assert!(open.len() == 1 && open[0].contains("every user may write to") && open[0].contains("shared"));
+        assert!(open.len() == 1 && open[0].contains("every user can write to") && open[0].contains("shared"));
         // What is not there yet is judged by where it would be made.
         assert_eq!(open_to_others(&Registry::demo(&shared.join("new"), 8800)).len(), 1);
     }
