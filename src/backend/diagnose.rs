@@ -1,4 +1,4 @@
-//! From a log's tail and an exit to a failure that a person understands. Pure.
+//! Turns a log's tail and an exit status into a readable failure. Pure.
 
 use crate::host::Exit;
 use crate::lifecycle::{Failure, FailureKind, Generation};

@@ -49,7 +49,7 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// The process, and nobody else, listens on its port.
+    /// This process alone listens on its port.
     #[must_use]
     pub fn listening(&self) -> bool {
         self.listening.load(Ordering::Relaxed)
@@ -169,7 +169,7 @@ impl Probe {
                             self.heard(event, &mut known);
                         },
                         Ok(Message::Reply(reply)) => if let Some(asker) = known.waiting.pop_front() {
-                            // The asker may have gone; then nobody wants to know.
+                            // The receiver may be gone.
                             let _ = asker.send(reply);
                         },
                         Err(_) => break,

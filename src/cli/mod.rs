@@ -1,4 +1,4 @@
-//! The command line: one verb a file in `commands/`; stdout is data, stderr is talk.
+//! The command line: one file per command in `commands/`; stdout is data, stderr is messages.
 
 pub mod args;
 mod ask;
@@ -61,10 +61,10 @@ impl Context {
     }
 }
 
-/// Reads the arguments, runs the command, says what went wrong, returns the exit code.
+/// Runs the command line and returns the exit code; errors are printed.
 #[must_use]
 pub fn main() -> Exit {
-    // What completion scripts ask is no command of its own: they would offer it.
+    // Hidden from clap, so that completion scripts do not offer it.
     let names = std::env::args_os().nth(1).is_some_and(|first| first == commands::completions::MODELS);
     let parsed = if names { Cli::try_parse_from(["mlxctl", "models"]) } else { Cli::try_parse() };
     let cli = match parsed {

@@ -1,4 +1,4 @@
-//! Where words go: data to stdout, talk to stderr, colour only for people.
+//! Output: data to stdout, messages to stderr, colour only on a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -29,7 +29,7 @@ pub struct Output {
     pub color: bool,
     /// Whether stderr takes colour.
     pub color_err: bool,
-    /// Whether a person looks at stderr: progress may be drawn.
+    /// Whether stderr is a terminal, so progress may be drawn.
     pub interactive: bool,
     /// How often `-v` was given.
     pub verbose: u8,
@@ -76,7 +76,7 @@ impl Output {
         Ok(())
     }
 
-    /// As [`Self::bytes`], for who has something to clean up: `false`, nobody reads stdout any more.
+    /// As [`Self::bytes`], for callers that must clean up: `false` if stdout is closed.
     ///
     /// # Errors
     /// When stdout cannot be written for another reason.
@@ -89,13 +89,12 @@ impl Output {
         }
     }
 
-    /// Ends the process quietly as soon as nobody reads stdout any more.
+    /// Ends the process quietly as soon as stdout is closed.
     pub fn quit_when_unread(&self) {
         self.when_unread(|| std::process::exit(0));
     }
 
-    /// Does `what` as soon as nobody reads stdout any more, which a command that waits would otherwise not notice before
-    /// it writes again.
+    /// Calls `what` as soon as stdout is closed. A command that waits would notice only at its next write.
     pub fn when_unread(&self, what: impl FnOnce() + Send + 'static) {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         std::thread::spawn(move || {

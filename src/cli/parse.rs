@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `90s`, `5m`, `1h 30m`; a bare number is refused, because nobody knows of what.
+/// `90s`, `5m`, `1h 30m`; a bare number is refused, because its unit is unknown.
 ///
 /// # Errors
 /// What is wrong with `text`.

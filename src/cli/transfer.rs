@@ -1,4 +1,4 @@
-//! A download on its way: a bar with rate and time left on a terminal, a line a tenth elsewhere.
+//! A download on its way: a bar with rate and time left on a terminal, one line per tenth elsewhere.
 
 use std::time::{Duration, Instant};
 

@@ -212,7 +212,7 @@ impl Conductor {
         self.show();
     }
 
-    /// Something that is no frame: what a login shell, ssh or `mlx.launch` says.
+    /// Not a frame: what a login shell, ssh or `mlx.launch` says.
     fn text(&mut self, text: &str) {
         let line = text.trim_end();
         if line.is_empty() {

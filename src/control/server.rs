@@ -217,7 +217,7 @@ async fn command(
     Ok(response)
 }
 
-/// Waits for the outcome and tells how far it is; `None`: the client went away, and the command goes on.
+/// Waits for the outcome and tells how far it is; `None`: the client disconnected, and the command continues.
 async fn watched(
     lines: &mpsc::Sender<Bytes>,
     handle: &Handle,

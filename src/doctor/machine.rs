@@ -76,7 +76,7 @@ pub fn swap(used: Option<Bytes>) -> Finding {
 /// Where the power comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Power {
-    /// `Some(true)`: from the battery. `None`: nobody says.
+    /// `Some(true)`: on battery. `None`: unknown.
     pub battery: Option<bool>,
     /// Whether low power mode is on.
     pub low_power: Option<bool>,

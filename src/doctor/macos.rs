@@ -63,7 +63,7 @@ pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Findin
 enum Switched {
     Off,
     On,
-    /// It lets nobody in.
+    /// It blocks all incoming connections.
     Closed,
     Unknown,
 }

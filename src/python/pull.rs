@@ -74,7 +74,7 @@ pub enum PullError {
     /// It was told to stop; what has come stays.
     #[error("the download was interrupted")]
     Interrupted,
-    /// There is no room; nothing was fetched.
+    /// There is not enough disk space; nothing was downloaded.
     #[error("there is too little disk space for {repo}")]
     NoRoom {
         repo: String,
@@ -139,7 +139,7 @@ enum Message {
     Failed { kind: Kind, why: String, token: bool },
 }
 
-/// Brings the model's files and checks that they are whole. `stop` ends it, and the next pull goes on from there.
+/// Brings the model's files and checks that they are whole. `stop` ends it, and the next pull resumes from there.
 ///
 /// # Errors
 /// [`PullError`]; the part downloaded so far stays in the cache, unless it is not what the hub lists.

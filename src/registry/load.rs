@@ -18,7 +18,7 @@ use crate::units::Bytes;
 /// The registry of `mlxctl demo`: the built-in tiny model on loopback.
 pub const DEMO: &str = include_str!("../../config/demo.toml");
 
-/// No registry that a person wrote is larger; a device file is.
+/// Larger than any real registry; guards against device files.
 const LARGEST: u64 = 1 << 20;
 
 impl Registry {

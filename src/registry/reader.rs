@@ -1,4 +1,4 @@
-//! Typed access to a TOML table that notes what is wrong and goes on.
+//! Typed access to a TOML table that records problems and continues.
 
 mod lists;
 

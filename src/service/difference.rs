@@ -80,7 +80,7 @@ fn consequence(key: &str, found: Option<&Value>) -> &'static str {
     }
 }
 
-/// What follows from a key that nobody asked for.
+/// The consequence of an unexpected key.
 fn surplus(key: &str) -> &'static str {
     match key {
         "Disabled" => {

@@ -230,7 +230,7 @@ fn look(context: &Context, model: &Model) -> Result<Option<ModelStatus>, CliErro
 /// The most memory that the live run was seen to take.
 ///
 /// # Errors
-/// When the answers came from somebody else, who has the gate's port.
+/// When another program on the gate's port answered.
 fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option<u64>, CliError> {
     let Some(after) = look(context, model)? else { return Ok(None) };
     if after.traffic.counts.requests == before.traffic.counts.requests {

@@ -42,7 +42,7 @@ struct Document<'a> {
     budget: &'a BudgetStatus,
     models: &'a [PlannedModel],
     cases: &'a [Case],
-    /// What the GPU may hold and who says so; null: there is none, or nobody says.
+    /// What the GPU may hold and who says so; null: there is none, or it is unknown.
     gpu_limit: Option<GpuLimit>,
 }
 

@@ -17,7 +17,7 @@ use crate::cli::render::status::state_word;
 use crate::registry::{Model, Registry, Start};
 use crate::terminal::Shown;
 
-/// A question is text that a person wrote, not a file that was piped in by mistake.
+/// A limit that catches files piped in by mistake.
 const LONGEST: u64 = 8 << 20;
 
 #[derive(Debug, clap::Args)]

@@ -71,7 +71,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
         }
     });
     let shown = match show(context, args, &handle, &name, &address).await {
-        // Whoever reads a part and leaves has seen enough; what is cut short by that is no failure.
+        // A reader that closes the pipe early has seen enough; that is not a failure.
         Err(_) if unread.load(Relaxed) => Ok(false),
         shown => shown,
     };
@@ -89,7 +89,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     shown.map(drop)
 }
 
-/// Waits for the model, asks it, shows its answer and the status; `false`: nobody read it to its end.
+/// Waits for the model, asks it, shows its answer and the status; `false`: stdout was closed first.
 async fn show(
     context: &Context,
     args: &Args,
@@ -131,7 +131,7 @@ fn failed(error: ApiError) -> CliError {
     }
 }
 
-/// A port that nobody has. Somebody may take it before the gate does; then the gate says so.
+/// A free port. If another program takes it before the gate does, the gate reports that.
 fn free_port() -> Result<u16, CliError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())

@@ -61,13 +61,13 @@ struct Document {
     kv_bytes_per_token: Option<Bytes>,
     /// Under what the footprints of such a run are kept in `learned.json`.
     learning_key: String,
-    /// On this machine. Null: nobody knows.
+    /// On this machine; null if unknown.
     estimate: Option<Estimate>,
     /// On every machine of its cluster, this one first; empty without one.
     hosts: Vec<HostEstimate>,
     /// What admission would reserve.
     reserve_bytes: Option<Bytes>,
-    /// What the GPU may hold and who says so; null: there is none, or nobody says.
+    /// What the GPU may hold and who says so; null: there is none, or it is unknown.
     gpu_limit: Option<GpuLimit>,
     /// What the decision counts beside this model.
     counted: Counted,
@@ -314,10 +314,10 @@ fn show(document: &Document, model: &Model, width: usize) -> String {
     if let Some(grant) = document.counted.running {
         text.push_str(&format!("; {} itself is running with {}", document.model, grant.bytes));
     }
-    let again = if document.counted.running.is_some() { "restarting it" } else { "a start" };
+    let again = if document.counted.running.is_some() { "a restart" } else { "a start" };
     // As admission asks: what holds starts back comes before memory.
     match (&document.held_back, &document.refusal) {
-        (None, None) => text.push_str(&format!("; {again} would fit now\n")),
+        (None, None) => text.push_str(&format!("; {again} would be granted now\n")),
         (Some(held), _) => {
             text.push_str(&format!("; {again} would be refused now: {}\ntry: {}\n", held.reason, held.hint));
         }

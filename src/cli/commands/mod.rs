@@ -1,4 +1,4 @@
-//! One verb a file: its arguments and what it does.
+//! One file per command: its arguments and what it does.
 
 pub mod agent;
 pub mod bench;

@@ -21,7 +21,7 @@ struct Document<'a> {
     backends: Vec<&'a ModelStatus>,
 }
 
-/// Prints a line a running backend.
+/// Prints one line per running backend.
 ///
 /// # Errors
 /// Exit 3 without a supervisor; whatever else keeps it from knowing.

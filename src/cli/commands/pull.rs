@@ -38,7 +38,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 75 when the disk is too small, before the first byte; 4 for an unknown model; 1 for what went wrong on the
-/// way, after which the next pull goes on.
+/// way; the next pull resumes.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let named = |name: &String| registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown));

@@ -79,7 +79,7 @@ pub fn explain(error: StartError) -> CliError {
     }
 }
 
-/// Tells a service manager that asked for it that we are up, and goes on telling it that the loop turns.
+/// Tells a service manager that asked for it that we are up, and keeps sending signs of life.
 fn tell_manager() -> tokio::task::AbortHandle {
     let task = async {
         let notifier = match Notifier::from_env() {

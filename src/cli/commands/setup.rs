@@ -110,7 +110,7 @@ fn serve_once(output: &Output, environment: &Environment) -> Result<(), String> 
     runtime().map_err(words)?.block_on(trial::one_token(&environment.python, &model, TRIAL))
 }
 
-/// What became newer, older, or came and went, a line a package.
+/// What became newer, older, or came and went, one line per package.
 fn changes(before: &[String], after: &[String]) -> Vec<String> {
     let split = |list: &[String]| -> std::collections::BTreeMap<String, String> {
         let pairs = list.iter().filter_map(|package| package.split_once("=="));
@@ -130,7 +130,7 @@ fn changes(before: &[String], after: &[String]) -> Vec<String> {
     names.into_iter().filter_map(change).collect()
 }
 
-/// The built-in model, made with a line a step on stderr if it is not there.
+/// The built-in model, made with one line per step on stderr if it is not there.
 ///
 /// # Errors
 /// Why it could not be made.

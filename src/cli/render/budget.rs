@@ -7,7 +7,7 @@ use crate::api::{ModelStatus, StateName, Status};
 use crate::registry::Start;
 use crate::units::Bytes;
 
-/// The bar's length where nobody counts columns: in a pipe.
+/// The bar's length in a pipe.
 const BAR_PIPED: usize = 74;
 
 struct Part {
@@ -67,7 +67,7 @@ pub fn bar(status: &Status, look: &Look) -> String {
 
 fn parts(status: &Status, look: &Look) -> Vec<Part> {
     let budget = &status.budget;
-    // Neighbours differ also where there is no colour.
+    // Neighbouring parts differ without colour too.
     let model_fills = [look.pick("█", "#"), look.pick("▓", "%")];
     let planned = status.supervisor.is_none();
     let counts = |model: &&ModelStatus| match planned {

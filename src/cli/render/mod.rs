@@ -17,7 +17,7 @@ use super::output::Output;
 /// What the reader's end can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Columns; `usize::MAX`: nobody counts them.
+    /// Columns; `usize::MAX` where it is not a terminal.
     pub width: usize,
     /// Whether escape sequences are understood.
     pub color: bool,

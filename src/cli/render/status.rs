@@ -270,7 +270,7 @@ fn state_cell(model: &ModelStatus, look: &Look) -> Cell {
     Cell::new(text, style)
 }
 
-/// Whether nobody gets to its gate.
+/// Whether its gate is unreachable.
 fn unreachable(model: &ModelStatus) -> bool {
     model.gate.problem.is_some() && model.gate.listening.is_empty()
 }

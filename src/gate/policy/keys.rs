@@ -69,7 +69,7 @@ pub fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
     Ok(document.keys)
 }
 
-/// Makes a key and returns it: nobody can show it again.
+/// Creates a key and returns it; it cannot be shown again.
 ///
 /// # Errors
 /// When the name is taken or none, or the file cannot be read or written.
@@ -171,7 +171,7 @@ impl KeyRing {
         &self.file
     }
 
-    /// Whose key it is, by the file as it is now. An unreadable file lets nobody in.
+    /// The owner of a key, by the current file. If the file is unreadable, no key is accepted.
     #[must_use]
     pub fn holder(&self, key: &str) -> Option<String> {
         let stamp = std::fs::metadata(&self.file)

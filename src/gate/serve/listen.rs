@@ -19,7 +19,7 @@ use crate::clock::beat;
 use crate::gate::policy::access;
 use crate::gate::wire::{Envelope, Refusal, part, write_all};
 
-/// How the reason for a closed gate ends when somebody else has its port.
+/// How the reason for a closed gate ends when another program has its port.
 pub(crate) const TAKEN: &str = "is in use by another program";
 /// Between two attempts to get the address.
 const RETRY: Duration = Duration::from_secs(2);
@@ -148,7 +148,7 @@ pub(super) async fn run(
 }
 
 impl Listeners {
-    /// Serves until something else is wanted; `false`: nobody will want anything any more.
+    /// Serves until something else is wanted; `false` once the sender is dropped.
     async fn serve(
         &mut self,
         door: &Arc<dyn Door>,

@@ -59,7 +59,7 @@ pub(crate) struct Head {
     pub method: Method,
     /// To what, without a query.
     pub path: Range<usize>,
-    /// Whether the connection may go on after it.
+    /// Whether the connection can be reused after it.
     pub keep_alive: bool,
     /// HTTP/1.1, which knows chunks.
     pub chunks: bool,
@@ -111,7 +111,7 @@ impl Head {
     /// Reads a head from the front of `bytes`; `None`: it is not all there yet.
     ///
     /// # Errors
-    /// 400, 417, 431, 501 or 505; the connection must end with the answer, since nobody knows where the next request begins.
+    /// 400, 417, 431, 501 or 505; the connection must end with the answer, since the start of the next request is unknown.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         let before = empty_lines(bytes);
         let text = bytes.get(before..).unwrap_or_default();
@@ -241,7 +241,7 @@ impl Head {
     }
 }
 
-/// `wait` of a list of preferences. Whatever is not understood is no preference (RFC 7240, section 2).
+/// `wait` of a list of preferences. Unknown preferences are ignored (RFC 7240, section 2).
 fn preferred_wait(value: &[u8]) -> Option<Duration> {
     let list = std::str::from_utf8(value).ok()?;
     list.split(',').find_map(|preference| {

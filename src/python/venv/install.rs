@@ -156,7 +156,7 @@ pub fn run(
     done
 }
 
-/// Renames a folder that somebody else made to the first free `<name>.old-N` beside it.
+/// Renames a folder made by another tool to the first free `<name>.old-N` beside it.
 fn set_aside(venv: &Path) -> Result<(), SetupError> {
     let name = venv.file_name().unwrap_or_default().to_string_lossy();
     let free = (1..=u32::MAX)

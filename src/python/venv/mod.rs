@@ -88,7 +88,7 @@ pub enum Step {
     Waiting,
     /// The environment is made with this interpreter.
     Creating(Interpreter),
-    /// An environment that somebody else made is taken over.
+    /// An environment made by another tool is reused.
     Adopting,
     /// A half-made or broken environment is thrown away, and why.
     Discarding(String),

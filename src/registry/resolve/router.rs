@@ -5,7 +5,7 @@ use crate::registry::problem::quote;
 use crate::registry::raw::RawRegistry;
 use crate::registry::{Metrics, Model, Network};
 
-/// The router's port, if there is a router; nobody else's.
+/// The router's port, if there is a router.
 pub(super) fn port(
     scope: &Scope<'_>,
     raw: &RawRegistry,

@@ -1,5 +1,5 @@
 //! The way to a job that runs, and to one that is gone, through every answer that launchctl is known to give.
-//! Pure: the clock and the command are somebody else's.
+//! Pure: the caller provides the clock and runs the command.
 //!
 //! launchctl exits with an errno of its own. The ones that mean something here: 3 not loaded, 5 anything from
 //! "loaded already" to "no GUI session", 36 a bootout is still in progress, 37 loaded already, 112 no such
@@ -142,7 +142,7 @@ impl Failure {
 const LOG_IN: &str = "log in at the Mac's own screen (or over Screen Sharing) and run it in Terminal there; \
                       over SSH alone launchd keeps the job waiting";
 
-/// How long, and how often, to go on. Times are measured from the first call of a step.
+/// How long, and how often, to retry. Times are measured from the first call of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// For code 5, 119 and a process that does not appear.

@@ -89,7 +89,7 @@ fn announce_replacement(context: &Context, agent: &dyn Agent, found: Option<&str
     }
 }
 
-/// Folders that nobody else makes, the old file kept, the new one written.
+/// Creates folders, keeps the old file and writes the new one.
 fn prepare(
     context: &Context,
     registry: &Registry,

@@ -41,7 +41,7 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
         context.output.say(&format!("{file} differs from the registry; mlxctl agent install updates it"));
     }
     let client = Client::new(&registry.paths.run);
-    // A supervisor that somebody started by hand is none of the manager's business.
+    // A supervisor started by hand does not belong to the service manager.
     let answers = client.status().ok().and_then(|status| status.supervisor);
     let ours = answers.is_some_and(|supervisor| Some(supervisor.pid) == seen.pid);
     if args.dry_run {

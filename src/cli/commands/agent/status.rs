@@ -112,8 +112,7 @@ fn problems(
     }
     if let Some(domain) = &seen.misplaced {
         problems.push(format!(
-            "{manager} has the job in {domain}, which knows no login at the screen and starts nothing at one: \
-             mlxctl agent install moves it"
+            "{manager} has the job in {domain}, where nothing starts at login; mlxctl agent install moves it"
         ));
     }
     if let Some(program) =
