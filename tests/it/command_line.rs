@@ -304,7 +304,7 @@ fn an_answer_that_breaks_off_or_is_of_another_version_is_a_failure() {
             "version 2",
         ),
         (|_, stream| json(stream, 500, "no JSON"), "HTTP 500: no JSON"),
-        (|_, stream| lines(stream, &["{\"done\":{}}".to_owned()]), "talking to the supervisor failed"),
+        (|_, stream| lines(stream, &["{\"done\":{}}".to_owned()]), "cannot talk to the supervisor"),
     ];
     for (answer, words) in cases {
         let instance = Instance::new();
