@@ -317,15 +317,15 @@ fn a_family_that_this_mlx_lm_lacks_is_refused_by_name_before_its_weights_come() 
 fn what_the_hub_refuses_is_explained() {
     let laptop = Laptop::new(model());
     let cases = [
-        ((404, "RepoNotFound", "Repository not found"), "no such model, or it is private", "HF_TOKEN"),
+        ((404, "RepoNotFound", "Repository not found"), "no such model, or the model is private", "HF_TOKEN"),
         (
             (401, "RepoNotFound", "Invalid username or password."),
-            "no such model, or it is private",
+            "no such model, or the model is private",
             "HF_TOKEN",
         ),
         (
             (403, "GatedRepo", "Access to model org/model is restricted"),
-            "licence has to be accepted",
+            "licence must be accepted",
             "HF_TOKEN",
         ),
         ((500, "", "oops"), "answered with an error", "HF_ENDPOINT"),
