@@ -15,6 +15,7 @@ mod starter;
 mod sudo;
 mod tail;
 mod transfer;
+mod wrap;
 
 use std::path::PathBuf;
 
