@@ -1,5 +1,5 @@
 #!/bin/bash
-# Loads and unloads the on-demand 70B model: mlxctl under the name that the first plan gave this script.
+# Loads and unloads the on-demand 70B model with mlxctl. The name is that of the script in the original plan.
 # Usage: mlx_load_70b.sh start|stop|status
 #
 # Options after the verb go to mlxctl, whose exit code is this script's: 0 done, 3 no supervisor,

@@ -1,5 +1,5 @@
 //! The per-user folders of this program: Apple's places on a Mac, the XDG base directories elsewhere
-//! (specifications.freedesktop.org/basedir-spec; a variable that is no absolute path is ignored, as it says).
+//! (specifications.freedesktop.org/basedir-spec; a variable that is not an absolute path is ignored, as it says).
 
 use std::path::PathBuf;
 

@@ -1,12 +1,12 @@
 //! mlxctl keeps local language models served: a supervisor around `mlx_lm.server`.
 //!
-//! One way through: a source (command, probe, exit, timer, pressure, lease) becomes an
+//! The event loop: a source (command, probe, exit, timer, pressure, lease) becomes an
 //! [`lifecycle::Event`]; `lifecycle::Fleet::step` (pure) answers with [`lifecycle::Effect`]s;
-//! `supervisor::driver` is the only place that acts on them, and what comes of it is an event again.
+//! `supervisor::driver` is the only place that acts on them, and the results are events again.
 //!
-//! The map, a line a module:
+//! The modules:
 //!
-//! - [`memory`]: what a model takes, what a machine has, and whether the one fits into the other. Pure.
+//! - [`memory`]: what a model needs, what a machine has, and whether it fits. Pure.
 //! - [`registry`]: the TOML file of models: what was written → what is valid, with every problem named.
 //! - [`lifecycle`]: the states of a model and every way between them. Pure: no clock, no IO, no tokio.
 //! - [`host`]: the one seam to the operating system.
@@ -15,17 +15,17 @@
 //! - [`gate`]: the HTTP front door of one model, the only thing that listens on the LAN.
 //! - [`supervisor`]: the one loop that owns all models, its driver, its journal, adoption.
 //! - [`control`]: the supervisor's API on a Unix socket, its server and its client.
-//! - [`metrics`]: everything that is counted, as Prometheus reads it.
+//! - [`metrics`]: all counters, in Prometheus's format.
 //! - [`page`]: the page for a browser.
-//! - [`logs`]: logs, as they are read.
-//! - [`notify`]: which event the owner is told of, and how.
+//! - [`logs`]: reads logs.
+//! - [`notify`]: notifications to the owner.
 //! - [`python`]: interpreter, venv, packages, the built-in tiny model.
 //! - [`service`]: the launchd agent and the systemd user unit.
-//! - [`doctor`]: what is wrong with a machine or a deployment, and what to do about it.
+//! - [`doctor`]: finds problems of a machine or a deployment, and says how to fix them.
 //! - [`mod@bench`]: tokens per second against the memory bus's roofline.
 //! - [`gateway`]: what an LLM gateway needs to reach the models.
-//! - [`cli`]: one verb a file; stdout is data, stderr is talk.
-//! - [`terminal`]: what comes from outside, fit to be shown.
+//! - [`cli`]: one file per command; stdout is data, stderr is messages.
+//! - [`terminal`]: makes text from outside safe for a terminal.
 
 pub mod api;
 pub mod backend;

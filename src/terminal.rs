@@ -57,7 +57,7 @@ pub fn clean(value: &mut Value) {
 /// Reads a document that is going to be shown.
 ///
 /// # Errors
-/// What is no JSON, or other JSON than wanted.
+/// Invalid JSON, or JSON of another shape.
 pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let mut value: Value = serde_json::from_slice(bytes)?;
     clean(&mut value);
@@ -127,7 +127,7 @@ mod tests {
             let both = stream.block(&text[..cut]) + &stream.block(&text[cut..]);
             assert_eq!(both, "a€\u{fffd}\nb\u{1f600}^[[0m\n", "cut at {cut}");
         }
-        // What is no text is shown at once, and stops nothing.
+        // Invalid UTF-8 is shown at once and does not block the rest.
         assert_eq!(Shown::default().block(b"\xff\xfe\n"), "\u{fffd}\u{fffd}\n");
     }
 }

@@ -126,10 +126,10 @@ pub enum ParseBytesError {
     #[error("a size needs a unit: `{0}GB`? `{0}GiB`?")]
     NoUnit(String),
     /// A unit that is none of ours.
-    #[error("`{0}` is no unit of size; the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB")]
+    #[error("`{0}` is not a unit of size; the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB")]
     Unit(String),
     /// No number in front.
-    #[error("`{0}` is no size; write a number and a unit, for example 20GB")]
+    #[error("`{0}` is not a size; write a number and a unit, for example 20GB")]
     Number(String),
     /// More than 2⁶⁴−1 bytes.
     #[error("`{0}` is more than any machine has")]

@@ -11,7 +11,7 @@ export PATH
 export PYTHONIOENCODING=utf-8
 MLXCTL=$(command -v "${MLXCTL:-mlxctl}")
 if [ -z "$MLXCTL" ]; then
-    printf 'mlxctl ?\n---\nmlxctl is not installed, or MLXCTL names no program\n'
+    printf 'mlxctl ?\n---\nmlxctl is not installed, or MLXCTL is not a program\n'
     exit 0
 fi
 export MLXCTL

@@ -34,7 +34,7 @@ pub enum ClientError {
     #[error("no supervisor is running")]
     NotRunning { socket: PathBuf },
     /// The socket, or whoever listens on it, is another user's.
-    #[error("{} is not this user's: its supervisor cannot be asked", socket.display())]
+    #[error("{} belongs to another user, whose supervisor does not answer you", socket.display())]
     Denied { socket: PathBuf },
     /// It is there and says nothing.
     #[error("the supervisor does not answer")]
@@ -49,10 +49,10 @@ pub enum ClientError {
     #[error("{}", .0.message)]
     Api(ApiError),
     /// It went away before its answer was complete.
-    #[error("the supervisor went away while it answered")]
+    #[error("the supervisor ended while answering")]
     Cut,
     /// What came is not what the API promises, or the system failed.
-    #[error("talking to the supervisor failed: {0}")]
+    #[error("cannot talk to the supervisor: {0}")]
     Io(#[source] io::Error),
 }
 

@@ -253,7 +253,7 @@ pub struct ModelMemoryStatus {
 pub struct HealthStatus {
     /// The process lives.
     pub alive: bool,
-    /// It, and nobody else, listens on its port.
+    /// It alone listens on its port.
     pub listening: bool,
     /// It completes tokens.
     pub answering: bool,
@@ -433,7 +433,7 @@ pub enum Line {
 pub struct Events {
     /// Oldest first.
     pub events: Vec<EventRecord>,
-    /// What to give as `after` to go on from here.
+    /// Pass this as `after` to continue from here.
     pub next: u64,
 }
 
@@ -441,7 +441,7 @@ pub struct Events {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReloadRequest {
-    /// Only say what would change.
+    /// Show what would change, and change nothing.
     pub dry_run: bool,
 }
 
@@ -545,7 +545,7 @@ pub struct StoreFacts {
     pub written_bytes: u64,
     /// Files that were set aside.
     pub damaged: u64,
-    /// What last went wrong; serving goes on.
+    /// The last problem; serving continues.
     pub trouble: Option<String>,
 }
 

@@ -37,7 +37,7 @@ pub struct Response<R> {
 /// Reads the head of an answer and keeps one header of it.
 ///
 /// # Errors
-/// `InvalidData` where it is no HTTP; the stream's own otherwise.
+/// `InvalidData` if it is not HTTP; the stream's own otherwise.
 pub fn response<R: Read>(stream: R, wanted: &str) -> io::Result<Response<R>> {
     let mut reader = BufReader::new(stream);
     let mut head = Vec::new();
@@ -81,7 +81,7 @@ impl Head<'_> {
 /// Reads a head from the front of `bytes`; `None`: it is not all there yet.
 ///
 /// # Errors
-/// `InvalidData` where it is no HTTP.
+/// `InvalidData` if it is not HTTP.
 pub(crate) fn with_head<T>(bytes: &[u8], with: impl FnOnce(&Head<'_>) -> T) -> io::Result<Option<T>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut answer = httparse::Response::new(&mut headers);
@@ -95,7 +95,7 @@ pub(crate) fn with_head<T>(bytes: &[u8], with: impl FnOnce(&Head<'_>) -> T) -> i
     }
 }
 
-/// `%2F` → `/`; what is no escape stays.
+/// `%2F` → `/`; anything else stays.
 pub(crate) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

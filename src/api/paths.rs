@@ -64,7 +64,7 @@ pub fn make_folder(socket: &Path) -> io::Result<()> {
     if !found.is_dir() || found.uid() != nix::unistd::getuid().as_raw() || found.mode() & 0o077 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("{} is not a folder of this user alone (mode 0700)", folder.display()),
+            format!("{} must be a folder of this user with mode 0700", folder.display()),
         ));
     }
     Ok(())

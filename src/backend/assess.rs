@@ -18,7 +18,7 @@ pub struct Assessment {
     pub bounds: Bounds,
     /// What kept prompts and a prefill share.
     pub room: Option<Room>,
-    /// On this machine. `None`: nobody knows.
+    /// On this machine; `None` if unknown.
     pub estimate: Option<Estimate>,
     /// On every machine of its cluster, this one first; empty: it has none, or nobody knows.
     pub hosts: Vec<HostEstimate>,

@@ -1,4 +1,4 @@
-//! From a log's tail and an exit to a failure that a person understands. Pure.
+//! Turns a log's tail and an exit status into a readable failure. Pure.
 
 use crate::host::Exit;
 use crate::lifecycle::{Failure, FailureKind, Generation};
@@ -18,7 +18,7 @@ const SIGNS: &[Sign] = &[
         needles: &["resource limit (499000)"],
         kind: FailureKind::ThreadDied,
         meaning: "out of Metal buffers",
-        hint: "a known limit of MLX under steady load (mlx-lm 831): the restart clears it; a lower memory.cache_limit makes it rarer",
+        hint: "a known limit of MLX under steady load (mlx-lm issue 831); the restart clears it, and a lower memory.cache_limit makes it rarer",
     },
     Sign {
         needles: &["impacting interactivity", "callbackerrorimpactinginteractivity"],
@@ -29,7 +29,7 @@ const SIGNS: &[Sign] = &[
     Sign {
         needles: &["callbackerrortimeout", "callbackerrorhang", "gpu timeout error", "gpu hang error"],
         kind: FailureKind::ThreadDied,
-        meaning: "its GPU work took too long and was ended by macOS",
+        meaning: "its GPU work took too long, so macOS ended it",
         hint: "a smaller server.prefill_step_size or memory.concurrency makes shorter GPU work; close what else uses the GPU; environment = { AGX_RELAX_CDM_CTXSTORE_TIMEOUT = \"1\" } in the model's table relaxes the watchdog",
     },
     Sign {
@@ -41,7 +41,7 @@ const SIGNS: &[Sign] = &[
     Sign {
         needles: &["too many open files"],
         kind: FailureKind::Crashed,
-        meaning: "its limit of open files is too low",
+        meaning: "its open-file limit is too low",
         hint: "ulimit -n 8192 in the shell before mlxctl serve, or agent.open_files = 8192 and mlxctl agent install; mlxctl doctor shows the limit",
     },
     Sign {
@@ -52,7 +52,7 @@ const SIGNS: &[Sign] = &[
         ],
         kind: FailureKind::NotPrepared,
         meaning: "a shared library that its Python needs is gone",
-        hint: "an upgrade of Python removes it: mlxctl setup --verify finds and repairs that; if it does not, remove the environment (paths.venv) and run mlxctl setup",
+        hint: "probably removed by an upgrade of Python: mlxctl setup --verify finds and repairs that; if not, remove the environment (paths.venv) and run mlxctl setup",
     },
     Sign {
         needles: &[
@@ -71,13 +71,13 @@ const SIGNS: &[Sign] = &[
         needles: &["address already in use"],
         kind: FailureKind::PortLost,
         meaning: "its port is taken",
-        hint: "mlxctl doctor says by whom",
+        hint: "mlxctl doctor names the program",
     },
     Sign {
         needles: &["no space left on device", "disk quota exceeded", "file too large"],
         kind: FailureKind::NotPrepared,
         meaning: "the disk is full",
-        hint: "free disk space; it is tried again",
+        hint: "free disk space; the start is retried",
     },
     Sign {
         needles: &["too many open files"],
@@ -149,7 +149,7 @@ pub fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
         let failure = Failure::new(FailureKind::Crashed, format!("run {generation} {exit}"));
         return match exit {
             Exit::Signal(libc::SIGKILL) => {
-                failure.hint("nobody here sent it: the system's memory killer, or a person")
+                failure.hint("it was killed from outside mlxctl: by the out-of-memory killer or a person")
             }
             _ => failure,
         };
@@ -228,7 +228,7 @@ mod tests {
                 FailureKind::ThreadDied,
                 "out of memory",
             ),
-            ("OSError: [Errno 24] Too many open files: 'x'", FailureKind::Crashed, "its limit of open files"),
+            ("OSError: [Errno 24] Too many open files: 'x'", FailureKind::Crashed, "its open-file limit"),
             (
                 "ImportError: dlopen(core.cpython-311-darwin.so, 0x0002): Library not loaded: @rpath/libmlx.dylib",
                 FailureKind::NotPrepared,

@@ -2,7 +2,7 @@
 //! `mlxctl __exec <run>/<model>.json`, says who it is, and becomes Python without changing its pid or start time.
 //!
 //! It exists because a record that is written by the parent is written too late: a supervisor that dies between the
-//! spawn and the record would leave a process that nobody knows. It initialises nothing: no arguments parser, no
+//! spawn and the record would leave an unknown process. It initialises nothing: no arguments parser, no
 //! runtime, no log filter.
 
 use std::convert::Infallible;

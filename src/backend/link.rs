@@ -41,9 +41,9 @@ pub enum LinkEvent {
         /// On loopback.
         port: u16,
     },
-    /// The server's listening socket was closed, shut down or detached, although nobody asked it to end.
+    /// The server's listening socket was closed, shut down or detached without a request to end.
     ListenerClosed,
-    /// The generation thread ended although nobody asked it to.
+    /// The generation thread ended without a request to.
     ThreadDied {
         /// The last error that was logged.
         error: Option<String>,
@@ -58,7 +58,7 @@ pub enum LinkEvent {
     Store(StoreFacts),
     /// A rank is lost, and the whole group is being taken down: a conductor's alone.
     GroupLost {
-        /// Which rank, on which host, and what became of it.
+        /// The state of a rank, by number and host.
         error: String,
     },
     /// The ranks of a model that runs on several: a conductor's alone.
@@ -154,7 +154,7 @@ impl Link {
     /// The next line. Safe to drop while it waits: what was read stays for the next call.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the launcher is gone, `InvalidData` for what is no message.
+    /// `UnexpectedEof` when the launcher is gone, `InvalidData` if it is not a message.
     pub async fn next(&mut self) -> io::Result<Message> {
         let read = self.reader.read_until(b'\n', &mut self.line).await?;
         if !self.line.ends_with(b"\n") {

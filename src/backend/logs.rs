@@ -1,5 +1,5 @@
 //! A backend's log file: the backend itself appends to it; we only look, and put it aside when it is large. The
-//! backend goes on writing into the file that was put aside until it is told to open a new one.
+//! backend keeps writing to the rotated file until it is told to open a new one.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ const KEPT: u32 = 3;
 /// The most that is read of what a run said.
 const LONGEST_TAIL: u64 = 64 * 1024;
 
-/// Puts a large log aside: `x.log` → `x.log.1` → … → `x.log.3` → gone. No log is no error.
+/// Puts a large log aside: `x.log` → `x.log.1` → … → `x.log.3` → deleted. A missing log is not an error.
 ///
 /// # Errors
 /// The system's own.
@@ -34,7 +34,7 @@ pub fn rotate(log: &Path) -> io::Result<()> {
 }
 
 /// Cuts what was put aside after a burst down to its last `LARGEST` bytes, in place: that needs no space, which a full
-/// disk has none of. Only for files that nobody writes any more.
+/// disk has none of. Only for files no longer written.
 ///
 /// # Errors
 /// The system's own; then a file may hold some lines twice.
@@ -54,7 +54,7 @@ pub fn oversized(log: &Path, first: Aside) -> bool {
     (first as u32..=KEPT).any(|n| mark(&numbered(log, n)).length > LARGEST)
 }
 
-/// Which files of a log nobody writes any more.
+/// The rotated files of a log, which are no longer written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aside {
     /// All: no process runs that has it open.

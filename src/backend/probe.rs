@@ -49,7 +49,7 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// The process, and nobody else, listens on its port.
+    /// This process alone listens on its port.
     #[must_use]
     pub fn listening(&self) -> bool {
         self.listening.load(Ordering::Relaxed)
@@ -169,7 +169,7 @@ impl Probe {
                             self.heard(event, &mut known);
                         },
                         Ok(Message::Reply(reply)) => if let Some(asker) = known.waiting.pop_front() {
-                            // The asker may have gone; then nobody wants to know.
+                            // The receiver may be gone.
                             let _ = asker.send(reply);
                         },
                         Err(_) => break,
@@ -278,7 +278,7 @@ impl Probe {
         let bad = match answer {
             Err(_) if refused => {
                 self.vitals.listening.store(false, Ordering::Relaxed);
-                let text = format!("nothing listens on its port {port} any more");
+                let text = format!("it no longer listens on its port {port}");
                 Some(Failure::new(FailureKind::PortLost, text))
             }
             // Whatever a stranger answers, or leaves unanswered, says nothing about the backend.
@@ -361,7 +361,7 @@ fn dead_thread(known: &Knowledge) -> Failure {
 
 fn stranger(port: u16) -> Failure {
     Failure::new(FailureKind::PortLost, format!("another process answers on its port {port}"))
-        .hint("mlxctl doctor says who")
+        .hint("mlxctl doctor names the program")
 }
 
 /// The check that is under way, or never.

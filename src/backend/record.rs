@@ -95,7 +95,7 @@ pub fn write_record(run: &Path, record: &Record) -> io::Result<()> {
     replace(&record_file(run, &record.spec.model), record)
 }
 
-/// Removes what tells of a run that is over: record and failure. What is not there is no error.
+/// Removes what tells of a run that is over: record and failure. Missing files are not an error.
 ///
 /// # Errors
 /// The system's own.
@@ -112,7 +112,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a file beside `path` and moves it there, so that nobody ever reads half of it.
+/// Writes a temporary file and renames it to `path`, so that readers never see half of it.
 pub(crate) fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
     // Two writers of one file are two processes (supervisor and exec step), so the pid keeps them apart.
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));

@@ -3,7 +3,7 @@
 //! The supervisor writes the [`Spec`] to `<run>/<model>.json` (0600) and starts its own binary as
 //! `mlxctl __exec <run>/<model>.json`. That exec step makes itself a session leader, sets limits, priority and
 //! files, writes the [`Record`] to `<run>/<model>.live.json` with its own pid and start time, and becomes
-//! Python: `python launcher.py <run>/<model>.json <server arguments>`. So there is no moment at which a process
+//! Python: `python launcher.py <run>/<model>.json <server arguments>`. So there is no moment when a process
 //! runs that no record names. Neither file needs fsync: they only matter to the boot that wrote them.
 
 use std::path::PathBuf;

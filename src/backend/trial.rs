@@ -93,15 +93,15 @@ impl Backend {
     async fn answer(&mut self, deadline: Instant) -> Result<(), String> {
         let port = match timeout_at(deadline, self.port()).await {
             Ok(port) => port?,
-            Err(_) => return Err(self.last_words("it does not come to listen")),
+            Err(_) => return Err(self.last_words("it never listens")),
         };
         match timeout_at(deadline, client::one_token(port, &self.secret)).await {
             Ok(Ok(answer)) if answer.status == 200 => Ok(()),
             Ok(Ok(answer)) => {
                 Err(self.last_words(&format!("it answers {}: {}", answer.status, answer.error())))
             }
-            Ok(Err(error)) => Err(self.last_words(&format!("it answers nothing ({error})"))),
-            Err(_) => Err(self.last_words("it does not come to answer")),
+            Ok(Err(error)) => Err(self.last_words(&format!("it gives no answer ({error})"))),
+            Err(_) => Err(self.last_words("it never answers")),
         }
     }
 
@@ -120,7 +120,7 @@ impl Backend {
                     LinkEvent::Hello { port: Some(port), .. } | LinkEvent::Listening { port },
                 )) => return Ok(port),
                 Ok(_) => {}
-                Err(_) => return Err(self.last_words("it ended while it started")),
+                Err(_) => return Err(self.last_words("it ended during startup")),
             }
         }
     }

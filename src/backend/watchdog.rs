@@ -6,7 +6,7 @@ use crate::clock::Moment;
 use crate::lifecycle::{Failure, FailureKind};
 use crate::registry::Health;
 
-/// Less than this share of one core is no work. An idle `mlx_lm.server` polls its queue with 0.14 % of a core
+/// A smaller share of one core does not count as work. An idle `mlx_lm.server` polls its queue with 0.14 % of a core
 /// (81 ms a minute, measured); one that generates keeps a core busy feeding the GPU.
 const IDLE_SHARE: f64 = 0.01;
 

@@ -8,19 +8,19 @@ use super::commands;
 use super::output::Color;
 use crate::folders;
 
-/// Keeps local language models served.
+/// Supervises local language models served by mlx_lm.server.
 #[derive(Debug, Parser)]
 #[command(name = "mlxctl", version, max_term_width = 100)]
 pub struct Cli {
-    /// The registry of models [default: the per-user config folder's mlxctl/models.toml]
+    /// Path of the registry [default: mlxctl/models.toml in the per-user configuration folder]
     #[arg(long, global = true, value_name = "FILE", env = "MLXCTL_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// When to use colour; NO_COLOR is honoured
+    /// When to use colour; NO_COLOR is respected
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 
-    /// Say more (twice: still more)
+    /// Print more detail; repeat for even more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
@@ -34,27 +34,27 @@ pub struct Cli {
 // The arguments of a verb are put together when it is the one that was typed.
 #[command(defer = true)]
 pub enum Command {
-    /// Show the whole thing on a built-in tiny model, from nothing to a clean stop
+    /// Run everything once with a built-in tiny model, from an empty folder to a clean stop
     Demo(commands::demo::Args),
     /// Write a commented registry for this machine, with models that fit
     Init(commands::init::Args),
-    /// Read the registry and name everything that is wrong with it
+    /// Check the registry and report every problem in it
     Check(commands::check::Args),
     /// Create or repair the virtual environment and print its versions
     Setup(commands::setup::Args),
-    /// Download models into the Hugging Face cache and verify them. Interrupted downloads resume
+    /// Download models into the Hugging Face cache and verify them; interrupted downloads resume
     Pull(commands::pull::Args),
-    /// List the models of the registry
+    /// List the models in the registry
     Models(commands::models::Args),
-    /// Every term of a model's memory, and whether it could start now
+    /// Show what memory a model needs, term by term, and whether it could start now
     Estimate(commands::estimate::Args),
-    /// The planned memory budget of this machine, or of one of a given size
+    /// Show the planned memory budget of this machine, or of a machine of a given size
     Budget(commands::budget::Args),
     /// Run the supervisor in the foreground (what launchd runs)
     Serve(commands::serve::Args),
     /// Start a model and wait until it is ready
     Start(commands::start::Args),
-    /// Stop models: drain, tear down, and prove that they are gone
+    /// Stop models: drain them, end them, and verify that they are gone
     Stop(commands::stop::Args),
     /// Stop a model and start it again
     Restart(commands::restart::Args),
@@ -66,34 +66,36 @@ pub enum Command {
     Chat(commands::chat::Args),
     /// Print the end of a model's log, or of the supervisor's
     Logs(commands::logs::Args),
-    /// Print the last requests: who asked, how long it took, how it ended
+    /// Print recent requests: client, duration and outcome
     Requests(commands::requests::Args),
-    /// Print what happened and why
+    /// Print the event history: what happened and why
     Events(commands::events::Args),
-    /// Apply a changed registry
+    /// Apply changes made to the registry
     Reload(commands::reload::Args),
-    /// Have backends give back cached memory
+    /// Release memory the models hold in caches; the models stay loaded
     Trim(commands::trim::Args),
-    /// Count the tokens of prompts and answers, by model and by key
+    /// Show how many tokens were used, by model and by key
     Usage(commands::usage::Args),
     /// Switch a model to one of its alternatives
     Use(commands::use_repo::Args),
-    /// Print the property list that launchd runs the supervisor from, or compare a file with it
+    /// Print the launchd property list, or compare a file with it
     Plist(commands::plist::Args),
-    /// Run the supervisor at every login: launchd on a Mac, a systemd user unit on Linux
+    /// Run the supervisor at every login, with launchd on macOS or a systemd user unit on Linux
     Agent(commands::agent::Args),
-    /// Look for what is wrong, and say what to do about it
+    /// Find problems with this machine or deployment, and say how to fix them
     Doctor(commands::doctor::Args),
-    /// Tell what the other machines of a cluster have to know of this one
+    /// Describe this machine to the other machines of a cluster
     Host(commands::host::Args),
-    /// Measure a model, beside what the memory bus allows
+    /// Benchmark a model and compare it with the memory-bandwidth limit
     Bench(commands::bench::Args),
     /// Print what an LLM gateway needs to reach the models
     Gateway(commands::gateway::Args),
-    /// Send a notification to try out what the registry sets
+    /// Send a test notification
     Notify(commands::notify::Args),
     /// Manage the bearer keys of the gates
     Key(commands::key::Args),
+    /// Serve as the forced command of an ssh key that may start and stop one model
+    Ssh(commands::ssh::Args),
     /// Print a shell's completion script
     Completions(commands::completions::Args),
     /// Print the manual page

@@ -1,4 +1,4 @@
-//! What went wrong, for a person and for a script.
+//! Errors of commands: a message for people, an exit code for scripts.
 
 use crate::terminal::shown;
 
@@ -7,13 +7,13 @@ use crate::terminal::shown;
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// It was tried and failed.
+    /// It failed.
     Failed = 1,
     /// The command line or the registry is not valid.
     Usage = 2,
     /// The supervisor, or the model, is not running.
     NotRunning = 3,
-    /// No model of that name.
+    /// No model has that name.
     UnknownModel = 4,
     /// Not now: memory, pressure, busy (`EX_TEMPFAIL` of sysexits.h).
     Refused = 75,

@@ -1,4 +1,4 @@
-//! A command on its way: one live line on a terminal, a line a change elsewhere.
+//! A command on its way: one live line on a terminal, one line per change elsewhere.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Drop for Live<'_> {
     }
 }
 
-/// It ticks by itself, so that the time goes on while the supervisor has no news.
+/// It ticks by itself, so that the time advances while the supervisor has no news.
 fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {

@@ -1,4 +1,4 @@
-//! The command line: one verb a file in `commands/`; stdout is data, stderr is talk.
+//! The command line: one file per command in `commands/`; stdout is data, stderr is messages.
 
 pub mod args;
 mod ask;
@@ -12,7 +12,9 @@ pub mod remote;
 pub mod render;
 mod several;
 mod starter;
+mod sudo;
 mod transfer;
+mod wrap;
 
 use std::path::PathBuf;
 
@@ -48,14 +50,21 @@ impl Context {
             many => format!("the registry has {many} problems"),
         };
         // With its own colours, and with the file's text made harmless by the renderer.
-        CliError { why: Some(problems.render(self.output.color_err)), ..CliError::new(Exit::Usage, what) }
+        let error = CliError {
+            why: Some(problems.render(self.output.color_err)),
+            ..CliError::new(Exit::Usage, what)
+        };
+        match sudo::advice(&self.config) {
+            Some(advice) => error.hint(advice),
+            None => error,
+        }
     }
 }
 
-/// Reads the arguments, runs the command, says what went wrong, returns the exit code.
+/// Runs the command line and returns the exit code; errors are printed.
 #[must_use]
 pub fn main() -> Exit {
-    // What completion scripts ask is no command of its own: they would offer it.
+    // Hidden from clap, so that completion scripts do not offer it.
     let names = std::env::args_os().nth(1).is_some_and(|first| first == commands::completions::MODELS);
     let parsed = if names { Cli::try_parse_from(["mlxctl", "models"]) } else { Cli::try_parse() };
     let cli = match parsed {
@@ -114,6 +123,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Gateway(args) => commands::gateway::run(context, &args),
         Command::Notify(args) => commands::notify::run(context, &args),
         Command::Key(args) => commands::key::run(context, &args),
+        Command::Ssh(args) => commands::ssh::run(context, &args),
         Command::Completions(args) => commands::completions::run(context, &args),
     }
 }

@@ -1,19 +1,25 @@
-//! Where words go: data to stdout, talk to stderr, colour only for people.
+//! Output: data to stdout, messages to stderr, colour only on a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use super::error::CliError;
+use super::wrap::fold;
 
 /// `--color`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Even into a pipe.
+    /// Also into a pipe.
     Always,
     /// Not at all.
     Never,
+}
+
+/// Columns of a stream; `usize::MAX` where it is not a terminal.
+fn width(stream: impl AsFd) -> usize {
+    terminal_size::terminal_size_of(stream).map_or(usize::MAX, |(width, _)| usize::from(width.0))
 }
 
 /// The two streams and what they may carry.
@@ -23,10 +29,12 @@ pub struct Output {
     pub color: bool,
     /// Whether stderr takes colour.
     pub color_err: bool,
-    /// Whether a person looks at stderr: progress may be drawn.
+    /// Whether stderr is a terminal, so progress may be drawn.
     pub interactive: bool,
     /// How often `-v` was given.
     pub verbose: u8,
+    /// Columns of stderr; `usize::MAX` where it is not a terminal.
+    width_err: usize,
 }
 
 impl Output {
@@ -39,7 +47,13 @@ impl Output {
             Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
         let (out, err) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        Self { color: wanted(out), color_err: wanted(err), interactive: err, verbose }
+        Self {
+            color: wanted(out),
+            color_err: wanted(err),
+            interactive: err,
+            verbose,
+            width_err: width(io::stderr()),
+        }
     }
 
     /// Data: `text` to stdout, with a line end if it has none.
@@ -62,7 +76,7 @@ impl Output {
         Ok(())
     }
 
-    /// As [`Self::bytes`], for who has something to clean up: `false`, nobody reads stdout any more.
+    /// As [`Self::bytes`], for callers that must clean up: `false` if stdout is closed.
     ///
     /// # Errors
     /// When stdout cannot be written for another reason.
@@ -75,13 +89,12 @@ impl Output {
         }
     }
 
-    /// Ends the process quietly as soon as nobody reads stdout any more.
+    /// Ends the process quietly as soon as stdout is closed.
     pub fn quit_when_unread(&self) {
         self.when_unread(|| std::process::exit(0));
     }
 
-    /// Does `what` as soon as nobody reads stdout any more, which a command that waits would otherwise not notice before
-    /// it writes again.
+    /// Calls `what` as soon as stdout is closed. A command that waits would notice only at its next write.
     pub fn when_unread(&self, what: impl FnOnce() + Send + 'static) {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         std::thread::spawn(move || {
@@ -97,21 +110,25 @@ impl Output {
         });
     }
 
-    /// Talk: a line to stderr. If nobody can read it, nobody is told.
+    /// A message to stderr, folded to the terminal. A closed stderr is nobody's concern.
     pub fn say(&self, line: &str) {
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        let _ = writeln!(io::stderr().lock(), "{}", fold(line, 2, self.width_err));
     }
 
     /// A failure: what, why, what to do.
     pub fn error(&self, error: &CliError) {
         let (red, cyan, reset) =
             if self.color_err { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
-        self.say(&format!("{red}error{reset}: {}", error.what));
+        let painted = |text: &str, word: &str, color: &str| {
+            let text = fold(text, 2, self.width_err);
+            self.say(&text.replacen(word, &format!("{color}{word}{reset}"), 1));
+        };
+        painted(&format!("error: {}", error.what), "error", red);
         for line in error.why.iter().flat_map(|why| why.lines()) {
             self.say(&format!("  {line}"));
         }
         for line in error.hint.iter().flat_map(|hint| hint.lines()) {
-            self.say(&format!("{cyan}try{reset}: {line}"));
+            painted(&format!("try: {line}"), "try", cyan);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `90s`, `5m`, `1h 30m`; a bare number is refused, because nobody knows of what.
+/// `90s`, `5m`, `1h 30m`; a bare number is refused, because its unit is unknown.
 ///
 /// # Errors
 /// What is wrong with `text`.
@@ -11,7 +11,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     {
         return Err(format!("a duration needs a unit: `{0}s`? `{0}m`?", text.trim()));
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 90s, 5m or 1h 30m"))
+    humantime::parse_duration(text).map_err(|error| format!("{error}; for example 90s, 5m or 1h 30m"))
 }
 
 /// The same, above zero.
@@ -20,7 +20,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// What is wrong with `text`.
 pub fn some_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it must be longer than 0; write for example 90m or 3h".to_owned()),
+        Duration::ZERO => Err("it must be longer than 0, for example 90m or 3h".to_owned()),
         time => Ok(time),
     }
 }

@@ -43,7 +43,7 @@ impl Remote {
             Err(problem) => match live_run(context) {
                 Some(run) => {
                     context.output.say(&format!(
-                        "{} has problems (mlxctl check); the supervisor goes on with what it read before",
+                        "{} has problems (mlxctl check); the supervisor keeps using the previous version",
                         context.config.display()
                     ));
                     Ok(Self { client: Client::new(&run), registry: None })
@@ -94,11 +94,11 @@ pub fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
     let error = CliError::new(Exit::UnknownModel, format!("no model is called `{}`", unknown.asked));
     let all: Vec<&str> = registry.models.iter().map(|model| model.name.as_str()).collect();
     let error = match all.as_slice() {
-        [] => error.why(format!("{} names no model", registry.file.display())),
+        [] => error.why(format!("{} has no models", registry.file.display())),
         all => error.why(format!("the registry has {}", all.join(", "))),
     };
     match &unknown.nearest {
-        Some(name) => error.hint(format!("`{name}`, if that was meant")),
+        Some(name) => error.hint(format!("did you mean `{name}`?")),
         None => error.hint("mlxctl models"),
     }
 }

@@ -2,7 +2,7 @@
 
 mod text;
 
-pub use text::{Machine, text};
+pub use text::{FIRST_PORT, Machine, text};
 
 use crate::units::Bytes;
 

@@ -1,4 +1,4 @@
-//! A download on its way: a bar with rate and time left on a terminal, a line a tenth elsewhere.
+//! A download on its way: a bar with rate and time left on a terminal, one line per tenth elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -36,11 +36,11 @@ impl<'a> Transfer<'a> {
             Step::Progress(done) => self.progress(*done),
             Step::Waiting(why) if !self.waits => {
                 self.waits = true;
-                self.say(&format!("{}  the hub is away, trying again: {why}", self.model));
+                self.say(&format!("{}  the hub is unreachable, retrying: {why}", self.model));
             }
             Step::Waiting(_) => {}
             Step::Damaged(name) => {
-                self.say(&format!("{}  {name} is damaged and is fetched anew", self.model));
+                self.say(&format!("{}  {name} is damaged; downloading it again", self.model));
             }
         }
     }
@@ -100,8 +100,8 @@ fn heading(model: &str, repo: &str, plan: &Plan) -> String {
     let license = plan.license.as_deref().unwrap_or("not stated");
     let there = match plan.there {
         Bytes::ZERO => String::new(),
-        there if there == plan.bytes => ", all of it is here".to_owned(),
-        there => format!(", {there} of it are here"),
+        there if there == plan.bytes => ", already downloaded".to_owned(),
+        there => format!(", {there} already downloaded"),
     };
     format!("{model}  {repo}  {} in {} files{there}  licence: {license}", plan.bytes, plan.files.len())
 }
@@ -143,7 +143,7 @@ mod tests {
     fn licence_and_size_come_first() {
         let text = heading("32b", "org/name", &plan(0));
         assert_eq!(text, "32b  org/name  20.0 GB in 9 files  licence: apache-2.0");
-        assert!(heading("32b", "org/name", &plan(5)).contains("5.00 GB of it are here"));
+        assert!(heading("32b", "org/name", &plan(5)).contains("5.00 GB already downloaded"));
     }
 
     #[test]

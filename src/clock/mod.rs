@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A point on a clock that never jumps and goes on through sleep, as a time since boot.
+/// A point on a clock that never jumps and keeps running during sleep, as a time since boot.
 ///
 /// Linux: `CLOCK_BOOTTIME`; macOS: `CLOCK_MONOTONIC_RAW`, which there counts sleep (clock_gettime(3)), unlike
 /// `std::time::Instant`, which stands still (`CLOCK_UPTIME_RAW`). macOS's `CLOCK_MONOTONIC` counts it too, but is the

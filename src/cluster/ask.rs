@@ -90,7 +90,7 @@ impl Ssh {
         let last = err.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing was printed");
         match status.code() {
             // ssh's own failures (ssh(1), EXIT STATUS).
-            Some(255) => return Err(format!("ssh cannot reach it without a prompt: {last}")),
+            Some(255) => return Err(format!("ssh without a prompt failed: {last}")),
             Some(126 | 127) => {
                 return Err(format!("there is no mlxctl at {}: {last}", self.binary.display()));
             }
@@ -100,7 +100,7 @@ impl Ssh {
         // A login script may have printed something before.
         let start = out.find('{').unwrap_or(out.len());
         serde_json::from_str(&out[start..])
-            .map_err(|error| format!("its mlxctl gives no answer that this one understands: {error}"))
+            .map_err(|error| format!("its mlxctl gives an answer this version does not understand: {error}"))
     }
 
     /// The command line for the shell of the other machine.

@@ -212,7 +212,7 @@ impl Conductor {
         self.show();
     }
 
-    /// Something that is no frame: what a login shell, ssh or `mlx.launch` says.
+    /// Not a frame: what a login shell, ssh or `mlx.launch` says.
     fn text(&mut self, text: &str) {
         let line = text.trim_end();
         if line.is_empty() {
@@ -304,7 +304,7 @@ impl Conductor {
                 }
                 let ranks: Vec<_> = word.ranks.iter().map(usize::to_string).collect();
                 tell(&format!(
-                    "mlxctl: {} could not be asked about rank {} ({problem}); what runs there has ended itself after {:?} without a word from here",
+                    "mlxctl: {} could not be asked about rank {} ({problem}); a rank there ends itself after {:?} without contact",
                     word.host,
                     ranks.join(", "),
                     self.group.timeout()

@@ -76,7 +76,7 @@ pub fn serve(path: &Path, seen: watch::Receiver<Seen>, asked: UnboundedSender<In
     Ok(())
 }
 
-/// Ends with the client; what cannot be said to it is no concern of the group.
+/// Ends with the client; a failed write to it does not affect the group.
 async fn attend(client: UnixStream, mut seen: watch::Receiver<Seen>, asked: UnboundedSender<Input>) {
     let (reader, mut writer) = client.into_split();
     let mut reader = BufReader::new(reader.take(LONGEST_LINE));
@@ -139,7 +139,7 @@ fn answer(line: &[u8], asked: &UnboundedSender<Input>) -> Value {
         Ok(Request::ReopenLog) => (Request::ReopenLog, json!({"reply": "reopen_log"})),
         Err(error) => return json!({"reply": "error", "error": error.to_string()}),
     };
-    // The conductor ends: there is nobody left to ask.
+    // The conductor is ending: nothing is left to ask.
     let _ = asked.send(Input::Asked(reply.0));
     reply.1
 }

@@ -31,7 +31,7 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The arguments of ssh that run our binary on a host, never asking a person anything.
+/// The arguments of ssh that run our binary on a host without prompting.
 #[must_use]
 pub fn ssh_arguments(host: &str, binary: &Path, arguments: &[&str]) -> Vec<String> {
     let line: Vec<_> = std::iter::once(binary.to_string_lossy().as_ref())

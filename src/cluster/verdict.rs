@@ -68,17 +68,17 @@ impl Sign {
         };
         match self {
             Self::Silent(seconds) => {
-                format!("was not heard of for {seconds} s: its host is cut off or hangs")
+                format!("sent no heartbeat for {seconds} s: its host is cut off or hangs")
             }
             Self::Lost(Some(code)) if *code < 0 => Exit::Signal(-code).to_string(),
-            Self::Lost(Some(code)) => format!("is gone without a word (mlx.launch saw exit code {code})"),
+            Self::Lost(Some(code)) => format!("ended without a message (mlx.launch saw exit code {code})"),
             Self::Unreached(Some(code)) => format!("could not be reached (mlx.launch saw exit code {code})"),
             Self::Unreached(None) => "could not be reached".to_owned(),
-            Self::Lost(None) => "is gone without a word".to_owned(),
+            Self::Lost(None) => "ended without a message".to_owned(),
             Self::Died(exit, error) => with(format!("{}", exit.unwrap_or(Exit::Unknown)), error),
             Self::ThreadDied(error) => with("lost its generation thread".to_owned(), error),
             Self::Obstacle(why) => format!("could not start: {why}"),
-            Self::Late(seconds) => format!("did not come up in {seconds} s"),
+            Self::Late(seconds) => format!("did not start within {seconds} s"),
             Self::Version(version) => {
                 format!("runs mlxctl {version}, and rank 0 {}", env!("CARGO_PKG_VERSION"))
             }
@@ -136,7 +136,7 @@ impl Verdict {
         let text = sign.text();
         let said = said(rank);
         let word = diagnose::telling_line(&said).filter(|word| !text.contains(word));
-        let word = word.map(|word| format!("; its last word: {word}")).unwrap_or_default();
+        let word = word.map(|word| format!("; its last message: {word}")).unwrap_or_default();
         Some(format!("{} {text}{word}", group.name(rank)))
     }
 }
@@ -163,14 +163,14 @@ mod tests {
             "rank 1 on studio was ended by SIGKILL"
         );
         let lost = line(vec![consequence, (1, Sign::Lost(Some(255))), other], "");
-        assert!(lost.starts_with("rank 1 on studio is gone without a word"), "{lost}");
+        assert!(lost.starts_with("rank 1 on studio ended without a message"), "{lost}");
     }
 
     #[test]
     fn its_telling_line_is_told_once() {
         let said = "loading\nValueError: no such layer\n";
         let died = |error: Option<&str>| vec![(1, Sign::Died(Some(Exit::Code(1)), error.map(str::to_owned)))];
-        let expected = "rank 1 on studio ended with code 1; its last word: ValueError: no such layer";
+        let expected = "rank 1 on studio ended with code 1; its last message: ValueError: no such layer";
         assert_eq!(line(died(None), said), expected);
         let once = line(died(Some("ValueError: no such layer")), said);
         assert_eq!(once, "rank 1 on studio ended with code 1: ValueError: no such layer");

@@ -72,7 +72,7 @@ impl Server {
                 }
                 Ok(_) => tracing::warn!("another user's connection to the control socket was closed"),
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket does not accept");
+                    tracing::warn!(%error, "the control socket accepts no connections");
                     tokio::time::sleep(BREATH).await;
                 }
             }
@@ -101,7 +101,7 @@ async fn serve(stream: UnixStream, handle: Handle, config: PathBuf) {
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a control connection ended badly");
+        tracing::debug!(%error, "a control connection failed");
     }
 }
 
@@ -217,7 +217,7 @@ async fn command(
     Ok(response)
 }
 
-/// Waits for the outcome and tells how far it is; `None`: the client went away, and the command goes on.
+/// Waits for the outcome and tells how far it is; `None`: the client disconnected, and the command continues.
 async fn watched(
     lines: &mpsc::Sender<Bytes>,
     handle: &Handle,
@@ -289,7 +289,7 @@ async fn body<T: DeserializeOwned + Default>(request: Request<Incoming>) -> Resu
         return Ok(T::default());
     }
     serde_json::from_slice(&bytes)
-        .map_err(|error| bad_request(format!("the body is not what is asked for: {error}")))
+        .map_err(|error| bad_request(format!("the body is not valid for this request: {error}")))
 }
 
 fn document(status: StatusCode, value: &impl Serialize) -> Response<Body> {

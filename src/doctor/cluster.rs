@@ -45,7 +45,7 @@ fn reachable(seen: &Seen<'_>) -> Finding {
         (silent, _) => Finding::fail(
             "cluster-ssh",
             format!("{name}: {}", silent.join("; ")),
-            "ssh -o BatchMode=yes HOST true has to work for this user; docs/cluster.md, \"Let them trust each other\"",
+            "ssh -o BatchMode=yes HOST true must work for this user; see docs/cluster.md, \"Let them trust each other\"",
         ),
     }
 }
@@ -61,7 +61,7 @@ fn local_network(seen: &Seen<'_>) -> Finding {
     let told = told.chain(seen.reason.map(|reason| ("the supervisor", reason)));
     let mut kept_off = told.filter(|(_, why)| why.contains("No route to host"));
     match kept_off.next() {
-        None => Finding::ok(id, format!("{name}: nobody was told that there is no route")),
+        None => Finding::ok(id, format!("{name}: no sign of blocked routes")),
         Some((who, why)) => Finding::warn(
             id,
             format!("{name}: {who}: {why}"),
@@ -108,7 +108,7 @@ fn versions(seen: &Seen<'_>) -> Finding {
         Ok(all) | Err(all) => Finding::fail(
             id,
             format!("{name}: {all}"),
-            "the same registry and `mlxctl setup` on every machine",
+            "use the same registry on every machine and run `mlxctl setup` there",
         ),
     }
 }
@@ -189,11 +189,11 @@ fn devices(seen: &Seen<'_>) -> Finding {
         }
     }
     if missing.is_empty() {
-        return Finding::ok(id, format!("{name}: every RDMA device of the registry is there"));
+        return Finding::ok(id, format!("{name}: every RDMA device in the registry exists"));
     }
     Finding::fail(
         id,
-        format!("{name}: there is no {}", missing.join(", ")),
+        format!("{name}: missing {}", missing.join(", ")),
         "`ibv_devices` lists them; `rdma_ctl enable` in macOS Recovery turns RDMA on",
     )
 }
@@ -213,7 +213,7 @@ fn in_flight(model: &Model) -> Finding {
             format!(
                 "{name}: {many} requests at a time; two at once ended all ranks of mlx-lm 0.31.3 (mlx-lm issue 1737)"
             ),
-            "limits.in_flight = 1, unless it was tried with the installed version",
+            "set limits.in_flight = 1, unless you tested more with the installed version",
         ),
     }
 }

@@ -91,7 +91,7 @@ fn each_difference_fails_its_own_check() {
     assert!(failed(&found(|other| other.model = None)).contains(&"cluster-model"));
     let rdma = found(|other| other.rdma = vec!["rdma_en2".into()]);
     assert_eq!(failed(&rdma), ["cluster-rdma"]);
-    assert!(rdma.iter().any(|finding| finding.seen == "m: there is no rdma_en4 on studio"), "{rdma:?}");
+    assert!(rdma.iter().any(|finding| finding.seen == "m: missing rdma_en4 on studio"), "{rdma:?}");
     for (os, ok) in
         [("macOS 26.1", false), ("macOS 26.10", true), ("macOS 27.0", true), ("Linux 6.18", false)]
     {
@@ -137,14 +137,14 @@ fn a_machine_is_asked_without_a_prompt_and_what_keeps_it_silent_is_said() {
     let why = |script: &str, limit| asked(script, limit).0.remove(0).1.unwrap_err();
     assert_eq!(
         why("echo 'me@studio: Permission denied (publickey).' >&2; exit 255", LONG),
-        "ssh cannot reach it without a prompt: me@studio: Permission denied (publickey)."
+        "ssh without a prompt failed: me@studio: Permission denied (publickey)."
     );
     assert!(
         why("echo 'sh: no such file' >&2; exit 127", LONG)
             .starts_with("there is no mlxctl at /opt/it's/mlxctl")
     );
     assert!(why("exit 2", LONG).starts_with("mlxctl host failed there"));
-    assert!(why("echo '{}'", LONG).starts_with("its mlxctl gives no answer that this one understands"));
+    assert!(why("echo '{}'", LONG).starts_with("its mlxctl gives an answer this version"));
     assert_eq!(why("exec sleep 600", Duration::from_millis(300)), "no answer within 300ms");
     let silent = [("studio".to_owned(), Err("no answer within 20s".to_owned()))];
     let findings = checks(&Seen { model: &model(""), here: &report(), others: &silent, reason: None });

@@ -28,20 +28,18 @@ pub fn space(
     {
         return Finding::fail(
             id,
-            format!("the disk of {folder} is full: {left} free; logs and state are not written"),
-            format!("make room there: du -sh {folder}/* shows what takes it"),
+            format!("the disk of {folder} is full ({left} free); logs and state cannot be written"),
+            format!("free some space: du -sh {folder}/* shows what uses it"),
         );
     }
     let Some(free) = free else {
-        return Finding::skip(id, "the system does not say how much room the disk has");
+        return Finding::skip(id, "cannot read how much space the disk has");
     };
     if missing.is_empty() && free < HEADROOM {
         return Finding::warn(
             id,
-            format!(
-                "every model is downloaded; only {free} free, and the system swaps and updates into that"
-            ),
-            "make room on the disk of the Hugging Face cache",
+            format!("every model is downloaded; only {free} free, which swap and system updates also need"),
+            "free some space on the disk of the Hugging Face cache",
         );
     }
     if missing.is_empty() {
@@ -54,7 +52,7 @@ pub fn space(
         return Finding::fail(
             id,
             format!("{names} to download, about {needed}; {free} free"),
-            "make room, or point HF_HOME at a larger disk",
+            "free some space, or set HF_HOME to a folder on a larger disk",
         );
     }
     Finding::warn(
@@ -99,16 +97,16 @@ pub struct Leftovers {
 pub fn leftovers(found: Leftovers) -> Finding {
     let id = "leftovers";
     match found {
-        Leftovers { supervisor: true, .. } => Finding::ok(id, "none: a supervisor is at work"),
+        Leftovers { supervisor: true, .. } => Finding::ok(id, "none: a supervisor is running"),
         Leftovers { orphans: 0, records: 0, .. } => Finding::ok(id, "none"),
         Leftovers { orphans: 0, records, .. } => Finding::ok(
             id,
-            format!("{records} records of backends that are gone; the next supervisor clears them"),
+            format!("{records} records of backends that have ended; the next supervisor removes them"),
         ),
         Leftovers { orphans, .. } => Finding::warn(
             id,
-            format!("{orphans} backends run without a supervisor and hold their memory"),
-            "mlxctl serve (or agent install) adopts them; `stop` ends them then",
+            format!("{orphans} backends are running without a supervisor and still use memory"),
+            "mlxctl serve (or agent install) to adopt them; then mlxctl stop to end them",
         ),
     }
 }
@@ -121,15 +119,15 @@ pub fn socket_path(wanted: &Path, used: &Path, longest: usize) -> Finding {
     if length(used) > longest {
         return Finding::fail(
             id,
-            format!("{} has {} bytes, {longest} are possible", used.display(), length(used)),
-            "set `run` in [paths] to a shorter folder",
+            format!("{} has {} bytes; the limit is {longest}", used.display(), length(used)),
+            "set `run` in [paths] to a shorter path",
         );
     }
     if used != wanted {
         return Finding::warn(
             id,
             format!("{} would be too long; {} is used", wanted.display(), used.display()),
-            "set `run` in [paths] to a shorter folder, if you want the sockets there",
+            "set `run` in [paths] to a shorter path, if you want the sockets there",
         );
     }
     Finding::ok(id, format!("{} of {longest} bytes", length(used)))
@@ -143,7 +141,7 @@ pub fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
     match mode {
         None if required => Finding::fail(
             id,
-            "require_key is set, and there is no key: every request is refused",
+            "require_key is set but there are no keys: every request is refused",
             "mlxctl key add NAME",
         ),
         None => Finding::skip(id, "no keys are in use"),
@@ -152,7 +150,7 @@ pub fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
             format!("{place} has mode {:04o}: others can read or change it", mode & 0o7777),
             format!("chmod 600 {place}"),
         ),
-        Some(_) => Finding::ok(id, format!("{place} is this user's alone")),
+        Some(_) => Finding::ok(id, format!("{place} is private to this user")),
     }
 }
 
@@ -171,7 +169,7 @@ pub struct HubCache {
 pub fn hub_cache(found: &HubCache) -> Finding {
     let id = "hub-cache";
     let Some(folder) = &found.folder else {
-        return Finding::warn(id, "there is no Hugging Face cache yet", "mlxctl pull makes it");
+        return Finding::warn(id, "there is no Hugging Face cache yet", "mlxctl pull creates it");
     };
     if found.partial.is_empty() {
         return Finding::ok(id, folder);

@@ -66,8 +66,8 @@ pub fn swap(used: Option<Bytes>) -> Finding {
         None => Finding::skip(id, "the system does not say how much swap is in use"),
         Some(used) if used > SWAP_UNREMARKABLE => Finding::warn(
             id,
-            format!("{used} of memory are swapped out: models answer slowly while they compete for memory"),
-            "mlxctl budget shows what is promised to whom; close what is not needed",
+            format!("{used} of memory is swapped out: models answer slowly while they compete for memory"),
+            "mlxctl budget shows what is reserved; close what you do not need",
         ),
         Some(used) => Finding::ok(id, format!("{used} in use")),
     }
@@ -76,7 +76,7 @@ pub fn swap(used: Option<Bytes>) -> Finding {
 /// Where the power comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Power {
-    /// `Some(true)`: from the battery. `None`: nobody says.
+    /// `Some(true)`: on battery. `None`: unknown.
     pub battery: Option<bool>,
     /// Whether low power mode is on.
     pub low_power: Option<bool>,
@@ -112,18 +112,16 @@ pub fn power(power: Power) -> Finding {
     match power {
         Power { low_power: Some(true), .. } => Finding::warn(
             id,
-            "low power mode is on: the GPU is clocked down",
+            "low power mode is on, which slows the GPU down",
             "System Settings > Battery > Low Power Mode: never, or only on battery",
         ),
         Power { battery: Some(true), .. } => Finding::warn(
             id,
-            "on battery: loaded models drain it, and a closed lid stops them",
-            "connect the power adapter while others use the models",
+            "on battery: loaded models drain it, and closing the lid stops them",
+            "connect the power adapter while the models are in use",
         ),
         Power { battery: Some(false), .. } => Finding::ok(id, "power adapter"),
-        Power { battery: None, .. } => {
-            Finding::skip(id, "the system does not say where its power comes from")
-        }
+        Power { battery: None, .. } => Finding::skip(id, "the system does not report its power source"),
     }
 }
 
@@ -136,9 +134,9 @@ pub fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Finding {
         Some(behind) if behind > Duration::from_secs(86_400) => Finding::fail(
             id,
             format!("the clock is {} days behind this program's own file", behind.as_secs() / 86_400),
-            "set the clock: downloads and keys are refused by it",
+            "set the clock: downloads fail while it is wrong",
         ),
-        _ => Finding::ok(id, "later than this program"),
+        _ => Finding::ok(id, "plausible"),
     }
 }
 
@@ -150,7 +148,7 @@ pub fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
     if hard < wanted {
         return Finding::fail(
             id,
-            format!("at most {hard} open files are allowed, the registry's connections need {wanted}"),
+            format!("at most {hard} open files are allowed; the registry's connections need {wanted}"),
             "lower `connections` in the registry, or raise the hard limit of the system",
         );
     }
@@ -158,10 +156,12 @@ pub fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
         return Finding::warn(
             id,
             format!("{soft} open files here; the registry's connections need {wanted}"),
-            format!("the agent raises it by itself; for `mlxctl serve` in this terminal: ulimit -n {wanted}"),
+            format!(
+                "the agent raises the limit itself; for `mlxctl serve` in this terminal: ulimit -n {wanted}"
+            ),
         );
     }
-    Finding::ok(id, format!("{soft}, of which {wanted} can be needed"))
+    Finding::ok(id, format!("{soft}; at most {wanted} are needed"))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Findin
         return Finding::skip(id, "no application firewall answers here");
     }
     if host.is_loopback() {
-        return Finding::skip(id, "the gates listen on loopback alone");
+        return Finding::skip(id, "the gates listen on loopback only");
     }
     let program = program.display();
     let allow = format!("sudo {FIREWALL}/socketfilterfw --add {program} --unblockapp {program}");
@@ -32,8 +32,8 @@ pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Findin
         Switched::Closed => {
             return Finding::fail(
                 id,
-                "it blocks all incoming connections, those of the models too",
-                "System Settings > Network > Firewall > Options: \"Block all incoming connections\" off",
+                "it blocks all incoming connections, including those to the models",
+                "System Settings > Network > Firewall > Options: turn off \"Block all incoming connections\"",
             );
         }
         Switched::Unknown => {
@@ -42,14 +42,14 @@ pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Findin
         Switched::On => {}
     }
     match admitted(app) {
-        Some(Admitted::Yes) => Finding::ok(id, format!("on; {program} may be connected")),
+        Some(Admitted::Yes) => Finding::ok(id, format!("on; it allows connections to {program}")),
         Some(Admitted::No) => Finding::fail(id, format!("it blocks {program}"), allow),
         Some(Admitted::Stranger) => {
             let seen = format!(
                 "it is on and does not know {program}: connections from other machines may be dropped although local \
                  ones work"
             );
-            Finding::warn(id, seen, format!("{allow}; again after each upgrade"))
+            Finding::warn(id, seen, format!("{allow}; repeat after each upgrade"))
         }
         None => {
             let seen = format!("it is on; could not tell whether it lets others reach {program}: \"{app}\"");
@@ -63,7 +63,7 @@ pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Findin
 enum Switched {
     Off,
     On,
-    /// It lets nobody in.
+    /// It blocks all incoming connections.
     Closed,
     Unknown,
 }
@@ -115,7 +115,7 @@ fn admitted(app: &str) -> Option<Admitted> {
 pub fn panics(reports: Option<io::Result<Vec<String>>>) -> Finding {
     let id = "kernel-panics";
     match reports {
-        None => Finding::skip(id, "this system writes no reports of them"),
+        None => Finding::skip(id, "this system writes no panic reports"),
         Some(Err(error)) => Finding::skip(id, format!("the reports cannot be read: {error}")),
         Some(Ok(reports)) => match reports.last() {
             None => Finding::ok(id, "none before this boot"),

@@ -16,9 +16,9 @@ pub fn address(host: IpAddr, present: &[IpAddr]) -> Finding {
     }
     let have: Vec<String> = present.iter().filter(|ip| !ip.is_loopback()).map(IpAddr::to_string).collect();
     let have = if have.is_empty() {
-        "this machine has none but loopback".into()
+        "this machine has only loopback".into()
     } else {
-        format!("there is {}", have.join(", "))
+        format!("this machine has {}", have.join(", "))
     };
     Finding::warn(
         id,
@@ -75,19 +75,19 @@ pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
     });
     if let Some((port, holder)) = first {
         let fix = match holder {
-            Some(holder) => format!("kill {}, if it is not needed, or change `port`", holder.pid),
+            Some(holder) => format!("kill {} if you do not need it, or change `port`", holder.pid),
             // This user may not look at it.
             None => {
                 format!("sudo lsof -nP -iTCP:{port} -sTCP:LISTEN names the program; end it or change `port`")
             }
         };
-        return Finding::fail(id, format!("somebody else listens on {}", taken.join(", ")), fix);
+        return Finding::fail(id, format!("another program listens on {}", taken.join(", ")), fix);
     }
     if !denied.is_empty() {
         return Finding::fail(
             id,
             format!("this user may not listen on {}", denied.join(", ")),
-            "ports below 1024 belong to root: choose another `port`",
+            "ports below 1024 need root: choose another `port`",
         );
     }
     let list = |ours: bool, whose: &str| {
@@ -104,19 +104,19 @@ pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
 pub fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> Finding {
     let id = "allow-list";
     if host.is_loopback() {
-        return Finding::ok(id, "only this machine reaches the gates");
+        return Finding::ok(id, "only this machine can connect");
     }
     if allowed.is_empty() && !require_key {
         return Finding::warn(
             id,
-            format!("whoever reaches {host} is served: no allow-list, no keys"),
+            format!("anyone who can reach {host} is served: there is no allow-list and no key"),
             format!("allow_from = [\"{}\"], or require_key = true", neighbours(host)),
         );
     }
     if let Some(all) = allowed.iter().find(|net| net.prefix_len() == 0) {
         return Finding::warn(
             id,
-            format!("{all} lets in everybody"),
+            format!("{all} allows everyone"),
             format!("allow_from = [\"{}\"]", neighbours(host)),
         );
     }
@@ -124,8 +124,8 @@ pub fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> Finding
         let nets: Vec<String> = allowed.iter().map(IpNet::to_string).collect();
         return Finding::warn(
             id,
-            format!("{} does not hold {host} itself: neighbours are refused", nets.join(", ")),
-            format!("add \"{}\" to allow_from, if they should be served", neighbours(host)),
+            format!("{} does not include {host}'s own network: neighbours are refused", nets.join(", ")),
+            format!("add \"{}\" to allow_from if they should be served", neighbours(host)),
         );
     }
     let nets: Vec<String> = allowed.iter().map(IpNet::to_string).collect();
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(address(ip("127.0.0.1"), &[]).state, State::Ok);
         let away = address(host, &[ip("127.0.0.1"), ip("10.0.0.7")]);
         assert_eq!(away.state, State::Warn);
-        assert!(away.seen.contains("there is 10.0.0.7"), "{}", away.seen);
+        assert!(away.seen.contains("this machine has 10.0.0.7"), "{}", away.seen);
     }
 
     #[test]
@@ -165,8 +165,8 @@ mod tests {
         assert!(ports(&entry(PortUse::Taken(None))).fix.unwrap().contains("iTCP:8800"));
         let holder = PortHolder { pid: 4711, name: "python3.12".into() };
         let known = ports(&entry(PortUse::Taken(Some(holder))));
-        assert_eq!(known.seen, "somebody else listens on 8800 (32b): python3.12, pid 4711");
-        assert!(known.fix.unwrap().starts_with("kill 4711,"));
+        assert_eq!(known.seen, "another program listens on 8800 (32b): python3.12, pid 4711");
+        assert!(known.fix.unwrap().starts_with("kill 4711 if"));
         assert_eq!(ports(&entry(PortUse::Denied)).state, State::Fail);
     }
 

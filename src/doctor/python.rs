@@ -12,10 +12,12 @@ pub fn interpreter(found: Result<(&Path, String), String>, has_venv: bool) -> Fi
     match found {
         Ok((path, version)) => Finding::ok(id, format!("{version} at {}", path.display())),
         // An environment that is there needs no other interpreter until it is made again.
-        Err(why) if has_venv => {
-            Finding::warn(id, format!("none fits, should the environment be made again: {why}"), INSTALL)
-        }
-        Err(why) => Finding::fail(id, format!("none fits: {why}"), INSTALL),
+        Err(why) if has_venv => Finding::warn(
+            id,
+            format!("none is usable if the environment has to be recreated: {why}"),
+            INSTALL,
+        ),
+        Err(why) => Finding::fail(id, format!("none is usable: {why}"), INSTALL),
     }
 }
 
@@ -44,7 +46,7 @@ pub struct Installed {
 #[must_use]
 pub fn versions(installed: Option<&Installed>) -> Finding {
     let id = "versions";
-    let Some(found) = installed else { return Finding::skip(id, "there is no environment to look into") };
+    let Some(found) = installed else { return Finding::skip(id, "there is no Python environment yet") };
     let Installed { mlx_lm, mlx, transformers } = found;
     let seen = format!("mlx-lm {mlx_lm}, mlx {mlx}, transformers {transformers}");
     // mlx-lm 0.32 is written for transformers 5.7 and newer.
@@ -63,7 +65,7 @@ pub fn versions(installed: Option<&Installed>) -> Finding {
 #[must_use]
 pub fn cve(installed: Option<&Installed>) -> Finding {
     let id = "cve-2026-5843";
-    let Some(found) = installed else { return Finding::skip(id, "there is no environment to look into") };
+    let Some(found) = installed else { return Finding::skip(id, "there is no Python environment yet") };
     match refused_mlx_lm(&found.mlx_lm) {
         Some(why) => {
             Finding::fail(id, why, "packages = [\"mlx-lm==0.32.2\"] in the registry, then mlxctl setup")

@@ -15,7 +15,7 @@ pub fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
                 0 | 1 => String::new(),
                 count => format!(" (and {} more)", count - 1),
             };
-            let first = problems.first().map_or("it is broken", String::as_str);
+            let first = problems.first().map_or("it has problems", String::as_str);
             Finding::fail(id, format!("{first}{more}"), "mlxctl check")
         }
     }
@@ -29,7 +29,7 @@ pub fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
         None => Finding::warn(id, "none runs", "mlxctl agent install, or mlxctl serve in a terminal"),
         Some((_, Some(problem))) => Finding::fail(
             id,
-            format!("the registry on disk is not in force: {problem}"),
+            format!("changes to the registry are not applied: {problem}"),
             "mlxctl check, then mlxctl reload",
         ),
         Some((version, None)) if version != ours => Finding::warn(
@@ -49,7 +49,7 @@ pub fn agent_file(file: &str, differences: Option<&[String]>) -> Finding {
         None => {
             Finding::warn(id, format!("{file} is not there: nothing starts at login"), "mlxctl agent install")
         }
-        Some([]) => Finding::ok(id, format!("{file} is as the registry has it")),
+        Some([]) => Finding::ok(id, format!("{file} matches the registry")),
         Some(differences) => {
             Finding::warn(id, format!("{file} differs: {}", differences.join("; ")), "mlxctl agent install")
         }
@@ -71,20 +71,20 @@ pub fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Opt
         return Finding::warn(
             id,
             format!("{manager} has the agent in {domain}: it was loaded without a login at the screen"),
-            "mlxctl agent install, in Terminal at the Mac's own screen, moves it",
+            "run mlxctl agent install in Terminal at the Mac's own screen; it moves the job",
         );
     }
     let end = seen.last_end.as_ref().map(|end| format!(", last end: {end}")).unwrap_or_default();
     match (seen.pid, supervisor_pid) {
         (None, _) => Finding::fail(
             id,
-            format!("loaded, but without a process ({}{end})", seen.state),
-            "look into the agent's log; log in at the screen if this is an SSH session",
+            format!("loaded, but no process is running ({}{end})", seen.state),
+            "check the agent's log; if this is an SSH session, log in at the screen",
         ),
         (Some(job), Some(answers)) if job != answers => Finding::warn(
             id,
             format!("{manager} runs pid {job}, but pid {answers} answers"),
-            format!("end the one that was started by hand: kill {answers}"),
+            format!("stop the one that was started by hand: kill {answers}"),
         ),
         (Some(job), _) => Finding::ok(id, format!("{}, pid {job}{end}", seen.state)),
     }
@@ -103,7 +103,7 @@ pub fn process_type(chosen: ProcessType, macos: bool) -> Finding {
             id,
             "Background: macOS throttles the agent and with it every backend (efficiency cores, slow disk access), and \
              nothing lifts it from one process; decoding may be several times slower",
-            "mlxctl bench under both, then process_type = \"Standard\" or \"Interactive\" if it matters",
+            "compare with mlxctl bench, then set process_type = \"Standard\" or \"Interactive\" if it matters",
         ),
         ProcessType::Adaptive => Finding::warn(
             id,

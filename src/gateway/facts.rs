@@ -28,7 +28,7 @@ pub struct Backend {
     /// What clients may call it: name, aliases, repository. Each stands at one model: a repository that two of them serve
     /// means the first.
     pub names: Vec<String>,
-    /// Whether it is down unless somebody started it.
+    /// Whether it runs only when started by hand.
     pub on_demand: bool,
     /// Longest prompt plus answer, tokens; null: the model's own limit.
     pub context: Option<u32>,
@@ -36,9 +36,9 @@ pub struct Backend {
     pub max_tokens: Option<u32>,
 }
 
-/// The gates listen everywhere, which is no address to reach them at.
+/// The gates listen on the wildcard address, which clients cannot connect to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("network.host is {host}, which is no address that another machine can use")]
+#[error("network.host is {host}, which other machines cannot connect to")]
 pub struct NoAddress {
     /// As the registry has it.
     pub host: String,

@@ -1,6 +1,6 @@
-//! What an LLM gateway needs to reach the models; a file a format.
+//! What an LLM gateway needs to reach the models, one file per format.
 //!
-//! All formats say the same, [`Facts`], each in its own words. Pure: text in, text out.
+//! All formats carry the same [`Facts`]. Pure: text in, text out.
 
 mod env;
 mod facts;
@@ -15,11 +15,13 @@ pub use facts::{Backend, Facts, NoAddress};
 pub enum Format {
     /// A module for a gateway in Python with httpx: health, routing, fallback
     Python,
+    /// A complete gateway as a FastAPI app, which imports the module that `python` prints
+    Fastapi,
     /// A configuration of the LiteLLM proxy: models, fallbacks, cooldown
     Litellm,
     /// Variables for a shell, or an EnvironmentFile
     Env,
-    /// For everything else
+    /// The same facts as JSON
     Json,
 }
 
@@ -28,6 +30,7 @@ pub enum Format {
 pub fn render(format: Format, facts: &Facts) -> String {
     match format {
         Format::Python => python::render(facts),
+        Format::Fastapi => python::APP.to_owned(),
         Format::Litellm => litellm::render(facts),
         Format::Env => env::render(facts),
         Format::Json => json::render(facts),

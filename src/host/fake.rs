@@ -102,7 +102,7 @@ impl Fake {
         state.memory_fails = false;
     }
 
-    /// The machine sleeps: its clock goes on, nothing else does.
+    /// The machine sleeps: only its clock advances.
     pub fn sleep(&self, length: Duration) {
         self.state().slept += length;
     }
@@ -166,7 +166,7 @@ impl Fake {
         let _ = self.with(who, |process| process.bytes_read = bytes);
     }
 
-    /// This pid, one of the machine's or not, listens on the port; `None`: nobody does.
+    /// This pid, one of the machine's or not, listens on the port; `None`: nothing does.
     pub fn set_listener(&self, port: u16, pid: Option<i32>) {
         let mut state = self.state();
         match pid {

@@ -76,7 +76,7 @@ pub fn port_holders(port: u16) -> Vec<PortHolder> {
     native::port_holders(port)
 }
 
-/// The time on the clock that goes on through sleep; what [`Host::now`] says, without the rest.
+/// The time on the clock that keeps running during sleep; what [`Host::now`] says, without the rest.
 #[must_use]
 pub fn now() -> Moment {
     native::now()

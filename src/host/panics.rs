@@ -1,5 +1,5 @@
 //! Reports of kernel panics. macOS writes one when it is up again after a panic, and so it belongs to the boot that is
-//! running: what is older than the boot was somebody else's business.
+//! running: older reports belong to an earlier boot.
 
 use std::io;
 use std::path::Path;

@@ -87,10 +87,10 @@ pub fn serve_long() -> io::Result<()> {
     Ok(())
 }
 
-/// Insists that `owner`, and nobody else, is at the other end of a Unix socket.
+/// Checks that `owner` is at the other end of a Unix socket.
 ///
 /// # Errors
-/// `PermissionDenied` if it is somebody else; the system's own otherwise.
+/// `PermissionDenied` if it is another user; the system's own otherwise.
 pub fn peer_is(owner: u32, stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     let peer = {

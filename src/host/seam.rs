@@ -38,7 +38,7 @@ pub struct Marked {
     /// Its session: the process id of whoever began it. A backend begins its own; what it forks has its arguments, until
     /// it becomes something else, but not a session of its own.
     pub session: i32,
-    /// Its arguments, the program's name first; what is no UTF-8 is replaced.
+    /// Its arguments, the program's name first; invalid UTF-8 is replaced.
     pub arguments: Vec<String>,
 }
 
@@ -160,7 +160,7 @@ pub type SleepHold = Box<dyn std::any::Any + Send>;
 
 /// The operating system, as far as this program needs it. No method blocks for more than a few milliseconds.
 pub trait Host: Send + Sync + 'static {
-    /// The time on the clock that goes on through sleep.
+    /// The time on the clock that keeps running during sleep.
     fn now(&self) -> Moment;
 
     /// The time on the clock that stands still while the machine sleeps. The distance between it and
@@ -198,7 +198,7 @@ pub trait Host: Send + Sync + 'static {
     /// Watches a process for its end, child or not (pidfd, kqueue). Event-driven: costs nothing while it lives.
     ///
     /// # Errors
-    /// The system's own; a process that is already gone is no error but resolves at once.
+    /// The system's own; for a process that is already gone it resolves at once.
     fn watch(&self, who: Identity) -> io::Result<ExitWatch>;
 
     /// What the OS charges the process and its descendants in the same process group.

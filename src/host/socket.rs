@@ -1,4 +1,4 @@
-//! A socket in the event loop, for no more than it is asked for.
+//! Registers a socket for only the readiness we need.
 
 use std::io;
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Registers a connection that does not block. tokio's own `TcpStream` always asks for both readiness kinds, and
-/// each that nobody waits for wakes the event loop for nothing.
+/// any other would wake the event loop for nothing.
 ///
 /// # Errors
 /// The system's own.

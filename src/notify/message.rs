@@ -59,7 +59,7 @@ impl Message {
             model: None,
             title: "mlxctl: test".into(),
             text: "this is a test of [notify]".into(),
-            hint: Some("nothing has to be done".into()),
+            hint: Some("no action needed".into()),
             at: humantime::format_rfc3339_millis(at).to_string(),
             seq: None,
             test: true,
@@ -107,7 +107,7 @@ fn title(kind: NotifyKind, model: Option<&str>) -> String {
         NotifyKind::Failed => format!("mlxctl: {model} is down"),
         NotifyKind::Refused => format!("mlxctl: {model} was not started"),
         NotifyKind::Panic => "mlxctl: this machine had a kernel panic".to_owned(),
-        NotifyKind::Disk => "mlxctl: the disk takes no writes".to_owned(),
+        NotifyKind::Disk => "mlxctl: the disk cannot be written".to_owned(),
         NotifyKind::KeyRevoked => "mlxctl: a key was revoked".to_owned(),
     }
 }

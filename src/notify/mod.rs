@@ -1,7 +1,7 @@
 //! Tells the owner of what matters, by the registry's `[notify]`: a command, a macOS notification.
 //!
 //! [`Episodes`] decides which event is told, [`Message`] says it, [`Notifier`] has it sent: one child at a time, on a
-//! thread of its own, so that nobody waits for it.
+//! thread of its own, so that nothing waits for it.
 
 mod decide;
 mod message;

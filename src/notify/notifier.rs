@@ -1,4 +1,4 @@
-//! Has messages sent, one after the other, while the loop goes on.
+//! Sends messages one after the other, in the background.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

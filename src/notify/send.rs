@@ -61,7 +61,7 @@ pub fn send(way: &Way, message: &Message, path: &str) -> Result<(), String> {
     match way {
         Way::Command(argv) => run(argv, message, path, LIMIT),
         Way::Desktop if cfg!(target_os = "macos") => run(&desktop(message), message, path, LIMIT),
-        Way::Desktop => Err("macOS alone has these notifications; name a `command` instead".into()),
+        Way::Desktop => Err("only macOS has these notifications; set a `command` instead".into()),
     }
 }
 
@@ -73,7 +73,7 @@ fn desktop(message: &Message) -> Vec<String> {
 }
 
 fn run(argv: &[String], message: &Message, path: &str, limit: Duration) -> Result<(), String> {
-    let Some((program, arguments)) = argv.split_first() else { return Err("no program is named".into()) };
+    let Some((program, arguments)) = argv.split_first() else { return Err("no program is set".into()) };
     let mut child = Command::new(program)
         .args(arguments)
         .env("PATH", path)
@@ -85,7 +85,7 @@ fn run(argv: &[String], message: &Message, path: &str, limit: Duration) -> Resul
         // Its children end with it when the time is up.
         .process_group(0)
         .spawn()
-        .map_err(|error| format!("{} does not start: {error}", shown(program)))?;
+        .map_err(|error| format!("cannot run {}: {error}", shown(program)))?;
     if let Some(mut stdin) = child.stdin.take() {
         // It may read nothing of it.
         let _ = stdin.write_all(message.json().as_bytes());
@@ -176,7 +176,7 @@ mod tests {
         let why = why.unwrap_err();
         assert!(why.contains("exit status: 3") && why.ends_with(": no token"), "{why}");
         let why = run(&["no-such-program".to_owned()], &message(), PATH, LIMIT).unwrap_err();
-        assert!(why.starts_with("no-such-program does not start"), "{why}");
+        assert!(why.starts_with("cannot run no-such-program"), "{why}");
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         let argv = desktop(&message());
         assert_eq!(argv[0], "/usr/bin/osascript");
         assert_eq!(argv[1..7], ["-e", SCRIPT[0], "-e", SCRIPT[1], "-e", SCRIPT[2]]);
-        assert_eq!(argv[7..], ["mlxctl: test", "this is a test of [notify]. Try: nothing has to be done"]);
+        assert_eq!(argv[7..], ["mlxctl: test", "this is a test of [notify]. Try: no action needed"]);
     }
 
     #[test]

@@ -27,11 +27,11 @@ impl Trouble {
             Some(problem) if !before => Some(News {
                 kind: "disk_problem",
                 text: problem.to_owned(),
-                hint: Some("free disk space; mlxctl status lists what waits to be written"),
+                hint: Some("free disk space; mlxctl status lists what is waiting to be written"),
             }),
             None if before => Some(News {
                 kind: "disk_recovered",
-                text: "everything that waited for the disk is written".to_owned(),
+                text: "everything that was waiting for the disk has been written".to_owned(),
                 hint: None,
             }),
             _ => None,
@@ -56,7 +56,7 @@ impl Trouble {
         gone.map(|name| News {
             kind: "key_revoked",
             text: format!("the key of {name} was revoked"),
-            hint: Some("if that was not you: mlxctl key list, and look who has access to this account"),
+            hint: Some("if that was not you, run mlxctl key list and check who has access to this account"),
         })
         .collect()
     }

@@ -13,7 +13,7 @@ pub struct Diagnosis {
 const CAUSES: [(&[&str], &str); 6] = [
     (
         &["no space left on device", "disk quota exceeded", "os error 28)"],
-        "free some disk space and run `mlxctl setup` again; it goes on where it can",
+        "free some disk space and run `mlxctl setup` again",
     ),
     (
         &["certificate_verify_failed", "certificate verify failed", "invalid peer certificate"],
@@ -44,7 +44,7 @@ const CAUSES: [(&[&str], &str); 6] = [
     ),
     (
         &["(from versions: none)", "has no wheels with a matching"],
-        "there is nothing for this Python on this system: MLX needs macOS 14 or later with a native arm64 Python, or \
+        "no packages exist for this Python on this system: MLX needs macOS 14 or later with a native arm64 Python, or \
          Linux, and Python 3.11 to 3.14 (`interpreter` in [python]); otherwise check the network and the index's address",
     ),
     (
@@ -54,7 +54,7 @@ const CAUSES: [(&[&str], &str); 6] = [
             "there is no version of",
             "no solution found",
         ],
-        "check `packages` in [python] of the registry: that version does not exist, or does not go with the others",
+        "check `packages` in [python] of the registry: that version does not exist or conflicts with another package",
     ),
 ];
 
@@ -76,7 +76,7 @@ pub fn installer(lines: &[String]) -> Diagnosis {
         .find(|line| line.to_ascii_lowercase().trim_start().starts_with("error"))
         .or_else(|| lines.iter().rev().find(|line| !line.trim().is_empty()));
     Diagnosis {
-        why: telling.map_or_else(|| "it said nothing".to_owned(), |line| short(line)),
+        why: telling.map_or_else(|| "it printed nothing".to_owned(), |line| short(line)),
         hint: "run `mlxctl -v setup` to see all of its output".to_owned(),
     }
 }
@@ -123,7 +123,7 @@ mod tests {
     fn an_unknown_failure_is_told_by_its_last_error_line() {
         let lines = ["Collecting x", "ERROR: the dog ate it", "more words", ""].map(str::to_owned);
         assert_eq!(installer(&lines).why, "ERROR: the dog ate it");
-        assert_eq!(installer(&[]).why, "it said nothing");
+        assert_eq!(installer(&[]).why, "it printed nothing");
         let long = installer(&[format!("ERROR: versions: {} 0.32.2)", "0.1.0, ".repeat(200))]).why;
         assert!(
             long.starts_with("ERROR: versions") && long.ends_with("0.32.2)") && long.len() < 260,

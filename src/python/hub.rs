@@ -99,9 +99,9 @@ pub fn cached_in(cache: &Path, repo: &str) -> Option<CachedModel> {
     let revision = whole.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     whole.instead = Some(match named {
         Some(named) => {
-            format!("revision {} is not completely downloaded; {} is used", short(&named), short(&revision))
+            format!("revision {} is not completely downloaded; using {}", short(&named), short(&revision))
         }
-        None => format!("nothing names the current revision; {} is used", short(&revision)),
+        None => format!("no current revision is recorded; using {}", short(&revision)),
     });
     Some(whole)
 }
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!((found().complete, found().instead), (true, None));
         for missing in ["", "\n"] {
             fs_err::write(model.join("refs/main"), missing).unwrap();
-            assert!(found().complete && found().instead.unwrap().contains("abc is used"));
+            assert!(found().complete && found().instead.unwrap().contains("using abc"));
         }
         fs_err::remove_dir_all(model.join("refs")).unwrap();
         assert!(found().complete && found().folder.ends_with("snapshots/abc"));

@@ -118,7 +118,7 @@ pub fn choose(candidates: &[Candidate], platform: Platform) -> Result<Interprete
 
 fn fitness(candidate: &Candidate, platform: Platform) -> Result<&Probe, String> {
     if platform.macos && is_apple_shim(&candidate.path) {
-        return Err("Apple's own: a shim that may open a dialog, and too old".to_owned());
+        return Err("Apple's own: too old, and it may open a dialog".to_owned());
     }
     let probe = candidate.probe.as_ref().map_err(Clone::clone)?;
     let version = probe.version_text();
@@ -168,7 +168,7 @@ pub fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
     command.args(["-I", "-c", PROBE]);
     let probe = match process::answer(command, PROBE_LIMIT) {
         Ok(text) => {
-            serde_json::from_str(text.trim()).map_err(|error| format!("it gives no sensible answer: {error}"))
+            serde_json::from_str(text.trim()).map_err(|error| format!("it gives an unusable answer: {error}"))
         }
         Err(silence) if silence.may_pass => return Err(silence.why),
         Err(silence) => Err(silence.why),
@@ -201,7 +201,7 @@ pub fn find(named: Option<&Path>, uv: Option<&Path>) -> Result<Interpreter, NoIn
     }
     let mut none = choose(&seen, platform);
     if let (Err(none), Some(_)) = (&mut none, named) {
-        none.hint = "name another `interpreter` in [python] of the registry, or none: then one is looked for"
+        none.hint = "set another `interpreter` in [python] of the registry, or remove it to search for one"
             .to_owned();
     }
     none

@@ -110,7 +110,7 @@ pub fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> 
         return Ok(stdout.join().unwrap_or_default());
     }
     let words = stderr.join().unwrap_or_default();
-    let last = words.lines().rev().find(|text| !text.trim().is_empty()).unwrap_or("it says nothing");
+    let last = words.lines().rev().find(|text| !text.trim().is_empty()).unwrap_or("it prints nothing");
     let why = format!("it fails ({status}): {}", shown(last.trim()));
     // Killed from outside, it said nothing of itself. A library that is missing ends in SIGABRT on macOS.
     let killed = matches!(status.signal(), Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP));

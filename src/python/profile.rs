@@ -92,7 +92,7 @@ impl Profiles {
         }
     }
 
-    /// The same, made if it is not there, which takes seconds. `None`: there is no environment to make it with.
+    /// The same, made if it is not there, which takes seconds. `None`: there is no Python environment yet to make it with.
     #[must_use]
     pub fn make(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
         if let Some(found) = self.stored(model, division) {

@@ -74,7 +74,7 @@ pub enum PullError {
     /// It was told to stop; what has come stays.
     #[error("the download was interrupted")]
     Interrupted,
-    /// There is no room; nothing was fetched.
+    /// There is not enough disk space; nothing was downloaded.
     #[error("there is too little disk space for {repo}")]
     NoRoom {
         repo: String,
@@ -139,17 +139,17 @@ enum Message {
     Failed { kind: Kind, why: String, token: bool },
 }
 
-/// Brings the model's files and checks that they are whole. `stop` ends it, and the next pull goes on from there.
+/// Brings the model's files and checks that they are whole. `stop` ends it, and the next pull resumes from there.
 ///
 /// # Errors
-/// [`PullError`]; what has come stays in the cache, unless it is not what the hub lists.
+/// [`PullError`]; the part downloaded so far stays in the cache, unless it is not what the hub lists.
 pub fn pull(
     request: &PullRequest,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Whole, PullError> {
     let mut transfer = Transfer::start(request).map_err(|error| {
-        failed(request, Kind::Io, format!("{} does not start: {error}", request.python.display()))
+        failed(request, Kind::Io, format!("cannot run {}: {error}", request.python.display()))
     })?;
     let mut files = Vec::new();
     loop {
@@ -271,7 +271,7 @@ impl Transfer {
     fn last_line(&self) -> String {
         let telling = self.complaints.iter().rev().find(|line| !line.trim().is_empty());
         telling.map_or_else(
-            || "it ended without a word".to_owned(),
+            || "it ended without a message".to_owned(),
             |line| terminal::shown(line.trim()).into_owned(),
         )
     }

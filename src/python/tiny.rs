@@ -15,7 +15,7 @@ const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", 
 
 /// There is no tiny model, and it could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the built-in tiny model cannot be made in {folder}: {why}")]
+#[error("cannot make the built-in tiny model in {folder}: {why}")]
 pub struct TinyError {
     pub folder: PathBuf,
     pub why: String,

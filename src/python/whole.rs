@@ -91,7 +91,7 @@ pub fn check(folder: &Path) -> Result<Whole, Flaw> {
             return Err(Flaw::damaged(&name, why));
         }
         Some(Problem::Gguf { .. }) => {
-            let why = "there are only GGUF files, which mlx-lm does not read";
+            let why = "there are only GGUF files, which mlx-lm cannot read";
             return Err(Flaw::damaged("model.safetensors", why));
         }
         _ => {}
@@ -102,7 +102,7 @@ pub fn check(folder: &Path) -> Result<Whole, Flaw> {
     let mut names = loose(folder);
     names.extend(index.iter().flat_map(HashMap::values).cloned());
     if names.is_empty() {
-        return Err(Flaw::damaged("model.safetensors", "there are no weights that mlx-lm looks for"));
+        return Err(Flaw::damaged("model.safetensors", "there are no weights in a format mlx-lm reads"));
     }
     let mut whole =
         Whole { folder: folder.to_owned(), shards: names.len(), tensors: 0, weights: Bytes::ZERO };
@@ -116,7 +116,7 @@ pub fn check(folder: &Path) -> Result<Whole, Flaw> {
         if !held.get(shard).is_some_and(|tensors| tensors.contains(tensor)) {
             return Err(Flaw::damaged(
                 shard,
-                format!("the index says that `{tensor}` is in it, and it is not"),
+                format!("the index says it contains `{tensor}`, but it does not"),
             ));
         }
     }
@@ -135,7 +135,7 @@ pub fn check_description(folder: &Path, files: &[String]) -> Result<(), Flaw> {
     let shards = index(folder)?.into_iter().flat_map(HashMap::into_values);
     for shard in shards.collect::<BTreeSet<_>>() {
         if !files.contains(&shard) {
-            return Err(Flaw::damaged(&shard, "the index names it, and the repository has no such file"));
+            return Err(Flaw::damaged(&shard, "the index names it, but the repository has no such file"));
         }
     }
     Ok(())
@@ -143,7 +143,7 @@ pub fn check_description(folder: &Path, files: &[String]) -> Result<(), Flaw> {
 
 fn check_texts(folder: &Path) -> Result<(), Flaw> {
     let config: Value = json(folder, "config.json")?
-        .ok_or_else(|| Flaw::damaged("config.json", "it is missing: this is no model for mlx-lm"))?;
+        .ok_or_else(|| Flaw::damaged("config.json", "it is missing: this is not a model for mlx-lm"))?;
     if let Some(code) = config.get("model_file").filter(|code| !code.is_null()) {
         let code = code.as_str().map_or_else(|| code.to_string(), |code| shown(code).into_owned());
         return Err(Flaw::Code(code));
@@ -165,7 +165,7 @@ fn index(folder: &Path) -> Result<Option<HashMap<String, String>>, Flaw> {
     let name = INDEX;
     let Some(index) = json::<Index>(folder, name)? else { return Ok(None) };
     match index.weight_map.values().find(|shard| shard.contains('/') || shard.starts_with('.')) {
-        Some(shard) => Err(Flaw::damaged(name, format!("it names `{shard}`, which is no file beside it"))),
+        Some(shard) => Err(Flaw::damaged(name, format!("it names `{shard}`, which does not exist"))),
         None => Ok(Some(index.weight_map)),
     }
 }
@@ -202,10 +202,10 @@ fn header(path: &Path) -> Result<(Vec<String>, u64), String> {
     })?;
     let size = file.metadata().map_err(|error| error.to_string())?.len();
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| "it is no safetensors file: it is too short".to_owned())?;
+    file.read_exact(&mut length).map_err(|_| "it is not a safetensors file: it is too short".to_owned())?;
     let length = u64::from_le_bytes(length);
     if length > LONGEST_HEADER || length > size.saturating_sub(8) {
-        return Err("it is no safetensors file: its header is longer than the file".to_owned());
+        return Err("it is not a safetensors file: its header is longer than the file".to_owned());
     }
     let mut text = Vec::new();
     file.take(length).read_to_end(&mut text).map_err(|error| error.to_string())?;
@@ -220,7 +220,7 @@ fn header(path: &Path) -> Result<(Vec<String>, u64), String> {
     }
     let expected = end.saturating_add(8).saturating_add(length);
     if expected != size {
-        return Err(format!("it has {size} bytes, and its header tells of {expected}"));
+        return Err(format!("it has {size} bytes, but its header describes {expected}"));
     }
     Ok((header.into_keys().collect(), size))
 }
@@ -300,9 +300,9 @@ mod tests {
             (
                 "model-2.safetensors",
                 |file| fs_err::write(file, [shard("b", 20), vec![0]].concat()).unwrap(),
-                "tells of",
+                "describes",
             ),
-            ("model-2.safetensors", |file| fs_err::write(file, shard("c", 20)).unwrap(), "`b` is in it"),
+            ("model-2.safetensors", |file| fs_err::write(file, shard("c", 20)).unwrap(), "contains `b`"),
             ("model-2.safetensors", |file| fs_err::write(file, b"").unwrap(), "it is empty"),
             (
                 "tokenizer.json",
@@ -325,7 +325,7 @@ mod tests {
         let model = model();
         let index = r#"{"weight_map":{"a":"../../secret.safetensors"}}"#;
         fs_err::write(model.path().join("model.safetensors.index.json"), index).unwrap();
-        assert!(why(model.path()).contains("no file beside it"));
+        assert!(why(model.path()).contains("does not exist"));
     }
 
     #[test]

@@ -13,11 +13,13 @@ pub fn advice(registry: &Registry) -> Vec<String> {
         && !host.is_unspecified()
         && !network.allow_from.iter().any(|net| net.contains(&host))
     {
-        notes.push(format!("network.allow_from does not hold {host} itself: its neighbours are kept out"));
+        notes.push(format!(
+            "network.allow_from does not include {host}'s own network: its neighbours are refused"
+        ));
     }
     if network.allow_from.is_empty() && !network.require_key && !host.is_loopback() {
         notes.push(format!(
-            "whoever reaches {host} may use the models: set network.allow_from or require_key"
+            "anyone who can reach {host} can use the models: set network.allow_from or require_key"
         ));
     }
     for model in &registry.models {
@@ -37,10 +39,12 @@ pub fn advice(registry: &Registry) -> Vec<String> {
         }
         let single = [("kv_bits", server.kv_bits.is_some()), ("draft_model", server.draft_model.is_some())];
         for (key, _) in single.iter().filter(|(_, set)| *set && model.memory.concurrency > 1) {
-            notes.push(format!("{name}: {key} stops batching, requests are served one at a time"));
+            notes.push(format!("{name}: {key} turns off batching, so requests are served one at a time"));
         }
         if server.extra_args.iter().any(|arg| arg == "--trust-remote-code") {
-            notes.push(format!("{name}: --trust-remote-code lets the model's files run code here"));
+            notes.push(format!(
+                "{name}: --trust-remote-code lets code in the model's files run on this machine"
+            ));
         }
     }
     notes
@@ -62,7 +66,7 @@ mod tests {
         registry.network.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(advice(&registry).len(), 1);
         registry.network.allow_from.clear();
-        assert!(advice(&registry)[0].contains("whoever reaches 192.168.132.21"));
+        assert!(advice(&registry)[0].contains("anyone who can reach 192.168.132.21"));
     }
 
     #[test]
@@ -71,7 +75,10 @@ mod tests {
         registry.models[0].memory.concurrency = 4;
         registry.models[0].server.kv_bits = Some(8);
         registry.models[0].memory.concurrency = 2;
-        assert_eq!(advice(&registry), ["32b: kv_bits stops batching, requests are served one at a time"]);
+        assert_eq!(
+            advice(&registry),
+            ["32b: kv_bits turns off batching, so requests are served one at a time"]
+        );
     }
 
     #[test]

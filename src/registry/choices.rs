@@ -30,7 +30,7 @@ words!(PowerChoice { Serve = "serve", RefuseManual = "refuse_manual", StopManual
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotifyKind {
-    /// An always-on model is down until somebody acts, or is quarantined.
+    /// An always-on model is down until a person acts, or is quarantined.
     Failed,
     /// A start was refused: no memory, no files, a rule of `[power]`.
     Refused,

@@ -33,7 +33,7 @@ pub(super) fn too_much(registry: &Registry, total: Bytes) -> Vec<Finding> {
     vec![Finding {
         span: registry.written.find(&key),
         message: format!(
-            "what is always there needs {sum}, the machine has {total}, {missing} too little: {}",
+            "reserves and always-on models need {sum}, {missing} more than the machine's {total}: {}",
             terms.join(" + ")
         ),
         hint: Some(
@@ -60,7 +60,7 @@ mod tests {
         let problems = fits(&registry, Bytes::gb(64));
         let text = problems.plain();
         for part in
-            ["70.0 GB", "64.0 GB", "6.00 GB too little", "macOS + apps 10.0 GB + 32b 20.0 GB + 70b 40.0 GB"]
+            ["70.0 GB", "64.0 GB", "6.00 GB more than", "macOS + apps 10.0 GB + 32b 20.0 GB + 70b 40.0 GB"]
         {
             assert!(text.contains(part), "{part} is missing: {text}");
         }

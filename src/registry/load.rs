@@ -18,7 +18,7 @@ use crate::units::Bytes;
 /// The registry of `mlxctl demo`: the built-in tiny model on loopback.
 pub const DEMO: &str = include_str!("../../config/demo.toml");
 
-/// No registry that a person wrote is larger; a device file is.
+/// Larger than any real registry; guards against device files.
 const LARGEST: u64 = 1 << 20;
 
 impl Registry {
@@ -151,7 +151,7 @@ fn read(file: &Path) -> Result<String, Problems> {
             }
             _ => (
                 format!("cannot be read: {}", plain(error)),
-                "make it readable for you, or name another with --config FILE",
+                "make it readable for your user, or name another file with --config FILE",
             ),
         };
         Problems::of_file(file, message, hint)
@@ -161,7 +161,7 @@ fn read(file: &Path) -> Result<String, Problems> {
         .and_then(|opened| opened.take(LARGEST + 1).read_to_end(&mut bytes))
         .map_err(|error| unreadable(&error))?;
     if bytes.len() as u64 > LARGEST {
-        let message = format!("this is no registry: it has more than {}", Bytes(LARGEST));
+        let message = format!("this is not a registry: it is larger than {}", Bytes(LARGEST));
         return Err(Problems::of_file(file, message, "name the right file with --config FILE"));
     }
     String::from_utf8(bytes).map_err(|error| {
@@ -169,7 +169,7 @@ fn read(file: &Path) -> Result<String, Problems> {
         let text = String::from_utf8_lossy(error.as_bytes());
         let finding = Finding {
             span: Some(start..start + 1),
-            message: "this is no UTF-8 text".into(),
+            message: "this is not UTF-8 text".into(),
             hint: Some("save the file as UTF-8".into()),
         };
         Problems::new(file, text.into(), vec![finding])
@@ -208,11 +208,11 @@ mod tests {
         let is_folder = Registry::load(folder.path()).unwrap_err();
         assert!(is_folder.plain().contains("this is a folder"), "{is_folder}");
         let endless = Registry::load(Path::new("/dev/zero")).unwrap_err();
-        assert!(endless.plain().contains("this is no registry"), "{endless}");
+        assert!(endless.plain().contains("this is not a registry"), "{endless}");
         let binary = folder.path().join("binary.toml");
         fs_err::write(&binary, b"# fine\n\xff\xfe").unwrap();
         let problems = Registry::load(&binary).unwrap_err();
-        assert!(problems.plain().contains("binary.toml:2:1: this is no UTF-8 text"), "{problems}");
+        assert!(problems.plain().contains("binary.toml:2:1: this is not UTF-8 text"), "{problems}");
     }
 
     #[test]
@@ -223,6 +223,6 @@ mod tests {
         fs_err::write(&file, text).unwrap();
         let problems = Registry::load_here(&file, Bytes::gb(8)).unwrap_err().plain();
         assert!(problems.contains("`port` = 0 is out of range"), "{problems}");
-        assert!(problems.contains("1.00 GB too little"), "{problems}");
+        assert!(problems.contains("1.00 GB more than"), "{problems}");
     }
 }

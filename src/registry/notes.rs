@@ -41,7 +41,7 @@ impl Notes {
         self.add(Some(at.span.clone()), message, hint);
     }
 
-    /// Notes that somebody would take a value at `path`, written or not.
+    /// Records that a value at `path` is known, whether or not it is present.
     pub fn asked(&self, path: &str) {
         self.known.borrow_mut().push(without_index(path));
     }
@@ -51,7 +51,7 @@ impl Notes {
         self.spans.borrow_mut().insert(path, span);
     }
 
-    /// Notes a key that nobody asked for.
+    /// Records an unknown key.
     pub fn unknown(&self, table: &str, key: &str, span: Range<usize>) {
         let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), span };
         self.unknown.borrow_mut().push(unknown);
@@ -66,7 +66,7 @@ impl Notes {
         known
     }
 
-    /// Ends the reading: keys that nobody looked for become problems with the nearest key that somebody did.
+    /// Finishes reading: keys that were not read become problems, each with the nearest known key.
     pub fn finish(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>) {
         let known = self.known.borrow();
         for unknown in self.unknown.borrow().iter() {
@@ -88,18 +88,18 @@ fn unknown_hint(unknown: &Unknown, known: &[String]) -> String {
     let wanted = unknown.key.replace('-', "_");
     if let Some(deeper) = below().find(|path| path.rsplit('.').next() == Some(&wanted)) {
         let (table, key) = deeper.rsplit_once('.').unwrap_or(("", deeper));
-        return format!("it belongs one table deeper: `{table} = {{ {key} = … }}`");
+        return format!("it belongs in a nested table: `{table} = {{ {key} = … }}`");
     }
     let mut here = here;
     here.sort_unstable();
     here.dedup();
-    format!("known here: {}", here.join(", "))
+    format!("known keys: {}", here.join(", "))
 }
 
 /// The candidate that `asked` is most likely a slip of.
 pub(super) fn nearest<'a>(asked: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
-    // A key of a megabyte is no slip of the finger, and the distance is quadratic.
+    // A key of a megabyte is not a typo, and the distance is quadratic.
     if asked.len() > 100 {
         return None;
     }

@@ -59,7 +59,7 @@ pub fn check_pin(requirement: &str) -> Result<(), (String, String)> {
     let first = text.chars().next();
     if !first.is_some_and(|c| c.is_ascii_alphanumeric()) || text.chars().any(char::is_control) {
         return Err((
-            "this is no requirement".into(),
+            "this is not a requirement".into(),
             "a package and its version, for example \"mlx-lm==0.32.2\"".into(),
         ));
     }
@@ -82,7 +82,7 @@ pub fn check_pin(requirement: &str) -> Result<(), (String, String)> {
     let pinned = specifier.split(',').find_map(|part| part.trim().strip_prefix("=="));
     let Some(version) = pinned.map(|version| version.trim_start_matches('=').trim()) else {
         return Err((
-            "mlx-lm is not pinned: what runs would change with the day it is installed".into(),
+            "mlx-lm is not pinned: the version would depend on the day of installation".into(),
             format!("write \"mlx-lm==0.32.2\" (at least {MIN_MLX_LM})"),
         ));
     };

@@ -39,12 +39,12 @@ impl Surroundings {
     /// # Errors
     /// What is wrong with it, and what to write instead.
     pub fn expand(&self, written: &str, base: &Path) -> Result<PathBuf, (String, String)> {
-        let hint = "an absolute path, or one below ~/";
+        let hint = "use an absolute path, or one below ~/";
         if written.trim().is_empty() {
             return Err(("the path is empty".into(), hint.into()));
         }
         if written.chars().any(char::is_control) {
-            return Err(("the path holds a control character".into(), hint.into()));
+            return Err(("the path contains a control character".into(), hint.into()));
         }
         let absolute = || "write the absolute path".to_owned();
         // What a shell would put in its place is put in its place; what it would and we cannot is never a folder's name.
@@ -54,7 +54,7 @@ impl Surroundings {
         });
         let (sign, rest) = home.unwrap_or(("", written));
         if rest.contains('$') {
-            return Err(("variables are not expanded, but for `$HOME` at the start".into(), absolute()));
+            return Err(("variables are not expanded, except `$HOME` at the start".into(), absolute()));
         }
         let path = match (sign, &self.home) {
             ("", _) if written.starts_with('~') => {
@@ -63,7 +63,7 @@ impl Surroundings {
             ("", _) => base.join(written),
             (_, Some(home)) => home.join(rest.trim_start_matches('/')),
             (sign, None) => {
-                return Err((format!("`{sign}` means nothing here: HOME is not set"), absolute()));
+                return Err((format!("`{sign}` cannot be expanded: HOME is not set"), absolute()));
             }
         };
         Ok(path.components().filter(|part| *part != Component::CurDir).collect())
@@ -110,7 +110,7 @@ pub(super) fn unwritable(registry: &Registry, access: &dyn Fn(&Path) -> io::Resu
         }
         seen.push(nearest);
         let message = format!("`{key}` cannot be written: {problem}");
-        let hint = "name a folder of your own, or change its owner";
+        let hint = "choose a folder of your own, or change its owner";
         findings.push(Finding { span: registry.written.find(key), message, hint: Some(hint.into()) });
     }
     findings
@@ -123,13 +123,15 @@ fn open_to_others(registry: &Registry) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     for (key, path) in wanted {
         let Some(problem) = trusted(path).err() else { continue };
-        let message = format!("`{key}` is not yours alone: {problem}");
+        let message = format!("other users can change `{key}`: {problem}");
         // What is said of a folder is not said again of those below it.
         if findings.iter().any(|known| known.message.ends_with(&problem)) {
             continue;
         }
-        let hint =
-            format!("take that right away or name a folder of your own: chmod go-w '{}'", path.display());
+        let hint = format!(
+            "remove that permission, or choose a folder of your own: chmod go-w '{}'",
+            path.display()
+        );
         findings.push(Finding { span: registry.written.find(key), message, hint: Some(hint) });
     }
     findings
@@ -148,7 +150,7 @@ fn trusted(path: &Path) -> Result<(), String> {
         let its_own = depth == 0 && fs_err::metadata(path).is_ok();
         let sticky = mode & 0o1000 != 0;
         if mode & 0o002 != 0 && (its_own || !sticky) {
-            return Err(format!("every user may write to {shown} (mode {:o})", mode & 0o7777));
+            return Err(format!("every user can write to {shown} (mode {:o})", mode & 0o7777));
         }
         if !its_own {
             continue;
@@ -157,7 +159,7 @@ fn trusted(path: &Path) -> Result<(), String> {
             return Err(format!("{shown} belongs to {}", user(found.uid())));
         }
         if mode & 0o020 != 0 && !is_private(found.gid(), me) {
-            return Err(format!("the group of {shown} may write to it (mode {:o})", mode & 0o7777));
+            return Err(format!("the group of {shown} can write to it (mode {:o})", mode & 0o7777));
         }
     }
     Ok(())
@@ -193,7 +195,7 @@ fn is_private(gid: u32, me: u32) -> bool {
 pub fn dangling(link: &Path) -> String {
     match fs_err::read_link(link) {
         Ok(target) => format!(
-            "{} is a link to {}, which is not there (is its disk mounted?)",
+            "{} is a link to {}, which does not exist (is its disk mounted?)",
             link.display(),
             target.display()
         ),
@@ -232,7 +234,7 @@ fn obstacle(path: &Path, access: &dyn Fn(&Path) -> io::Result<()>) -> (PathBuf, 
         };
         return (folder.to_owned(), problem);
     }
-    (path.to_owned(), Some(format!("nothing above {} is there", path.display())))
+    (path.to_owned(), Some(format!("no folder above {} exists", path.display())))
 }
 
 /// The kind of failure, in words, without "(os error 13)".
@@ -288,7 +290,7 @@ mod tests {
         for path in [root.clone(), root.join("below")] {
             let findings = unwritable(&Registry::demo(&path, 8800), &|_| Ok(()));
             assert_eq!(findings.len(), 1, "{findings:?}");
-            assert!(findings[0].message.contains("Away/mlx, which is not there"), "{findings:?}");
+            assert!(findings[0].message.contains("Away/mlx, which does not exist"), "{findings:?}");
         }
         let findings = unwritable(&Registry::demo(Path::new("/Volumes/Not Here/mlx"), 8800), &|_| Ok(()));
         assert!(findings[0].message.contains("the disk /Volumes/Not Here is not mounted"), "{findings:?}");
@@ -314,11 +316,11 @@ mod tests {
         // As /Users/Shared on every Mac.
         assert_eq!(problems(0o1777, 0o755, 0o755), [""; 0]);
         let open = problems(0o1777, 0o777, 0o755);
-        assert!(open.len() == 1 && open[0].starts_with("`paths.root` is not yours alone"), "{open:?}");
+        assert!(open.len() == 1 && open[0].starts_with("other users can change `paths.root`"), "{open:?}");
         let open = problems(0o1777, 0o755, 0o1777);
-        assert!(open.len() == 1 && open[0].starts_with("`paths.state`"), "{open:?}");
+        assert!(open.len() == 1 && open[0].starts_with("other users can change `paths.state`"), "{open:?}");
         let open = problems(0o777, 0o755, 0o755);
-        assert!(open.len() == 1 && open[0].contains("every user may write to") && open[0].contains("shared"));
+        assert!(open.len() == 1 && open[0].contains("every user can write to") && open[0].contains("shared"));
         // What is not there yet is judged by where it would be made.
         assert_eq!(open_to_others(&Registry::demo(&shared.join("new"), 8800)).len(), 1);
     }

@@ -1,4 +1,4 @@
-//! Typed access to a TOML table that notes what is wrong and goes on.
+//! Typed access to a TOML table that records problems and continues.
 
 mod lists;
 
@@ -206,7 +206,7 @@ impl<'a> Section<'a> {
             Err(ParseBytesError::Number(_)) => {
                 self.notes.add(
                     Some(span),
-                    format!("`{}` is no size", quote(&written)),
+                    format!("`{}` is not a size", quote(&written)),
                     format!("a number and a unit, {example}"),
                 );
                 None
@@ -214,7 +214,7 @@ impl<'a> Section<'a> {
             Err(ParseBytesError::Unit(unit)) => {
                 self.notes.add(
                     Some(span),
-                    format!("`{}` is no unit of size", quote(&unit)),
+                    format!("`{}` is not a unit of size", quote(&unit)),
                     "the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
                 );
                 None
@@ -257,7 +257,7 @@ impl<'a> Section<'a> {
             Err(_) if !text.is_empty() && text.trim().bytes().all(|b| b.is_ascii_digit()) => {
                 format!("`{key}` has no unit: {} of what?", quote(text))
             }
-            Err(_) => format!("`{}` is no time", quote(text)),
+            Err(_) => format!("`{}` is not a duration", quote(text)),
         };
         self.notes.add(Some(span), problem, EXAMPLE);
         None

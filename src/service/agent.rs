@@ -21,7 +21,7 @@ pub struct Seen {
     pub misplaced: Option<String>,
     /// In the manager's words.
     pub state: String,
-    /// How it last ended, in one phrase; `None`: it never did, or nobody says.
+    /// How it last ended, in one phrase; `None`: it never did, or it is unknown.
     pub last_end: Option<String>,
     /// Starts so far, where the manager counts them.
     pub runs: Option<u64>,
@@ -52,7 +52,7 @@ pub trait Agent {
     /// What that file shall hold.
     fn wanted(&self) -> &str;
 
-    /// What the file on disk (`found`) says otherwise, in a line a difference.
+    /// What the file on disk (`found`) says otherwise, one line per difference.
     fn differs(&self, found: &str) -> Vec<String>;
 
     /// The mlxctl that the file on disk (`found`) runs, if it is one of ours.
@@ -180,7 +180,7 @@ fn discard(file: &Path) -> Result<(), AgentError> {
     match fs_err::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(AgentError {
             what: error.to_string(),
-            hint: "the job is gone, but would be loaded again at the next login: remove the file by hand"
+            hint: "the job is gone but would be loaded again at the next login; remove the file by hand"
                 .into(),
         }),
         _ => Ok(()),

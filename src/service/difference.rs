@@ -65,36 +65,38 @@ fn consequence(key: &str, found: Option<&Value>) -> &'static str {
              Background and 87 under Interactive; `mlxctl bench` tells what it costs here"
         }
         "LowPriorityIO" => "loading a model would compete with other programs for the disk, or yield to them",
-        "Nice" => "the backends' share of the CPU beside other programs would be another",
+        "Nice" => "the backends would get a different share of the CPU",
         "ExitTimeOut" if found.is_none() => {
             "launchd would kill the supervisor 5 s after asking it to end: answers are cut, and backends may be orphaned"
         }
-        "ExitTimeOut" => "launchd would give the supervisor another time to drain and stop its backends",
-        "ThrottleInterval" => "a supervisor that keeps failing would be started again in another rhythm",
-        "AbandonProcessGroup" => "launchd would signal what the supervisor leaves behind when it is replaced",
+        "ExitTimeOut" => "the supervisor would have a different time to drain and stop its backends",
+        "ThrottleInterval" => "a failing supervisor would be restarted at a different rate",
+        "AbandonProcessGroup" => "launchd would kill the backends when the supervisor is replaced",
         "SoftResourceLimits" if found.is_none() => {
             "256 open files are launchd's default: about a hundred clients, then connections fail"
         }
-        "SoftResourceLimits" => "the supervisor would have another limit of open files",
-        _ => "launchd would be told something else",
+        "SoftResourceLimits" => "the supervisor would have a different open-file limit",
+        _ => "launchd would get a different value",
     }
 }
 
-/// What follows from a key that nobody asked for.
+/// The consequence of an unexpected key.
 fn surplus(key: &str) -> &'static str {
     match key {
         "Disabled" => {
             "the job may not start; whether it is disabled is launchd's own record: `mlxctl agent install` enables it"
         }
-        "Umask" => "an integer here is decimal: 77 is not 077; files of the backends would get other modes",
+        "Umask" => {
+            "integers here are decimal (77 is not 077); files of the backends would get different modes"
+        }
         "UserName" | "GroupName" => "an agent runs as its user; launchd ignores or refuses these",
         "LimitLoadToSessionType" => {
-            "the job may pend for ever in another kind of session while `launchctl print` looks healthy"
+            "the job may wait forever in another kind of session while `launchctl print` looks healthy"
         }
         "StartInterval" | "StartCalendarInterval" | "WatchPaths" | "QueueDirectories" | "StartOnMount" => {
-            "a job that is always kept alive needs no other reason to start"
+            "a job that is always kept alive needs no other start condition"
         }
-        "Sockets" | "MachServices" => "launchd would hold sockets that the supervisor never asks for",
+        "Sockets" | "MachServices" => "launchd would open sockets the supervisor never uses",
         "Program" => "it overrides what ProgramArguments names first",
         "HardResourceLimits" => "a limit that the supervisor cannot raise again",
         _ => "the registry does not ask for it",

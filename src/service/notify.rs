@@ -93,9 +93,10 @@ fn address(name: &OsStr) -> io::Result<SockAddr> {
     match name.as_bytes() {
         [b'@', rest @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", rest].concat())),
         [b'/', ..] => SockAddr::unix(name),
-        _ => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, format!("NOTIFY_SOCKET is no address: {name:?}")))
-        }
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("NOTIFY_SOCKET is not an address: {name:?}"),
+        )),
     }
 }
 

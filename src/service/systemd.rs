@@ -159,9 +159,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Call { .. } => "without systemd, run `mlxctl serve` under whatever starts services here",
+            Self::Call { .. } => "without systemd, run `mlxctl serve` under your own service manager",
             Self::NoSession(_) => "log in as that user (not with su or sudo), or `loginctl enable-linger`",
-            Self::Refused { .. } => "`journalctl --user -e` says more",
+            Self::Refused { .. } => "see `journalctl --user -e`",
         }
     }
 }
@@ -170,7 +170,7 @@ impl Systemctl {
     /// Calls `systemctl --user ARGUMENTS…`; its stdout.
     ///
     /// # Errors
-    /// It is missing, has nobody to talk to, or says no.
+    /// It is missing, has no manager to talk to, or refused.
     pub fn call(&self, arguments: &[&str]) -> Result<String, Error> {
         let output = Command::new(&self.program)
             .arg("--user")
@@ -192,7 +192,7 @@ impl Systemctl {
     /// The unit as systemd has it.
     ///
     /// # Errors
-    /// As [`Self::call`]; a unit that is not there is no error.
+    /// As [`Self::call`]; a missing unit is not an error.
     pub fn show(&self) -> Result<Shown, Error> {
         let properties = format!("--property={PROPERTIES}");
         self.call(&["show", &self.unit, &properties]).map(|output| Shown::parse(&output))

@@ -118,7 +118,7 @@ fn a_changed_registry_replaces_the_job_and_keeps_the_old_file() {
     let before = (stage.printed().pid, std::fs::read_to_string(stage.plist()).unwrap());
     stage.add_to_registry("[agent]\nnice = 5");
     let done = stage.install().ok();
-    assert!(done.err.contains("Nice: the backends' share of the CPU"), "{}", done.err);
+    assert!(done.err.contains("Nice: the backends would get a different share of the CPU"), "{}", done.err);
     assert_ne!(stage.printed().pid, before.0);
     let kept = stage.instance.folder.path().join("state/mlxctl.plist.replaced");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), before.1);
@@ -144,7 +144,7 @@ fn a_plain_server_under_our_label_is_recognised_and_replaced() {
     assert!(status.out.contains("runs") && status.out.contains("python3"), "{}", status.out);
 
     let done = stage.install().ok();
-    assert!(done.err.contains("python3: it is replaced"), "{}", done.err);
+    assert!(done.err.contains("python3; replacing it"), "{}", done.err);
     assert!(done.err.contains("mlx_lm.server itself"), "{}", done.err);
     assert_eq!(stage.printed().program.as_deref().map(Path::new), Some(stage.program().as_path()));
 }
@@ -173,7 +173,7 @@ fn a_job_in_the_domain_without_a_screen_is_shown_moved_and_removed() {
     assert!(rehearsal.out.contains(&format!("launchctl bootout {misplaced}")), "{}", rehearsal.out);
 
     let moved = stage.install().ok();
-    assert!(moved.err.contains(&format!("{user}: it is moved")), "{}", moved.err);
+    assert!(moved.err.contains(&format!("{user}; moving it")), "{}", moved.err);
     assert_eq!(stage.launchd.launchctl(&["print", &misplaced]).0, 113);
     assert!(stage.printed().pid.is_some());
 
@@ -263,7 +263,11 @@ fn a_supervisor_that_was_started_by_hand_is_not_competed_with() {
     stage.answer_as(4711);
     let done = stage.install();
     assert_eq!(done.code, 1);
-    assert!(done.err.contains("another supervisor of this registry runs already, pid 4711"), "{}", done.err);
+    assert!(
+        done.err.contains("another supervisor of this registry is already running, pid 4711"),
+        "{}",
+        done.err
+    );
     assert!(stage.launchd.verbs().is_empty(), "launchd was touched");
 }
 
@@ -278,7 +282,7 @@ fn the_status_puts_both_views_together() {
     let pid = stage.printed().pid.unwrap();
     let silent = stage.agent(&["status"]);
     assert_eq!(silent.code, 3);
-    assert!(silent.out.contains(&format!("pid {pid} runs, but does not answer")), "{}", silent.out);
+    assert!(silent.out.contains(&format!("pid {pid} is running but does not answer")), "{}", silent.out);
 
     stage.answer_as(pid);
     let program = stage.program();
@@ -326,7 +330,7 @@ fn what_differs_in_a_file_is_said_with_what_follows_from_it() {
     let file = stage.instance.folder.path().join("mine.plist");
     std::fs::write(&file, &text).unwrap();
     let file = file.to_str().unwrap();
-    assert_eq!(plist(&["--check", file]), (0, format!("{file} is what the registry asks for\n")));
+    assert_eq!(plist(&["--check", file]), (0, format!("{file} matches the registry\n")));
 
     std::fs::write(file, text.replace("<key>KeepAlive</key>", "<key>Disabled</key>")).unwrap();
     let (code, said) = plist(&["--check", file]);

@@ -140,7 +140,7 @@ fn a_cable_that_is_pulled(remote: usize) {
     let pids = group.pids();
     group.hosts.link(remote, false);
     group.wait("down", |model| model["state"] != "ready" && model["state"] != "stopping");
-    group.last_words(&format!("rank {remote} on host{remote} was not heard of for"));
+    group.last_words(&format!("rank {remote} on host{remote} sent no heartbeat for"));
     assert!(pids.iter().all(|pid| !alive(*pid)), "down means that the host that is cut off has ended it too");
     group.hosts.link(remote, true);
     group.ready();

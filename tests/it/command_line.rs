@@ -295,8 +295,8 @@ fn refusals_have_their_exit_codes_before_and_within_the_stream() {
 fn an_answer_that_breaks_off_or_is_of_another_version_is_a_failure() {
     type Answer = fn(&str, &mut std::os::unix::net::UnixStream);
     let cases: [(Answer, &str); 5] = [
-        (|_, stream| lines(stream, &[progress(StateName::Loading, None)]), "went away"),
-        (|_, _| {}, "went away"),
+        (|_, stream| lines(stream, &[progress(StateName::Loading, None)]), "ended while answering"),
+        (|_, _| {}, "ended while answering"),
         (
             |_, stream| {
                 let _ = write!(stream, "HTTP/1.1 200 OK\r\nx-mlxctl-schema: 2\r\ncontent-length: 0\r\n\r\n");
@@ -304,7 +304,7 @@ fn an_answer_that_breaks_off_or_is_of_another_version_is_a_failure() {
             "version 2",
         ),
         (|_, stream| json(stream, 500, "no JSON"), "HTTP 500: no JSON"),
-        (|_, stream| lines(stream, &["{\"done\":{}}".to_owned()]), "talking to the supervisor failed"),
+        (|_, stream| lines(stream, &["{\"done\":{}}".to_owned()]), "cannot talk to the supervisor"),
     ];
     for (answer, words) in cases {
         let instance = Instance::new();
@@ -432,7 +432,7 @@ fn events_go_on_where_the_past_ended_and_a_supervisors_end_ends_them() {
     let seen: Vec<EventRecord> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(seen, [event(7), event(8)]);
     assert_eq!(code, 1);
-    assert!(err.contains("went away"), "{err}");
+    assert!(err.contains("ended while answering"), "{err}");
     let asked = asked.lock().unwrap();
     assert_eq!(asked[0].0, "GET /v1/events?limit=1");
     assert_eq!(asked[1].0, "GET /v1/events/follow?after=7");

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Entry, Instance, PATIENCE, http, signal};
+use crate::support::{Entry, Instance, PATIENCE, http, signal, skipped};
 
 const BUILT_IN: &str = "I am a tiny test model";
 
@@ -35,7 +35,7 @@ fn the_first_registry_is_valid_says_what_comes_next_and_is_never_replaced() {
     fs_err::write(file, "mine").unwrap();
     let (code, _, err) = mlxctl(home.path(), &["init"]);
     assert_eq!(code, 1);
-    assert!(err.contains("exists already") && err.contains("--stdout"), "{err}");
+    assert!(err.contains("already exists") && err.contains("--stdout"), "{err}");
     assert_eq!(fs_err::read_to_string(file).unwrap(), "mine");
     let left = fs_err::read_dir(file.parent().unwrap()).unwrap().count();
     assert_eq!(left, 1, "nothing half-made is left");
@@ -157,7 +157,7 @@ fn one_question_is_answered_and_the_requests_are_listed() {
     assert!(tokens[0] > 3 && tokens[1] > 3 && tokens[2] == 3, "{requests:?}");
     assert!(requests.iter().all(|request| request["model"] == "a" && request["outcome"] == "ok"));
     assert_eq!(instance.expect(0, &["requests", "-n", "2"]).lines().count(), 3, "a head and two rows");
-    assert!(String::from_utf8_lossy(&instance.run(&["requests", "b"]).stderr).contains("no request yet"));
+    assert!(String::from_utf8_lossy(&instance.run(&["requests", "b"]).stderr).contains("no requests yet"));
 }
 
 #[test]
@@ -212,4 +212,29 @@ fn the_supervisors_own_log_is_read_by_its_name() {
     fs_err::create_dir_all(instance.root().join("logs")).unwrap();
     fs_err::write(instance.root().join("logs/mlxctl.log"), "one\ntwo\n").unwrap();
     assert_eq!(instance.expect(0, &["logs", "supervisor", "-n", "1"]), "two\n");
+}
+
+#[test]
+fn a_command_through_sudo_names_the_callers_registry() {
+    let Ok(Some(nobody)) = nix::unistd::User::from_name("nobody") else {
+        return skipped("sudo's advice", "there is no user nobody");
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("sudo's advice", "needs root");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let run = |uid: Option<u32>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mlxctl"));
+        command.env_clear().env("HOME", home.path()).arg("status");
+        if let Some(uid) = uid {
+            command.env("SUDO_UID", uid.to_string());
+        }
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let said = run(Some(nobody.uid.as_raw()));
+    assert!(
+        said.contains("without sudo, as nobody") && said.contains("mlxctl/models.toml' status"),
+        "{said}"
+    );
+    assert!(!run(None).contains("sudo"));
 }

@@ -131,7 +131,7 @@ fn keys_are_managed_from_the_command_line_and_shown_once() {
     assert_eq!(code, 0, "{said}");
     let key = key.trim();
     assert!(key.starts_with("mlx-") && key.len() == 68, "stdout is the key and nothing else: {key:?}");
-    assert!(said.contains("once"), "{said}");
+    assert!(said.contains("cannot be shown again"), "{said}");
     let (code, list, _) = run(&["key", "list"]);
     assert!(code == 0 && list.contains("alice") && !list.contains(key), "{list}");
     let (code, list, _) = run(&["key", "list", "--json"]);

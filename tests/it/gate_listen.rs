@@ -54,7 +54,7 @@ async fn a_taken_port_is_named_and_taken_over_once_it_is_free() {
         panic!()
     };
     assert!(addresses.is_empty());
-    assert_eq!(problem.unwrap(), format!("port {port} of 127.0.0.1 is taken by another program"));
+    assert_eq!(problem.unwrap(), format!("port {port} of 127.0.0.1 is in use by another program"));
     drop(stranger);
     let mlxctl::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1 else {
         panic!()

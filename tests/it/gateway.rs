@@ -95,3 +95,12 @@ fn requests_are_routed_by_name_need_and_size() {
     ]);
     script("routes.py", &module(&instance), &[]);
 }
+
+/// `scripts/gateway_smoke` runs the app, which needs FastAPI; here its names are compared with those of the module.
+#[test]
+fn the_fastapi_app_uses_what_the_module_has() {
+    let instance = Instance::fake(vec![Entry::new("32b", "always"), Entry::new("70b", "manual")]);
+    let app = instance.root().join("gateway.py");
+    std::fs::write(&app, instance.expect(0, &["gateway", "--format", "fastapi"])).unwrap();
+    script("app.py", &module(&instance), &[app.to_str().unwrap()]);
+}

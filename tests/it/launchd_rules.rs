@@ -235,6 +235,6 @@ fn a_supervisor_that_does_not_go_is_not_called_a_missing_process() {
     stage.hand.patience.start = Duration::from_millis(200);
     let result = stage.drive(Goal::Running { not: Some(pid) }, Step::Kickstart);
     let Err(Error::Refused(failure @ Failure::SameProcess { .. })) = result else { panic!("{result:?}") };
-    assert!(failure.to_string().contains(&format!("(pid {pid}) still runs")), "{failure}");
-    assert!(failure.hint(None).contains("answers in flight"));
+    assert!(failure.to_string().contains(&format!("(pid {pid}) is still running")), "{failure}");
+    assert!(failure.hint(None).contains("requests in flight"));
 }

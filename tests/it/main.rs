@@ -78,6 +78,7 @@ mod setup;
 #[cfg(target_os = "linux")]
 mod soak;
 mod split;
+mod ssh;
 mod support;
 mod systemd;
 mod tiny_model;

@@ -119,7 +119,7 @@ fn a_test_goes_every_way_that_is_configured_and_says_what_came_of_it() {
     let output = instance.run(&["notify", "--test"]);
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("names no way") && said.contains("desktop = true"), "{said}");
+    assert!(said.contains("configures no notifications") && said.contains("desktop = true"), "{said}");
 }
 
 /// What the recipe for SwiftBar and xbar prints.

@@ -59,7 +59,7 @@ fn mode(path: &Path, mode: u32) {
 fn a_root_on_a_disk_that_is_away_is_named_with_its_target_and_nothing_is_made() {
     let home = Home::with("root = \"HERE/root\"");
     fs_err::os::unix::fs::symlink(home.path("Away/mlx"), home.path("root")).unwrap();
-    home.refuses(&["check", "serve"], &["paths.root", "Away/mlx, which is not there", "mounted"]);
+    home.refuses(&["check", "serve"], &["paths.root", "Away/mlx, which does not exist", "mounted"]);
     assert!(!home.path("Away").exists());
     let mac = Home::with("root = \"/Volumes/Not Here/mlx\"");
     mac.refuses(&["check", "serve"], &["the disk /Volumes/Not Here is not mounted"]);
@@ -78,9 +78,9 @@ fn home_in_a_path_is_expanded_and_no_folder_is_named_after_a_variable() {
 
 #[test]
 fn a_colon_in_the_path_of_the_environment_is_refused_by_the_key_that_put_it_there() {
-    Home::with("root = \"HERE/a:b\"").refuses(&["check", "setup"], &["`root`", "holds `:`"]);
+    Home::with("root = \"HERE/a:b\"").refuses(&["check", "setup"], &["`root`", "contains `:`"]);
     Home::with("root = \"HERE/a\"\nvenv = \"HERE/b:c\"")
-        .refuses(&["check", "setup"], &["`venv`", "holds `:`"]);
+        .refuses(&["check", "setup"], &["`venv`", "contains `:`"]);
     let elsewhere = Home::with("root = \"HERE/a:b\"\nvenv = \"HERE/venv\"");
     let (code, text) = elsewhere.run("check");
     assert_eq!(code, Some(0), "{text}");
@@ -92,7 +92,7 @@ fn a_folder_that_others_may_write_is_refused_by_all_that_would_put_code_or_secre
         let home = Home::with("root = \"HERE/root\"");
         fs_err::create_dir_all(home.path(path)).unwrap();
         mode(&home.path(path), 0o777);
-        home.refuses(&["check", "serve", "setup"], &[key, "is not yours alone", "chmod go-w"]);
+        home.refuses(&["check", "serve", "setup"], &[key, "other users can change", "chmod go-w"]);
         assert!(!home.path("root/mlx_venv").exists() && !home.path("root/run").exists());
     }
 }

@@ -52,7 +52,7 @@ fn a_problem_fits_into_one_line_and_colour_is_only_for_those_who_asked() {
     let problems = parse("[[model]]\nname = \"ä\"\nrepo = \"x/y\"\nport = 0\n").unwrap_err();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert!(
-        lines[0].starts_with("/etc/mlxctl/models.toml:2:8: the name `ä` holds `ä`, and only letters"),
+        lines[0].starts_with("/etc/mlxctl/models.toml:2:8: the name `ä` contains `ä`; only letters"),
         "{lines:?}"
     );
     assert_eq!(lines[1], "/etc/mlxctl/models.toml:4:8: `port` = 0 is out of range (1 to 65535)");

@@ -390,7 +390,7 @@ async fn a_port_that_is_taken_is_said_and_waited_for() {
     let (sender, mut reports) = mpsc::unbounded_channel();
     let _router = Router::spawn(config.clone(), [&door.gate], sender);
     let first = reports.recv().await.unwrap();
-    assert!(first.problem.unwrap().contains("taken by another program"));
+    assert!(first.problem.unwrap().contains("in use by another program"));
     drop(taken);
     let then = tokio::time::timeout(PATIENCE, reports.recv()).await.unwrap().unwrap();
     assert_eq!(then, Listening { addresses: vec![config.address()], problem: None });

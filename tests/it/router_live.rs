@@ -118,7 +118,7 @@ fn a_taken_port_is_said_and_costs_nothing_else() {
     assert!(said.ends_with(&format!("(pid {})", std::process::id())), "{said}");
     assert!(instance.status()["supervisor"]["waiting_for"].to_string().contains(&said));
     let doctor = String::from_utf8(instance.run(&["doctor"]).stdout).unwrap();
-    assert!(doctor.contains(&format!("somebody else listens on {port} (the router)")), "{doctor}");
+    assert!(doctor.contains(&format!("another program listens on {port} (the router)")), "{doctor}");
     assert_eq!(http(instance.gate("a"), "POST", "/v1/chat/completions", &chat("a", "")).0, 200);
     drop(taken);
     wait("it listens", || instance.status()["router"]["problem"] == Value::Null);

@@ -148,7 +148,10 @@ fn a_backend_that_lives_without_a_supervisor_is_shown_and_adopted() {
     assert!(model["hint"].as_str().unwrap().contains("mlxctl serve"), "{model}");
     assert_eq!(status["budget"]["models_bytes"], model["memory"]["estimate_bytes"]);
     let text = instance.expect(3, &["status"]);
-    assert!(text.contains("1 backend runs without one") && !text.contains("this is the plan"), "{text}");
+    assert!(
+        text.contains("1 backend is running without one") && !text.contains("this is the plan"),
+        "{text}"
+    );
     instance.serve_again();
     let adopted = instance.wait_state("m", "ready");
     assert_eq!((adopted["pid"].as_i64(), adopted["adopted"].as_bool()), (Some(pid.into()), Some(true)));

@@ -73,7 +73,7 @@ fn one_that_cannot_serve_is_thrown_away() {
     machine.write("resolved", NEWER);
     let trial = Trial { serve: &|_| Err("Metal is away".to_owned()), users: &|_| Vec::new() };
     let error = venv::upgrade(&machine.request(), &trial, &mut |_| {}).unwrap_err();
-    assert!(error.to_string().contains("the one before stays"));
+    assert!(error.to_string().contains("keeping the current one"));
     assert_eq!(error.why().unwrap(), "Metal is away");
     assert_eq!(machine.setup(), Ok(old));
     assert_eq!(generations(&machine), [".venv.1"]);

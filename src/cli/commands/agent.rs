@@ -39,13 +39,13 @@ pub struct StandIns {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Write its file, load it, and wait until the always-on models are ready
+    /// Write the agent's file, load it, and wait until the always-on models are ready
     Install(install::Args),
-    /// End it and its models, and remove its file; logs, models and the venv stay
+    /// Stop the agent and its models, and remove its file; logs, model files and the environment stay
     Uninstall(uninstall::Args),
-    /// What the service manager and the supervisor say
+    /// Show what the service manager and the supervisor report
     Status(status::Args),
-    /// Another supervisor in place of this one; the models stay up
+    /// Replace the running supervisor; the models stay up
     Restart(restart::Args),
 }
 
@@ -84,7 +84,7 @@ impl StandIns {
         program_named: Option<&Path>,
     ) -> Result<Box<dyn Agent>, CliError> {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-        let home = home.ok_or_else(|| CliError::failed("HOME names no folder").hint("set HOME"))?;
+        let home = home.ok_or_else(|| CliError::failed("HOME is not set to a folder").hint("set HOME"))?;
         let (program, config) = (program(program_named)?, absolute(&context.config)?);
         let launchd = self.launchctl.is_some() || cfg!(target_os = "macos") && self.systemctl.is_none();
         if !launchd {
@@ -97,9 +97,11 @@ impl StandIns {
         }
         let uid = nix::unistd::geteuid();
         if uid.is_root() && self.launchctl.is_none() {
-            return Err(CliError::failed("an agent belongs to the user who logs in, and this is root")
-                .why("root has no GUI session: launchctl answers 125")
-                .hint("the same command without sudo"));
+            return Err(CliError::failed(
+                "an agent belongs to the user who logs in; it cannot be installed as root",
+            )
+            .why("root has no GUI session (launchctl exits with 125)")
+            .hint("run the same command without sudo"));
         }
         let agent = LaunchdAgent::new(&registry.agent, &program, &config, &home, uid.as_raw())?;
         Ok(match &self.launchctl {
@@ -117,7 +119,7 @@ pub(super) fn program(named: Option<&Path>) -> Result<PathBuf, CliError> {
     match named {
         Some(path) => absolute(path),
         None => std::env::current_exe().map_err(|error| {
-            CliError::failed("cannot tell where this mlxctl lies").why(error).hint("--program FILE")
+            CliError::failed("cannot find the path of this mlxctl").why(error).hint("--program FILE")
         }),
     }
 }
@@ -127,8 +129,9 @@ pub(super) fn program(named: Option<&Path>) -> Result<PathBuf, CliError> {
 /// # Errors
 /// There is no current folder.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
-    std::path::absolute(path)
-        .map_err(|error| CliError::failed(format!("cannot tell where {} lies", path.display())).why(error))
+    std::path::absolute(path).map_err(|error| {
+        CliError::failed(format!("cannot make {} an absolute path", path.display())).why(error)
+    })
 }
 
 /// The content of the job's file, if there is one.

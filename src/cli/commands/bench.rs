@@ -20,39 +20,39 @@ use crate::registry::{Model, Registry};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model, by name or alias; it has to be ready
+    /// The model, by name or alias; it must be ready
     model: String,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
-    /// Draw it into this file, as SVG
+    /// Also draw the results into this file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Tokens of an answer
+    /// Length of each answer, in tokens
     #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(2..=65_536))]
     tokens: u32,
-    /// Measurements of each thing; a prompt that takes milliseconds is measured oftener
+    /// How often to repeat each measurement; very short prompts are repeated more often
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
-    /// Lengths of prompts, tokens; what the model's context cannot hold is left out
+    /// Prompt lengths, in tokens; those longer than the model's context are skipped
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128,512,2048,8192")]
     prompts: Vec<u32>,
-    /// Streams at once; more than limits.in_flight are left out
+    /// Numbers of concurrent streams; those above limits.in_flight are skipped
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8")]
     streams: Vec<u32>,
-    /// Try other settings, one after the other, and say which won; the model has to be stopped, nothing is changed
+    /// Try other settings one at a time and report the best; the model must be stopped, and nothing is changed
     #[arg(long, conflicts_with_all = ["plot", "url"])]
     tune: bool,
-    /// A small model with the same tokenizer, to be tried as draft model
+    /// A small model with the same tokenizer, to try as draft model
     #[arg(long, value_name = "REPO", requires = "tune")]
     pub draft: Option<String>,
-    /// Restart the backend as well, to measure a prompt that it stored before; requests meanwhile wait
+    /// Also restart the backend, to measure a prompt read back from disk; requests wait meanwhile
     #[arg(long, conflicts_with_all = ["tune", "url"])]
     restart: bool,
-    /// Ask another server of the same model instead of the gate, to compare; nothing is kept of it
+    /// Measure another server of the same model instead, for comparison; the result is not saved
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The chip that the model runs on, where it is not this machine's own ("NVIDIA H100 80GB HBM3")
+    /// The chip the model runs on, if it is not detected ("NVIDIA H100 80GB HBM3")
     #[arg(long, value_name = "NAME")]
     chip: Option<String>,
 }
@@ -80,7 +80,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let shape = shape_of(&served.source);
     if let Some(how) = &served.outdated {
         context.output.say(&format!(
-            "{} still runs with its old settings ({how}): that is what is measured, and filed as {}",
+            "{} is still running with its old settings ({how}); measuring it as {}",
             model.name, served.source
         ));
     }
@@ -91,7 +91,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         let all = said.fold(first, |all, next| format!("{all} and {next}"));
         context
             .output
-            .say(&format!("{all} streams are not tried: limits.in_flight is {}", model.limits.in_flight));
+            .say(&format!("skipping {all} streams: limits.in_flight is {}", model.limits.in_flight));
     }
     let mut peak_bytes = None;
     let measured = measured(context, &target, &plan, |what| {
@@ -230,13 +230,13 @@ fn look(context: &Context, model: &Model) -> Result<Option<ModelStatus>, CliErro
 /// The most memory that the live run was seen to take.
 ///
 /// # Errors
-/// When the answers came from somebody else, who has the gate's port.
+/// When another program on the gate's port answered.
 fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option<u64>, CliError> {
     let Some(after) = look(context, model)? else { return Ok(None) };
     if after.traffic.counts.requests == before.traffic.counts.requests {
-        return Err(CliError::failed(format!("somebody else answers at {}", after.address))
-            .why("the gate of this supervisor has seen none of the requests")
-            .hint("mlxctl status      says what the gate waits for"));
+        return Err(CliError::failed(format!("another program answers at {}", after.address))
+            .why("this supervisor's gate received none of the requests")
+            .hint("mlxctl status      shows what the gate is waiting for"));
     }
     Ok(after.memory.peak_bytes)
 }
@@ -289,7 +289,7 @@ fn in_flight(model: &Model, args: &Args) -> u32 {
 fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Option<String>) {
     let unknown = |why: &str| (None, Some(why.to_owned()));
     if shape.sparse {
-        return unknown("a mixture of experts reads only some of its weights for a token");
+        return unknown("a mixture of experts reads only part of its weights per token");
     }
     if shape.weights.is_none() {
         return unknown("the model's files are not on this machine");
@@ -298,7 +298,7 @@ fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Op
         (_, Some(known)) => Bandwidth::of(known),
         (Some(name), None) if name.starts_with("NVIDIA") => {
             return unknown(
-                "this card's bandwidth is in no table here, and copying with the CPU says nothing of it",
+                "no bandwidth figure is known for this card, and a CPU copy would not measure it",
             );
         }
         (name, None) => Bandwidth::measured(copy::bytes_per_second(cores), name.unwrap_or("this chip")),
@@ -311,16 +311,14 @@ fn remember(context: &Context, file: &Path, report: &mut Report) {
     match history::read(file) {
         Ok((earlier, broken)) => {
             if broken > 0 {
-                context
-                    .output
-                    .say(&format!("{broken} lines of {} cannot be read and do not count", file.display()));
+                context.output.say(&format!("ignored {broken} unreadable lines of {}", file.display()));
             }
             report.earlier = history::compare(report, &earlier);
         }
         Err(error) => context.output.say(&format!("earlier runs cannot be read: {error}")),
     }
     if let Err(error) = history::add(file, report) {
-        context.output.say(&format!("this run is not kept: {error}"));
+        context.output.say(&format!("this run was not saved: {error}"));
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cli::Context;
 use crate::cli::commands::estimate::{live_reading, unusable};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::unknown_model;
+use crate::cli::render::{Look, fold, table};
 use crate::memory;
 use crate::memory::budget::{Case, PlannedModel};
 use crate::memory::refusal::signed;
@@ -25,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
 
-    /// Models, and programs that have a reserve, that run beside the always-on models
+    /// On-demand models, and programs with a reserve, to count as running
     #[arg(long, value_name = "NAME", num_args = 1..)]
     running: Vec<String>,
 
@@ -41,7 +42,7 @@ struct Document<'a> {
     budget: &'a BudgetStatus,
     models: &'a [PlannedModel],
     cases: &'a [Case],
-    /// What the GPU may hold and who says so; null: there is none, or nobody says.
+    /// What the GPU may hold and who says so; null: there is none, or it is unknown.
     gpu_limit: Option<GpuLimit>,
 }
 
@@ -63,7 +64,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let live = live_reading(&registry)?;
     let total = args.memory.unwrap_or(live.total);
     if total == Bytes::ZERO {
-        return Err(CliError::new(Exit::Usage, "a machine of 0 B has no budget"));
+        return Err(CliError::new(Exit::Usage, "--memory must be more than 0 B"));
     }
     let platform = args.platform.unwrap_or_else(|| Platform::of(&live.reading));
     let mut planned = Vec::new();
@@ -92,14 +93,14 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             .map_err(|error| CliError::failed("the budget cannot be written as JSON").why(error))?;
         return context.output.data(&json);
     }
-    context.output.data(&show(&registry, &budget, gpu_limit))
+    context.output.data(&show(&registry, &budget, gpu_limit, Look::of(&context.output).width))
 }
 
 /// The plan as two tables: what is taken now, and what is left in each case.
 #[must_use]
-pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>) -> String {
+pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>, width: usize) -> String {
     let now = &budget.now;
-    let mut plan = table(&["", "SIZE", ""]);
+    let mut plan = table::plain(&["", "SIZE", ""]);
     plan.add_row(["memory".to_owned(), Bytes(now.total_bytes).to_string(), String::new()]);
     for (reserve, status) in registry.reserves.iter().zip(&now.reserves) {
         let note = match (status.active, reserve.while_running.is_empty()) {
@@ -138,7 +139,7 @@ pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>) -
     if !conditional.is_empty() {
         header.push(&all);
     }
-    let mut cases = table(&header);
+    let mut cases = table::plain(&header);
     for case in &budget.cases {
         let mut row = vec![
             case.name.clone(),
@@ -154,7 +155,8 @@ pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>) -
     let counting = "FREE: memory − reserves that always hold − models.  HEADROOM: memory − models, nothing kept for macOS.\n";
     let gpu = gpu_limit.map(|limit| on_the_gpu(budget, limit)).unwrap_or_default();
     let by = counted_by(&budget.models);
-    format!("{}\n{}\n{counting}{by}{gpu}", finish(&mut plan, 1..2), finish(&mut cases, 1..5))
+    let notes = fold(&format!("{counting}{by}{gpu}"), 2, width);
+    format!("{}\n{}\n{notes}\n", table::lines(plan, 1..2, width), table::lines(cases, 1..5, width))
 }
 
 /// By what the models are counted, and that it changes once their files are there.
@@ -180,7 +182,7 @@ fn counted_by(models: &[PlannedModel]) -> String {
 fn on_the_gpu(budget: &Budget, limit: GpuLimit) -> String {
     let left = |case: &Case| i128::from(limit.bytes.0) - i128::from(case.models_bytes.0);
     let last = budget.cases.last().map(|case| match left(case) {
-        left if left < 0 => format!("; {} takes {} too much", case.name, signed(-left)),
+        left if left < 0 => format!("; {} takes {} more than that", case.name, signed(-left)),
         left => format!("; {} leaves {} for a game", case.name, signed(left)),
     });
     format!("GPU: all models together may hold {limit}{}.\n", last.unwrap_or_default())
@@ -190,22 +192,26 @@ fn minus(counted: bool, bytes: Bytes) -> String {
     if counted { signed(-i128::from(bytes.0)) } else { format!("({bytes})") }
 }
 
-fn table(header: &[&str]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    if header.iter().any(|name| !name.is_empty()) {
-        table.set_header(header.iter().map(|name| (*name).to_owned()));
-    }
-    table
-}
+#[cfg(test)]
+mod tests {
+    use unicode_width::UnicodeWidthStr;
 
-fn finish(table: &mut comfy_table::Table, right: std::ops::Range<usize>) -> String {
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if right.contains(&index) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    use super::*;
+
+    #[test]
+    fn the_plan_fits_every_width() {
+        let text = include_str!("../../../config/models.toml");
+        let registry = Registry::parse(std::path::Path::new("/etc/m.toml"), text).unwrap();
+        let total = Bytes::gb(128);
+        let planned = |gb, declared| Some(memory::budget::Planned { bytes: Bytes::gb(gb), declared });
+        let budget = memory::budget(&registry, total, &[], &[planned(33, false), planned(40, true)]);
+        let limit = GpuLimit::assumed(Platform::Metal, total);
+        let mut drawn = String::new();
+        for width in [60, 80, 120, 160] {
+            let text = show(&registry, &budget, limit, width);
+            assert!(text.lines().all(|line| line.width() <= width), "{text}");
+            drawn += &format!("{width} columns\n{text}\n");
         }
+        insta::assert_snapshot!(drawn);
     }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }

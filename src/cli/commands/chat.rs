@@ -17,16 +17,16 @@ use crate::cli::render::status::state_word;
 use crate::registry::{Model, Registry, Start};
 use crate::terminal::Shown;
 
-/// A question is text that a person wrote, not a file that was piped in by mistake.
+/// A limit that catches files piped in by mistake.
 const LONGEST: u64 = 8 << 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias; an alias with a preset brings its values
+    /// The model, by name or alias; a preset's alias applies its sampling values
     model: String,
-    /// The question; left out, or `-`: what comes on standard input
+    /// The question; if omitted or `-`, it is read from standard input
     question: Option<String>,
-    /// Longest answer, tokens [default: the model's]
+    /// Longest answer, in tokens [default: the model's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
 }
@@ -66,7 +66,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     };
     let answer = runtime()?.block_on(stream(context, &question))?;
     if answer.finish.as_deref() == Some("length") {
-        context.output.say("the answer reached its limit of tokens; --max-tokens N allows more");
+        context.output.say("the answer reached its token limit; raise it with --max-tokens N");
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn question(args: &Args) -> Result<String, CliError> {
             let read = std::io::stdin().lock().take(LONGEST + 1).read_to_string(&mut text);
             read.map_err(|error| CliError::new(Exit::Usage, "cannot read the question").why(error))?;
             if text.len() as u64 > LONGEST {
-                return Err(CliError::new(Exit::Usage, "the question has more than 8 MiB"));
+                return Err(CliError::new(Exit::Usage, "the question is longer than 8 MiB"));
             }
             text
         }
@@ -134,7 +134,7 @@ fn question(args: &Args) -> Result<String, CliError> {
 /// Prints the answer; a signal ends it after its line.
 async fn stream(context: &Context, question: &Question<'_>) -> Result<Answer, CliError> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+        .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
     // A model may write anything, and a terminal obeys; a file gets what was said.
     let mut shown = std::io::stdout().is_terminal().then(Shown::default);
     let mut started = false;

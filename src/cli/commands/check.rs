@@ -10,7 +10,7 @@ use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Judge the registry for another machine with this much memory, and leave this one's paths alone
+    /// Check the registry for a machine with this much memory; this machine's paths are not checked
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
 }

@@ -27,7 +27,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 }
 
 /// What the scripts ask for: the names and aliases of the models, one per line. Nothing where the registry is missing or
-/// broken: a shell that completes is no place for errors.
+/// broken: completion must not print errors.
 ///
 /// # Errors
 /// When stdout cannot be written.

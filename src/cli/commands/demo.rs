@@ -25,10 +25,10 @@ const QUESTION: &str = "What are you?";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Stay up until Ctrl-C
+    /// Keep running until Ctrl-C
     #[arg(long)]
     keep: bool,
-    /// Print the document of `status --json`, taken while ready, with the answer added
+    /// Print `status --json`, taken while the model is ready, with the answer added
     #[arg(long)]
     json: bool,
 }
@@ -49,8 +49,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 
 async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(), CliError> {
     let host = crate::host::system();
-    let binary =
-        std::env::current_exe().map_err(|error| CliError::failed("cannot find my own binary").why(error))?;
+    let binary = std::env::current_exe()
+        .map_err(|error| CliError::failed("cannot find the path of this program").why(error))?;
     let (run, config) = (registry.paths.run.clone(), registry.file.clone());
     let address = format!("http://{}:{}", registry.network.host, registry.models[0].port);
     let name = registry.models[0].name.clone();
@@ -60,7 +60,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
         Server::bind(&run).map_err(|error| CliError::failed("cannot open the control socket").why(error))?;
     let control = tokio::spawn(server.run(handle.clone(), config.clone()));
     on_signals(handle.clone(), config.clone())
-        .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+        .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
     let life = tokio::spawn(supervisor.run());
     let unread = Arc::new(AtomicBool::new(false));
     context.output.when_unread({
@@ -71,13 +71,13 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
         }
     });
     let shown = match show(context, args, &handle, &name, &address).await {
-        // Whoever reads a part and leaves has seen enough; what is cut short by that is no failure.
+        // A reader that closes the pipe early has seen enough; that is not a failure.
         Err(_) if unread.load(Relaxed) => Ok(false),
         shown => shown,
     };
     if args.keep && matches!(shown, Ok(true)) {
         context.output.say(&format!(
-            "\nIt stays up until Ctrl-C. In another terminal:\n  mlxctl --config '{}' status\n  curl {address}/v1/models",
+            "\nRunning until Ctrl-C. In another terminal:\n  mlxctl --config '{}' status\n  curl {address}/v1/models",
             config.display()
         ));
     } else {
@@ -89,7 +89,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     shown.map(drop)
 }
 
-/// Waits for the model, asks it, shows its answer and the status; `false`: nobody read it to its end.
+/// Waits for the model, asks it, shows its answer and the status; `false`: stdout was closed first.
 async fn show(
     context: &Context,
     args: &Args,
@@ -103,7 +103,7 @@ async fn show(
     handle.start(name, request).await.map_err(failed)?;
     if let Some(model) = handle.model(name).await {
         let (pid, up) = (model.pid.unwrap_or_default(), model.uptime_seconds.unwrap_or_default());
-        say(&format!("ready         process {pid} completed its first token {up:.1} s after its spawn"));
+        say(&format!("ready         process {pid} completed its first token after {up:.1} s"));
     }
     say(&format!("question      {QUESTION}"));
     let settings = serde_json::json!({ "temperature": 0, "max_tokens": 64 });
@@ -112,7 +112,7 @@ async fn show(
         ask(&question, |piece| if args.json { Ok(true) } else { context.output.offer(piece.as_bytes()) })
             .await?;
     let mut status =
-        handle.status().await.ok_or_else(|| CliError::failed("the supervisor ended before it was asked"))?;
+        handle.status().await.ok_or_else(|| CliError::failed("the supervisor ended unexpectedly"))?;
     if args.json {
         status.answer = Some(answer.text);
         let text = serde_json::to_string_pretty(&status)
@@ -131,7 +131,7 @@ fn failed(error: ApiError) -> CliError {
     }
 }
 
-/// A port that nobody has. Somebody may take it before the gate does; then the gate says so.
+/// A free port. If another program takes it before the gate does, the gate reports that.
 fn free_port() -> Result<u16, CliError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())

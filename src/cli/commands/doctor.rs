@@ -8,15 +8,16 @@ use crate::api::client::Client;
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::render::human::count;
+use crate::cli::render::{Look, Style, fold};
 use crate::doctor::{Finding, State, observe, trials};
 use crate::registry::Registry;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// As a JSON document (schema 1)
+    /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
-    /// Try out what mlxctl asks of the operating system, on processes of its own, instead of looking at the deployment
+    /// Test every operating-system call mlxctl relies on, using processes of its own, instead of checking the deployment
     #[arg(long)]
     host: bool,
     #[command(flatten)]
@@ -47,7 +48,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         serde_json::to_string_pretty(&document)
             .map_err(|error| CliError::failed("cannot write the findings as JSON").why(error))?
     } else {
-        findings.iter().map(|finding| line(finding, context.output.color)).collect()
+        let look = Look::of(&context.output);
+        findings.iter().map(|finding| line(finding, &look)).collect()
     };
     context.output.data(&text)?;
     match failed {
@@ -77,17 +79,28 @@ fn examine(context: &Context, args: &Args) -> Vec<Finding> {
     findings
 }
 
+/// Where the columns of what was seen and what to do begin.
+const SEEN: usize = 22;
+
 /// The state, the check, what was seen; below it what to do.
-fn line(finding: &Finding, color: bool) -> String {
-    let (word, code) = match finding.state {
-        State::Ok => ("ok", "32"),
-        State::Skip => ("skip", "2"),
-        State::Warn => ("warn", "33"),
-        State::Fail => ("FAIL", "1;31"),
+fn line(finding: &Finding, look: &Look) -> String {
+    let (word, style) = match finding.state {
+        State::Ok => ("ok", Style::Good),
+        State::Skip => ("skip", Style::Faint),
+        State::Warn => ("warn", Style::Busy),
+        State::Fail => ("FAIL", Style::Bad),
     };
-    let word = if color { format!("\x1b[{code}m{word:<4}\x1b[0m") } else { format!("{word:<4}") };
-    let fix = finding.fix.iter().map(|fix| format!("{:<22}try: {fix}\n", ""));
-    format!("{word}  {:<16}{}\n{}", finding.id, finding.seen, fix.collect::<String>())
+    let room = look.width.saturating_sub(SEEN).max(20);
+    let mut out = format!("{}  {:<16}", look.paint(style, &format!("{word:<4}")), finding.id);
+    let fix = finding
+        .fix
+        .iter()
+        .flat_map(|fix| fold(&format!("try: {fix}"), 5, room).lines().map(str::to_owned).collect::<Vec<_>>());
+    for (index, text) in fold(&finding.seen, 0, room).lines().map(str::to_owned).chain(fix).enumerate() {
+        let indent = if index == 0 { 0 } else { SEEN };
+        out.push_str(&format!("{:indent$}{text}\n", ""));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -96,12 +109,18 @@ mod tests {
 
     #[test]
     fn a_finding_says_what_was_seen_and_what_to_do() {
-        let fail = Finding::fail("ports", "somebody else listens on 8800", "lsof");
+        let look = Look { width: usize::MAX, color: false, unicode: true };
+        let fail = Finding::fail("ports", "another program listens on 8800", "lsof");
         assert_eq!(
-            line(&fail, false),
-            "FAIL  ports           somebody else listens on 8800\n                      try: lsof\n"
+            line(&fail, &look),
+            "FAIL  ports           another program listens on 8800\n                      try: lsof\n"
         );
-        assert_eq!(line(&Finding::ok("clock", "right"), false), "ok    clock           right\n");
-        assert!(line(&fail, true).starts_with("\x1b[1;31mFAIL\x1b[0m  ports"));
+        assert_eq!(line(&Finding::ok("clock", "right"), &look), "ok    clock           right\n");
+        assert!(line(&fail, &Look { color: true, ..look }).starts_with("\x1b[31mFAIL\x1b[0m  ports"));
+        let narrow = line(&fail, &Look { width: 44, ..look });
+        assert_eq!(
+            narrow,
+            "FAIL  ports           another program\n                      listens on 8800\n                      try: lsof\n"
+        );
     }
 }

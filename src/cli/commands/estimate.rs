@@ -10,6 +10,7 @@ use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::{Remote, unknown_model};
+use crate::cli::render::{Look, fold, table};
 use crate::host::{self, Footprint, MemoryReading};
 use crate::memory::estimate::{Figure, Term};
 use crate::memory::group::HostEstimate;
@@ -30,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
 
-    /// Judge for a machine of this size, for example 128GB, on which nothing runs
+    /// Estimate for an idle machine of this size, for example 128GB
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
 
@@ -60,13 +61,13 @@ struct Document {
     kv_bytes_per_token: Option<Bytes>,
     /// Under what the footprints of such a run are kept in `learned.json`.
     learning_key: String,
-    /// On this machine. Null: nobody knows.
+    /// On this machine; null if unknown.
     estimate: Option<Estimate>,
     /// On every machine of its cluster, this one first; empty without one.
     hosts: Vec<HostEstimate>,
     /// What admission would reserve.
     reserve_bytes: Option<Bytes>,
-    /// What the GPU may hold and who says so; null: there is none, or nobody says.
+    /// What the GPU may hold and who says so; null: there is none, or it is unknown.
     gpu_limit: Option<GpuLimit>,
     /// What the decision counts beside this model.
     counted: Counted,
@@ -87,7 +88,7 @@ struct Counted {
     supervisor: bool,
     /// Its running models, and what they were granted.
     models: BTreeMap<String, Grant>,
-    /// What this model itself was granted, if it runs; the decision is that on a start after its end.
+    /// What this model itself was granted, if it runs; the decision is that on restarting it.
     running: Option<Grant>,
     /// The decision is on a machine of this size, on which nothing runs.
     memory_bytes: Option<Bytes>,
@@ -160,7 +161,7 @@ pub fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
     let host = host::system();
     let reading = host
         .memory()
-        .map_err(|error| CliError::failed("this system does not say what memory it has").why(error))?;
+        .map_err(|error| CliError::failed("cannot read this system's memory size").why(error))?;
     let names: Vec<String> =
         registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
     let environment = venv::existing(&SetupRequest::to_look(registry)).ok();
@@ -180,7 +181,7 @@ fn elsewhere(total: Bytes) -> LiveReading {
 /// The failure for files or bounds that cannot work.
 #[must_use]
 pub fn unusable(model: &Model, problem: &Problem) -> CliError {
-    let error = CliError::failed(format!("cannot say what {} takes", model.name)).why(problem);
+    let error = CliError::failed(format!("cannot estimate the memory of {}", model.name)).why(problem);
     match problem.hint() {
         Some(hint) => error.hint(hint.replace("NAME", &model.name)),
         None => error,
@@ -208,7 +209,8 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             .map_err(|error| CliError::failed("the estimate cannot be written as JSON").why(error))?;
         return context.output.data(&json);
     }
-    context.output.data(&show(&document, model))
+    let width = Look::of(&context.output).width;
+    context.output.data(&fold(&show(&document, model, width), 2, width))
 }
 
 /// Has mlx_lm say what the model and its draft model take, if their files are there and it was not done before. A model
@@ -272,7 +274,7 @@ fn examine(
     })
 }
 
-fn show(document: &Document, model: &Model) -> String {
+fn show(document: &Document, model: &Model, width: usize) -> String {
     let bounds = &document.bounds;
     let mut text = format!(
         "{}  {}  on {}, {} at once, context {} tokens\n\n",
@@ -283,23 +285,23 @@ fn show(document: &Document, model: &Model) -> String {
         bounds.context
     );
     let Some(estimate) = &document.estimate else {
-        text.push_str("nothing is known: it is not downloaded, and the registry declares no size\n");
+        text.push_str("no estimate: the model is not downloaded, and the registry declares no size\n");
         return text;
     };
     match document.hosts.as_slice() {
-        [] => text.push_str(&table(estimate)),
+        [] => text.push_str(&terms(estimate, width)),
         hosts => {
             for host in hosts {
                 let here = if host.local { " (this machine)" } else { "" };
                 let ranks: Vec<String> = host.ranks.iter().map(usize::to_string).collect();
                 text.push_str(&format!("{}{here}, rank {}\n", host.host, ranks.join(", ")));
-                text.push_str(&table(&host.estimate));
+                text.push_str(&terms(&host.estimate, width));
                 text.push_str(&format!("reserved there: {}\n\n", host.estimate.reserve()));
             }
         }
     }
     if let Some(why) = &document.rules_of_thumb {
-        text.push_str(&format!("\nrules of thumb; {why}\n"));
+        text.push_str(&format!("\nestimated by rules of thumb: {why}\n"));
     }
     text.push_str(&format!("\nreserved by a start: {}", estimate.reserve()));
     if let Some(ceiling) = estimate.ceiling.filter(|ceiling| *ceiling < estimate.peak) {
@@ -310,9 +312,9 @@ fn show(document: &Document, model: &Model) -> String {
     }
     text.push_str(&format!("\n{}", document.counted.words()));
     if let Some(grant) = document.counted.running {
-        text.push_str(&format!("; {} itself is running with {} granted", document.model, grant.bytes));
+        text.push_str(&format!("; {} itself is running with {}", document.model, grant.bytes));
     }
-    let again = if document.counted.running.is_some() { "a start after its end" } else { "a start" };
+    let again = if document.counted.running.is_some() { "a restart" } else { "a start" };
     // As admission asks: what holds starts back comes before memory.
     match (&document.held_back, &document.refusal) {
         (None, None) => text.push_str(&format!("; {again} would be granted now\n")),
@@ -337,11 +339,8 @@ try: {}
     text
 }
 
-fn table(estimate: &Estimate) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    table.set_header(["TERM", "IDLE", "RESIDENT", "PEAK", "FROM", "OF"]);
+fn terms(estimate: &Estimate, width: usize) -> String {
+    let mut table = table::plain(&["TERM", "IDLE", "RESIDENT", "PEAK", "FROM", "OF"]);
     let cell = |term: &Term, figure| {
         if term.figures.contains(&figure) { term.bytes.to_string() } else { "-".to_owned() }
     };
@@ -362,12 +361,5 @@ fn table(estimate: &Estimate) -> String {
         estimate.resident.to_string(),
         estimate.peak.to_string(),
     ]);
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if (1..=3).contains(&index) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
-        }
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n") + "\n"
+    table::lines(table, 1..4, width)
 }

@@ -3,20 +3,22 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use unicode_width::UnicodeWidthStr;
+
 use crate::api::EventRecord;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::Remote;
-use crate::cli::render::{Look, Style};
+use crate::cli::render::{Look, Style, wrap};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Go on with what happens, until Ctrl-C
+    /// Keep printing events as they happen, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// So many of the last events
+    /// Number of events to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     lines: usize,
     /// One JSON document per line, with times in UTC
@@ -39,7 +41,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             for event in written_down(&file, args.lines)? {
                 show(&event)?;
             }
-            context.output.say("no supervisor is running; this is what the last one wrote down");
+            context.output.say("no supervisor is running; these are the events the last one recorded");
             return Ok(());
         }
         (Err(error), _) => return Err(error.into()),
@@ -85,12 +87,20 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
     };
     let local = humantime::parse_rfc3339(&event.at).ok().and_then(crate::host::posix::local_time);
     let at = local.as_deref().unwrap_or(&event.at);
+    let (model, kind) =
+        (format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl")), format!("{:<9}", event.kind));
+    let before = at.width() + model.width() + kind.width() + 6;
+    let room = look.width.saturating_sub(before);
+    // Where it has little room here, a long text begins on a line of its own.
+    let longest = event.text.split_whitespace().map(UnicodeWidthStr::width).max().unwrap_or(0);
+    let narrow = event.text.width() > room && (room < 32 || longest > room);
+    let (first, indent) = if narrow { ("\n    ", 4) } else { ("", before) };
+    let text = wrap(&event.text, look.width.saturating_sub(indent)).join(&format!("\n{:indent$}", ""));
     Ok(format!(
-        "{}  {}  {}  {}",
+        "{}  {}  {}  {first}{text}",
         look.paint(Style::Faint, at),
-        look.paint(Style::Strong, &format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl"))),
-        look.paint(style, &format!("{:<9}", event.kind)),
-        event.text
+        look.paint(Style::Strong, &model),
+        look.paint(style, &kind),
     ))
 }
 
@@ -133,6 +143,16 @@ mod tests {
             "{}",
             line(&event(1))
         );
+        let long = EventRecord { text: "not enough memory: 40.7 GB wanted, 20.1 GB free".into(), ..event(1) };
+        let at = |width| text(&long, false, &Look { width, ..look }).unwrap();
+        assert_eq!(at(usize::MAX).lines().count(), 1);
+        assert!(
+            at(80).ends_with(" wanted,\n                                          20.1 GB free"),
+            "{}",
+            at(80)
+        );
+        assert!(at(60).ends_with("  \n    not enough memory: 40.7 GB wanted, 20.1 GB free"), "{}", at(60));
+        assert!(at(60).lines().all(|line| line.width() <= 60));
         let odd = EventRecord { at: "yesterday".into(), ..event(1) };
         assert!(line(&odd).starts_with("yesterday  32b"), "{}", line(&odd));
     }

@@ -6,7 +6,7 @@ use crate::gateway::{Facts, Format, render};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// For whom
+    /// What to print
     #[arg(long)]
     format: Format,
     /// What clients call this machine [default: the registry's network.host]
@@ -22,7 +22,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let facts = Facts::new(&registry, args.host.as_deref()).map_err(|error| {
         CliError::new(Exit::Usage, error.to_string())
-            .hint("mlxctl gateway --host NAME      with what clients call this machine")
+            .hint("mlxctl gateway --host NAME      NAME: how clients reach this machine")
     })?;
     context.output.data(&render(args.format, &facts))
 }

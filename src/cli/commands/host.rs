@@ -11,15 +11,15 @@ use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The environment whose versions are told [default: the registry's, if there is one]
+    /// Environment whose package versions to report [default: the registry's, if there is one]
     #[arg(long, value_name = "FOLDER")]
     venv: Option<PathBuf>,
 
-    /// A model whose files are told: org/name, or an absolute folder
+    /// Also report this model's files: org/name, or an absolute path
     #[arg(long, value_name = "REPO")]
     model: Option<String>,
 
-    /// Programs of which is told whether they run [default: those of the registry's reserves]
+    /// Also report whether these programs are running [default: those of the registry's reserves]
     #[arg(long, value_name = "NAME")]
     running: Vec<String>,
 
@@ -60,7 +60,7 @@ fn source(text: &str) -> Result<Source, CliError> {
         _ if text == "builtin:tiny" => Ok(Source::Tiny),
         _ if Path::new(text).is_absolute() => Ok(Source::Folder(PathBuf::from(text))),
         Some((org, name)) if plain(org) && plain(name) => Ok(Source::Hub(text.to_owned())),
-        _ => Err(CliError::new(Exit::Usage, format!("`{text}` is no model"))
+        _ => Err(CliError::new(Exit::Usage, format!("`{text}` is not a model"))
             .hint("org/name on the Hugging Face hub, an absolute folder, or builtin:tiny")),
     }
 }

@@ -1,13 +1,14 @@
 //! `mlxctl init`
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
-use crate::cli::starter::{Machine, Proposal, propose, text};
+use crate::cli::starter::{FIRST_PORT, Machine, Proposal, propose, text};
 use crate::folders;
+use crate::host::port_holders;
 use crate::python::hub;
 use crate::units::Bytes;
 
@@ -19,13 +20,13 @@ pub struct Args {
     /// Print it instead of writing a file
     #[arg(long)]
     stdout: bool,
-    /// Serve this machine's local network, and only it, instead of this machine alone
+    /// Serve the local network (and nothing beyond it) instead of this machine alone
     #[arg(long)]
     lan: bool,
     /// Add every other key, commented out, with its default and meaning
     #[arg(long)]
     all: bool,
-    /// Propose for a machine with this much memory
+    /// Propose models for a machine with this much memory
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
 }
@@ -47,7 +48,12 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let memory = args.memory.unwrap_or(facts.memory);
     let machine = Machine { chip: facts.chip.as_deref(), memory, lan, serve_lan: args.lan, data: &data };
     let proposals = propose(memory);
-    let text = text(&machine, &proposals, args.all);
+    let gates = lan.filter(|_| args.lan).unwrap_or(Ipv4Addr::LOCALHOST);
+    let (free, skipped) = ports(proposals.len().max(1), |port| taken(gates, port));
+    let text = text(&machine, &proposals, &free, args.all);
+    for port in skipped {
+        context.output.say(&in_use(port));
+    }
     if args.stdout {
         return context.output.data(&text);
     }
@@ -64,12 +70,12 @@ fn write(file: &Path, text: &str) -> Result<(), CliError> {
     let failed = |error: &io::Error| {
         CliError::failed(format!("cannot write {}", file.display()))
             .why(error)
-            .hint("mlxctl init --stdout prints it; -o PATH writes it elsewhere")
+            .hint("mlxctl init -o PATH writes it elsewhere; --stdout prints it")
     };
     let exists = || {
-        CliError::new(Exit::Failed, format!("{} exists already", file.display()))
+        CliError::new(Exit::Failed, format!("{} already exists", file.display()))
             .why("init never replaces a registry")
-            .hint("mlxctl check               says whether it is valid\nmlxctl init -o PATH        writes another one\nmlxctl init --stdout       prints it, to compare")
+            .hint("mlxctl check               to validate it\nmlxctl init -o PATH        to write another one\nmlxctl init --stdout       to print one for comparison")
     };
     if file.symlink_metadata().is_ok() {
         return Err(exists());
@@ -81,6 +87,34 @@ fn write(file: &Path, text: &str) -> Result<(), CliError> {
         io::ErrorKind::AlreadyExists => exists(),
         _ => failed(&error.error),
     })
+}
+
+/// `count` ports for the models, and those that were skipped because another program listens there. From 9000 on
+/// nothing is skipped, so that the search ends.
+fn ports(count: usize, taken: impl Fn(u16) -> bool) -> (Vec<u16>, Vec<u16>) {
+    let (mut free, mut skipped) = (Vec::new(), Vec::new());
+    let mut port = FIRST_PORT;
+    while free.len() < count {
+        if port < 9000 && taken(port) {
+            skipped.push(port)
+        } else {
+            free.push(port)
+        }
+        port += 1;
+    }
+    (free, skipped)
+}
+
+/// Whether another program listens there. Anything else that is wrong with a port is for `mlxctl check` to say.
+fn taken(gates: Ipv4Addr, port: u16) -> bool {
+    matches!(TcpListener::bind((gates, port)), Err(error) if error.kind() == io::ErrorKind::AddrInUse)
+}
+
+fn in_use(port: u16) -> String {
+    match port_holders(port).first() {
+        Some(holder) => format!("port {port} is in use by {} (pid {}): skipped", holder.name, holder.pid),
+        None => format!("port {port} is in use: skipped"),
+    }
 }
 
 /// What was proposed, and what to do with it.
@@ -101,9 +135,9 @@ fn next(file: &Path, elsewhere: bool, proposals: &[Proposal]) -> String {
     let width = setup.len().max(format!("mlxctl{config} agent install").len());
     lines.push("\nnext:".to_owned());
     for (verb, why) in [
-        ("setup", "makes the Python environment"),
-        ("pull", "downloads the models"),
-        ("agent install", "serves them now and at every login"),
+        ("setup", "create the Python environment"),
+        ("pull", "download the models"),
+        ("agent install", "serve them now and at every login"),
     ] {
         lines.push(format!("  {:<width$}   {why}", format!("mlxctl{config} {verb}")));
     }
@@ -118,5 +152,22 @@ fn lan() -> Option<Ipv4Addr> {
     match socket.local_addr().ok()?.ip() {
         IpAddr::V4(address) if address.is_private() => Some(address),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_others_listen_on_are_skipped() {
+        assert_eq!(ports(2, |_| false), (vec![8800, 8801], vec![]));
+        assert_eq!(ports(2, |port| port == 8801), (vec![8800, 8802], vec![8801]));
+        let (free, skipped) = ports(2, |_| true);
+        assert_eq!((free, skipped.len()), (vec![9000, 9001], 200));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(taken(Ipv4Addr::LOCALHOST, port));
+        assert!(in_use(port).contains(&format!("(pid {}): skipped", std::process::id())), "{}", in_use(port));
     }
 }

@@ -14,23 +14,23 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a key and print it, this once
+    /// Create a key and print it; it is not shown again
     Add {
-        /// Whose it is; shown in the access log
+        /// Name of the key's owner, shown in the access log
         name: String,
         /// What it is for; a key does one of these. Each of them may read the page
         #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
         may: May,
     },
-    /// List the names
+    /// List the names of the keys
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Take a key away; no restart is needed
+    /// Revoke a key; takes effect without a restart
     Revoke {
-        /// Whose it is
+        /// Name the key was created with
         name: String,
     },
 }
@@ -47,13 +47,17 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let key = keys::add(&file, name, *may, now.as_secs())
                 .map_err(|error| explain(error, "cannot add the key"))?;
-            context.output.say(&format!("the key of {name}; it is shown this once, only its hash is kept"));
+            context
+                .output
+                .say(&format!("the key of {name}; it cannot be shown again (only its hash is stored)"));
             if *may == May::Control && registry.page.address.is_none() {
-                context.output.say("there is no page yet: add [page] to the registry, then `mlxctl reload`");
+                context
+                    .output
+                    .say("there is no page yet: add [page] to the registry, then run `mlxctl reload`");
             }
             if *may == May::Ask && !registry.network.require_key {
                 context.output.say(
-                    "no gate asks for keys yet: set require_key = true in [network], then `mlxctl reload`",
+                    "keys are not required yet: set require_key = true in [network], then run `mlxctl reload`",
                 );
             }
             context.output.data(&key)
@@ -74,19 +78,19 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
                 .iter()
                 .map(|key| {
                     let made = SystemTime::UNIX_EPOCH + Duration::from_secs(key.created);
-                    let (may, made) = (key.may.name(), humantime::format_rfc3339_seconds(made));
-                    format!("{:width$}  may {may:7}  made {made}\n", key.name)
+                    let (may, created) = (key.may.name(), humantime::format_rfc3339_seconds(made));
+                    format!("{:width$}  may {may:7}  created {created}\n", key.name)
                 })
                 .collect();
             if lines.is_empty() {
-                context.output.say("there are no keys");
+                context.output.say("no keys");
                 return Ok(());
             }
             context.output.data(&lines)
         }
         Action::Revoke { name } => {
             keys::revoke(&file, name).map_err(|error| explain(error, "cannot revoke the key"))?;
-            context.output.data(&format!("revoked {name}: its next request is refused"))
+            context.output.data(&format!("revoked {name}; requests with this key are refused from now on"))
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Args {
     /// Keep printing what is added, across rotation and restarts, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last lines
+    /// Number of lines to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     lines: usize,
 }
@@ -81,13 +81,13 @@ fn find(registry: &Registry, asked: &str) -> Result<Log, CliError> {
         Ok(model) => Ok(Log {
             name: model.name.clone(),
             path: registry.paths.logs.join(format!("{}.log", model.name)),
-            made: "it is made at the first start",
+            made: "it is created at the first start",
             hint: format!("mlxctl start {}", model.name),
         }),
         Err(_) if asked.eq_ignore_ascii_case(SUPERVISOR) => Ok(Log {
             name: "the supervisor".to_owned(),
             path: registry.agent.log.clone(),
-            made: "the agent writes it; `mlxctl serve` in a terminal prints to that terminal",
+            made: "only the agent writes it; `mlxctl serve` in a terminal prints there",
             hint: "mlxctl agent install".to_owned(),
         }),
         Err(unknown) => Err(unknown_model(registry, &unknown)),

@@ -10,9 +10,9 @@ use crate::cli::error::{CliError, Exit};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The page of this command instead of the program's
+    /// Print the page of this command
     command: Option<String>,
-    /// Write the pages of the program and of all its commands into this folder
+    /// Write the pages of all commands into this folder
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     all: Option<PathBuf>,
 }

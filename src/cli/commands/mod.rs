@@ -1,4 +1,4 @@
-//! One verb a file: its arguments and what it does.
+//! One file per command: its arguments and what it does.
 
 pub mod agent;
 pub mod bench;
@@ -26,6 +26,7 @@ pub mod requests;
 pub mod restart;
 pub mod serve;
 pub mod setup;
+pub mod ssh;
 pub mod start;
 pub mod status;
 pub mod stop;

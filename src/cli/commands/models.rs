@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::render::Look;
+use crate::cli::render::table::{Cell, Column, draw};
 use crate::python::hub::{self, CachedModel};
 use crate::registry::{Model, Source, Start};
 use crate::units::Bytes;
@@ -71,10 +73,10 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             context.output.say(&format!("note: {} cannot be served: {unusable}", row.name));
         }
         if let Some(instead) = row.cached.as_ref().and_then(|cached| cached.instead.as_ref()) {
-            context.output.say(&format!("note: {}: {instead}; mlxctl pull {0} completes it", row.name));
+            context.output.say(&format!("note: {}: {instead}; complete it with mlxctl pull {0}", row.name));
         }
     }
-    context.output.data(&table(&rows))?;
+    context.output.data(&listed(&rows, &Look::of(&context.output)))?;
     let presets = presets(&rows);
     if presets.is_empty() { Ok(()) } else { context.output.data(&format!("\n{presets}")) }
 }
@@ -141,30 +143,62 @@ fn on_disk(row: &Row) -> String {
     }
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    table.set_header(["NAME", "ROLE", "START", "PORT", "SIZE", "ON DISK", "ALIASES", "REPO"]);
-    for row in rows {
-        let start = match row.start {
-            Start::Always => "always",
-            Start::Manual => "manual",
-        };
-        let aliases = if row.aliases.is_empty() { "-".to_owned() } else { row.aliases.join(", ") };
-        table.add_row([
-            row.name.clone(),
-            row.role.to_owned(),
-            start.to_owned(),
-            row.port.to_string(),
-            size(row),
-            on_disk(row),
-            aliases,
-            row.repo.clone(),
-        ]);
+/// Where the terminal is narrow, columns that another one implies are left out first.
+fn listed(rows: &[Row], look: &Look) -> String {
+    // A repository's name would take all the room of a small terminal.
+    let repo = Column::left("REPO", if look.width < 70 { 7 } else { 0 });
+    let columns = [
+        Column::left("NAME", 0),
+        Column::left("ROLE", 4),
+        Column::left("START", 6),
+        Column::right("PORT", 2),
+        Column::left("SIZE", 1),
+        Column::left("ON DISK", 3),
+        Column::left("ALIASES", 5),
+        repo,
+    ];
+    let rows: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| {
+            let start = match row.start {
+                Start::Always => "always",
+                Start::Manual => "manual",
+            };
+            let aliases = if row.aliases.is_empty() { "-".to_owned() } else { row.aliases.join(", ") };
+            vec![
+                row.name.as_str().into(),
+                row.role.into(),
+                start.into(),
+                row.port.to_string().into(),
+                size(row).into(),
+                on_disk(row).into(),
+                aliases.into(),
+                row.repo.as_str().into(),
+            ]
+        })
+        .collect();
+    let wide = Look { width: usize::MAX, ..*look };
+    draw(&columns, &rows, look).or_else(|| draw(&columns, &rows, &wide)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use unicode_width::UnicodeWidthStr;
+
+    use super::*;
+
+    #[test]
+    fn every_width_has_whole_columns() {
+        let text = include_str!("../../../config/models.toml");
+        let registry = crate::registry::Registry::parse(std::path::Path::new("/etc/m.toml"), text).unwrap();
+        let mut rows: Vec<Row> = registry.models.iter().map(row).collect();
+        rows.iter_mut().for_each(|row| row.cached = None);
+        let mut drawn = String::new();
+        for width in [60, 80, 120, 160] {
+            let text = listed(&rows, &Look { width, color: false, unicode: true });
+            assert!(text.lines().all(|line| line.width() <= width), "{text}");
+            drawn += &format!("{width} columns\n{text}\n");
+        }
+        insta::assert_snapshot!(drawn);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }

@@ -8,7 +8,7 @@ use crate::notify::{Message, send, ways};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Send one notification every way that is configured, and say what came of it
+    /// Send one notification in every configured way, and report the results
     #[arg(long, required = true)]
     test: bool,
 }
@@ -21,8 +21,8 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let ways = ways(&registry.notify);
     if ways.is_empty() {
-        return Err(CliError::new(Exit::Usage, "the registry names no way to notify you")
-            .hint("[notify] with command = [\"program\", \"argument\"], or desktop = true on a Mac"));
+        return Err(CliError::new(Exit::Usage, "the registry configures no notifications")
+            .hint("set command = [\"program\", \"argument\"] in [notify], or desktop = true on a Mac"));
     }
     let message = Message::test(SystemTime::now());
     let mut failed = 0;
@@ -37,6 +37,6 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     }
     match failed {
         0 => Ok(()),
-        failed => Err(CliError::failed(format!("{failed} of {} ways failed", ways.len()))),
+        failed => Err(CliError::failed(format!("{failed} of {} notifications failed", ways.len()))),
     }
 }

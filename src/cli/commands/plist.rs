@@ -9,10 +9,10 @@ use crate::service::launchd::Job;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Say what differs in this file, and why it matters; exit 1 if anything does
+    /// Show how this file differs and why it matters; exit 1 if it does
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
-    /// The mlxctl that launchd shall run [default: this one]
+    /// Path of the mlxctl binary launchd should run [default: this one]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
 }
@@ -38,19 +38,19 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     })?;
     // What the parser says of itself is for programmers.
     let found = plist::from_bytes(&bytes).map_err(|_| {
-        CliError::failed(format!("{} is not a property list of keys and values", file.display()))
-            .why("neither as XML nor in Apple's binary form")
+        CliError::failed(format!("{} is not a property list (a dictionary)", file.display()))
+            .why("it is neither XML nor Apple's binary format")
             .hint(write())
     })?;
     let found = differences(&job.to_dictionary().map_err(unwritable)?, &found);
     if found.is_empty() {
-        return context.output.data(&format!("{} is what the registry asks for", file.display()));
+        return context.output.data(&format!("{} matches the registry", file.display()));
     }
     context.output.data(&table(&found))?;
     let keys =
         if found.len() == 1 { "1 key differs".to_owned() } else { format!("{} keys differ", found.len()) };
     Err(CliError::new(Exit::Failed, format!("{}: {keys} from {}", file.display(), context.config.display()))
-        .hint("mlxctl agent install      writes the registry's and loads it"))
+        .hint("mlxctl agent install      to write and load the one from the registry"))
 }
 
 /// A paragraph a key.

@@ -10,7 +10,7 @@ use crate::cli::render::{self, Look};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// As a JSON document: `{"schema":1,"backends":[…]}`, each as in `status --json`
+    /// Print JSON: `{"schema":1,"backends":[…]}`, with each backend as in `status --json`
     #[arg(long)]
     json: bool,
 }
@@ -21,7 +21,7 @@ struct Document<'a> {
     backends: Vec<&'a ModelStatus>,
 }
 
-/// Prints a line a running backend.
+/// Prints one line per running backend.
 ///
 /// # Errors
 /// Exit 3 without a supervisor; whatever else keeps it from knowing.

@@ -23,13 +23,13 @@ use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Their names or aliases; left out: every model of the registry
+    /// Models, by name or alias [default: every model in the registry]
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
-    /// Read everything that is there already, too, and fetch anew what is damaged
+    /// Also re-read the files that are already there, and download damaged ones again
     #[arg(long)]
     verify: bool,
-    /// How long nothing may come before it is given up (90s, 5m)
+    /// Give up after this long without receiving anything (90s, 5m)
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     timeout: Duration,
 }
@@ -38,7 +38,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 75 when the disk is too small, before the first byte; 4 for an unknown model; 1 for what went wrong on the
-/// way, after which the next pull goes on.
+/// way; the next pull resumes.
 pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let named = |name: &String| registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown));
@@ -92,7 +92,7 @@ fn made<'a>(
     if environment.is_none() {
         *environment = Some(ensure(&context.output, &SetupRequest::new(registry, false))?);
     }
-    environment.as_ref().ok_or_else(|| CliError::failed("there is no environment"))
+    environment.as_ref().ok_or_else(|| CliError::failed("there is no Python environment yet"))
 }
 
 /// The smaller model that drafts for it: a backend that runs offline needs it, too.
@@ -122,7 +122,7 @@ fn fetch(
 ) -> Result<Whole, CliError> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, stop.clone())
-            .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+            .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
     }
     let request = PullRequest {
         python: environment.python.clone(),
@@ -153,7 +153,7 @@ fn code_hint() -> String {
 }
 
 fn unserved_hint() -> String {
-    "take another model; a newer mlx-lm may serve it: mlxctl setup --upgrade".to_owned()
+    "use another model, or try a newer mlx-lm: mlxctl setup --upgrade".to_owned()
 }
 
 /// What, why, what to do.
@@ -161,11 +161,11 @@ fn explain(error: &PullError, model: &str) -> CliError {
     let again = format!("mlxctl pull {model}");
     match error {
         PullError::Interrupted => CliError::failed(error.to_string())
-            .why("what has come stays in the cache")
-            .hint(format!("{again} goes on where it was")),
+            .why("the part downloaded so far stays in the cache")
+            .hint(format!("{again} to resume")),
         PullError::NoRoom { needed, free, cache, .. } => CliError::new(Exit::Refused, error.to_string())
             .why(format!(
-                "{needed} are still to come, {free} are free at {}, and 1 GB stays free; nothing was downloaded",
+                "{needed} remain to be downloaded, {} has {free} free, and 1 GB must stay free; nothing was downloaded",
                 cache.display()
             ))
             .hint("free some space, or set HF_HOME to a folder on another disk, here and in `environment` of [agent]"),
@@ -173,7 +173,7 @@ fn explain(error: &PullError, model: &str) -> CliError {
             let hint = match flaw {
                 Flaw::Code(_) => code_hint(),
                 Flaw::Unserved(_) => unserved_hint(),
-                Flaw::Damaged { .. } => format!("{again} --verify reads everything again; else take another model"),
+                Flaw::Damaged { .. } => format!("{again} --verify to check the files again; otherwise use another model"),
             };
             CliError::failed(error.to_string()).why(flaw).hint(hint)
         }
@@ -185,14 +185,14 @@ fn explain(error: &PullError, model: &str) -> CliError {
 
 fn why_of(kind: Kind, why: &str) -> String {
     let meaning = match kind {
-        Kind::Offline => "HF_HUB_OFFLINE forbids it",
-        Kind::Gated => "its licence has to be accepted on the hub first",
-        Kind::NotFound => "the hub has no such model, or it is private",
-        Kind::Unauthorized => "the hub does not let this token, or nobody without one, have it",
+        Kind::Offline => "HF_HUB_OFFLINE is set",
+        Kind::Gated => "its licence must be accepted on the hub first",
+        Kind::NotFound => "the hub has no such model, or the model is private",
+        Kind::Unauthorized => "the hub denies access with this token (or without one)",
         Kind::Hub => "the hub answered with an error",
         Kind::Network => "the hub cannot be reached",
         Kind::Portal => {
-            "something else answered in the hub's place: the sign-in page of a network, or a proxy"
+            "something else answered instead of the hub, such as a network's sign-in page or a proxy"
         }
         Kind::DiskFull => "the disk is full",
         Kind::Busy | Kind::Damaged | Kind::Io | Kind::Unknown => return why.to_owned(),
@@ -207,29 +207,29 @@ fn hint(kind: Kind, token: bool, again: &str) -> String {
             "accept the licence on the model's page with the account of the token".to_owned()
         }
         Kind::Gated | Kind::Unauthorized if !token => {
-            format!("set HF_TOKEN to a token of an account that may read it, then {again}")
+            format!("set HF_TOKEN to the token of an account that may read it, then {again}")
         }
-        Kind::Gated | Kind::Unauthorized => {
-            "set HF_TOKEN to a token that may read it; this one may not".to_owned()
-        }
+        Kind::Gated | Kind::Unauthorized => "set HF_TOKEN to a token that may read it".to_owned(),
         Kind::NotFound if token => {
             "check `repo` in the registry, and whether the token may read it".to_owned()
         }
         Kind::NotFound => "check `repo` in the registry; a private one needs HF_TOKEN".to_owned(),
-        Kind::Hub => format!("later: {again}; check HF_ENDPOINT if it is set"),
+        Kind::Hub => format!("try again later: {again}; check HF_ENDPOINT if it is set"),
         Kind::Network => {
-            format!("check the network (HTTPS_PROXY, HF_ENDPOINT); {again} goes on where it was")
+            format!("check the network (HTTPS_PROXY, HF_ENDPOINT); {again} to resume")
         }
         Kind::Portal => format!(
             "open a web page in a browser to sign in to the network, check HF_ENDPOINT and HTTPS_PROXY, then {again}"
         ),
-        Kind::DiskFull => format!("free some space; {again} goes on where it was"),
+        Kind::DiskFull => format!("free some space; {again} to resume"),
         Kind::Busy => "wait for it to end".to_owned(),
         Kind::Damaged => {
-            format!("{again} fetches it anew; if that ends alike, something on the way changes it")
+            format!(
+                "{again} to download it again; if that fails the same way, something between here and the hub changes it"
+            )
         }
-        Kind::Io => "check owner and mode of the cache's folder (HF_HOME)".to_owned(),
-        Kind::Unknown => "mlxctl setup --verify looks whether the environment is whole".to_owned(),
+        Kind::Io => "check the owner and mode of the cache folder (HF_HOME)".to_owned(),
+        Kind::Unknown => "mlxctl setup --verify to check the environment".to_owned(),
     }
 }
 
@@ -256,7 +256,7 @@ mod tests {
     fn a_locked_model_is_explained_by_what_was_sent() {
         assert!(hint(Kind::Gated, false, "").contains("HF_TOKEN"));
         assert!(hint(Kind::Gated, true, "").contains("accept"));
-        assert!(hint(Kind::Unauthorized, true, "").contains("this one may not"));
+        assert!(hint(Kind::Unauthorized, true, "").contains("that may read it"));
         assert!(hint(Kind::NotFound, false, "").contains("private"));
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::render::{Look, Style};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only say what would change
+    /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -33,7 +33,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let look = Look { width: usize::MAX, ..Look::of(&context.output) };
     context.output.data(&draw(&columns, &rows, &look).unwrap_or_default())?;
     if !reloaded.applied {
-        context.output.say("nothing was applied; mlxctl reload does it");
+        context.output.say("nothing was applied; run mlxctl reload to apply it");
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub struct Args {
     /// Keep printing requests as they end, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last requests
+    /// Number of requests to print
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     lines: usize,
     /// One JSON document per line, with times in UTC
@@ -44,7 +44,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let mut past = more(&mut sources)?;
     past.drain(..past.len().saturating_sub(args.lines));
     if past.is_empty() && !args.follow {
-        context.output.say("no request yet");
+        context.output.say("no requests yet");
         return Ok(());
     }
     let look = Look::of(&context.output);

@@ -11,9 +11,9 @@ use crate::cli::remote::Remote;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias
+    /// The model, by name or alias
     model: String,
-    /// Cut requests in flight instead of letting them finish
+    /// Cut off requests in flight instead of letting them finish
     #[arg(long)]
     now: bool,
     /// How long requests in flight may take to finish (30s, 2m)

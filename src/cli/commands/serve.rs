@@ -27,12 +27,12 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
         .map_err(|problems| context.broken(&problems))?;
     log_to_stderr(context);
     if let Err(error) = crate::host::posix::serve_long() {
-        tracing::warn!(%error, "limits are as they were");
+        tracing::warn!(%error, "resource limits are unchanged");
     }
     crate::host::keep_no_large_blocks();
     let run = registry.paths.run.clone();
-    let binary =
-        std::env::current_exe().map_err(|error| CliError::failed("cannot find my own binary").why(error))?;
+    let binary = std::env::current_exe()
+        .map_err(|error| CliError::failed("cannot find the path of this program").why(error))?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let supervisor = Supervisor::new(Options { registry, host, binary }).map_err(explain)?;
@@ -41,10 +41,10 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
             CliError::failed("cannot open the control socket").why(error).hint("mlxctl doctor")
         })?;
         if let Err(error) = paths::announce(&context.config, &run) {
-            tracing::warn!(%error, "clients cannot find this supervisor once the registry is broken");
+            tracing::warn!(%error, "commands will not find this supervisor while the registry is invalid");
         }
         on_signals(handle.clone(), context.config.clone())
-            .map_err(|error| CliError::failed("cannot take signals").why(error))?;
+            .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
         let control = tokio::spawn(server.run(handle, context.config.clone()));
         let manager = tell_manager();
         supervisor.run().await;
@@ -72,28 +72,28 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 pub fn explain(error: StartError) -> CliError {
     match &error {
         StartError::Lock(_) => CliError::new(Exit::Refused, error.to_string())
-            .hint("mlxctl status shows what it does; mlxctl agent status whether launchd runs it"),
+            .hint("mlxctl status to see it; mlxctl agent status to see whether launchd runs it"),
         StartError::Io { source, .. } => {
             CliError::failed(error.to_string()).why(source).hint("mlxctl check names the paths")
         }
     }
 }
 
-/// Tells a service manager that asked for it that we are up, and goes on telling it that the loop turns.
+/// Tells a service manager that asked for it that we are up, and keeps sending signs of life.
 fn tell_manager() -> tokio::task::AbortHandle {
     let task = async {
         let notifier = match Notifier::from_env() {
             Ok(Some(notifier)) => notifier,
             Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, "the service manager cannot be told anything"),
+            Err(error) => return tracing::warn!(%error, "cannot notify the service manager"),
         };
         if let Err(error) = notifier.ready("serving") {
-            tracing::warn!(%error, "the service manager was not told that we are up");
+            tracing::warn!(%error, "could not tell the service manager that we are up");
         }
         while let Some(pause) = notifier.watchdog() {
             tokio::time::sleep(pause).await;
             if let Err(error) = notifier.alive() {
-                tracing::debug!(%error, "the service manager was not told that we live");
+                tracing::debug!(%error, "could not send the service manager a sign of life");
             }
         }
     };

@@ -21,13 +21,13 @@ const TRIAL: Duration = Duration::from_secs(180);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Import everything again, although the environment is known to be whole
+    /// Verify the environment again even if it was verified before
     #[arg(long)]
     verify: bool,
-    /// Make an environment with the newest packages beside the old one, try it, and switch to it
+    /// Create an environment with the newest packages next to the old one, try it, and switch to it
     #[arg(long, conflicts_with_all = ["verify", "rollback"])]
     upgrade: bool,
-    /// Switch back to the environment before the last upgrade
+    /// Switch back to the environment used before the last upgrade
     #[arg(long, conflicts_with = "verify")]
     rollback: bool,
 }
@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         ensure(&context.output, &request)?
     };
     let lock = lock_file::write(&registry.paths.state, &environment.resolved)
-        .map_err(|error| CliError::failed("cannot write down what is installed").why(error))?;
+        .map_err(|error| CliError::failed("cannot record the installed packages").why(error))?;
     if registry.models.iter().any(|model| model.source == Source::Tiny) {
         tiny_model(&context.output, &environment)?;
     }
@@ -68,7 +68,7 @@ fn upgrade(context: &Context, registry: &Registry, request: &SetupRequest) -> Re
     let done = with_progress(output, |progress| venv::upgrade(request, &trial, progress))?;
     let Upgraded { environment, before, switched } = done;
     if !switched {
-        output.say("nothing newer goes with the registry: the environment stays as it is");
+        output.say("no newer packages match the registry; the environment is unchanged");
         return Ok(environment);
     }
     for line in changes(&before.unwrap_or_default(), &environment.resolved) {
@@ -82,19 +82,19 @@ fn rollback(context: &Context, request: &SetupRequest) -> Result<Environment, Cl
     let output = &context.output;
     let trial = Trial { serve: &|_| Ok(()), users: &users };
     let environment = with_progress(output, |progress| venv::rollback(request, &trial, progress))?;
-    output.say("the environment before the last upgrade is back");
+    output.say("restored the environment used before the last upgrade");
     if let Some(outdated) = &environment.outdated {
         output.say(&format!("note: {outdated}; `mlxctl setup` would install that"));
     }
-    output.say("running models go on with theirs until `mlxctl restart`");
+    output.say("running models keep their environment until `mlxctl restart`");
     Ok(environment)
 }
 
 fn told_of_running(output: &Output, registry: &Registry) {
     let names: Vec<String> =
         registry.models.iter().map(|model| format!("mlxctl restart {}", model.name)).collect();
-    output.say(&format!("running models go on with the one before until: {}", names.join("; ")));
-    output.say("the way back: mlxctl setup --rollback");
+    output.say(&format!("running models keep the previous environment until: {}", names.join("; ")));
+    output.say("to undo: mlxctl setup --rollback");
 }
 
 /// The processes that run from a folder.
@@ -110,7 +110,7 @@ fn serve_once(output: &Output, environment: &Environment) -> Result<(), String> 
     runtime().map_err(words)?.block_on(trial::one_token(&environment.python, &model, TRIAL))
 }
 
-/// What became newer, older, or came and went, a line a package.
+/// What became newer, older, or came and went, one line per package.
 fn changes(before: &[String], after: &[String]) -> Vec<String> {
     let split = |list: &[String]| -> std::collections::BTreeMap<String, String> {
         let pairs = list.iter().filter_map(|package| package.split_once("=="));
@@ -123,20 +123,20 @@ fn changes(before: &[String], after: &[String]) -> Vec<String> {
     let change = |name: &String| match (old.get(name), new.get(name)) {
         (Some(old), Some(new)) if old == new => None,
         (Some(old), Some(new)) => Some(format!("{name} {old} -> {new}")),
-        (None, Some(new)) => Some(format!("{name} {new} is new")),
-        (Some(old), None) => Some(format!("{name} {old} is gone")),
+        (None, Some(new)) => Some(format!("{name} {new} added")),
+        (Some(old), None) => Some(format!("{name} {old} removed")),
         (None, None) => None,
     };
     names.into_iter().filter_map(change).collect()
 }
 
-/// The built-in model, made with a line a step on stderr if it is not there.
+/// The built-in model, made with one line per step on stderr if it is not there.
 ///
 /// # Errors
 /// Why it could not be made.
 pub fn tiny_model(output: &Output, environment: &Environment) -> Result<PathBuf, CliError> {
     tiny::ensure(environment, &folders::cache(), &mut |line| output.say(&format!("tiny model    {line}")))
-        .map_err(|error| CliError::failed("the built-in tiny model cannot be made").why(error))
+        .map_err(|error| CliError::failed("cannot make the built-in tiny model").why(error))
 }
 
 /// The environment of `request`, made with progress on stderr if it is not there.
@@ -177,17 +177,17 @@ fn with_progress<T>(
 /// A step as a line, and whether it is a detail.
 fn words(step: &Step) -> (String, bool) {
     match step {
-        Step::Waiting => ("waiting for another setup to end".to_owned(), false),
+        Step::Waiting => ("waiting for another `mlxctl setup` to finish".to_owned(), false),
         Step::Creating(found) => {
             let version = found.probe.version_text();
             (format!("creating the environment with Python {version} ({})", found.path.display()), false)
         }
-        Step::Adopting => ("taking over the environment that is there".to_owned(), false),
-        Step::Discarding(why) => (format!("starting the environment anew: {why}"), false),
+        Step::Adopting => ("using the existing environment".to_owned(), false),
+        Step::Discarding(why) => (format!("recreating the environment: {why}"), false),
         Step::Installing(packages) => (format!("installing {}", packages.join(" ")), false),
         Step::Output(line) => (line.clone(), true),
         Step::Verifying => ("importing everything".to_owned(), false),
-        Step::Trying => ("serving the tiny model with it".to_owned(), false),
+        Step::Trying => ("testing it with the tiny model".to_owned(), false),
     }
 }
 
@@ -226,7 +226,7 @@ mod tests {
         let list = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let told =
             changes(&list("mlx==0.32.4 idna==3.1 rich==1.0"), &list("mlx==0.33.0 idna==3.1 h11==0.16"));
-        assert_eq!(told, ["h11 0.16 is new", "mlx 0.32.4 -> 0.33.0", "rich 1.0 is gone"]);
+        assert_eq!(told, ["h11 0.16 added", "mlx 0.32.4 -> 0.33.0", "rich 1.0 removed"]);
     }
 
     #[test]

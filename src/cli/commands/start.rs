@@ -12,18 +12,18 @@ use crate::cli::remote::Remote;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias
-    model: String,
-    /// Start it although memory does not allow it
+    /// The model, by name or alias
+    pub(super) model: String,
+    /// Start it even if it does not fit into memory
     #[arg(long)]
-    force: bool,
-    /// Return as soon as the start was granted
+    pub(super) force: bool,
+    /// Return as soon as the start is granted
     #[arg(long)]
     no_wait: bool,
-    /// How long to wait until it is ready (90s, 5m); it goes on starting after that
+    /// How long to wait until it is ready (90s, 5m); the start continues after that
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "no_wait")]
     timeout: Option<Duration>,
-    /// Stop it after this time (90m, 3h); a request in flight may finish. For a model that runs, from now on
+    /// Stop it this long after it is ready (90m, 3h); for a running model, from now. Requests in flight finish first
     #[arg(long = "for", value_name = "DURATION", value_parser = some_duration)]
     lent: Option<Duration>,
 }

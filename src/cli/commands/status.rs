@@ -24,10 +24,10 @@ pub struct Args {
     /// Show only these models, by name or alias
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
-    /// As a JSON document (schema 1)
+    /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
-    /// Look again each second until Ctrl-C; into a pipe, a document a change
+    /// Refresh every second until Ctrl-C; in a pipe, print one document per change
     #[arg(short, long)]
     watch: bool,
 }

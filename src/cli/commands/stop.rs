@@ -12,10 +12,10 @@ use crate::cli::several::each;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Their names or aliases
+    /// The models, by name or alias
     #[arg(required = true, value_name = "MODEL")]
-    models: Vec<String>,
-    /// Cut requests in flight instead of letting them finish
+    pub(super) models: Vec<String>,
+    /// Cut off requests in flight instead of letting them finish
     #[arg(long)]
     now: bool,
     /// How long requests in flight may take to finish (30s, 2m)

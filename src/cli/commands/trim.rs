@@ -12,9 +12,9 @@ use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias; all that run, if none is named
+    /// The model, by name or alias [default: all running models]
     model: Option<String>,
-    /// Deletes its kept prompts instead of writing them to disk, and those on disk; of models that do not run as well
+    /// Delete kept prompts, in memory and on disk, instead of writing them to disk; works for stopped models too
     #[arg(long)]
     forget: bool,
 }

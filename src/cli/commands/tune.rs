@@ -88,7 +88,7 @@ fn others(context: &Context, model: &Model) -> Result<Bytes, CliError> {
     let Ok(status) = Remote::find(context)?.client.status() else { return Ok(Bytes::ZERO) };
     if status.models.iter().any(|found| found.name == model.name && found.pid.is_some()) {
         return Err(CliError::new(Exit::Refused, format!("{} is running", model.name))
-            .why("it is tried with other settings, one after the other, and there is no room for two of it")
+            .why("tuning starts it with other settings, and memory holds it only once")
             .hint(format!("mlxctl stop {}", model.name)));
     }
     Ok(Bytes(status.budget.models_bytes))
@@ -123,7 +123,7 @@ fn one(
     let began = Instant::now();
     while client.status().is_err() {
         if began.elapsed() > SUPERVISOR {
-            return Err(CliError::failed("the supervisor of the trial does not come up"));
+            return Err(CliError::failed("the trial's supervisor does not start"));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -246,7 +246,8 @@ fn text(registry: &Registry, model: &Model, tried: &[Tried], look: &Look) -> Str
         [("for one stream", |tried| tried.one), ("for many", |tried| tried.many)];
     for (what, value) in values {
         match winner(tried, value) {
-            None => out.push_str(&format!("{what}: nothing is 5 % better than what the registry has\n")),
+            None => out
+                .push_str(&format!("{what}: nothing is at least 5 % better than the registry's settings\n")),
             Some(best) => {
                 out.push_str(&format!(
                     "{what}: {}; in the registry, at `{}`:\n",
@@ -262,7 +263,7 @@ fn text(registry: &Registry, model: &Model, tried: &[Tried], look: &Look) -> Str
         }
     }
     out.push_str(&format!(
-        "measured from this terminal; the agent runs as process_type {:?}, which `mlxctl bench {}` measures\n",
+        "measured from this terminal; `mlxctl bench {1}` measures the agent, which has process_type {0:?}\n",
         registry.agent.process_type, model.name
     ));
     out

@@ -4,10 +4,11 @@ use crate::api::{Counts, KeyUsage};
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::remote::Remote;
+use crate::cli::render::{Look, table};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Its name or an alias; all models, if none is named
+    /// The model, by name or alias [default: all models]
     model: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -45,7 +46,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             .collect();
         return context.output.data(&serde_json::json!({ "schema": 1, "models": models }).to_string());
     }
-    context.output.data(&table(&models))
+    context.output.data(&listed(&models, Look::of(&context.output).width))
 }
 
 /// With a key and without.
@@ -58,13 +59,13 @@ fn all(traffic: &Counts) -> KeyUsage {
     }
 }
 
-fn table(models: &[(&str, &Counts)]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-    table.set_header(["MODEL", "KEY", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "SINCE"]);
+fn listed(models: &[(&str, &Counts)], width: usize) -> String {
+    let mut table = table::plain(&["MODEL", "KEY", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "SINCE"]);
     for (model, traffic) in models {
-        let since = traffic.since.clone().unwrap_or_else(|| "this boot".to_owned());
+        let since = traffic.since.as_deref().map_or("this boot".to_owned(), |since| {
+            let local = humantime::parse_rfc3339(since).ok().and_then(crate::host::posix::local_time);
+            local.unwrap_or_else(|| since.to_owned())
+        });
         let total = ("all".to_owned(), all(traffic), since);
         let keys = traffic.keys.iter().map(|(name, usage)| (name.clone(), *usage, String::new()));
         for (key, usage, since) in std::iter::once(total).chain(keys) {
@@ -79,10 +80,7 @@ fn table(models: &[(&str, &Counts)]) -> String {
             ]);
         }
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table::lines(table, 2..6, width)
 }
 
 #[cfg(test)]
@@ -101,9 +99,10 @@ mod tests {
             keys: std::collections::BTreeMap::from([("ann".to_owned(), key)]),
             ..Counts::default()
         };
-        let text = table(&[("32b", &traffic)]);
+        let text = listed(&[("32b", &traffic)], usize::MAX);
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[1], ["32b", "all", "5", "900", "800", "60", "2026-01-01T00:00:00Z"]);
+        assert_eq!(rows[1][..6], ["32b", "all", "5", "900", "800", "60"]);
+        assert!(text.contains("  2025-12-31 ") || text.contains("  2026-01-01 "), "{text}");
         assert_eq!(rows[2], ["32b", "ann", "2", "300", "200", "20"]);
     }
 }

@@ -24,12 +24,12 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let change =
         use_repo(&context.config, &args.model, &args.repo).map_err(|error| failure(context, error))?;
     if change.from == change.to {
-        return context.output.data(&format!("{} serves {} already", change.model, change.to));
+        return context.output.data(&format!("{} already uses {}", change.model, change.to));
     }
     context.output.data(&format!("{}: {} -> {}", change.model, change.from, change.to))?;
     if change.size_declared {
         context.output.say(&format!(
-            "note: the size in the registry was declared for {}; it counts until the new files are there",
+            "note: the registry's size was declared for {}; it is used until the new files are downloaded",
             change.from
         ));
     }
@@ -43,11 +43,11 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let first = if here { String::new() } else { format!("mlxctl pull {name} && ") };
     if !here {
         context.output.say(&format!(
-            "note: {} is not downloaded; a run of {name} that is up stays up, another does not start before that",
+            "note: {} is not downloaded; if {name} is running it keeps running, but it cannot be restarted before that",
             change.to
         ));
     }
-    context.output.say(&format!("it takes effect with: {first}mlxctl reload && mlxctl restart {name}"));
+    context.output.say(&format!("to apply it: {first}mlxctl reload && mlxctl restart {name}"));
     Ok(())
 }
 
@@ -72,6 +72,6 @@ fn failure(context: &Context, error: EditError) -> CliError {
         }
         EditError::Write(why) => CliError::failed(what)
             .why(format!("{}: {why}", context.config.display()))
-            .hint("make the file and its folder writable for you"),
+            .hint("make the file and its folder writable for your user"),
     }
 }

@@ -19,7 +19,7 @@ pub fn report(report: &Report, look: &Look) -> String {
     let mut out = heading(report, look);
     let tables = [prefill(report), decode(report), turns(report)];
     for (columns, rows) in tables.iter().filter(|(_, rows)| !rows.is_empty()) {
-        // What must stay does not fit on a terminal this narrow: then it is broken by the terminal.
+        // Too wide for a terminal this narrow: the terminal breaks the lines.
         let wide = Look { width: usize::MAX, ..*look };
         let table = draw(columns, rows, look).or_else(|| draw(columns, rows, &wide)).unwrap_or_default();
         let _ = write!(out, "\n{}\n", table.trim_end());
@@ -129,7 +129,7 @@ fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
         facts.push(("answers", format!("{low} to {high} tokens: some ended by themselves")));
     }
     if report.measured.decode.is_empty() {
-        facts.push(("decode", "the answers are too short to tell a speed: --tokens 128".to_owned()));
+        facts.push(("decode", "the answers are too short to measure a speed: try --tokens 128".to_owned()));
     }
     facts.extend(throttled(report.process_type).map(|text| ("agent", text)));
     facts
@@ -185,7 +185,7 @@ fn target(report: &Report, target: f64, verdict: TargetVerdict, look: &Look) -> 
             let reached =
                 many.map(|most| format!("; {} streams at once do", most.streams)).unwrap_or_default();
             format!(
-                "{head}: the memory bus ends at {limit}; only a draft model or several streams pass it{reached}"
+                "{head}: memory bandwidth limits one stream to {limit}; only a draft model or several streams can exceed it{reached}"
             )
         }
     }

@@ -7,7 +7,7 @@ use crate::api::{ModelStatus, StateName, Status};
 use crate::registry::Start;
 use crate::units::Bytes;
 
-/// The bar's length where nobody counts columns: in a pipe.
+/// The bar's length in a pipe.
 const BAR_PIPED: usize = 74;
 
 struct Part {
@@ -44,7 +44,7 @@ pub fn bar(status: &Status, look: &Look) -> String {
         .collect();
     let free = Bytes(budget.free_bytes.unsigned_abs());
     words.push(if budget.free_bytes < 0 {
-        let text = format!("{free} too much");
+        let text = format!("{free} over the limit");
         (text.width(), look.paint(Style::Bad, &text))
     } else {
         let text = format!("free {free} of {}", Bytes(budget.total_bytes));
@@ -67,7 +67,7 @@ pub fn bar(status: &Status, look: &Look) -> String {
 
 fn parts(status: &Status, look: &Look) -> Vec<Part> {
     let budget = &status.budget;
-    // Neighbours differ also where there is no colour.
+    // Neighbouring parts differ without colour too.
     let model_fills = [look.pick("█", "#"), look.pick("▓", "%")];
     let planned = status.supervisor.is_none();
     let counts = |model: &&ModelStatus| match planned {
@@ -176,7 +176,7 @@ mod tests {
         let mut status = sample::status();
         status.budget.free_bytes = -3_200_000_000;
         let text = bar(&status, &Look { width: 100, color: false, unicode: false });
-        assert!(text.contains("3.20 GB too much"), "{text}");
+        assert!(text.contains("3.20 GB over the limit"), "{text}");
         assert!(!text.contains("by force"), "{text}");
     }
 

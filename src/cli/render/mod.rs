@@ -13,11 +13,12 @@ use std::io::IsTerminal;
 use unicode_width::UnicodeWidthStr;
 
 use super::output::Output;
+pub use super::wrap::{fold, wrap};
 
 /// What the reader's end can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Columns; `usize::MAX`: nobody counts them.
+    /// Columns; `usize::MAX` where it is not a terminal.
     pub width: usize,
     /// Whether escape sequences are understood.
     pub color: bool,
@@ -103,26 +104,6 @@ impl Style {
     }
 }
 
-/// `text` as lines of at most `width` columns, broken at blanks; a word that is longer stands alone.
-#[must_use]
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for paragraph in text.lines() {
-        let mut line = String::new();
-        for word in paragraph.split_whitespace() {
-            if !line.is_empty() && line.width() + 1 + word.width() > width {
-                lines.push(std::mem::take(&mut line));
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        lines.push(line);
-    }
-    lines
-}
-
 /// `label` and `text` behind it, later lines indented as far as the first.
 #[must_use]
 pub fn hanging(label: &str, label_style: Style, text: &str, style: Style, look: &Look) -> String {
@@ -138,17 +119,3 @@ pub fn hanging(label: &str, label_style: Style, text: &str, style: Style, look: 
 
 #[cfg(test)]
 pub(crate) mod sample;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_break_at_blanks_and_lose_no_word() {
-        let text = "not enough memory: 40.0 GB wanted,\n/a/very/long/path/without/blanks";
-        assert_eq!(
-            wrap(text, 20),
-            ["not enough memory:", "40.0 GB wanted,", "/a/very/long/path/without/blanks"]
-        );
-    }
-}

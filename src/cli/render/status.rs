@@ -16,7 +16,7 @@ pub fn status(status: &Status, look: &Look) -> String {
     let mut out = head(status, look);
     out.push('\n');
     if status.models.is_empty() {
-        out.push_str(&look.paint(Style::Faint, "the registry names no model"));
+        out.push_str(&look.paint(Style::Faint, "the registry has no models"));
         out.push('\n');
     } else {
         out.push_str(&models(&status.models, look));
@@ -28,7 +28,7 @@ pub fn status(status: &Status, look: &Look) -> String {
     }
     if let Some(router) = &status.router {
         let style = if router.problem.is_some() { Style::Busy } else { Style::Plain };
-        let text = format!("{}, the address of all of them", router.address);
+        let text = format!("{}, one address for all models", router.address);
         out.push_str(&hanging("router:", style, &text, Style::Plain, look));
     }
     let notes = notes(status, look);
@@ -96,8 +96,8 @@ fn head(status: &Status, look: &Look) -> String {
             let live = status.models.iter().filter(|model| model.state == StateName::Unsupervised).count();
             let beside = match live {
                 0 => "this is the plan".to_owned(),
-                1 => "1 backend runs without one".to_owned(),
-                live => format!("{live} backends run without one"),
+                1 => "1 backend is running without one".to_owned(),
+                live => format!("{live} backends are running without one"),
             };
             vec!["no supervisor is running".to_owned(), beside]
         }
@@ -270,7 +270,7 @@ fn state_cell(model: &ModelStatus, look: &Look) -> Cell {
     Cell::new(text, style)
 }
 
-/// Whether nobody gets to its gate.
+/// Whether its gate is unreachable.
 fn unreachable(model: &ModelStatus) -> bool {
     model.gate.problem.is_some() && model.gate.listening.is_empty()
 }
@@ -308,7 +308,7 @@ fn notes(status: &Status, look: &Look) -> String {
     let mut out = String::new();
     if let Some(supervisor) = &status.supervisor {
         if let Some(problem) = &supervisor.config_problem {
-            let text = format!("the file on disk is not in force: {problem}");
+            let text = format!("changes on disk are not applied: {problem}");
             out.push_str(&hanging("registry:", Style::Bad, &text, Style::Plain, look));
             out.push_str(&hanging("          try:", Style::Hint, "mlxctl check", Style::Hint, look));
         }
@@ -380,7 +380,9 @@ mod tests {
     #[test]
     fn the_deployment_is_drawn_at_its_usual_widths() {
         insta::assert_snapshot!("wide", status(&sample::status(), &look(160)));
+        insta::assert_snapshot!("roomy", status(&sample::status(), &look(120)));
         insta::assert_snapshot!("usual", status(&sample::status(), &look(80)));
+        insta::assert_snapshot!("small", status(&sample::status(), &look(60)));
         insta::assert_snapshot!("narrow", status(&sample::status(), &look(40)));
     }
 
@@ -453,7 +455,7 @@ mod tests {
         document.models[0].state = StateName::Unsupervised;
         document.models[0].pid = Some(4711);
         let text = status(&document, &look(100));
-        assert!(text.starts_with("no supervisor is running · 1 backend runs without one\n"), "{text}");
+        assert!(text.starts_with("no supervisor is running · 1 backend is running without one\n"), "{text}");
         assert!(text.contains("● unsupervised"), "{text}");
     }
 

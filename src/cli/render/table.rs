@@ -1,5 +1,7 @@
 //! Aligned columns without borders, that give up the least important ones where room is short.
 
+use std::ops::Range;
+
 use unicode_width::UnicodeWidthStr;
 
 use super::{Look, Style};
@@ -47,6 +49,37 @@ impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
         Self::new(text, Style::Plain)
     }
+}
+
+/// A table without borders, of cells without styles. An empty `head` draws none.
+#[must_use]
+pub fn plain(head: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if head.iter().any(|name| !name.is_empty()) {
+        table.set_header(head.iter().map(|name| (*name).to_owned()));
+    }
+    table
+}
+
+/// Its lines. The columns in `right` end at the same place. Where `width` is too narrow, long cells wrap.
+#[must_use]
+pub fn lines(mut table: comfy_table::Table, right: Range<usize>, width: usize) -> String {
+    use comfy_table::{CellAlignment, ContentArrangement};
+    match u16::try_from(width) {
+        Ok(width) => {
+            // The padding behind the last column may hang over the edge.
+            table.set_width(width.saturating_add(2)).set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        Err(_) => _ = table.set_content_arrangement(ContentArrangement::Disabled),
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 /// Draws heads and rows. A column without a word in it is left out; a column that is given up, wholly.
@@ -131,6 +164,21 @@ mod tests {
         assert_eq!(at(23).unwrap(), "NAME    SIZE\n32b     9 GB\ngrößer\n");
         assert_eq!(at(7).unwrap(), "NAME\n32b\ngrößer\n");
         assert_eq!(at(5), None);
+    }
+
+    #[test]
+    fn plain_tables_wrap_their_long_cells_only_where_they_must() {
+        let made = |width| {
+            let mut table = plain(&["TERM", "PEAK", "OF"]);
+            table.add_row(["runtime", "53.9 MB", "estimated 54.0 MB; Python and MLX on CPU"]);
+            lines(table, 1..2, width)
+        };
+        let wide = "TERM        PEAK  OF\nruntime  53.9 MB  estimated 54.0 MB; Python and MLX on CPU\n";
+        assert_eq!(made(usize::MAX), wide);
+        assert_eq!(made(58), wide);
+        let narrow = made(40);
+        assert!(narrow.lines().all(|line| line.width() <= 40), "{narrow}");
+        assert!(narrow.contains("runtime  53.9 MB  estimated"), "{narrow}");
     }
 
     #[test]

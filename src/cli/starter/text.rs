@@ -9,6 +9,9 @@ use crate::cli::render::wrap;
 use crate::registry::{Key, TABLES};
 use crate::units::Bytes;
 
+/// The port of the first model, if it is free.
+pub const FIRST_PORT: u16 = 8800;
+
 /// What is known of a machine.
 #[derive(Debug, Clone)]
 pub struct Machine<'a> {
@@ -22,16 +25,16 @@ pub struct Machine<'a> {
     pub data: &'a Path,
 }
 
-/// The registry as text. `all`: with every other key, commented out.
+/// The registry as text. `ports`: one per model, in order. `all`: with every other key, commented out.
 #[must_use]
-pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String {
+pub fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: bool) -> String {
     let mut out = Text::default();
     let chip = machine.chip.unwrap_or("a machine");
-    out.comment(&format!("The models of {chip} with {}, as `mlxctl init` proposed them.", machine.memory));
+    out.comment(&format!("The models of {chip} with {}, as proposed by `mlxctl init`.", machine.memory));
     out.comment("");
     out.comment(
         "`mlxctl check` names everything that is wrong with this file; docs/registry.md lists every key, its unit and \
-         its default. What is not written here has a default.",
+         its default. Keys left out have their defaults.",
     );
     out.table("[paths]", "");
     out.off("paths", "root", &quoted(&machine.data.to_string_lossy()));
@@ -54,19 +57,20 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String 
     out.table("[memory]", "");
     let reserve = format!("{{ name = \"system + apps\", size = \"{}\" }}", reserve(machine.memory).exact());
     out.key("memory", "reserve", &format!("[{reserve}]"));
-    for (port, proposal) in (8800..).zip(proposals) {
-        model(&mut out, machine.memory, port, proposal);
+    for (port, proposal) in ports.iter().zip(proposals) {
+        model(&mut out, machine.memory, *port, proposal);
     }
     if proposals.is_empty() {
         let why = format!(
-            "No model that is known here fits into {}. The built-in one is made for trying things out.",
+            "No known model fits into {}. The built-in one is for trying things out.",
             machine.memory
         );
         out.table("[[model]]", &why);
+        let port = ports.first().copied().unwrap_or(FIRST_PORT).to_string();
         for (key, value) in [
             ("name", "\"tiny\""),
             ("repo", "\"builtin:tiny\""),
-            ("port", "8800"),
+            ("port", port.as_str()),
             ("start", "\"always\""),
             ("size", "\"500MB\""),
         ] {
@@ -81,11 +85,8 @@ pub fn text(machine: &Machine<'_>, proposals: &[Proposal], all: bool) -> String 
 
 fn model(out: &mut Text, memory: Bytes, port: u16, proposal: &Proposal) {
     let Proposal { model, always, context, memory: needs } = proposal;
-    let why = if *always { "Always on." } else { "On demand: only ever started by hand." };
-    out.table(
-        "[[model]]",
-        &format!("{why} {needs} of memory with everything, {} to download.", model.weights()),
-    );
+    let why = if *always { "Always on." } else { "On demand: started only by hand." };
+    out.table("[[model]]", &format!("{why} Needs {needs} of memory, {} to download.", model.weights()));
     out.plain("name", &quoted(model.name));
     out.plain("repo", &quoted(model.repo));
     out.plain("port", &port.to_string());
@@ -177,7 +178,7 @@ impl Text {
     /// Every table that every model shares, and every key of the machine, with its default, type and meaning.
     fn every_other_key(&mut self) {
         self.text.push('\n');
-        self.comment("Every other key, with its default. The tables below [defaults] hold for all models.");
+        self.comment("Every other key, with its default. Tables below [defaults] apply to all models.");
         let mut table = "";
         for keys in TABLES {
             let shared = keys.table.strip_prefix("model.");
@@ -261,11 +262,18 @@ mod tests {
             for (all, serve_lan) in [(false, false), (true, true)] {
                 let machine = Machine { serve_lan, ..machine(Bytes::gb(gb)) };
                 let proposals = propose(machine.memory);
-                let text = text(&machine, &proposals, all);
+                let text = text(&machine, &proposals, &[8800, 8803], all);
                 let registry = Registry::parse(Path::new("/etc/mlxctl/models.toml"), &text)
                     .unwrap_or_else(|problems| panic!("{gb}:\n{problems}\n{text}"));
                 assert!(fits(&registry, machine.memory).is_empty(), "{gb}");
                 assert_eq!(registry.models.len(), proposals.len().max(1));
+                assert!(
+                    registry
+                        .models
+                        .iter()
+                        .map(|model| model.port)
+                        .eq([8800, 8803].into_iter().take(registry.models.len()))
+                );
                 assert_eq!(registry.models[0].start, Start::Always);
                 assert_eq!(registry.network.host.is_loopback(), !serve_lan);
                 assert_eq!(
@@ -281,7 +289,7 @@ mod tests {
     #[test]
     fn every_key_that_is_left_out_can_be_shown_with_its_default() {
         let machine = machine(Bytes::gb(128));
-        let text = text(&machine, &propose(machine.memory), true);
+        let text = text(&machine, &propose(machine.memory), &[8800, 8801], true);
         for part in ["# [agent]", "# nice = 0", "# [defaults.restart]", "# max_crashes = 5", "# [router]"] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }

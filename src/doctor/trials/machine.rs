@@ -7,11 +7,11 @@ use crate::host::{self, Host};
 use crate::units::Bytes;
 
 pub(super) const TRIALS: &[Trial] = &[
-    Trial { id: "facts", without: "budget and bench do not know the machine", run: facts },
-    Trial { id: "boot-id", without: "a pid of an earlier boot is taken for a backend", run: boot_id },
+    Trial { id: "facts", without: "budget and bench have no facts about the machine", run: facts },
+    Trial { id: "boot-id", without: "a pid from an earlier boot could be taken for a backend", run: boot_id },
     Trial { id: "clocks", without: "deadlines are wrong after sleep", run: clocks },
-    Trial { id: "memory", without: "no start can be judged by what is free", run: memory },
-    Trial { id: "pressure", without: "nothing is given back when memory is short", run: pressure },
+    Trial { id: "memory", without: "starts cannot be judged by free memory", run: memory },
+    Trial { id: "pressure", without: "memory pressure goes unnoticed", run: pressure },
     Trial { id: "swap", without: "the doctor does not see that models are swapped out", run: swap },
     Trial { id: "gpu-limit", without: "only MLX's own word limits the GPU", run: gpu_limit },
     Trial { id: "power-source", without: "[power] of the registry has no effect", run: power },
@@ -52,7 +52,7 @@ fn clocks(host: &dyn Host) -> Outcome {
 
 fn memory(host: &dyn Host) -> Outcome {
     let (total, reading) = (host.facts().memory, host.memory()?);
-    let available = reading.available.ok_or_else(|| Not::Promised("nobody says what is available".into()))?;
+    let available = reading.available.ok_or_else(|| Not::Promised("available memory is unknown".into()))?;
     seen(available > Bytes::ZERO && available <= total, format!("{available} of {total} available"))
 }
 
@@ -82,7 +82,7 @@ fn power(host: &dyn Host) -> Outcome {
         Some(true) => "on battery",
         Some(false) => "power adapter",
         None if cfg!(target_os = "macos") => return Err(Not::Promised("pmset names no source".into())),
-        None => return Err(Not::Supported("the system does not say where its power comes from".into())),
+        None => return Err(Not::Supported("the system does not report its power source".into())),
     };
     let mode = match power.low_power {
         Some(true) => "low power mode",

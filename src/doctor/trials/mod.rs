@@ -27,7 +27,7 @@ enum Not {
 impl From<io::Error> for Not {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::Unsupported => Self::Supported("this system has no such thing".to_owned()),
+            io::ErrorKind::Unsupported => Self::Supported("this system does not have it".to_owned()),
             _ => Self::Promised(error.to_string()),
         }
     }
@@ -59,8 +59,11 @@ fn finding(trial: &Trial, host: &dyn Host) -> Finding {
         Err(Not::Promised(seen)) => Finding {
             id: trial.id,
             state: State::Fail,
-            seen: format!("not as promised: {seen}"),
-            fix: Some(format!("report it with `mlxctl doctor --host --json`; without it {}", trial.without)),
+            seen: format!("unexpected: {seen}"),
+            fix: Some(format!(
+                "report it with `mlxctl doctor --host --json`; the consequence: {}",
+                trial.without
+            )),
         },
     }
 }
@@ -81,8 +84,8 @@ mod tests {
         for id in ["start-time", "exit-child", "footprint-self", "port-owner"] {
             let finding = of(id);
             assert_eq!(finding.state, State::Fail, "{finding:?}");
-            assert!(finding.seen.starts_with("not as promised: "), "{finding:?}");
-            assert!(finding.fix.as_ref().unwrap().contains("without it "), "{finding:?}");
+            assert!(finding.seen.starts_with("unexpected: "), "{finding:?}");
+            assert!(finding.fix.as_ref().unwrap().contains("the consequence: "), "{finding:?}");
         }
     }
 

@@ -38,19 +38,19 @@ pub(super) const TRIALS: &[Trial] = &[
     Trial { id: "footprint-self", without: "memory is not measured", run: footprint_self },
     Trial {
         id: "footprint-group",
-        without: "what a backend's own children take is not seen",
+        without: "memory of a backend's children is not counted",
         run: footprint_group,
     },
-    Trial { id: "cpu-time", without: "a load that computes looks like one that hangs", run: cpu_time },
+    Trial { id: "cpu-time", without: "a busy load looks like a hang", run: cpu_time },
     Trial { id: "port-owner", without: "a stranger on a backend's port is not noticed", run: port_owner },
-    Trial { id: "priority", without: "nothing is put behind what is in the foreground", run: priority },
+    Trial { id: "priority", without: "backends cannot be given a lower priority", run: priority },
     Trial { id: "stop-group", without: "a stop cannot be proven", run: stop_group },
 ];
 
 /// This process, as the host knows it.
 fn own(host: &dyn Host) -> Result<Identity, Not> {
     let pid = std::process::id().cast_signed();
-    host.identify(pid)?.ok_or_else(|| Not::Promised(format!("nobody has pid {pid}, which is this process")))
+    host.identify(pid)?.ok_or_else(|| Not::Promised(format!("pid {pid}, this process, was not found")))
 }
 
 /// Waits until it holds.

@@ -52,10 +52,8 @@ pub(crate) fn check_host(host: Option<&str>, local: IpAddr, network: &Network) -
     if known {
         return Ok(());
     }
-    let message = format!(
-        "this server is not '{}'; names that it may be called by are listed in network.allow_hosts",
-        shown(name)
-    );
+    let message =
+        format!("this server is not '{}'; its allowed names are listed in network.allow_hosts", shown(name));
     Err(Refusal::new(421, "host_not_allowed", message))
 }
 
@@ -81,7 +79,7 @@ pub(crate) fn check_origin<'o>(
         return Ok(Some(origin));
     }
     let message = format!(
-        "pages of '{}' may not use this server; origins that may are listed in network.allow_origins",
+        "pages of '{}' may not use this server; allowed origins are listed in network.allow_origins",
         shown(origin)
     );
     Err(Refusal::new(403, "origin_not_allowed", message))
@@ -93,7 +91,7 @@ pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
     let message = match caller {
         Caller::Anyone | Caller::Named(_) => return Ok(()),
         Caller::Missing => {
-            "a key is needed: send 'Authorization: Bearer KEY' (a key is made with 'mlxctl key add NAME')"
+            "a key is needed: send 'Authorization: Bearer KEY' (create one with 'mlxctl key add NAME')"
         }
         Caller::Unknown => "this key is not known here; it may have been revoked, or be one for the page",
     };
@@ -104,7 +102,7 @@ pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
 #[must_use]
 pub(crate) fn stranger(client: IpAddr) -> Refusal {
     let message =
-        format!("clients at {client} are not served; networks that are stand in network.allow_from");
+        format!("clients at {client} are not allowed; allowed networks are listed in network.allow_from");
     Refusal::new(403, "address_not_allowed", message)
 }
 

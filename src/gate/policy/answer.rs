@@ -54,7 +54,7 @@ pub(crate) fn check_method(route: &Route, method: Method, path: &str) -> Result<
     let allow = match route {
         Route::Unknown => {
             let message = format!(
-                "nothing here at '{}'; there are /v1/chat/completions, /v1/completions, /v1/models and /health",
+                "there is nothing at '{}'; try /v1/chat/completions, /v1/completions, /v1/models and /health",
                 shown(path)
             );
             return Err(Refusal::new(404, "unknown_url", message));
@@ -165,22 +165,22 @@ pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now:
             ),
         },
         Availability::Loading { ready_at, .. } => match ready_at.map(|at| at.since(now)) {
-            Some(Duration::ZERO) => refusal(
-                "loading",
-                format!("model '{name}' is loading, for longer than it usually takes"),
-                OVERDUE,
-            ),
+            Some(Duration::ZERO) => {
+                refusal("loading", format!("model '{name}' is loading, and takes longer than usual"), OVERDUE)
+            }
             Some(left) => {
                 let seconds = left.as_secs().max(1);
                 refusal("loading", format!("model '{name}' is loading, about {seconds} s left"), left)
             }
             None => refusal("loading", format!("model '{name}' is loading"), UNKNOWN_LOAD),
         },
-        Availability::Draining => {
-            refusal("draining", format!("model '{name}' is being stopped and takes nothing new"), DRAINING)
-        }
+        Availability::Draining => refusal(
+            "draining",
+            format!("model '{name}' is being stopped and accepts no new requests"),
+            DRAINING,
+        ),
         Availability::Refused { why } => {
-            refusal("refused", format!("model '{name}' may not start now: {why}"), REFUSED)
+            refusal("refused", format!("model '{name}' cannot start now: {why}"), REFUSED)
         }
         Availability::Failed { why } => refusal("failed", format!("model '{name}' failed: {why}"), PERSON),
     }
@@ -258,6 +258,6 @@ mod tests {
         };
         assert_eq!(told(13_500), (6500, "model 'tiny' is loading, about 6 s left".to_owned()));
         assert_eq!(told(19_900), (100, "model 'tiny' is loading, about 1 s left".to_owned()));
-        assert_eq!(told(20_000).1, "model 'tiny' is loading, for longer than it usually takes");
+        assert_eq!(told(20_000).1, "model 'tiny' is loading, and takes longer than usual");
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Asked<'a> {
     pub local: IpAddr,
 }
 
-/// What becomes of it.
+/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Answer(Box<Reply>),

@@ -50,10 +50,10 @@ pub(crate) enum Rule {
 
 const NOT_CONSTRAINED: &str =
     "mlx_lm.server does not constrain its answers; describe the format in the prompt";
-const ONE_ANSWER: &str = "a request gets one answer; send one request per answer";
+const ONE_ANSWER: &str = "each request gets one answer; send one request per answer";
 
 const NO_SAMPLER: &str = "mlx_lm.server does not sample that way; leave it out";
-const NO_LEAST: &str = "an answer ends where the model ends it; leave it out";
+const NO_LEAST: &str = "the model decides where an answer ends; leave it out";
 const ONLY_BIAS: &str = "send 'logit_bias', which takes single tokens";
 const VARIABLE: &str = "send it in 'chat_template_kwargs', if the model's template reads it";
 
@@ -112,7 +112,7 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("audio", Rule::Refused("answers are text")),
     (
         "web_search_options",
-        Rule::Refused("nothing is searched here; put what the model should know into the prompt"),
+        Rule::Refused("there is no search here; put what the model should know into the prompt"),
     ),
     ("structured_outputs", Rule::Refused(NOT_CONSTRAINED)),
     ("guided_json", Rule::Refused(NOT_CONSTRAINED)),
@@ -139,10 +139,13 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("mirostat_mode", Rule::Only(&["0"], NO_SAMPLER)),
     ("dry_multiplier", Rule::Only(&["0", "0.0"], NO_SAMPLER)),
     ("dynatemp_range", Rule::Only(&["0", "0.0"], NO_SAMPLER)),
-    ("prompt_logprobs", Rule::Refused("only the answer's probabilities are told")),
+    ("prompt_logprobs", Rule::Refused("only the answer's probabilities are available")),
     ("truncate_prompt_tokens", Rule::Refused("send a prompt that fits")),
     ("skip_special_tokens", Rule::Only(&["true"], "special tokens are never part of the answer")),
-    ("include_stop_str_in_output", Rule::Only(&["false"], "an answer ends before 'stop'; add it yourself")),
+    (
+        "include_stop_str_in_output",
+        Rule::Only(&["false"], "the answer never includes 'stop'; add it yourself"),
+    ),
     ("return_token_ids", Rule::Only(&["false"], "answers are text")),
     ("chat_template", Rule::Refused("the chat is written by the model's own template")),
     ("documents", Rule::Only(&["[]"], VARIABLE)),

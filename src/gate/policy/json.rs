@@ -14,7 +14,7 @@ pub(crate) const DEPTH: u32 = 64;
 /// would be three million of them. A long chat has some ten thousand.
 pub(crate) const VALUES: u32 = 200_000;
 
-/// Where and why the text is no JSON.
+/// Where and why the text is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// Byte offset.
@@ -118,7 +118,7 @@ impl<'a> Scanner<'a> {
     /// At the beginning of `text`.
     ///
     /// # Errors
-    /// When it is no UTF-8.
+    /// When it is not UTF-8.
     pub(crate) fn new(text: &'a [u8]) -> Scan<Self> {
         match std::str::from_utf8(text) {
             Ok(text) => Ok(Self { text, at: 0, depth: 0, values: 0 }),
@@ -231,7 +231,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         // A comma before the end is Python's syntax, not JSON's.
         if self.peek() == Some(close) {
-            return self.fault("a value is expected after the comma");
+            return self.fault("expected a value after the comma");
         }
         Ok(true)
     }

@@ -69,10 +69,10 @@ struct Document {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A name that is taken.
-    #[error("there is a key named '{0}' already")]
+    #[error("there is already a key named '{0}'")]
     Taken(String),
     /// A name that is none.
-    #[error("'{0}' is no name for a key: 1 to 64 letters, digits, '-', '_' or '.'")]
+    #[error("'{0}' is not a valid key name: use 1 to 64 letters, digits, '-', '_' or '.'")]
     Name(String),
     /// Nothing of that name.
     #[error("there is no key named '{0}'")]
@@ -100,7 +100,7 @@ pub fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
     Ok(document.keys)
 }
 
-/// Makes a key and returns it: nobody can show it again.
+/// Creates a key and returns it; it cannot be shown again.
 ///
 /// # Errors
 /// When the name is taken or none, or the file cannot be read or written.
@@ -213,7 +213,7 @@ impl KeyRing {
         &self.file
     }
 
-    /// Whose key it is, if it may ask models.
+    /// The owner of a key that may ask models, by the current file. If the file is unreadable, no key is accepted.
     #[must_use]
     pub fn holder(&self, key: &str) -> Option<String> {
         self.find(key).filter(|key| key.may == May::Ask).map(|key| key.name)
@@ -239,7 +239,7 @@ impl KeyRing {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.as_ref().is_none_or(|(before, _)| *before != stamp) {
             let keys = list(&self.file).unwrap_or_else(|error| {
-                tracing::warn!(%error, "cannot read the keys; nobody is let in");
+                tracing::warn!(%error, "cannot read the keys; all requests are refused");
                 Vec::new()
             });
             *read = Some((stamp, keys));

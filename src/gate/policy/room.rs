@@ -71,7 +71,7 @@ impl Room {
             };
             if prompt >= context {
                 let message = format!(
-                    "the prompt has {about} {prompt} tokens, and the context is {context}; shorten '{input}'"
+                    "the prompt has {about} {prompt} tokens, but the context is {context}; shorten '{input}'"
                 );
                 return Err(Refusal {
                     code: "context_length_exceeded",

@@ -28,7 +28,7 @@ const UNSERVED: u32 = 20;
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     state: Mutex<State>,
-    /// Held over a write, and by nobody who serves requests.
+    /// Held during a write, and never by a task that serves requests.
     file: Mutex<LogFile>,
     more: Notify,
     full: Notify,
@@ -225,7 +225,7 @@ mod tests {
         use std::io::Read as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slow.log");
-        // To open it for writing takes for as long as nobody reads.
+        // Opening it for writing blocks until someone reads.
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let log = Arc::new(AccessLog::new(path.clone()));
         let writing = tokio::spawn(log.clone().run());

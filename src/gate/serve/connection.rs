@@ -36,7 +36,7 @@ pub(super) struct Connection {
     local: IpAddr,
 }
 
-/// Whether the connection goes on.
+/// Whether the connection stays open.
 type GoesOn = bool;
 
 impl Connection {
@@ -123,7 +123,7 @@ impl Connection {
         // A body that is not read stands before the next request.
         let unread = head.framing != Framing::None && head.framing != Framing::Length(0);
         self.intake.owed = match head.framing {
-            // Whoever waits to be told to go on is not going to send it.
+            // A client that waits for 100-continue will not send it.
             Framing::Length(length) if !head.expects => length,
             _ => 0,
         };

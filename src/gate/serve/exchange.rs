@@ -26,7 +26,7 @@ use crate::gate::wire::{
 
 /// Answers up to this size are collected and sent whole; larger ones pass as they come.
 const WHOLE: u64 = 256 * 1024;
-/// Bytes of an answer that tells no length and is no stream, at most.
+/// Maximum size of a non-streaming body without Content-Length, in bytes.
 const ENDLESS: usize = 16 << 20;
 
 /// One request at work.
@@ -159,7 +159,7 @@ impl<'a> Exchange<'a> {
         Ok(link)
     }
 
-    /// Waits for the end of an answer that nobody waits for any more. The server finds out that a client is gone only
+    /// Waits for the end of an answer whose client has gone. The server finds out that a client is gone only
     /// when a write fails, and a plain answer is written when it is complete: until then the backend computes, and
     /// its turn and its lease are taken. Being hung up on tells the launcher, which then ends it.
     async fn outlast(&mut self, backend: &Link, lease: &Lease) {
@@ -242,7 +242,7 @@ impl<'a> Exchange<'a> {
         poll_fn(|cx| {
             if let Poll::Ready(result) = backend.poll_append(cx, out) {
                 return Poll::Ready(match result {
-                    Ok(0) => Received::End("it closed the connection without an answer".to_owned()),
+                    Ok(0) => Received::End("it closed the connection without answering".to_owned()),
                     Ok(_) => {
                         self.line.shared.traffic.heard(Instant::now());
                         Received::Bytes

@@ -187,7 +187,7 @@ impl Intake {
 }
 
 fn slow() -> Refusal {
-    Refusal::new(408, "request_timeout", "the request came too slowly")
+    Refusal::new(408, "request_timeout", "the request arrived too slowly")
 }
 
 fn crowded() -> Refusal {

@@ -19,8 +19,8 @@ use crate::clock::beat;
 use crate::gate::policy::access;
 use crate::gate::wire::{Envelope, Refusal, part, write_all};
 
-/// How the reason for a closed gate ends when somebody else has its port.
-pub(crate) const TAKEN: &str = "is taken by another program";
+/// How the reason for a closed gate ends when another program has its port.
+pub(crate) const TAKEN: &str = "is in use by another program";
 /// Between two attempts to get the address.
 const RETRY: Duration = Duration::from_secs(2);
 /// Between two looks whether the address is still there: a laptop leaves its network without a word.
@@ -64,12 +64,15 @@ fn plan(bound: &io::Result<()>) -> Plan {
 fn problem(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrNotAvailable => {
-            format!("address {} is not there (another network?); serving on loopback meanwhile", address.ip())
+            format!(
+                "this machine does not have the address {} now (another network?); serving on loopback meanwhile",
+                address.ip()
+            )
         }
         io::ErrorKind::AddrInUse => {
             format!("port {} of {} {TAKEN}", address.port(), address.ip())
         }
-        io::ErrorKind::PermissionDenied => format!("port {} may not be used by this user", address.port()),
+        io::ErrorKind::PermissionDenied => format!("port {} needs root", address.port()),
         _ => format!("cannot listen on {address}: {error}"),
     }
 }
@@ -145,7 +148,7 @@ pub(super) async fn run(
 }
 
 impl Listeners {
-    /// Serves until something else is wanted; `false`: nobody will want anything any more.
+    /// Serves until something else is wanted; `false` once the sender is dropped.
     async fn serve(
         &mut self,
         door: &Arc<dyn Door>,
@@ -199,7 +202,10 @@ impl Listeners {
                     Ok(listener) => self.loopback = Some(listener),
                     Err(error) => {
                         let more = problem(loopback, &error);
-                        self.problem = Some(format!("address {} is not there, and {more}", self.wanted.ip()));
+                        self.problem = Some(format!(
+                            "this machine does not have the address {} now, and {more}",
+                            self.wanted.ip()
+                        ));
                     }
                 }
             }
@@ -320,7 +326,7 @@ mod tests {
         let address = "192.168.132.21:8800".parse().unwrap();
         assert_eq!(
             problem(address, &io::ErrorKind::AddrInUse.into()),
-            "port 8800 of 192.168.132.21 is taken by another program"
+            "port 8800 of 192.168.132.21 is in use by another program"
         );
         assert!(problem(address, &io::ErrorKind::AddrNotAvailable.into()).contains("loopback"));
     }

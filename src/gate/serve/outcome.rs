@@ -4,7 +4,7 @@ use crate::gate::wire::Refusal;
 
 /// What is left to do for its client.
 pub(super) enum Outcome {
-    /// The client has its answer, and the connection may go on.
+    /// The client has its answer, and the connection can be reused.
     Answered,
     /// Nothing was sent to the client yet.
     Refused(Box<Refusal>),

@@ -95,7 +95,7 @@ impl Queue {
         Turn { queue: Some(self.clone()) }
     }
 
-    /// Gives one turn to whoever is next; `false`: nobody is.
+    /// Gives a turn to the next in line; `false` if the line is empty.
     fn pass_on(self: &Arc<Self>, line: &mut Line) -> bool {
         while let Some(sender) = line.next() {
             match sender.send(self.turn()) {

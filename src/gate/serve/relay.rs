@@ -15,7 +15,7 @@ use crate::gate::wire::{
     reply_head, size_line, with_scratch, write_all,
 };
 
-/// An answer on its way; it survives the backend, so that another one can go on with it.
+/// An answer in progress; it survives the backend, so that another one can continue it.
 #[derive(Debug)]
 pub(crate) struct Relay {
     /// HTTP/1.1: chunks. HTTP/1.0: the end of the connection is the end of the body.
@@ -34,7 +34,7 @@ pub(crate) struct Relay {
 /// How it ended.
 #[derive(Debug)]
 pub(crate) enum Relayed {
-    /// Complete, and the connection may go on.
+    /// Complete, and the connection can be reused.
     Done,
     /// Complete; the end of the connection tells the client so.
     DoneAndClose,

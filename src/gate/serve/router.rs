@@ -88,7 +88,7 @@ impl Router {
         Self { routes, listener }
     }
 
-    /// Takes a new configuration and other gates in. Requests that are under way go on as they are.
+    /// Applies a new configuration and other gates. Requests in flight are not affected.
     pub fn reconfigure<'g>(&self, config: RouterConfig, gates: impl IntoIterator<Item = &'g Gate>) {
         let address = config.address();
         self.routes.log.move_to(&config.access_log);
@@ -282,7 +282,7 @@ impl Door for Routes {
     }
 
     fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>) {
-        // Without a supervisor nobody needs to know.
+        // Without a supervisor there is no receiver.
         let _ = self.reports.send(Listening { addresses, problem });
     }
 }

@@ -92,7 +92,7 @@ impl Shared {
     /// Tells the supervisor.
     pub(crate) fn report(&self, report: Report) {
         let name = self.settings().config.name.clone();
-        // Without a supervisor nobody needs to know.
+        // Without a supervisor there is no receiver.
         let _ = self.reports.send((name, report));
     }
 
@@ -108,7 +108,7 @@ impl Shared {
 /// Ids for requests, unique over the life of the machine as far as chance allows.
 #[derive(Debug)]
 pub(crate) struct Ids {
-    /// With a number that is no secret: it tells one supervisor's requests from the next one's.
+    /// With a number that need not be secret: it distinguishes the requests of successive supervisors.
     prefix: String,
     next: AtomicU64,
 }

@@ -109,7 +109,7 @@ impl Line<'_> {
                     // Still the run that cut it off. Nothing was sent: it may try there again.
                     Some(loss) if !loss.sent && loss.at.elapsed() >= PAUSE => return Ok(upstream.clone()),
                     Some(loss) if loss.sent && loss.at.elapsed() >= NOTICED => {
-                        return Err(lost("it closed the connection without an answer").into());
+                        return Err(lost("it closed the connection without answering").into());
                     }
                     Some(loss) => until = until.min(loss.at + if loss.sent { NOTICED } else { PAUSE }),
                 }
@@ -156,20 +156,20 @@ impl Drop for Queued<'_> {
 
 /// 429: the line has no place.
 pub(super) fn full() -> Refusal {
-    let message = "too many requests wait for this model already";
+    let message = "too many requests are already waiting for this model";
     Refusal { retry_after: Some(Duration::from_secs(2)), ..Refusal::new(429, "queue_full", message) }
 }
 
 /// 502: the backend went away, and the request is not sent again.
 pub(super) fn lost(why: &str) -> Refusal {
-    let message = format!("the model server went away before the answer was complete: {why}");
+    let message = format!("the model server ended before the answer was complete: {why}");
     Refusal { retry_after: Some(Duration::from_secs(5)), ..Refusal::new(502, "backend_lost", message) }
 }
 
 fn waited() -> Refusal {
-    Refusal::unavailable("queue_timeout", "the request waited for its turn too long", Duration::from_secs(5))
+    Refusal::unavailable("queue_timeout", "the request waited too long for its turn", Duration::from_secs(5))
 }
 
 fn closing() -> Refusal {
-    Refusal::unavailable("closing", "this server is going down", Duration::from_secs(10))
+    Refusal::unavailable("closing", "this server is shutting down", Duration::from_secs(10))
 }

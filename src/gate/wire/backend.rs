@@ -22,7 +22,7 @@ impl Link {
     /// nearly always succeeds before the event loop was asked even once.
     ///
     /// # Errors
-    /// The system's own; `ConnectionRefused` when nobody listens.
+    /// The system's own; `ConnectionRefused` if nothing listens.
     pub(crate) fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
         let socket = nonblocking(Domain::for_address(address))?;
         match socket.connect(&address.into()) {

@@ -33,7 +33,7 @@ impl Chunks {
     /// `None`: all of `bytes` but what is left in `rest` was taken.
     ///
     /// # Errors
-    /// 400 for what is no chunk, 413 for more than `limit` bytes.
+    /// 400 for an invalid chunk, 413 for more than `limit` bytes.
     pub(crate) fn take(&mut self, bytes: &mut Vec<u8>, limit: u64) -> Result<bool, Refusal> {
         let mut at = 0;
         let done = loop {

@@ -59,7 +59,7 @@ pub(crate) struct Head {
     pub method: Method,
     /// To what, without a query.
     pub path: Range<usize>,
-    /// Whether the connection may go on after it.
+    /// Whether the connection can be reused after it.
     pub keep_alive: bool,
     /// HTTP/1.1, which knows chunks.
     pub chunks: bool,
@@ -111,7 +111,7 @@ impl Head {
     /// Reads a head from the front of `bytes`; `None`: it is not all there yet.
     ///
     /// # Errors
-    /// 400, 417, 431, 501 or 505; the connection must end with the answer, since nobody knows where the next request begins.
+    /// 400, 417, 431, 501 or 505; the connection must end with the answer, since the start of the next request is unknown.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         let before = empty_lines(bytes);
         let text = bytes.get(before..).unwrap_or_default();
@@ -124,7 +124,7 @@ impl Head {
             Ok(_) => return Err(head_too_large()),
             Err(httparse::Error::TooManyHeaders) => return Err(head_too_large()),
             Err(httparse::Error::Version) => {
-                return Err(Refusal::new(505, "http_version", "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+                return Err(Refusal::new(505, "http_version", "only HTTP/1.0 and HTTP/1.1 are supported"));
             }
             Err(error) => return Err(bad(format!("the request's head is not valid HTTP: {error}"))),
         };
@@ -181,11 +181,7 @@ impl Head {
             }
             6 if is("expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Refusal::new(
-                        417,
-                        "expectation",
-                        "only 'Expect: 100-continue' is understood",
-                    ));
+                    return Err(Refusal::new(417, "expectation", "only 'Expect: 100-continue' is supported"));
                 }
                 self.expects = http11;
                 Ok(())
@@ -220,7 +216,7 @@ impl Head {
         }
         let digits = std::str::from_utf8(value).unwrap_or_default();
         if digits.is_empty() || digits.len() > 18 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(bad("'Content-Length' is no number"));
+            return Err(bad("'Content-Length' is not a number"));
         }
         self.framing = Framing::Length(digits.parse().unwrap_or(u64::MAX));
         Ok(())
@@ -231,7 +227,7 @@ impl Head {
             return Err(bad("the length of the body is given twice"));
         }
         if !http11 {
-            return Err(bad("HTTP/1.0 knows no 'Transfer-Encoding'"));
+            return Err(bad("HTTP/1.0 does not have 'Transfer-Encoding'"));
         }
         if !value.eq_ignore_ascii_case(b"chunked") {
             return Err(Refusal::new(
@@ -245,7 +241,7 @@ impl Head {
     }
 }
 
-/// `wait` of a list of preferences. Whatever is not understood is no preference (RFC 7240, section 2).
+/// `wait` of a list of preferences. Unknown preferences are ignored (RFC 7240, section 2).
 fn preferred_wait(value: &[u8]) -> Option<Duration> {
     let list = std::str::from_utf8(value).ok()?;
     list.split(',').find_map(|preference| {

@@ -1,4 +1,4 @@
-//! Whether somebody listens on a loopback port, found out by an attempt to bind.
+//! Checks whether a program listens on a loopback port, by trying to bind it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

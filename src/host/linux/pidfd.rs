@@ -12,7 +12,7 @@ use super::super::posix;
 use super::process;
 use crate::host::seam::{Exit, ExitWatch, Identity, Signal};
 
-/// Opens a process, a zombie too; `None`: nobody has this pid.
+/// Opens a process, a zombie too; `None`: no process has this pid.
 fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
     #[expect(unsafe_code, reason = "neither libc nor nix wrap pidfd_open")]
     // SAFETY: a system call without pointers.
@@ -22,7 +22,7 @@ fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
         return if process::is_gone(&error) { Ok(None) } else { Err(error) };
     };
     #[expect(unsafe_code, reason = "a raw descriptor becomes an owned one")]
-    // SAFETY: the kernel has just made it, close-on-exec, and nobody else knows it.
+    // SAFETY: the kernel has just made it, close-on-exec, and it has no other owner.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
@@ -41,7 +41,7 @@ pub fn watch(who: Identity) -> io::Result<ExitWatch> {
     Ok(Box::pin(async move {
         loop {
             let Ok(mut ready) = fd.readable().await else {
-                // The runtime is being torn down: nothing is known, and nobody will ask.
+                // The runtime is being torn down: nothing is known, and nothing will ask.
                 return std::future::pending().await;
             };
             match reap(fd.get_ref()) {

@@ -51,7 +51,7 @@ pub fn watch(who: Identity) -> io::Result<ExitWatch> {
     let queue = unsafe { AsyncFd::register_with_interest(Queue(queue), Interest::READABLE) }?;
     Ok(Box::pin(async move {
         if queue.readable().await.is_err() {
-            // The runtime is being torn down: nothing is known, and nobody will ask.
+            // The runtime is being torn down: nothing is known, and nothing will ask.
             return std::future::pending().await;
         }
         let told = told(&queue.get_ref().0);

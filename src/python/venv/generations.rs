@@ -7,7 +7,7 @@
 //! .mlx_venv.previous    a link to the one before
 //! ```
 //!
-//! Backends run by the numbered name. Python goes on importing while it serves, from where it was started: under
+//! Backends run by the numbered name. Python keeps importing from where it was started while it serves: under
 //! the name that is switched it would import one version into another.
 
 use std::io;
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!((read(&venv), read(&previous(&venv).unwrap())), ("new".into(), "by hand".into()));
     }
 
-    /// The real Python: what it started with is what it goes on with, and a shell gets the new one.
+    /// The real Python: a running process keeps it, and a shell gets the new one.
     #[test]
     fn a_running_python_imports_from_its_own_environment_after_a_switch() {
         use std::io::Write as _;

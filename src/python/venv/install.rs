@@ -57,7 +57,7 @@ fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
         return Ok(Found::Nothing);
     }
     if begun {
-        return Ok(Found::Rubble { why: "an earlier setup did not finish".to_owned(), ours: true });
+        return Ok(Found::Rubble { why: "an earlier `mlxctl setup` did not finish".to_owned(), ours: true });
     }
     if !there(&venv.join("pyvenv.cfg"))? {
         return Ok(Found::Foreign("it holds files and is not a virtual environment".to_owned()));
@@ -73,7 +73,7 @@ fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
     if let (Some(marker), Some(path)) = (marker, interpreter)
         && interpreter::probe(path).probe.is_ok_and(|probe| probe.prefix != marker.base)
     {
-        return Ok(Found::Rubble { why: format!("it is to stand on {} now", path.display()), ours });
+        return Ok(Found::Rubble { why: format!("its interpreter should now be {}", path.display()), ours });
     }
     // Environments need no venv module of their own, hence `uv: true`.
     let platform = interpreter::Platform { macos: cfg!(target_os = "macos"), uv: true };
@@ -156,7 +156,7 @@ pub fn run(
     done
 }
 
-/// Renames a folder that somebody else made to the first free `<name>.old-N` beside it.
+/// Renames a folder made by another tool to the first free `<name>.old-N` beside it.
 fn set_aside(venv: &Path) -> Result<(), SetupError> {
     let name = venv.file_name().unwrap_or_default().to_string_lossy();
     let free = (1..=u32::MAX)
@@ -168,7 +168,7 @@ fn set_aside(venv: &Path) -> Result<(), SetupError> {
 
 fn touch(building: &Path) -> Result<(), SetupError> {
     fs_err::write(building, "a virtual environment that mlxctl setup has not finished\n")
-        .map_err(SetupError::io("cannot begin the virtual environment"))
+        .map_err(SetupError::io("cannot create the virtual environment"))
 }
 
 fn create(request: &SetupRequest, building: &Path, progress: &mut dyn FnMut(Step)) -> Result<(), SetupError> {

@@ -88,7 +88,7 @@ pub enum Step {
     Waiting,
     /// The environment is made with this interpreter.
     Creating(Interpreter),
-    /// An environment that somebody else made is taken over.
+    /// An environment made by another tool is reused.
     Adopting,
     /// A half-made or broken environment is thrown away, and why.
     Discarding(String),
@@ -110,7 +110,7 @@ pub struct NotReady {
     pub hint: String,
 }
 
-/// Why there is no environment.
+/// Why there is no Python environment yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// No Python fits.
@@ -129,13 +129,13 @@ pub enum SetupError {
     #[error("the installed packages do not work")]
     Verify { why: String },
     /// The new environment cannot serve; the one before is untouched.
-    #[error("the new environment cannot serve, so the one before stays")]
+    #[error("the new environment cannot serve a model; keeping the current one")]
     Trial { why: String },
     /// There is nothing to go back to.
-    #[error("there is no environment before this one")]
+    #[error("there is no earlier Python environment")]
     NoPrevious,
     /// Something runs from the place that would be switched.
-    #[error("{} is in use under its own name", .venv.display())]
+    #[error("{} is in use under its real name", .venv.display())]
     InUse { venv: PathBuf, pids: Vec<i32> },
     /// A file could not be made, read or removed.
     #[error("{what}")]
@@ -153,13 +153,12 @@ impl SetupError {
         match self {
             Self::NoInterpreter(none) => Some(none.to_string()),
             Self::RefusedVersion(_) => None,
-            Self::NoPrevious => Some("nothing was upgraded yet, or it was thrown away by hand".to_owned()),
+            Self::NoPrevious => {
+                Some("nothing was upgraded yet, or the previous environment was removed by hand".to_owned())
+            }
             Self::InUse { pids, .. } => {
                 let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
-                Some(format!(
-                    "process {} runs from it and would go on importing from the new one",
-                    pids.join(", ")
-                ))
+                Some(format!("process {} runs from it and would import from the new one", pids.join(", ")))
             }
             Self::NotOurs { why, .. } | Self::Verify { why } | Self::Trial { why } | Self::Io { why, .. } => {
                 Some(why.clone())
@@ -189,7 +188,7 @@ impl SetupError {
             }
             Self::NoPrevious => "`mlxctl setup --upgrade` keeps the one before".to_owned(),
             Self::InUse { .. } => {
-                "stop it, run this again, and start it; from then on that is not needed".to_owned()
+                "stop it, run this command again, and start it; this is needed only once".to_owned()
             }
             Self::Io { .. } => {
                 "check owner, mode and free space of the folder, then run `mlxctl setup` again".to_owned()
@@ -250,7 +249,7 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
         return unseen(&venv.join(marker::FILE), &error);
     }
     let Some(marker) = Marker::read(venv) else {
-        return not(format!("the virtual environment at {place} was never verified, or not completely made"));
+        return not(format!("the virtual environment at {place} is incomplete or was never verified"));
     };
     // By a name of its own, which stays when another environment takes the place: Python imports while it runs.
     let python = generations::python(venv);
@@ -269,7 +268,7 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
     }
     let outdated = (marker.requirements != request.hash()).then(|| {
         let (made, asked) = (marker.requested.join(" "), request.requirements().join(" "));
-        format!("it was made for {made}, and the registry asks for {asked}")
+        format!("it was made for {made}, but the registry asks for {asked}")
     });
     let Marker { versions, resolved, gpu_limit, .. } = marker;
     Ok(Environment { python, versions, resolved, outdated, gpu_limit })

@@ -55,7 +55,7 @@ pub fn upgrade(
         Ok(environment) if environment.resolved != old.resolved => environment,
         other => {
             generations::discard(&next.venv)
-                .map_err(SetupError::io("cannot remove the environment that is not needed"))?;
+                .map_err(SetupError::io("cannot remove the unused environment"))?;
             let _ = other?;
             let environment = Environment {
                 python: generations::python(venv),

@@ -13,25 +13,25 @@ use crate::units::Bytes;
 
 keys! {
     RawPaths of "paths" {
-        /// what everything else lies below: `~/Library/Application Support/mlxctl` on a Mac, `$XDG_DATA_HOME/mlxctl`
+        /// the folder that contains everything else: `~/Library/Application Support/mlxctl` on a Mac, `$XDG_DATA_HOME/mlxctl`
         /// or `~/.local/share/mlxctl` elsewhere
         root: path("/Users/Shared/mlxctl") => "the per-user data folder";
         /// the virtual environment
         venv: path("mlx_venv") = "mlx_venv".into();
         /// log files
         logs: path("logs") = "logs".into();
-        /// sockets, locks, records of live backends
+        /// sockets, locks, records of running backends
         run: path("run") = "run".into();
-        /// what outlives a boot: learned values, keys, events
+        /// what survives a restart of the machine: learned values, keys, events
         state: path("state") = "state".into();
     }
 }
 
 keys! {
     RawPython of "python" {
-        /// the Python to build the venv with, instead of the one that is found
+        /// the Python to create the virtual environment with, instead of the one found automatically
         interpreter: path("/opt/homebrew/bin/python3");
-        /// requirements of the venv; the platform's mlx is added. mlx-lm is pinned with `==` and at least 0.32.0:
+        /// packages of the virtual environment; the platform's mlx is added. mlx-lm is pinned with `==` and at least 0.32.0:
         /// before it a model's `model_file` runs code (CVE-2026-5843), and `/health` stays 200 when the generation
         /// thread is dead
         packages: list("mlx-lm==0.32.2") = vec!["mlx-lm==0.32.2".to_owned()];
@@ -40,7 +40,7 @@ keys! {
 
 keys! {
     RawNetwork of "network" {
-        /// the IP address that the gates listen on
+        /// the IP address the gates listen on
         host: address("127.0.0.1") = "127.0.0.1".to_owned();
         /// networks (`"192.168.132.0/24"`) or single addresses whose clients are served; empty: every client that
         /// reaches the address
@@ -48,9 +48,9 @@ keys! {
         /// origins of web pages, desktop apps and browser extensions that get CORS headers, each exactly as it is
         /// sent: `"https://chat.example.org"`, `"app://obsidian.md"`, `"chrome-extension://ID"`; not `"*"` or `"null"`
         allow_origins: list("https://chat.example.org") => "`[]`";
-        /// host names that a request may name, beside the address itself
+        /// host names a request may use for this machine, in addition to the address
         allow_hosts: list("mac.local") => "`[]`";
-        /// whether a bearer key is needed
+        /// whether clients need a bearer key
         require_key: flag = false;
         /// allows `0.0.0.0` and `::` as host
         expose: flag = false;
@@ -63,14 +63,14 @@ keys! {
         name: text("macOS + apps") => "required";
         /// how much
         size: size => "required";
-        /// held only while a program of one of these names runs; left out: always
+        /// counted only while a program with one of these names is running; if omitted, always
         while_running: list("Civilization V");
     }
 }
 
 keys! {
     RawReserves of "memory" {
-        /// memory that models never get, with what it is for
+        /// memory that models never get, and what it is for
         reserve: tables(RawReserve) => "`[]`";
     }
 }
@@ -79,19 +79,19 @@ keys! {
     /// What the registry says about memory pressure and about programs that the models yield to.
     #[derive(Debug, Clone, PartialEq, Eq)]
     PressureSettings() from RawPressure of "memory" {
-        /// programs that the models yield to while they run, by name
+        /// names of programs the models yield to while they are running
         yield_to as "yield": list("Civilization V") = Vec::new();
-        /// what is done for them: `trim` releases cached memory, `lower_priority` runs backends behind everything
+        /// what to do then: `trim` releases cached memory, `lower_priority` runs backends behind everything
         /// else, `refuse_manual` starts no manual model without `--force`, `stop_manual` drains and stops those that
         /// run
         yield_actions: words(YieldAction, "is nothing to do for a program")
             = [YieldAction::Trim, YieldAction::LowerPriority].into();
-        /// such a program has to be gone for this long before it counts as ended: launchers restart games
+        /// how long such a program must be gone before it counts as ended (launchers restart games)
         yield_hold: time = Duration::from_secs(15);
-        /// memory pressure has to be critical for this long before a manual model is stopped, the largest first; and
-        /// again before the next one is
+        /// how long memory pressure must be critical before a manual model is stopped, the largest first; and
+        /// again before the next one
         critical_hold: time = Duration::from_secs(30);
-        /// pressure has to be normal for this long before it is over
+        /// how long pressure must be normal before it counts as over
         calm_hold: time = Duration::from_secs(120);
     }
 }
@@ -106,8 +106,8 @@ keys! {
     /// What happens to manual models while power is short; always-on ones keep serving.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     Power() from RawPower of "power" {
-        /// on the machine's own battery: `serve`: nothing changes; `refuse_manual`: no manual model is started;
-        /// `stop_manual`: and those that run are drained and stopped when it begins
+        /// on battery power: `serve`: nothing changes; `refuse_manual`: manual models are not started;
+        /// `stop_manual`: running ones are also drained and stopped
         on_battery: word(PowerChoice) = PowerChoice::Serve;
         /// the same in low power mode (macOS), or under the profile `low-power` (Linux)
         low_power: word(PowerChoice) = PowerChoice::Serve;
@@ -121,13 +121,13 @@ keys! {
         /// launchd's ProcessType. `Background` throttles the agent and every backend (macOS's `DARWIN_BG`) and cannot
         /// be lifted for one of them; it may cost most of the decode speed, which `mlxctl bench` measures
         process_type: word(ProcessType) = ProcessType::Standard;
-        /// higher yields more
+        /// niceness; higher values yield more
         nice: number(i8, -20..=20) = 0;
         /// launchd's LowPriorityIO
         low_priority_io: flag = false;
         /// PATH of the agent
         path: text("/usr/bin:/bin") => "the venv's `bin`, then `/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin`";
-        /// where it runs
+        /// its working directory
         working_directory: path(".") => "`paths.root`";
         /// its stdout and stderr
         log: path("logs/mlxctl.log") => "`mlxctl.log` in `paths.logs`";
@@ -135,7 +135,7 @@ keys! {
         exit_timeout: time => "the slowest model's `drain` + `term` and 30 s more";
         /// launchd's ThrottleInterval: between two starts of the supervisor, at least; whole seconds
         throttle_interval: time = Duration::from_secs(10);
-        /// its soft limit of open files, of which launchd's own is 256; every client takes two
+        /// its soft limit of open files (launchd's default is 256); every client needs two
         open_files: number(u64, 256..=1 << 20) = 8192;
         /// variables beside PATH, `"NAME=value"` each, for the supervisor and for every backend: launchd does not
         /// know a shell's `HF_HOME`. `PYTHON*`, `CONDA_*`, `MLXCTL*` and others that decide what Python imports are
@@ -153,8 +153,8 @@ keys! {
         command: list("/usr/local/bin/tell-me") = Vec::new();
         /// a macOS notification through `osascript`
         desktop: flag = false;
-        /// what is told: an always-on model that `failed` or is quarantined, a start that was `refused`, a kernel
-        /// `panic`, a `disk` that takes no writes, a bearer key that was taken away
+        /// what to notify about: an always-on model that `failed` or is quarantined, a start that was `refused`, a kernel
+        /// `panic`, a `disk` that cannot be written, a bearer key that was revoked
         kinds: words(NotifyKind, "is not a kind of notification")
             = NotifyKind::WORDS.iter().map(|(_, kind)| *kind).collect();
     }
@@ -162,8 +162,8 @@ keys! {
 
 keys! {
     RawMetrics of "metrics" {
-        /// a listener of its own for Prometheus, `"127.0.0.1:9464"`: answers `GET /metrics` and nothing else, without
-        /// a key, to the clients that `allow_from` in `[network]` lets in. Left out: only the control socket has them
+        /// a separate listener for Prometheus, `"127.0.0.1:9464"`: answers `GET /metrics` and nothing else, without
+        /// a key, to the clients that `allow_from` in `[network]` lets in. If omitted, only the control socket has them
         address: address("127.0.0.1:9464");
     }
 }
@@ -178,7 +178,7 @@ keys! {
 
 keys! {
     RawRouter of "router" {
-        /// on `host` of `[network]`; not the port of anything else
+        /// on `host` of `[network]`; not used by anything else
         port: number(u16, 1..=65_535) => "required";
     }
 }

@@ -19,7 +19,7 @@ impl<'a> Section<'a> {
     pub fn texts(&self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
         let value = self.get(key)?;
         let DeValue::Array(array) = value.get_ref() else {
-            self.mismatch(key, "a list of texts", value, format_args!("[\"{example}\"]"));
+            self.mismatch(key, "a list of strings", value, format_args!("[\"{example}\"]"));
             return None;
         };
         let mut list = Vec::with_capacity(array.len());
@@ -28,7 +28,7 @@ impl<'a> Section<'a> {
                 DeValue::String(text) => list.push(At { value: text.to_string(), span: item.span() }),
                 other => self.notes.add(
                     Some(item.span()),
-                    format!("`{key}` is a list of texts, this is {}", kind(other)),
+                    format!("`{key}` is a list of strings, this is {}", kind(other)),
                     format!("for example: {key} = [\"{example}\"]"),
                 ),
             }
@@ -68,7 +68,7 @@ impl<'a> Section<'a> {
     ) -> Vec<NameOr<T>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
-            self.mismatch(key, "a list of texts", value, format_args!("[\"{example}\"]"));
+            self.mismatch(key, "a list of strings", value, format_args!("[\"{example}\"]"));
             return Vec::new();
         };
         let mut list = Vec::with_capacity(array.len());
@@ -84,7 +84,7 @@ impl<'a> Section<'a> {
                 }
                 other => self.notes.add(
                     Some(item.span()),
-                    format!("`{key}` is a list of texts and tables, this is {}", kind(other)),
+                    format!("`{key}` is a list of strings and tables, this is {}", kind(other)),
                     format!("for example: {key} = [\"{example}\"]"),
                 ),
             }
@@ -96,7 +96,7 @@ impl<'a> Section<'a> {
     pub fn variables(&self, key: &'static str, example: &str) -> Vec<(At<String>, String)> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
-            self.mismatch(key, "a table of texts", value, format_args!("{{ {example} = \"1\" }}"));
+            self.mismatch(key, "a table of strings", value, format_args!("{{ {example} = \"1\" }}"));
             return Vec::new();
         };
         let mut pairs = Vec::with_capacity(table.len());
@@ -109,7 +109,7 @@ impl<'a> Section<'a> {
                 other => self.notes.add(
                     Some(value.span()),
                     format!(
-                        "`{key}` is a table of texts, and `{}` is {}",
+                        "`{key}` is a table of strings, and `{}` is {}",
                         quote(name.get_ref()),
                         kind(other)
                     ),
@@ -128,7 +128,7 @@ impl<'a> Section<'a> {
             DeValue::Array(_) => {
                 self.notes.add(
                     Some(value.span()),
-                    format!("`{key}` is one table, not a list"),
+                    format!("`{key}` must be one table, not a list"),
                     format!("write [{}]", without_index(&self.path(key))),
                 );
                 None
@@ -148,7 +148,7 @@ impl<'a> Section<'a> {
             let written = self.path(key);
             self.notes.add(
                 Some(value.span()),
-                format!("`{key}` is a list of tables, not {}", kind(value.get_ref())),
+                format!("`{key}` must be a list of tables, not {}", kind(value.get_ref())),
                 if self.path.is_empty() {
                     format!("write [[{written}]] for each")
                 } else {
@@ -163,7 +163,7 @@ impl<'a> Section<'a> {
             let DeValue::Table(table) = item.get_ref() else {
                 self.notes.add(
                     Some(item.span()),
-                    format!("`{key}` is a list of tables, this is {}", kind(item.get_ref())),
+                    format!("`{key}` must be a list of tables, not {}", kind(item.get_ref())),
                     format!("write {key} = [{{ … }}]"),
                 );
                 continue;

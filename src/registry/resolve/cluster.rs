@@ -36,11 +36,11 @@ pub(super) fn cluster(scope: &Scope<'_>, raw: &RawCluster, server: &RawServer) -
         scope.notes.wrong(
             written,
             format!(
-                "`timeout` is {} and `heartbeat` {}: one late sign of life would end the group",
+                "`timeout` is {} and `heartbeat` {}: one late heartbeat would end the group",
                 shown(timeout),
                 shown(heartbeat)
             ),
-            "a timeout of at least two heartbeats; five are usual",
+            "use a timeout of at least two heartbeats; five are usual",
         );
     }
     Cluster {
@@ -137,8 +137,8 @@ fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
     for host in hosts {
         match &host.ssh {
             Some(ssh) if seen.contains(&ssh.value.to_ascii_lowercase()) => {
-                let message = format!("the host `{}` stands twice in `hosts`", quote(&ssh.value));
-                scope.notes.wrong(ssh, message, "write it once, with `ranks = 2` if it is to have two ranks");
+                let message = format!("the host `{}` appears twice in `hosts`", quote(&ssh.value));
+                scope.notes.wrong(ssh, message, "list it once, with `ranks = 2` if it should have two ranks");
             }
             Some(ssh) => {
                 seen.push(ssh.value.to_ascii_lowercase());
@@ -148,7 +148,7 @@ fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
                 }
             }
             None if !host.at.has("ssh") => {
-                let hint = "the name that ssh reaches it by; \"127.0.0.1\" for this machine";
+                let hint = "the name to reach it by over ssh; \"127.0.0.1\" for this machine";
                 scope.notes.add(Some(host.at.span()), "a host needs `ssh`", hint);
             }
             None => {}
@@ -178,11 +178,11 @@ fn ssh_name(name: &str) -> Result<(), String> {
         return Err("has no name".into());
     }
     if name.starts_with('-') {
-        return Err("starts with `-`, which ssh takes for an option".into());
+        return Err("starts with `-`, which ssh would read as an option".into());
     }
     match name.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-' | '@' | ':' | '%'))
     {
-        Some(c) => Err(format!("holds `{}`, which is in no host's name", quote(&c.to_string()))),
+        Some(c) => Err(format!("contains `{}`, which no host name can have", quote(&c.to_string()))),
         None => Ok(()),
     }
 }
@@ -192,17 +192,17 @@ fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
     let place = placed.last().map_or_else(|| raw.at.span(), |last| last.span.clone());
     match placed.len() {
         0 if raw.at.has("hosts") && raw.hosts.is_empty() => {
-            scope.notes.add(Some(place), "`hosts` has no host in it", format!("for example {EXAMPLE}"));
+            scope.notes.add(Some(place), "`hosts` is empty", format!("for example {EXAMPLE}"));
         }
         1 => scope.notes.add(
             Some(place),
-            "a cluster of one rank is none",
+            "a cluster needs at least two ranks",
             "add a host, `ranks = 2`, or leave [model.cluster] out",
         ),
         many if many > Cluster::MOST_RANKS => scope.notes.add(
             Some(place),
             format!("a cluster has at most {} ranks", Cluster::MOST_RANKS),
-            "a rank a machine is usual",
+            "one rank per machine is usual",
         ),
         _ => {}
     }
@@ -210,13 +210,13 @@ fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
 
 /// What `mlx_lm.server` cannot do on several ranks (`ModelProvider._load`), and what is set here.
 fn check_server(scope: &Scope<'_>, server: &RawServer) {
-    let refused = "mlx_lm.server cannot do that on several ranks";
+    let refused = "mlx_lm.server does not support it on several ranks";
     if let Some(written) = &server.draft_model {
-        let message = format!("`draft_model` beside `cluster`: {refused}");
+        let message = format!("`draft_model` cannot be used with `cluster`: {refused}");
         scope.notes.wrong(written, message, "leave one of them out");
     }
     if let Some(written) = &server.adapter_path {
-        let message = format!("`adapter_path` beside `cluster`: {refused}");
+        let message = format!("`adapter_path` cannot be used with `cluster`: {refused}");
         scope.notes.wrong(
             written,
             message,
@@ -224,7 +224,7 @@ fn check_server(scope: &Scope<'_>, server: &RawServer) {
         );
     }
     for arg in server.extra_args.iter().flat_map(|list| &list.value).filter(|arg| is_pipeline(&arg.value)) {
-        scope.notes.wrong(arg, "`extra_args` sets --pipeline, which is mlxctl's", "use cluster.mode");
+        scope.notes.wrong(arg, "`extra_args` sets --pipeline, which mlxctl sets itself", "use cluster.mode");
     }
 }
 
@@ -241,7 +241,7 @@ fn environment(scope: &Scope<'_>, raw: &RawCluster, written: &[String]) -> Vec<(
             (Some((name, _)), Some(file)) if refused_for_model(name).is_some() => {
                 let why = refused_for_model(name).unwrap_or_default();
                 let message = format!("`{name}` in the host file's `envs`: {why}");
-                scope.notes.wrong(file, message, "take it out there");
+                scope.notes.wrong(file, message, "remove it from the host file");
             }
             (Some((name, value)), _) => {
                 pairs.retain(|(other, _)| other != name);
@@ -249,7 +249,7 @@ fn environment(scope: &Scope<'_>, raw: &RawCluster, written: &[String]) -> Vec<(
             }
             (None, Some(file)) => {
                 let message = format!("`{}` in the host file's `envs` is no NAME=value", quote(text));
-                scope.notes.wrong(file, message, "correct it there");
+                scope.notes.wrong(file, message, "correct it in the host file");
             }
             (None, None) => {}
         }

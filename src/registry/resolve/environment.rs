@@ -42,7 +42,7 @@ pub(super) fn model(
         let problem = match refused_for_model(&name.value) {
             Some(why) => why,
             None if !is_variable(&name.value) => "not a variable's name: letters, digits and `_`",
-            None if !is_value(value) => "its value holds a control character",
+            None if !is_value(value) => "its value contains a control character",
             None => continue,
         };
         let message = format!("`{}` in `environment`: {problem}", quote(&name.value));
@@ -91,7 +91,7 @@ mod tests {
             ("environment = { HF_HOME = \"/x\" }", "one cache"),
             ("environment = { \"A-B\" = \"1\" }", "not a variable's name"),
             ("environment = { A = 1 }", "write it in quotes"),
-            ("environment = [\"A=1\"]", "a table of texts"),
+            ("environment = [\"A=1\"]", "a table of strings"),
             ("[agent]\nenvironment = [\"PYTHONHOME=/x\"]", "decides what Python imports"),
             ("[defaults.environment]\nMLX_RANK = \"1\"", "who it is"),
         ] {

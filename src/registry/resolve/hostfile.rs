@@ -58,7 +58,7 @@ enum Devices {
 pub(super) fn read(file: &Path) -> Result<HostFile, String> {
     // A pipe would be waited for.
     if !fs_err::metadata(file).map_err(|error| super::super::places::plain(&error))?.is_file() {
-        return Err("it is no file".to_owned());
+        return Err("it is not a file".to_owned());
     }
     let mut text = String::new();
     fs_err::File::open(file)
@@ -69,9 +69,10 @@ pub(super) fn read(file: &Path) -> Result<HostFile, String> {
 
 fn parse(text: &str) -> Result<HostFile, String> {
     let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?;
-    let document = Document::deserialize(value)
-        .map_err(|_| "it is no host file: `hosts` is a list of { \"ssh\", \"ips\", \"rdma\" }".to_owned())?;
+        serde_json::from_str(text).map_err(|error| format!("it is not valid JSON: {error}"))?;
+    let document = Document::deserialize(value).map_err(|_| {
+        "it is not a host file: `hosts` must be a list of { \"ssh\", \"ips\", \"rdma\" }".to_owned()
+    })?;
     let (backend, environment, hosts) = match document {
         Document::Whole { backend, envs, hosts } => (backend, envs, hosts),
         Document::Hosts(hosts) => (String::new(), Vec::new(), hosts),
@@ -112,11 +113,11 @@ mod tests {
 
     #[test]
     fn what_is_no_host_file_is_said() {
-        assert!(parse("{").unwrap_err().starts_with("it is no JSON"));
+        assert!(parse("{").unwrap_err().starts_with("it is not valid JSON"));
         for wrong in [r#"{"hosts": 1}"#, "7", r#"[{"ips": []}]"#, r#"[{"ssh": "a", "rdma": [1]}]"#] {
-            assert!(parse(wrong).unwrap_err().starts_with("it is no host file"), "{wrong}");
+            assert!(parse(wrong).unwrap_err().starts_with("it is not a host file"), "{wrong}");
         }
-        assert_eq!(read(Path::new("/dev/zero")).unwrap_err(), "it is no file");
+        assert_eq!(read(Path::new("/dev/zero")).unwrap_err(), "it is not a file");
         assert_eq!(read(Path::new("/nowhere/hosts.json")).unwrap_err(), "no such file");
     }
 }

@@ -59,26 +59,23 @@ fn listener(
     let shown = quote(&written.value);
     let Ok(address) = written.value.parse::<SocketAddr>() else {
         return wrong(
-            format!("`address` = `{shown}` is no address with a port"),
+            format!("`address` must be an IP address with a port, not `{shown}`"),
             &format!("an IP address of this machine and a port: \"127.0.0.1:{port}\""),
         );
     };
     if address.port() == 0 {
-        return wrong(
-            format!("`address` = `{shown}` has no port that anybody could know"),
-            "a port from 1 to 65535",
-        );
+        return wrong(format!("`address` = `{shown}` has no usable port"), "a port from 1 to 65535");
     }
     if address.ip().is_unspecified() && !raw.network.expose() {
         return wrong(
-            format!("`address` = {shown} listens on every network that this machine joins"),
-            "name one address of this machine, or add `expose = true` to [network] if that is meant",
+            format!("`address` = {shown} listens on every network this machine joins"),
+            "name one address of this machine, or add `expose = true` to [network] if you want that",
         );
     }
     let taken = models.iter().find(|model| model.port == address.port());
     match taken.filter(|_| share(network.host, address.ip())) {
         Some(model) => wrong(
-            format!("`address` = `{shown}` is where the gate of `{}` listens", quote(&model.name)),
+            format!("`address` = `{shown}` is used by the gate of `{}`", quote(&model.name)),
             "another port",
         ),
         None => Some(address),

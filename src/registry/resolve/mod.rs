@@ -126,10 +126,10 @@ fn paths(scope: &Scope<'_>, raw: &RawPaths) -> Paths {
         scope.notes.add(
             written.as_ref().map(|written| written.span.clone()),
             format!(
-                "`{key}`: the virtual environment's path holds `:`, {}",
+                "`{key}`: the virtual environment's path contains `:`, {}",
                 quote(&venv.display().to_string())
             ),
-            "Python makes none there, since PATH is divided by it; choose a path without",
+            "Python cannot create one there, because `:` separates the entries of PATH; choose another path",
         );
     }
     Paths {
@@ -153,10 +153,10 @@ fn python(scope: &Scope<'_>, raw: &RawPython) -> Python {
         1 => {}
         0 => scope.notes.wrong(
             list,
-            "`packages` holds no mlx-lm, which is what serves",
+            "`packages` does not contain mlx-lm, which serves the models",
             format!("add \"{}\"", RawPython::default().packages().join("\", \"")),
         ),
-        _ => scope.notes.wrong(list, "`packages` holds mlx-lm more than once", "leave one"),
+        _ => scope.notes.wrong(list, "`packages` contains mlx-lm more than once", "leave one"),
     }
     python
 }
@@ -174,11 +174,7 @@ fn reserves(scope: &Scope<'_>, raw: &RawReserves) -> Vec<Reserve> {
         let example = "{ name = \"macOS + apps\", size = \"10GB\" }";
         match &reserve.name {
             Some(name) if name.value.trim().is_empty() || name.value.chars().any(char::is_control) => {
-                scope.notes.wrong(
-                    name,
-                    "a reserve needs a name to be shown by",
-                    format!("for example {example}"),
-                );
+                scope.notes.wrong(name, "a reserve needs a name", format!("for example {example}"));
             }
             Some(name) if reserves.iter().any(|other| other.name == name.value) => {
                 scope.notes.wrong(
@@ -222,7 +218,7 @@ fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> 
     }
     let path = match &raw.path {
         Some(path) if path.value.is_empty() || path.value.chars().any(char::is_control) => {
-            scope.notes.wrong(path, "`path` is no list of folders", "folders with `:` between them");
+            scope.notes.wrong(path, "`path` must be a list of folders", "folders separated by `:`");
             String::new()
         }
         Some(path) => path.value.clone(),
@@ -235,7 +231,7 @@ fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> 
         scope.notes.wrong(
             written,
             format!(
-                "`exit_timeout` is no longer than the slowest stop of a model, {}: launchd would kill in the middle of it",
+                "`exit_timeout` must be longer than the slowest stop of a model, {}; launchd would kill the supervisor before that",
                 humantime::format_duration(slowest)
             ),
             format!("at least \"{}\", or leave it out", humantime::format_duration(slowest + STOP_SLACK)),
@@ -266,7 +262,7 @@ fn throttle(scope: &Scope<'_>, raw: &RawAgent) -> Duration {
     if let Some(written) = &raw.throttle_interval
         && (interval < Duration::from_secs(1) || interval.subsec_nanos() > 0)
     {
-        scope.notes.wrong(written, "`throttle_interval` is counted in whole seconds, 1 or more", "\"10s\"");
+        scope.notes.wrong(written, "`throttle_interval` must be whole seconds, 1 or more", "\"10s\"");
     }
     interval
 }
@@ -278,7 +274,7 @@ fn plain_word(text: &str, longest: usize) -> Result<(), String> {
     }
     if let Some(c) = text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')) {
         return Err(format!(
-            "holds `{}`, and only letters, digits, `.`, `_` and `-` may be in it",
+            "contains `{}`; only letters, digits, `.`, `_` and `-` are allowed",
             quote(&c.to_string())
         ));
     }

@@ -75,7 +75,7 @@ fn stop(scope: &Scope<'_>, raw: &RawModel, options: &RawOptions, start: Start) -
     }
     if let Some(written) = &raw.options.stop.idle {
         let hint = "leave it out, or make the model `start = \"manual\"`";
-        scope.notes.wrong(written, "`idle` is for manual models, and this one is always-on", hint);
+        scope.notes.wrong(written, "`idle` is for manual models, but this one is always-on", hint);
     }
     Stop { idle: None, ..stop }
 }
@@ -92,7 +92,7 @@ fn aliases(scope: &Scope<'_>, entry: &RawEntry) -> Vec<String> {
     for alias in alias_names(entry) {
         if let Err(problem) = plain_word(&alias.value, 64) {
             let message = format!("the alias `{}` {problem}", quote(&alias.value));
-            scope.notes.wrong(alias, message, "a plain word: \"reasoning\"");
+            scope.notes.wrong(alias, message, "use a plain word, such as \"reasoning\"");
         }
     }
     alias_names(entry).map(|alias| alias.value.clone()).collect()
@@ -116,7 +116,7 @@ fn preset(scope: &Scope<'_>, raw: &RawPreset) -> Preset {
         scope.notes.add(Some(raw.at.span()), "a preset needs `set`", example);
     } else if set == Sampling::default() && raw.set.at.is_empty() {
         let hint = "add a value, or write the alias alone: \"fast\"";
-        scope.notes.add(Some(raw.set.at.span()), "`set` sets nothing", hint);
+        scope.notes.add(Some(raw.set.at.span()), "`set` is empty", hint);
     }
     if let Some(written) = raw.set.top_p.as_ref().filter(|at| at.value == 0.0) {
         scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
@@ -147,7 +147,7 @@ fn alternatives(scope: &Scope<'_>, raw: &RawEntry) -> Vec<String> {
 }
 
 fn check_name(scope: &Scope<'_>, name: &At<String>) {
-    let hint = "it names files and is typed often: \"32b\"";
+    let hint = "use a short name, such as \"32b\"; it also names files";
     if let Err(problem) = plain_word(&name.value, 64) {
         scope.notes.wrong(name, format!("the name `{}` {problem}", quote(&name.value)), hint);
         return;
@@ -155,11 +155,11 @@ fn check_name(scope: &Scope<'_>, name: &At<String>) {
     // NAME.log, NAME.json, NAME.sock lie beside mlxctl.log, other.access.log and other.live.json.
     let lower = name.value.to_ascii_lowercase();
     if lower == "mlxctl" || lower.ends_with(".live") || lower.ends_with(".access") {
-        let message = format!("the name `{}` is taken by mlxctl's own files", name.value);
+        let message = format!("the name `{}` is reserved for mlxctl's own files", name.value);
         scope.notes.wrong(
             name,
             message,
-            "choose another; not `mlxctl`, nothing that ends in `.live` or `.access`",
+            "choose another one; not `mlxctl`, and not ending in `.live` or `.access`",
         );
     }
 }
@@ -180,7 +180,7 @@ fn unique_names(scope: &Scope<'_>, models: &[RawModel]) {
         } else {
             format!("an alias of `{}`", quote(whose))
         };
-        let hint = "names and aliases are unique, upper and lower case taken together";
+        let hint = "names and aliases must be unique, ignoring case";
         scope.notes.wrong(text, format!("the {what} `{}` is already {taken}", quote(&text.value)), hint);
     }
 }
@@ -194,13 +194,11 @@ fn unique_ports(scope: &Scope<'_>, models: &[RawModel]) {
         let name = entry.name.as_ref().map_or("another model", |name| name.value.as_str());
         if let Some(other) = seen.get(&port.value) {
             let free = (port.value..=u16::MAX).find(|candidate| !taken.contains(candidate));
-            let hint = free.map_or_else(
-                || "choose another".to_owned(),
-                |free| format!("{free} is not used in this file"),
-            );
+            let hint = free
+                .map_or_else(|| "choose another".to_owned(), |free| format!("{free} is free in this file"));
             scope.notes.wrong(
                 port,
-                format!("port {} is already that of `{}`", port.value, quote(other)),
+                format!("port {} is already used by `{}`", port.value, quote(other)),
                 hint,
             );
         } else {
@@ -215,11 +213,11 @@ fn rate(scope: &Scope<'_>, written: &At<String>) -> Option<f64> {
     let rate = number.and_then(|number| number.parse::<f64>().ok());
     let problem = match (number, rate) {
         (Some(_), Some(rate)) if rate.is_finite() && rate > 0.0 => return Some(rate),
-        (Some(_), Some(_)) => "`target` is above zero",
+        (Some(_), Some(_)) => "`target` must be above zero",
         (Some(_), None) => "`target` has no number in front of tok/s",
-        (None, _) => "`target` has no unit, or another one than tok/s",
+        (None, _) => "`target` must be in tok/s",
     };
-    scope.notes.wrong(written, problem, "tokens a second: \"30 tok/s\"");
+    scope.notes.wrong(written, problem, "tokens per second, such as \"30 tok/s\"");
     None
 }
 

@@ -24,8 +24,8 @@ fn host(scope: &Scope<'_>, raw: &RawNetwork) -> IpAddr {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let Some(written) = &raw.host else { return parsed.unwrap_or(loopback) };
     let Ok(host) = parsed else {
-        let message = format!("`host` = `{}` is no IP address", quote(&written.value));
-        let hint = "the address of this machine in its network, or \"127.0.0.1\"; a name could mean another machine tomorrow";
+        let message = format!("`host` must be an IP address, not a name (`{}`)", quote(&written.value));
+        let hint = "the address of this machine in its network, or \"127.0.0.1\"; a name could refer to another machine later";
         scope.notes.wrong(written, message, hint);
         return loopback;
     };
@@ -33,11 +33,11 @@ fn host(scope: &Scope<'_>, raw: &RawNetwork) -> IpAddr {
     if host.is_unspecified() && !raw.expose() {
         scope.notes.wrong(
             written,
-            format!("`host` = {} listens on every network that this machine joins", written.value),
-            "name one address of this machine, or add `expose = true` if that is meant",
+            format!("`host` = {} listens on every network this machine joins", written.value),
+            "name one address of this machine, or add `expose = true` if you want that",
         );
     } else if host.is_multicast() || matches!(host, IpAddr::V4(v4) if v4.is_broadcast()) {
-        let message = format!("`host` = {host} is an address of many machines");
+        let message = format!("`host` = {host} is not the address of a single machine");
         scope.notes.wrong(written, message, "name one address of this machine");
     }
     host
@@ -63,7 +63,7 @@ fn origin(text: &str) -> Result<(), (String, String)> {
     let hint = "scheme, host and port as a browser sends them: \"https://chat.example.org\" or \"app://obsidian.md\"";
     if text == "*" {
         return Err((
-            "every page that is visited could use the models".into(),
+            "every page visited in a browser could use the models".into(),
             format!("name each origin; {hint}"),
         ));
     }
@@ -108,7 +108,7 @@ fn host_name(text: &str) -> Result<(), (String, String)> {
     if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
         return Ok(());
     }
-    Err(("no host name".into(), "the name alone, without scheme and port: \"mac.local\"".into()))
+    Err(("no host name".into(), "only the name, without scheme and port: \"mac.local\"".into()))
 }
 
 #[cfg(test)]

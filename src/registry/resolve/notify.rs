@@ -8,7 +8,7 @@ pub(super) fn notify(scope: &Scope<'_>, raw: &RawNotify) -> Notify {
     let mut notify = raw.valid();
     let Some(written) = &raw.command else { return notify };
     for word in written.value.iter().filter(|word| word.value.contains('\0')) {
-        scope.notes.wrong(word, "an argument of `command` holds a NUL character", "leave it out");
+        scope.notes.wrong(word, "an argument of `command` contains a NUL character", "leave it out");
     }
     let Some(program) = written.value.first() else { return notify };
     let first = program.value.split_whitespace().next().unwrap_or_default();

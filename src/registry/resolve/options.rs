@@ -7,8 +7,12 @@ use crate::registry::{Health, Limits, ModelMemory, Restart, Start};
 pub(super) fn health(scope: &Scope<'_>, raw: &RawHealth) -> Health {
     let health = raw.valid();
     if let Some(written) = raw.hang_after.as_ref().filter(|at| at.value <= health.timeout) {
-        let message = "`hang_after` is no longer than one check may take (`timeout`): a slow answer would count as a hang";
-        scope.notes.wrong(written, message, "minutes are usual: a long prompt is busy, not dead");
+        let message = "`hang_after` must be longer than one check may take (`timeout`), or a slow answer would count as a hang";
+        scope.notes.wrong(
+            written,
+            message,
+            "use minutes: a backend that computes a long prompt is busy, not hung",
+        );
     }
     health
 }
@@ -25,7 +29,7 @@ pub(super) fn restart(scope: &Scope<'_>, raw: &RawRestart, start: Start) -> Rest
                 shown(restart.backoff_min),
                 shown(restart.backoff_max)
             ),
-            "the first wait is no longer than the longest one",
+            "`backoff_min` must not exceed `backoff_max`",
         );
     }
     restart
@@ -37,7 +41,7 @@ pub(super) fn limits(scope: &Scope<'_>, raw: &RawLimits, memory: &ModelMemory, c
         scope.notes.wrong(
             written,
             format!(
-                "`in_flight` is {}, and memory is promised for {} requests at once (`memory.concurrency`)",
+                "`in_flight` is {}, but memory is reserved for {} concurrent requests (`memory.concurrency`)",
                 written.value, memory.concurrency
             ),
             "raise memory.concurrency, or leave in_flight out",
@@ -46,7 +50,7 @@ pub(super) fn limits(scope: &Scope<'_>, raw: &RawLimits, memory: &ModelMemory, c
     let context = memory.context.unwrap_or(u32::MAX);
     if let Some(written) = raw.max_tokens.as_ref().filter(|at| at.value > context) {
         let message = format!(
-            "`max_tokens` is {}, and the context ends at {context} (`memory.context`)",
+            "`max_tokens` is {}, but the context is only {context} (`memory.context`)",
             written.value
         );
         scope.notes.wrong(written, message, "prompt and answer share the context");

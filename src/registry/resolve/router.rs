@@ -8,7 +8,7 @@ use crate::registry::problem::quote;
 use crate::registry::raw::RawRegistry;
 use crate::registry::{Model, Network};
 
-/// The router's port, if there is a router; nobody else's.
+/// The router's port, if there is a router.
 pub(super) fn port(
     scope: &Scope<'_>,
     raw: &RawRegistry,
@@ -24,7 +24,7 @@ pub(super) fn port(
     };
     for model in raw.models.iter().filter_map(|model| model.entry.name.as_ref()) {
         if model.value.eq_ignore_ascii_case("router") {
-            let problem = "a model called `router` and [router] would write into one access log";
+            let problem = "a model called `router` would share its access log with [router]";
             scope.notes.wrong(model, problem, "another name");
         }
     }

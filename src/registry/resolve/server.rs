@@ -17,7 +17,7 @@ const OWNED: [(&str, &str); 21] = [
     ("--host", "the gate listens for the model: network.host"),
     ("--port", "the gate listens for the model: `port`"),
     ("--allowed-origins", "the gate answers browsers: network.allow_origins"),
-    ("--prompt-cache-bytes", "use memory.kv_limit, which holds"),
+    ("--prompt-cache-bytes", "use memory.kv_limit, which is enforced"),
     ("--draft-model", "use server.draft_model"),
     ("--num-draft-tokens", "use server.num_draft_tokens"),
     ("--adapter-path", "use server.adapter_path"),
@@ -55,8 +55,8 @@ pub(super) fn server(scope: &Scope<'_>, raw: &RawServer) -> ServerOptions {
 fn draft(scope: &Scope<'_>, written: &At<String>) -> String {
     match source(scope, written) {
         Source::Tiny if written.value == TINY => {
-            let hint = "a smaller model of the same family";
-            scope.notes.wrong(written, "the built-in tiny model drafts for no other model", hint);
+            let hint = "use a smaller model of the same family";
+            scope.notes.wrong(written, "the built-in tiny model cannot be a draft model", hint);
             String::new()
         }
         source => source.to_string(),
@@ -73,9 +73,8 @@ fn check_kv(scope: &Scope<'_>, raw: &RawServer) {
         scope.notes.wrong(written, format!("`kv_group_size` cannot be {}", written.value), "32, 64 or 128");
     }
     if let (Some(written), Some(_)) = (bits, &raw.draft_model) {
-        let message =
-            "`kv_bits` and `draft_model` together are not supported: no memory can be promised for the pair";
-        scope.notes.wrong(written, message, "leave one of them out; each of them stops batching already");
+        let message = "`kv_bits` and `draft_model` cannot be combined: their memory cannot be estimated";
+        scope.notes.wrong(written, message, "leave one of them out");
     }
 }
 
@@ -92,7 +91,7 @@ fn check_extra(scope: &Scope<'_>, list: Option<&At<Vec<At<String>>>>) {
                 .find(|(owned, _)| flag.len() > 3 && flag.starts_with("--") && owned.starts_with(flag))
         });
         if let Some((owned, instead)) = owned {
-            let message = format!("`extra_args` sets {}, which is mlxctl's", quote(owned));
+            let message = format!("`extra_args` sets {}, which mlxctl sets itself", quote(owned));
             scope.notes.wrong(arg, message, *instead);
         }
     }
@@ -102,7 +101,7 @@ fn check_template_args(scope: &Scope<'_>, written: Option<&At<String>>) {
     let Some(written) = written else { return };
     let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&written.value);
     if let Err(error) = object {
-        let message = format!("`chat_template_args` is no JSON object: {error}");
+        let message = format!("`chat_template_args` is not a JSON object: {error}");
         scope.notes.wrong(written, message, "for example '{\"enable_thinking\": false}'");
     }
 }

@@ -31,6 +31,6 @@ pub(super) fn source(scope: &Scope<'_>, written: &At<String>) -> Source {
     let pasted =
         text.strip_prefix("https://huggingface.co/").map(|rest| format!("write \"{}\"", quote(rest)));
     let hint = pasted.unwrap_or_else(|| builtin.unwrap_or(hint).to_owned());
-    scope.notes.wrong(written, format!("`{}` is no repository", quote(text)), hint);
+    scope.notes.wrong(written, format!("`{}` is not a repository", quote(text)), hint);
     Source::Tiny
 }

@@ -58,7 +58,9 @@ impl LaunchdAgent {
 
     fn explain(&self, error: &Error) -> AgentError {
         let hint = match error {
-            Error::Call { .. } => "launchd is macOS's; elsewhere the agent is a systemd user unit".to_owned(),
+            Error::Call { .. } => {
+                "launchd exists only on macOS; elsewhere the agent is a systemd user unit".to_owned()
+            }
             Error::Refused(failure) => failure.hint(self.hand.session().as_deref()),
         };
         AgentError { what: error.to_string(), hint }
@@ -110,7 +112,7 @@ fn words(step: Step) -> &'static str {
         Step::Restart => "ending the supervisor and starting another",
         Step::Confirm => "waiting for its process",
         Step::Bootout => "asking the job to end",
-        Step::Unpin => "loading the job anew, because its process is killed as soon as it starts",
+        Step::Unpin => "loading the job again, because its process is killed as soon as it starts",
         Step::AwaitGone => "waiting until it is gone",
     }
 }
@@ -134,7 +136,7 @@ impl Agent for LaunchdAgent {
 
     fn differs(&self, found: &str) -> Vec<String> {
         let (Ok(wanted), Ok(found)) = (self.job.to_dictionary(), plist::from_bytes(found.as_bytes())) else {
-            return vec!["it is no property list".into()];
+            return vec!["it is not a property list".into()];
         };
         differences(&wanted, &found)
             .into_iter()

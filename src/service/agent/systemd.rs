@@ -76,12 +76,15 @@ impl SystemdAgent {
 fn not_another(pid: Option<i32>, state: &str, patience: Duration) -> AgentError {
     match pid {
         Some(pid) => AgentError {
-            what: format!("the supervisor of before (pid {pid}) still runs after {}s", patience.as_secs()),
-            hint: "it lets answers in flight end: `mlxctl status` shows them".into(),
+            what: format!(
+                "the previous supervisor (pid {pid}) is still running after {}s",
+                patience.as_secs()
+            ),
+            hint: "it is finishing requests in flight; see `mlxctl status`".into(),
         },
         None => AgentError {
             what: format!("the unit has no process (state: {state})"),
-            hint: "look into the log that the unit names, or `journalctl --user -e`".into(),
+            hint: "check the log named in the unit, or `journalctl --user -e`".into(),
         },
     }
 }
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn a_supervisor_that_does_not_go_is_not_called_a_missing_process() {
         let patience = Duration::from_secs(45);
-        assert!(not_another(Some(7), "active", patience).what.contains("(pid 7) still runs after 45s"));
+        assert!(not_another(Some(7), "active", patience).what.contains("(pid 7) is still running after 45s"));
         assert!(not_another(None, "failed", patience).what.contains("no process (state: failed)"));
     }
 }

@@ -1,5 +1,5 @@
 //! The way to a job that runs, and to one that is gone, through every answer that launchctl is known to give.
-//! Pure: the clock and the command are somebody else's.
+//! Pure: the caller provides the clock and runs the command.
 //!
 //! launchctl exits with an errno of its own. The ones that mean something here: 3 not loaded, 5 anything from
 //! "loaded already" to "no GUI session", 36 a bootout is still in progress, 37 loaded already, 112 no such
@@ -68,10 +68,10 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// 125.
-    #[error("launchd has no place for this job in this user's domain (code 125)")]
+    #[error("launchd cannot run this job in this user's domain (code 125)")]
     WrongDomain,
     /// 112.
-    #[error("this user has no GUI session, and the job belongs into one (code 112)")]
+    #[error("this user has no GUI session, which the job needs (code 112)")]
     NoSession,
     /// 5, for as long as was waited.
     #[error("launchd refused to load the job for {}s (code 5)", .waited.as_secs())]
@@ -80,7 +80,7 @@ pub enum Failure {
     #[error("launchd keeps the job disabled (code 119)")]
     Disabled,
     /// The process of before a restart is still there.
-    #[error("the supervisor of before (pid {pid}) still runs after {}s", .waited.as_secs())]
+    #[error("the previous supervisor (pid {pid}) is still running after {}s", .waited.as_secs())]
     SameProcess {
         pid: i32,
         /// How long it was waited for.
@@ -119,7 +119,7 @@ impl Failure {
                     .into()
             }
             Self::Disabled => {
-                "a profile of an organisation may forbid it: System Settings > General > Login Items".into()
+                "a management profile may forbid it: System Settings > General > Login Items".into()
             }
             Self::NoProcess(_) => {
                 "look into the log that the property list names; `mlxctl doctor` checks program, \
@@ -127,7 +127,7 @@ impl Failure {
                     .into()
             }
             Self::SameProcess { .. } => {
-                "it lets answers in flight end: `mlxctl status` shows them; the same again in a moment".into()
+                "it is finishing requests in flight (see `mlxctl status`); try again in a moment".into()
             }
             Self::StillThere { .. } => {
                 "a backend may still be draining: `mlxctl status`, then try again".into()
@@ -142,7 +142,7 @@ impl Failure {
 const LOG_IN: &str = "log in at the Mac's own screen (or over Screen Sharing) and run it in Terminal there; \
                       over SSH alone launchd keeps the job waiting";
 
-/// How long, and how often, to go on. Times are measured from the first call of a step.
+/// How long, and how often, to retry. Times are measured from the first call of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// For code 5, 119 and a process that does not appear.

@@ -19,10 +19,10 @@ pub struct Args {
     /// Return as soon as the supervisor has a process
     #[arg(long)]
     no_wait: bool,
-    /// How long the always-on models may take to be ready
+    /// How long to wait for the always-on models to be ready
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15m")]
     timeout: Duration,
-    /// The mlxctl that shall run [default: this one]
+    /// Path of the mlxctl binary to run [default: this one]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
 }
@@ -62,31 +62,34 @@ fn no_other_supervisor(client: &Client, seen: &Seen) -> Result<(), CliError> {
     if seen.pid == Some(other.pid) {
         return Ok(());
     }
-    Err(CliError::failed(format!("another supervisor of this registry runs already, pid {}", other.pid))
-        .why("it was started by hand, and there can be one only")
-        .hint(format!("end it (Ctrl-C where it runs, or kill {}), then the same command", other.pid)))
+    Err(CliError::failed(format!(
+        "another supervisor of this registry is already running, pid {}",
+        other.pid
+    ))
+    .why("it was started by hand, and only one can run")
+    .hint(format!("stop it (Ctrl-C in its terminal, or kill {}), then run this command again", other.pid)))
 }
 
 fn announce_replacement(context: &Context, agent: &dyn Agent, found: Option<&str>, seen: &Seen) {
     if let Some(domain) = &seen.misplaced {
-        context.output.say(&format!("{} has the job in {domain}: it is moved", agent.manager()));
+        context.output.say(&format!("{} has the job in {domain}; moving it", agent.manager()));
     }
     if let Some(program) =
         seen.program.as_deref().filter(|path| std::path::Path::new(path) != agent.program())
     {
         context
             .output
-            .say(&format!("{} has a job of this name that runs {program}: it is replaced", agent.manager()));
+            .say(&format!("{} has a job of this name that runs {program}; replacing it", agent.manager()));
     }
     if let Some(found) = found.filter(|found| *found != agent.wanted()) {
-        context.output.say(&format!("{} is replaced:", agent.file().display()));
+        context.output.say(&format!("replacing {}:", agent.file().display()));
         for difference in agent.differs(found) {
             context.output.say(&format!("  {difference}"));
         }
     }
 }
 
-/// Folders that nobody else makes, the old file kept, the new one written.
+/// Creates folders, keeps the old file and writes the new one.
 fn prepare(
     context: &Context,
     registry: &Registry,
@@ -103,7 +106,7 @@ fn prepare(
     if found.is_some_and(|found| found != agent.wanted())
         && let Some(kept) = keep(agent.file(), &registry.paths.state).map_err(cannot)?
     {
-        context.output.say(&format!("kept the old one as {}", kept.display()));
+        context.output.say(&format!("kept the previous one as {}", kept.display()));
     }
     write(agent.file(), agent.wanted()).map_err(cannot)
 }

@@ -45,7 +45,7 @@ fn silent(log: &Path) -> CliError {
     } else {
         format!("the end of {}:\n{}", log.display(), tail.join("\n"))
     };
-    CliError::failed(format!("the supervisor has a process, but does not answer after {}s", ANSWER.as_secs()))
+    CliError::failed(format!("the supervisor was started but does not answer after {}s", ANSWER.as_secs()))
         .why(why)
         .hint("mlxctl doctor")
 }
@@ -72,17 +72,15 @@ pub fn models(context: &Context, client: &Client, timeout: Duration) -> Result<(
             }
         }
         if let Some(failed) = waiting.iter().find(|model| model.state == StateName::Failed) {
-            let error = CliError::failed(format!("the agent runs, but {} failed", failed.name));
-            let error = error.why(failed.reason.as_deref().unwrap_or("it does not say why"));
-            return Err(
-                error.hint(failed.hint.as_deref().unwrap_or("mlxctl logs and mlxctl events say more"))
-            );
+            let error = CliError::failed(format!("the agent is running, but {} failed", failed.name));
+            let error = error.why(failed.reason.as_deref().unwrap_or("no reason was given"));
+            return Err(error.hint(failed.hint.as_deref().unwrap_or("mlxctl logs, mlxctl events")));
         }
         let Some(first) = waiting.first() else { return Ok(()) };
         if started.elapsed() >= timeout {
             let after = humantime::format_duration(timeout);
             return Err(CliError::failed(format!(
-                "the agent runs, but {} is not ready after {after}",
+                "the agent is running, but {} is not ready after {after}",
                 first.name
             ))
             .why(line(first))

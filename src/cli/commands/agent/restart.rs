@@ -33,24 +33,22 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
     }
     if let Some(domain) = &seen.misplaced {
         return Err(CliError::failed(format!("{} is in {domain} of {}", agent.name(), agent.manager()))
-            .why("it was loaded without a login at the screen, and would run twice after the next one")
-            .hint("mlxctl agent install, in Terminal at the Mac's own screen, moves it"));
+            .why("it was loaded without a login at the screen and would run twice after the next login")
+            .hint("run mlxctl agent install in Terminal at the Mac's own screen; it moves the job"));
     }
     if super::on_disk(agent.as_ref())?.as_deref() != Some(agent.wanted()) {
         let file = agent.file().display();
-        context
-            .output
-            .say(&format!("{file} is not what the registry asks for: mlxctl agent install replaces it"));
+        context.output.say(&format!("{file} differs from the registry; mlxctl agent install updates it"));
     }
     let client = Client::new(&registry.paths.run);
-    // A supervisor that somebody started by hand is none of the manager's business.
+    // A supervisor started by hand does not belong to the service manager.
     let answers = client.status().ok().and_then(|status| status.supervisor);
     let ours = answers.is_some_and(|supervisor| Some(supervisor.pid) == seen.pid);
     if args.dry_run {
         let way = if ours {
             "would ask the supervisor to hand over"
         } else {
-            "would kill the supervisor, which does not answer"
+            "would kill the supervisor, because it does not answer"
         };
         return context.output.data(&format!("{way}; {} starts another", agent.manager()));
     }
@@ -61,7 +59,7 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
         status.models.iter().filter(|model| model.adopted).map(|model| model.name.as_str()).collect();
     let models =
         if adopted.is_empty() { String::new() } else { format!("; still up: {}", adopted.join(", ")) };
-    context.output.data(&format!("{} runs again, pid {pid}{models}", agent.name()))
+    context.output.data(&format!("{} is running again, pid {pid}{models}", agent.name()))
 }
 
 /// Asks the supervisor to leave its backends to the next one. Answers in flight may take the whole drain.
@@ -70,7 +68,7 @@ fn hand_over(context: &Context, client: &Client, registry: &Registry, agent: &dy
     if !agent.unloads_to_restart() {
         return client.handover().map_or(Handed::No, |()| Handed::Leaves { drain });
     }
-    context.output.say("waiting for answers in flight");
+    context.output.say("waiting for requests in flight");
     match client.hand_over_and_hold(drain, HOLD) {
         Ok(true) => Handed::Holds,
         Ok(false) => Handed::Leaves { drain },

@@ -10,12 +10,12 @@ use crate::service::agent::{Agent, Seen};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// As a JSON document (schema 1)
+    /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
 }
 
-/// What the service manager and the supervisor say, side by side. Keys are promises.
+/// Show what the service manager and the supervisor report, side by side. Keys are promises.
 #[derive(Debug, Serialize)]
 struct View {
     schema: u32,
@@ -60,7 +60,7 @@ pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Resul
     if view.pid.is_some() && view.supervisor.is_some() {
         return Ok(());
     }
-    let what = if view.loaded { "is installed, but does not run" } else { "is not installed" };
+    let what = if view.loaded { "is installed but not running" } else { "is not installed" };
     let hint = if view.loaded { "mlxctl doctor" } else { "mlxctl agent install" };
     Err(CliError::new(Exit::NotRunning, format!("{} {what}", view.name)).hint(hint))
 }
@@ -108,28 +108,28 @@ fn problems(
     let manager = agent.manager();
     if seen.loaded && !file {
         problems
-            .push(format!("{manager} still has the job, but its file is gone: it ends with this session"));
+            .push(format!("{manager} still has the job, but its file is gone; it ends with this session"));
     }
     if let Some(domain) = &seen.misplaced {
         problems.push(format!(
-            "{manager} has the job in {domain}, which knows no login at the screen and starts nothing at one: \
-             mlxctl agent install moves it"
+            "{manager} has the job in {domain}, where nothing starts at login; mlxctl agent install moves it"
         ));
     }
     if let Some(program) =
         seen.program.as_deref().filter(|path| std::path::Path::new(path) != agent.program())
     {
-        problems.push(format!("{manager} runs {program} under this name: mlxctl agent install replaces it"));
+        problems.push(format!("{manager} runs {program} under this name; mlxctl agent install replaces it"));
     }
     match (seen.pid, supervisor.map(|supervisor| supervisor.pid)) {
         (Some(job), Some(answers)) if job != answers => {
-            problems
-                .push(format!("the supervisor that answers (pid {answers}) is not {manager}'s (pid {job})"));
+            problems.push(format!(
+                "the supervisor that answers (pid {answers}) is not the one {manager} started (pid {job})"
+            ));
         }
         (None, Some(answers)) => {
-            problems.push(format!("a supervisor that was started by hand answers, pid {answers}"));
+            problems.push(format!("a supervisor started by hand answers, pid {answers}"));
         }
-        (Some(job), None) => problems.push(format!("pid {job} runs, but does not answer")),
+        (Some(job), None) => problems.push(format!("pid {job} is running but does not answer")),
         _ => {}
     }
     problems
@@ -157,8 +157,8 @@ fn text(view: &View) -> String {
 fn file_words(state: &str) -> &'static str {
     match state {
         "missing" => "not there",
-        "current" => "as the registry has it",
-        _ => "not as the registry has it: mlxctl agent install replaces it",
+        "current" => "matches the registry",
+        _ => "differs from the registry; mlxctl agent install updates it",
     }
 }
 

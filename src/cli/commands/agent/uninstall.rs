@@ -55,12 +55,12 @@ fn end_leftovers(context: &Context, registry: &Registry) -> Result<(), CliError>
         Err(LockError::Held(holder)) => {
             context
                 .output
-                .say(&format!("a supervisor that was started by hand goes on, with its models: {holder}"));
+                .say(&format!("a supervisor started by hand keeps running, with its models: {holder}"));
             return Ok(());
         }
         Err(LockError::Io(error)) => {
             return Err(CliError::failed(
-                "the agent is gone, but whether it left models running cannot be told",
+                "the agent is removed, but it is not known whether models are still running",
             )
             .why(error)
             .hint("mlxctl doctor"));
@@ -68,7 +68,9 @@ fn end_leftovers(context: &Context, registry: &Registry) -> Result<(), CliError>
     };
     let mut problems = Vec::new();
     for (model, who) in left.backends.clone() {
-        context.output.say(&format!("{model} runs on without a supervisor, pid {}: ending it", who.pid));
+        context
+            .output
+            .say(&format!("{model} is still running without a supervisor, pid {}; stopping it", who.pid));
         let term = registry.model(&model).map_or(TERM, |model| model.stop.term);
         if let Err(error) = left.end(host.as_ref(), &model, term) {
             problems.push((model, who.pid, error));
@@ -76,7 +78,7 @@ fn end_leftovers(context: &Context, registry: &Registry) -> Result<(), CliError>
     }
     let Some((model, pid, error)) = problems.first() else { return Ok(()) };
     let groups: Vec<String> = problems.iter().map(|(_, pid, _)| format!("-{pid}")).collect();
-    Err(CliError::failed(format!("the agent is gone, but {model} still runs, pid {pid}"))
+    Err(CliError::failed(format!("the agent is removed, but {model} is still running, pid {pid}"))
         .why(error)
         .hint(format!("kill -KILL {}", groups.join(" "))))
 }

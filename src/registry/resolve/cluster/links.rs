@@ -45,11 +45,14 @@ fn check_addresses(scope: &Scope<'_>, backend: ClusterBackend, placed: &[Placed]
         for text in &rank.addresses {
             match text.parse::<IpAddr>() {
                 Err(_) => note(
-                    format!("`{}` in `addresses` is no IP address", quote(text)),
+                    format!("`{}` in `addresses` is not an IP address", quote(text)),
                     "for example \"10.0.0.1\"",
                 ),
                 Ok(address) if address.is_unspecified() || address.is_multicast() => {
-                    note(format!("{address} is no address of one machine"), "for example \"10.0.0.1\"");
+                    note(
+                        format!("{address} is not the address of a single machine"),
+                        "for example \"10.0.0.1\"",
+                    );
                 }
                 Ok(address) if remote && address.to_canonical().is_loopback() => note(
                     format!("the other hosts cannot reach `{host}` at {address}"),
@@ -76,8 +79,8 @@ fn check_mesh(scope: &Scope<'_>, placed: &[Placed]) {
         let host = quote(&rank.host);
         if seen.contains(&rank.host.as_str()) {
             note(
-                format!("`{host}` has two ranks, and no RDMA device leads from a host to itself"),
-                "one rank a host with \"jaccl\"".to_owned(),
+                format!("`{host}` has two ranks, and RDMA cannot connect a host to itself"),
+                "use one rank per host with \"jaccl\"".to_owned(),
             );
             return;
         }
@@ -99,11 +102,14 @@ fn check_mesh(scope: &Scope<'_>, placed: &[Placed]) {
             } else if towards != number && devices.is_empty() {
                 note(
                     format!("no RDMA device leads from `{host}` to `{}`", quote(other)),
-                    "every host is cabled to every other: a mesh; with less, use \"ring\"".to_owned(),
+                    "\"jaccl\" needs a cable between every pair of hosts; otherwise use \"ring\"".to_owned(),
                 );
             }
             for device in devices.iter().filter(|device| plain_word(device, 64).is_err()) {
-                note(format!("`{}` is no RDMA device", quote(device)), "for example \"rdma_en2\"".to_owned());
+                note(
+                    format!("`{}` is not an RDMA device", quote(device)),
+                    "for example \"rdma_en2\"".to_owned(),
+                );
             }
         }
     }
