@@ -54,6 +54,12 @@ pub struct SupervisorStatus {
     /// The programs that the models yield to now.
     #[serde(default)]
     pub yielding_to: Vec<String>,
+    /// The share of the time that the models work meanwhile; null: all of it.
+    #[serde(default)]
+    pub pace_percent: Option<u8>,
+    /// Whether requests wait in line until those programs have ended.
+    #[serde(default)]
+    pub holding: bool,
 }
 
 /// The machine.

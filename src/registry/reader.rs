@@ -15,7 +15,7 @@ pub(super) use lists::NameOr;
 
 use super::notes::{At, Notes, nearest};
 use super::problem::quote;
-use crate::units::{Bytes, ParseBytesError};
+use crate::units::{Bytes, ParseBytesError, Percent};
 
 /// The longest time that can be meant; beyond it clocks overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -161,6 +161,32 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// A share in whole percent within `range`.
+    pub fn percent(&self, key: &'static str, range: RangeInclusive<u8>) -> Option<At<Percent>> {
+        let value = self.get(key)?;
+        let span = value.span();
+        let (low, high) = (Percent(*range.start()), Percent(*range.end()));
+        let DeValue::String(text) = value.get_ref() else {
+            self.mismatch(key, "a share in percent", value, "\"50%\"");
+            return None;
+        };
+        let digits = text.strip_suffix('%').map(str::trim);
+        match digits.map(|digits| digits.parse::<u8>().ok().filter(|number| range.contains(number))) {
+            Some(Some(number)) => return Some(At { value: Percent(number), span }),
+            Some(None) => self.notes.add(
+                Some(span),
+                format!("`{key}` = {} is out of range, or not a whole number", quote(text)),
+                format!("\"{low}\" to \"{high}\""),
+            ),
+            None => self.notes.add(
+                Some(span),
+                format!("`{key}` has no `%`: {}", quote(text)),
+                format!("\"{low}\" to \"{high}\", for example {key} = \"50%\""),
+            ),
+        }
+        None
     }
 
     /// A size with its unit; above zero, unless `zero` means something.

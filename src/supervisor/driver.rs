@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::admit::{self, Gatekeeper, Holds};
 use super::awake::Awake;
 use super::exits;
+use super::give_way::GivingWay;
 use super::handle::{Input, events_of};
 use super::journal::Journal;
 use super::kept::Kept;
@@ -83,6 +84,8 @@ pub(super) struct Driver {
     pub finished: bool,
     /// What is done about memory pressure and for programs that the models yield to.
     pub policy: Policy,
+    /// What is in force while such a program runs.
+    pub giving_way: GivingWay,
     /// The rung that backends are on.
     pub priority: Priority,
     /// What the machine's power allows.
@@ -232,6 +235,8 @@ impl Driver {
     /// Tells every gate what follows from its model's state.
     pub fn publish(&mut self) {
         let now = self.host.now();
+        let leaves = Availability::Loading { ready_at: None, hold: true };
+        let instead = self.leaving.is_some().then_some(leaves).or_else(|| self.giving_way.instead_of_ready());
         for managed in self.fleet.models() {
             let Some(slot) = self.slots.get_mut(&managed.name) else { continue };
             if managed.state.generation().is_none() {
@@ -244,7 +249,7 @@ impl Driver {
                 self.learned.loaded(&managed.name, run.generation, since.since(run.spawned));
             }
             slot.follow_lent(managed);
-            slot.publish(managed, now, self.learned.load_time(&managed.name), self.leaving.is_some());
+            slot.publish(managed, now, self.learned.load_time(&managed.name), instead.as_ref());
         }
         self.keep(false);
     }
@@ -409,6 +414,7 @@ impl Driver {
             }),
             suspicion: suspicion.clone(),
             questions: asked,
+            pace: self.giving_way.pace(),
             vitals: vitals.clone(),
         };
         let log = log_file(&self.registry.paths.logs, name);

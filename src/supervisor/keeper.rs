@@ -58,6 +58,7 @@ impl Driver {
         for action in self.policy.step(now, reading.pressure, &running, &programs) {
             self.relieve(action);
         }
+        self.give_way();
         for seen in seen {
             self.keep_in_bounds(now, &seen);
         }

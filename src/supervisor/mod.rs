@@ -10,6 +10,7 @@ mod driver;
 mod exits;
 mod files;
 mod forgotten;
+mod give_way;
 mod handle;
 mod housekeeping;
 mod journal;
@@ -37,6 +38,8 @@ mod view;
 mod clock_tests;
 #[cfg(test)]
 mod forgotten_tests;
+#[cfg(test)]
+mod give_way_tests;
 #[cfg(test)]
 mod reasons_tests;
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::adopt::{self, Found};
 use super::awake::Awake;
 use super::driver::Driver;
+use super::give_way::GivingWay;
 use super::handle::{Handle, Input};
 use super::journal::Journal;
 use super::learned::Learned;
@@ -30,7 +31,7 @@ use crate::clock::Moment;
 use crate::gate::Listening;
 use crate::host::posix;
 use crate::host::{Host, Priority};
-use crate::lifecycle::{self, Event, Fleet, Name};
+use crate::lifecycle::{self, Event, Fleet, Name, Signed};
 use crate::memory::pressure::Policy;
 use crate::metrics::{Listener, Noted};
 use crate::notify::Trouble;
@@ -140,6 +141,7 @@ impl Supervisor {
             reports,
             finished: false,
             policy,
+            giving_way: GivingWay::default(),
             priority: Priority::Normal,
             glance: Glance::default(),
             look_due: Moment::default(),
@@ -207,7 +209,13 @@ impl Supervisor {
 impl Driver {
     fn take(&mut self, input: Input) {
         match input {
-            Input::Event(event) => self.handle(event),
+            Input::Event(event) => {
+                if matches!(event, Event::Of { signed: Signed::Answered, .. }) {
+                    // Nobody may have looked since the last model went, and requests wait for this one.
+                    self.look_at_programs();
+                }
+                self.handle(event);
+            }
             Input::Ask(ask) => self.asked(ask),
             Input::Outcome(name, verb, outcome, answer) => {
                 let done = self.done(&name, verb, outcome);

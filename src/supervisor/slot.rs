@@ -161,11 +161,17 @@ impl Slot {
         hosts.iter().find(|share| share.host == host).map(|share| &share.estimate)
     }
 
-    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
-    /// supervisor is about to take over, so that nothing new is begun.
-    pub fn publish(&self, managed: &Managed, now: Moment, load_time: Option<Duration>, leaving: bool) {
+    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `instead`: what is said of
+    /// a model that is ready while nothing new is begun.
+    pub fn publish(
+        &self,
+        managed: &Managed,
+        now: Moment,
+        load_time: Option<Duration>,
+        instead: Option<&Availability>,
+    ) {
         let wanted = match self.available(managed, now, load_time) {
-            Availability::Ready(_) if leaving => Availability::Loading { ready_at: None, hold: true },
+            Availability::Ready(upstream) => instead.cloned().unwrap_or(Availability::Ready(upstream)),
             other => other,
         };
         self.availability.send_if_modified(|current| {

@@ -132,6 +132,7 @@ impl Driver {
             problems.into_iter().flatten().map(str::to_owned).chain(self.metrics_listener.problem());
         let router = self.routing.listening.problem.iter().map(|problem| format!("router: {problem}"));
         let strays = self.strays.iter().map(|(_, stray)| format!("process {} to end", stray.pid));
+        let (pace, holding) = self.giving_way.in_force();
         let waiting_for = gates.chain(router).chain(problems).chain(strays).collect();
         SupervisorStatus {
             pid,
@@ -142,6 +143,8 @@ impl Driver {
             footprint_bytes: self.glance.own.map(|bytes| bytes.0),
             waiting_for,
             yielding_to: self.yielding_to(),
+            pace_percent: pace.map(|share| share.0),
+            holding,
         }
     }
 

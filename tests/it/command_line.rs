@@ -49,6 +49,8 @@ pub fn status() -> Status {
             footprint_bytes: None,
             waiting_for: vec![],
             yielding_to: vec![],
+            pace_percent: None,
+            holding: false,
         }),
         host: HostStatus {
             os: "macOS 15.1".into(),

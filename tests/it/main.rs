@@ -53,6 +53,7 @@ mod metrics;
 mod nothing_lost;
 mod notify;
 mod on_a_mac;
+mod pace;
 mod places;
 mod plist;
 mod portable;

@@ -73,6 +73,8 @@ pub(crate) fn status() -> Status {
             footprint_bytes: Some(5_200_000),
             waiting_for: vec![],
             yielding_to: vec![],
+            pace_percent: None,
+            holding: false,
         }),
         host: HostStatus {
             os: "macOS 15.1".into(),

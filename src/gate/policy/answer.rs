@@ -129,6 +129,7 @@ pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
 pub(crate) fn state(availability: &Availability) -> &'static str {
     match availability {
         Availability::Ready(_) => "ready",
+        Availability::Held { .. } => "held",
         Availability::Offline => "offline",
         Availability::Loading { .. } => "loading",
         Availability::Draining => "draining",
@@ -176,6 +177,11 @@ pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now:
             }
             None => refusal("loading", format!("model '{name}' is loading"), UNKNOWN_LOAD),
         },
+        Availability::Held { programs } => refusal(
+            "held",
+            format!("model '{name}' takes requests again when {programs} has ended"),
+            UNKNOWN_LOAD,
+        ),
         Availability::Draining => {
             refusal("draining", format!("model '{name}' is being stopped and takes nothing new"), DRAINING)
         }
@@ -197,6 +203,7 @@ pub(crate) fn turned_away(
 ) -> Option<Refusal> {
     match availability {
         Availability::Loading { hold, .. } if *hold || patient => None,
+        Availability::Held { .. } => None,
         _ => unavailable(config, availability, now),
     }
 }
@@ -216,6 +223,7 @@ fn state_code(state: &'static str) -> &'static str {
     match state {
         "offline" => "model_offline",
         "loading" => "model_loading",
+        "held" => "model_held",
         "draining" => "model_draining",
         "refused" => "model_refused",
         _ => "model_failed",

@@ -115,6 +115,8 @@ pub enum Availability {
     },
     /// It has completed a token.
     Ready(Upstream),
+    /// It is ready, and requests wait until these programs have ended.
+    Held { programs: String },
     /// It finishes what is in flight and takes nothing new.
     Draining,
     /// It may not start now (memory, pressure).
