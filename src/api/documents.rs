@@ -188,6 +188,9 @@ pub struct ModelStatus {
     /// Seconds until it is stopped by itself, unless a request comes; null: it stays.
     #[serde(default)]
     pub stops_in_seconds: Option<f64>,
+    /// `"08:00"`, local time: stopped outside its hours, which begin again then; null: it is not.
+    #[serde(default)]
+    pub asleep_until: Option<String>,
     /// How far loading is, 0 to 1, in `loading`.
     #[serde(default)]
     pub progress: Option<f64>,

@@ -15,6 +15,7 @@ pub(super) use lists::NameOr;
 
 use super::notes::{At, Notes, nearest};
 use super::problem::quote;
+use crate::clock::hours::Hours;
 use crate::units::{Bytes, ParseBytesError, Percent};
 
 /// The longest time that can be meant; beyond it clocks overflow.
@@ -158,6 +159,37 @@ impl<'a> Section<'a> {
                     format!("`{key}` = {} is out of range", quote(text)),
                     format!("{} to {}", range.start(), range.end()),
                 );
+                None
+            }
+        }
+    }
+
+    /// One range of hours, or a list of them.
+    pub fn hours(&self, key: &'static str) -> Option<At<Hours>> {
+        let value = self.get(key)?;
+        let example = "\"08:00-23:30\"";
+        let text = |item: &Spanned<DeValue<'_>>| item.get_ref().as_str().map(str::to_owned);
+        let items: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        };
+        let texts: Option<Vec<String>> = items.iter().map(|item| text(item)).collect();
+        let Some(texts) = texts else {
+            self.mismatch(key, "a range of hours, or a list of them", value, example);
+            return None;
+        };
+        if texts.is_empty() {
+            let message = format!("`{key}` has no range: it would never be up");
+            self.notes.add(Some(value.span()), message, "leave it out, or name one: \"08:00-23:30\"");
+            return None;
+        }
+        match Hours::parse(texts.iter().map(String::as_str)) {
+            Ok(hours) => Some(At { value: hours, span: value.span() }),
+            Err((index, error)) => {
+                let message = format!("`{key}`: `{}` {error}", quote(&texts[index]));
+                let hint =
+                    "from one time of day to another, \"08:00-23:30\"; across midnight: \"20:00-02:00\"";
+                self.notes.add(items.get(index).map(|item| item.span()), message, hint);
                 None
             }
         }

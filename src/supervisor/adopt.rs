@@ -154,7 +154,12 @@ impl Driver {
             let name = Name::from(model.name.as_str());
             let Some(slot) = self.slots.get_mut(&name) else { continue };
             let kept = Kept::read(&self.registry.paths.run, &name, &self.host.facts().boot_id);
-            let event = Event::Recall { model: name, restarts: kept.restarts, by_hand: kept.by_hand };
+            let event = Event::Recall {
+                model: name,
+                restarts: kept.restarts,
+                by_hand: kept.by_hand,
+                up_late: kept.up_late,
+            };
             slot.lent = kept.lent;
             slot.used.last = kept.last_used;
             slot.overdraft = kept.forced.then_some(Bytes(kept.overdraft));

@@ -283,6 +283,7 @@ impl Driver {
             overdraft: None,
             lent: None,
             used: Used::default(),
+            opens: None,
             before: Kept::default(),
             kept: Kept::default(),
         };
@@ -414,7 +415,7 @@ impl Driver {
             }),
             suspicion: suspicion.clone(),
             questions: asked,
-            pace: self.giving_way.pace(),
+            pace: self.giving_way.follow_pace(),
             vitals: vitals.clone(),
         };
         let log = log_file(&self.registry.paths.logs, name);

@@ -16,8 +16,8 @@ impl Slot {
     /// Mac sleeps.
     pub fn usage(&self, now: Moment, run: &Run, since: Moment) -> (Usage, Used) {
         let traffic = self.gate.traffic();
-        let (in_flight, mark) = traffic.progress();
-        let busy = in_flight > 0 || traffic.queued() > 0;
+        let (_, mark) = traffic.progress();
+        let busy = traffic.wanted();
         let last = match traffic.last_activity() {
             _ if busy => Some(now),
             Some(at) if mark != self.used.mark => Some(Moment(now.0.saturating_sub(at.elapsed()))),

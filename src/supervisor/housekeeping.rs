@@ -29,7 +29,9 @@ impl Driver {
         if now < self.upkeep {
             return;
         }
-        self.upkeep = now.after(beat::wait(BETWEEN));
+        // A model that sleeps or wakes up does so on time.
+        let hours = self.keep_hours();
+        self.upkeep = now.after(hours.into_iter().fold(beat::wait(BETWEEN), Duration::min));
         self.journal.try_again();
         self.learned.try_again();
         self.stop_forgotten();

@@ -119,6 +119,35 @@ impl Driver {
         }
     }
 
+    /// Takes in what the policy says: after each look, and each change of the settings.
+    fn give_way(&mut self) {
+        let programs = self.policy.yielding_to().join(", ");
+        let pace = self.policy.pace();
+        let changed = self.giving_way.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
+        if changed {
+            let text = match pace {
+                Some(share) => format!("pacing for {programs}: the models work {share} of the time"),
+                None => "no longer pacing: the models work all of the time".to_owned(),
+            };
+            self.note(None, "pace", &text);
+        }
+        let held_for = self.policy.holds().then_some(programs);
+        let before = std::mem::replace(&mut self.giving_way.held_for, held_for.clone());
+        if before == held_for {
+            return;
+        }
+        match (&before, &held_for) {
+            (None, Some(programs)) => {
+                let text = format!("holding for {programs}: new requests wait in line");
+                self.note(None, "hold", &text);
+            }
+            (Some(_), None) => self.note(None, "hold", "no longer holding: requests go to the models"),
+            // Another program: the same wait goes on.
+            _ => {}
+        }
+        self.publish();
+    }
+
     fn prioritise(&mut self, priority: Priority) {
         self.priority = priority;
         let live: Vec<_> =

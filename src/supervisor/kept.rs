@@ -26,6 +26,9 @@ pub(super) struct Kept {
     pub restarts: u32,
     /// A person stopped it: it stays down although the supervisor comes up anew.
     pub by_hand: bool,
+    /// A person started it outside its hours: it stays up until their next end.
+    #[serde(default)]
+    pub up_late: bool,
     /// The start of its live run went past a refusal.
     #[serde(default)]
     pub forced: bool,
@@ -74,6 +77,7 @@ impl Kept {
             boot_id: boot_id.to_owned(),
             restarts: managed.restarts,
             by_hand: stopped_by_hand(&managed.state),
+            up_late: managed.up_late,
             forced,
             overdraft: overdraft.filter(|_| forced).map_or(0, |bytes| bytes.0),
             lent,
@@ -90,7 +94,7 @@ impl Kept {
 
     /// Whether a person would miss the difference at once; counters can wait.
     pub fn differs_in_life(&self, other: &Self) -> bool {
-        let life = |kept: &Self| (kept.restarts, kept.by_hand, kept.forced, kept.lent);
+        let life = |kept: &Self| (kept.restarts, kept.by_hand, kept.up_late, kept.forced, kept.lent);
         life(self) != life(other)
     }
 
@@ -158,6 +162,7 @@ mod tests {
             boot_id: "b".into(),
             restarts: 2,
             by_hand: true,
+            up_late: true,
             forced: true,
             overdraft: 7,
             lent: Some(Lent { length: Duration::from_secs(9), until: Some(Moment(Duration::from_secs(10))) }),

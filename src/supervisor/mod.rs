@@ -12,6 +12,7 @@ mod files;
 mod forgotten;
 mod give_way;
 mod handle;
+mod hours;
 mod housekeeping;
 mod journal;
 mod keep;
@@ -40,6 +41,8 @@ mod clock_tests;
 mod forgotten_tests;
 #[cfg(test)]
 mod give_way_tests;
+#[cfg(test)]
+mod hours_tests;
 #[cfg(test)]
 mod reasons_tests;
 

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 use super::admit;
 use super::changes::{changes, listeners, tables};
 use super::driver::Driver;
+use super::hours;
 use super::slot::gate_config;
 use crate::api::{ApiError, Change, ChangeKind, ErrorCode};
-use crate::lifecycle::{Event, Name, Policy};
+use crate::lifecycle::{Event, Name};
 use crate::python::profile::Profiles;
 use crate::registry::Registry;
 
@@ -44,9 +45,11 @@ impl Driver {
             }
         }
         self.follow_router();
+        let policies = registry.models.iter();
         let policies =
-            registry.models.iter().map(|model| (Name::from(model.name.as_str()), Policy::from(model)));
+            policies.map(|model| (Name::from(model.name.as_str()), hours::policy(&*self.host, model)));
         self.handle(Event::Reload(policies.collect()));
+        self.keep_hours();
         for model in &registry.models {
             self.look_for_differences(&Name::from(model.name.as_str()));
         }

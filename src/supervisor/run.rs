@@ -17,6 +17,7 @@ use super::awake::Awake;
 use super::driver::Driver;
 use super::give_way::GivingWay;
 use super::handle::{Handle, Input};
+use super::hours;
 use super::journal::Journal;
 use super::learned::Learned;
 use super::lock::{self, LockError};
@@ -31,7 +32,7 @@ use crate::clock::Moment;
 use crate::gate::Listening;
 use crate::host::posix;
 use crate::host::{Host, Priority};
-use crate::lifecycle::{self, Event, Fleet, Name, Signed};
+use crate::lifecycle::{Event, Fleet, Name, Signed};
 use crate::memory::pressure::Policy;
 use crate::metrics::{Listener, Noted};
 use crate::notify::Trouble;
@@ -103,7 +104,7 @@ impl Supervisor {
         let models = registry.models.iter().map(|model| {
             (
                 Name::from(model.name.as_str()),
-                lifecycle::Policy::from(model),
+                hours::policy(&*host, model),
                 adopt::last_generation(&found, &model.name),
             )
         });
@@ -180,6 +181,7 @@ impl Supervisor {
         driver.look_for_panics();
         driver.adopt(found);
         driver.look_at_programs();
+        driver.keep_hours();
         driver.handle(Event::Boot);
         while !driver.finished && !driver.leaves() {
             let now = driver.host.now();

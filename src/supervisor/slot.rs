@@ -52,6 +52,8 @@ pub(super) struct Slot {
     pub lent: Option<Lent>,
     /// When it was last of use.
     pub used: Used,
+    /// When its hours begin, while it is outside of them.
+    pub opens: Option<Moment>,
     /// What supervisors before this one knew of it.
     pub before: Kept,
     /// What is on disk for the one after this.
@@ -187,6 +189,12 @@ impl Slot {
         let hold = managed.policy.start == Start::Always || adopted;
         let from_now = load_time.map(|time| now.after(time));
         match &managed.state {
+            State::Stopped { why: StopReason::Hours(until) }
+            | State::Draining { next: Next::Stop(StopReason::Hours(until)), .. }
+            | State::Stopping { next: Next::Stop(StopReason::Hours(until)), .. } => {
+                let hours = self.model.hours.as_ref().map(ToString::to_string).unwrap_or_default();
+                Availability::Asleep { hours, until: *until, opens: self.opens.unwrap_or(now) }
+            }
             State::Stopped { .. } => Availability::Offline,
             State::Asking { .. } | State::Spawning { .. } => {
                 Availability::Loading { ready_at: from_now, hold }
@@ -211,6 +219,7 @@ impl Slot {
                     | StopReason::Power
                     | StopReason::Idle(_)
                     | StopReason::TimeOver(_)
+                    | StopReason::Hours(_)
                     | StopReason::NeverStarted,
                 ) => Availability::Draining,
                 Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },

@@ -13,7 +13,7 @@ use crate::api::{
 use crate::clock::Moment;
 use crate::gate::Router;
 use crate::host::{Footprint, Host};
-use crate::lifecycle::{Managed, Name, State};
+use crate::lifecycle::{Managed, Name, State, StopReason};
 use crate::memory::budget::balance;
 use crate::metrics::Snapshot;
 use crate::registry::{Model, Reserve};
@@ -201,6 +201,10 @@ impl Driver {
             next_start_seconds: next_start,
             idle_seconds: idle,
             stops_in_seconds: stops_in,
+            asleep_until: match managed.state {
+                State::Stopped { why: StopReason::Hours(until) } => Some(until.to_string()),
+                _ => None,
+            },
             progress: self.progress(managed, weights),
             running_repo: slot.run.as_ref().map(|run| run.spec.repo.clone()).filter(|repo| !repo.is_empty()),
             outdated: slot.run.as_ref().and_then(|run| run.outdated.clone()),

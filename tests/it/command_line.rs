@@ -26,6 +26,7 @@ fn model(name: &str, state: StateName, pid: Option<i32>) -> ModelStatus {
         next_start_seconds: None,
         idle_seconds: None,
         stops_in_seconds: None,
+        asleep_until: None,
         progress: None,
         running_repo: None,
         outdated: None,

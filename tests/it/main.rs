@@ -40,6 +40,7 @@ mod gate_stream;
 mod gate_truth;
 mod gateway;
 mod handover;
+mod hours;
 mod hub;
 mod launchctl;
 mod launchd_rules;

@@ -22,6 +22,7 @@ fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
         next_start_seconds: None,
         idle_seconds: None,
         stops_in_seconds: None,
+        asleep_until: None,
         progress: None,
         running_repo: None,
         outdated: None,

@@ -292,6 +292,7 @@ macro_rules! keys {
     (@one flag) => { bool };
     (@one size $(($zero:ident))?) => { Bytes };
     (@one time) => { Duration };
+    (@one hours) => { Hours };
     (@one percent($range:expr)) => { Percent };
     (@one number($type:ty, $range:expr)) => { $type };
     (@one real($range:expr)) => { f64 };
@@ -331,6 +332,7 @@ macro_rules! keys {
     (@read $section:ident, $key:expr, flag) => { $section.flag($key) };
     (@read $section:ident, $key:expr, size) => { $section.size($key, false) };
     (@read $section:ident, $key:expr, size(zero)) => { $section.size($key, true) };
+    (@read $section:ident, $key:expr, hours) => { $section.hours($key) };
     (@read $section:ident, $key:expr, time) => { $section.duration($key) };
     (@read $section:ident, $key:expr, percent($range:expr)) => { $section.percent($key, $range) };
     (@read $section:ident, $key:expr, number($type:ty, $range:expr)) => { $section.whole($key, $range) };
@@ -350,6 +352,7 @@ macro_rules! keys {
     (@kind number($type:ty, $range:expr)) => { range(&($range)) };
     (@kind real($range:expr)) => { format!("number, {} to {}", $range.start(), $range.end()) };
     (@kind percent($range:expr)) => { shares(&($range)) };
+    (@kind hours) => { "range of hours, or list of them".to_owned() };
     (@kind word($type:ty)) => { either::<$type>() };
     (@kind words($type:ty, $wrong:literal)) => { format!("list of {}", either::<$type>()) };
     (@kind table($raw:ty)) => { "table".to_owned() };
