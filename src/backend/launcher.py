@@ -997,8 +997,9 @@ def change_server(spec):
 
 def follow_pace(link, mx):
     """The model works only part of the time, where the link asks for it."""
-    pace = beside("pace").Pace(mx.synchronize)
+    module = beside("pace")
     try:
+        pace = module.Pace(mx.synchronize)
         followed = pace.install(mx)
     except (ImportError, AttributeError, TypeError, ValueError):
         followed = False
