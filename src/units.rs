@@ -1,4 +1,4 @@
-//! A count of bytes. Bytes inside, decimal GB at the edge, GiB only where it is spelled out.
+//! Units: a count of bytes, and a share in percent. Bytes inside, decimal GB at the edge, GiB only where it is spelled out.
 
 use std::fmt;
 use std::iter::Sum;
@@ -162,6 +162,28 @@ impl FromStr for Bytes {
         }
         let bytes = Self(size).scale(value);
         if bytes.0 == u64::MAX { Err(ParseBytesError::TooLarge(text.to_owned())) } else { Ok(bytes) }
+    }
+}
+
+/// A share, in whole percent. In JSON it is the plain number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Percent(pub u8);
+
+impl Percent {
+    /// All of it.
+    pub const ALL: Self = Self(100);
+
+    /// `length`, if only this share of it counted: 10 s at 50% are 20 s.
+    #[must_use]
+    pub fn stretched(self, length: std::time::Duration) -> std::time::Duration {
+        length.saturating_mul(100) / u32::from(self.0.max(1))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
     }
 }
 

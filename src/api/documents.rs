@@ -54,6 +54,12 @@ pub struct SupervisorStatus {
     /// The programs that the models yield to now.
     #[serde(default)]
     pub yielding_to: Vec<String>,
+    /// The share of the time that the models work meanwhile; null: all of it.
+    #[serde(default)]
+    pub pace_percent: Option<u8>,
+    /// Whether requests wait in line until those programs have ended.
+    #[serde(default)]
+    pub holding: bool,
 }
 
 /// The machine.
@@ -182,6 +188,9 @@ pub struct ModelStatus {
     /// Seconds until it is stopped by itself, unless a request comes; null: it stays.
     #[serde(default)]
     pub stops_in_seconds: Option<f64>,
+    /// `"08:00"`, local time: stopped outside its hours, which begin again then; null: it is not.
+    #[serde(default)]
+    pub asleep_until: Option<String>,
     /// How far loading is, 0 to 1, in `loading`.
     #[serde(default)]
     pub progress: Option<f64>,

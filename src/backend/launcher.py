@@ -109,10 +109,12 @@ class Link:
             "port": None,
             "thread": "none",
             "error": None,
+            "pace": None,  # percent of the time that the model may work, as it was last asked for
         }
         self.mx = None
         self.prompts = None
         self.store = None
+        self.pace = None
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -197,7 +199,8 @@ class Link:
 
     def _answer(self, line):
         try:
-            op = json.loads(line)["op"]
+            request = json.loads(line)
+            op = request["op"]
             if op == "memory":
                 return {"reply": "memory", **self._memory()}
             if op == "trim":
@@ -207,6 +210,9 @@ class Link:
             if op == "forget":
                 freed = self._give_back(self.prompts, forget=True)
                 return {"reply": "forget", "freed": freed}
+            if op == "pace":
+                self.set_pace(request["percent"])
+                return {"reply": "pace"}
             if op == "reopen_log":
                 Log.reopen(self.log)
                 return {"reply": "reopen_log"}
@@ -216,6 +222,12 @@ class Link:
             return {"reply": "error", "error": f"no such op: {op}"}
         except Exception as error:
             return {"reply": "error", "error": describe(error)}
+
+    def set_pace(self, percent):
+        """May come before there is anything to pace."""
+        self.tell(pace=percent)
+        if self.pace is not None:
+            self.pace.set(percent)
 
     def _give_back(self, prompts=None, forget=False):
         """Bytes that MLX holds less than before."""
@@ -983,6 +995,21 @@ def change_server(spec):
         warn("the batches of this mlx-lm are not as known; a conversation is copied before its first token")
 
 
+def follow_pace(link, mx):
+    """The model works only part of the time, where the link asks for it."""
+    module = beside("pace")
+    try:
+        pace = module.Pace(mx.synchronize)
+        followed = pace.install(mx)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        followed = False
+    if not followed:
+        warn("this mlx-lm generates in another way than is known; memory.pace changes nothing")
+        return
+    link.pace = pace
+    link.set_pace(link.state["pace"])
+
+
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         spec = json.load(file)
@@ -1014,6 +1041,8 @@ def main():
             # A rank's peers may be gone: whoever waits for the generation thread may wait for ever. Otherwise, there is nothing to tear down yet, and an import may well swallow a KeyboardInterrupt.
             end(0)
         watch.ending = True
+        # What is under way has to end soon.
+        link.set_pace(None)
         raise KeyboardInterrupt
 
     def end_with_the_keeper():
@@ -1051,6 +1080,7 @@ def main():
         leave_a_token()
         room, limit = spec.get("room"), spec.get("prompt_cache_bytes")
         keep_prompts_alone(Room(room, limit) if room and limit is not None else None, keeper)
+        follow_pace(link, mx)
         change_server(spec)
         sys.argv = ["mlx_lm", "server", *sys.argv[2:]]
         runpy.run_module("mlx_lm", run_name="__main__", alter_sys=True)

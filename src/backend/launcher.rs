@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::units::Bytes;
 
 /// Name and text. The last one is what a backend runs; it imports the others from its own folder.
-pub const FILES: [(&str, &str); 3] = [
+pub const FILES: [(&str, &str); 4] = [
+    ("pace.py", include_str!("pace.py")),
     ("serving.py", include_str!("serving.py")),
     ("prompt_store.py", include_str!("prompt_store.py")),
     ("launcher.py", include_str!("launcher.py")),

@@ -10,6 +10,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::units::Percent;
+
 /// The longest line that a launcher may send; a longer one is garbage.
 const LONGEST_LINE: u64 = 64 * 1024;
 
@@ -98,6 +100,8 @@ pub enum Reply {
     ReopenLog,
     /// It could not be done; why is not needed.
     Error,
+    /// To [`Request::Pace`].
+    Pace,
     /// To [`Request::Trim`].
     Trim {
         /// Bytes that MLX holds less than before.
@@ -130,6 +134,8 @@ pub enum Request {
     Forget,
     /// Go on in a new log file.
     ReopenLog,
+    /// Work for this share of the time from now on; `None`: all of it.
+    Pace { percent: Option<Percent> },
 }
 
 /// A connected link.
@@ -211,6 +217,10 @@ mod tests {
             "a launcher that cannot says so"
         );
         assert_eq!(serde_json::to_string(&Request::ReopenLog).unwrap(), r#"{"op":"reopen_log"}"#);
+        let pace = |percent| serde_json::to_string(&Request::Pace { percent }).unwrap();
+        assert_eq!(pace(Some(Percent(50))), r#"{"op":"pace","percent":50}"#);
+        assert_eq!(pace(None), r#"{"op":"pace","percent":null}"#);
+        assert_eq!(message(r#"{"reply":"pace"}"#), Message::Reply(Reply::Pace));
         assert_eq!(serde_json::to_string(&Request::Trim).unwrap(), r#"{"op":"trim"}"#);
         assert_eq!(serde_json::to_string(&Request::Release).unwrap(), r#"{"op":"release"}"#);
         assert_eq!(

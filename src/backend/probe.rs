@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{self, Answer};
@@ -23,6 +23,7 @@ use crate::clock::beat;
 use crate::host::{Host, Identity};
 use crate::lifecycle::{Failure, FailureKind, Signed};
 use crate::registry::Health;
+use crate::units::Percent;
 
 /// Between two tries to reach a launcher that has not bound its socket yet, or lost us.
 const RECONNECT: Duration = Duration::from_millis(20);
@@ -107,6 +108,9 @@ pub struct Probe {
     pub suspicion: Arc<Notify>,
     /// Questions to the launcher.
     pub questions: mpsc::Receiver<Question>,
+    /// The share of the time that the model may work; `None`: all of it. The launcher is told on each connection, for an
+    /// earlier supervisor may have told it something else, and whenever it changes.
+    pub pace: watch::Receiver<Option<Percent>>,
     /// For `status`.
     pub vitals: Arc<Vitals>,
 }
@@ -152,6 +156,7 @@ impl Probe {
         loop {
             let mut link = self.connect().await;
             known.waiting.clear();
+            self.pace.mark_changed();
             loop {
                 if check.is_none()
                     && let Some(port) = known.port
@@ -177,6 +182,14 @@ impl Probe {
                     Some((request, asker)) = self.questions.recv() => {
                         known.waiting.push_back(asker);
                         if link.ask(request).await.is_err() {
+                            break;
+                        }
+                    },
+                    Ok(()) = self.pace.changed() => {
+                        let percent = *self.pace.borrow_and_update();
+                        // Nobody waits for its answer, which has its place among the others.
+                        known.waiting.push_back(oneshot::channel().0);
+                        if link.ask(Request::Pace { percent }).await.is_err() {
                             break;
                         }
                     },
@@ -335,7 +348,10 @@ impl Probe {
             None => None,
         };
         let seen = Observation { now: self.host.awake(), in_flight, mark, cpu, answered };
-        if let Some(failure) = known.dog.observe(seen, &self.health) {
+        // What works only part of the time takes longer for all it does.
+        let pace = self.pace.borrow().unwrap_or(Percent::ALL);
+        let health = Health { hang_after: pace.stretched(self.health.hang_after), ..self.health.clone() };
+        if let Some(failure) = known.dog.observe(seen, &health) {
             self.useless(failure);
         }
     }

@@ -1,6 +1,7 @@
 //! Time: the moments that everything is measured in, and the beats that periodic work shares.
 
 pub mod beat;
+pub mod hours;
 
 use std::time::Duration;
 

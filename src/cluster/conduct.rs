@@ -150,7 +150,7 @@ impl Conductor {
                     tell(&format!("mlxctl: the log cannot be opened anew: {error}"));
                 }
             }
-            Input::Asked(Request::Memory) => {}
+            Input::Asked(Request::Memory | Request::Pace { .. }) => {}
         }
     }
 

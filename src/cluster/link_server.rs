@@ -136,6 +136,8 @@ fn answer(line: &[u8], asked: &UnboundedSender<Input>) -> Value {
         Ok(Request::Release) => (Request::Trim, json!({"reply": "release", "freed": null})),
         Ok(Request::Forget) => (Request::Trim, json!({"reply": "forget", "freed": null})),
         Ok(Request::Trim) => (Request::Trim, json!({"reply": "trim", "freed": null})),
+        // Its ranks work in step, each on a machine of its own: only one of those has the program that is yielded to.
+        Ok(Request::Pace { .. }) => return json!({"reply": "pace"}),
         Ok(Request::ReopenLog) => (Request::ReopenLog, json!({"reply": "reopen_log"})),
         Err(error) => return json!({"reply": "error", "error": error.to_string()}),
     };

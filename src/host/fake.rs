@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::posix;
 use crate::clock::Moment;
+use crate::clock::hours::LocalTime;
 use crate::host::seam::{
     Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal,
     SleepHold,
@@ -34,6 +35,8 @@ struct State {
     processes: HashMap<i32, Process>,
     spawned: u64,
     slept: Duration,
+    /// What the clock on the wall showed, and when.
+    wall: Option<(u32, Moment)>,
     ports: HashMap<u16, i32>,
     running: Vec<String>,
     signals: Vec<(Identity, Signal)>,
@@ -214,6 +217,12 @@ impl Fake {
         self.state().signals.clone()
     }
 
+    /// Moves the hands of the clock on the wall, which goes on from there. Before, nobody knows what time it is.
+    pub fn set_local_time(&self, hour: u32, minute: u32) {
+        let now = self.now();
+        self.state().wall = Some((hour * 3600 + minute * 60, now));
+    }
+
     /// Every change of priority so far, in order.
     #[must_use]
     pub fn priorities(&self) -> Vec<(Identity, Priority)> {
@@ -228,6 +237,11 @@ impl Host for Fake {
 
     fn awake(&self) -> Moment {
         Moment(Duration::from_secs(3600) + self.booted.elapsed())
+    }
+
+    fn local_time(&self) -> Option<LocalTime> {
+        let (seconds, since) = self.state().wall?;
+        Some(LocalTime::of(seconds + u32::try_from(self.now().since(since).as_secs() % 86_400).ok()?))
     }
 
     fn facts(&self) -> &Facts {

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, kill, killpg, sigprocmask};
 use nix::unistd::Pid;
 
+use crate::clock::hours::LocalTime;
 use crate::host::seam::Signal;
 
 impl Signal {
@@ -124,19 +125,36 @@ pub fn ends_with_terminal() -> bool {
 
 /// Wall time as this machine's people read it: "2026-02-08 11:00:00", in the zone of `TZ` or the system.
 #[must_use]
-#[expect(unsafe_code, reason = "localtime_r has no safe wrapper")]
 pub fn local_time(at: std::time::SystemTime) -> Option<String> {
+    let tm = local(at)?;
+    let (year, month, day) = (tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday);
+    Some(format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", tm.tm_hour, tm.tm_min, tm.tm_sec))
+}
+
+/// What a clock on the wall shows now, in the same zone.
+pub(super) fn time_of_day() -> Option<LocalTime> {
+    let tm = local(std::time::SystemTime::now())?;
+    let part = |number: libc::c_int| u32::try_from(number).unwrap_or_default();
+    Some(LocalTime::of(part(tm.tm_hour) * 3600 + part(tm.tm_min) * 60 + part(tm.tm_sec)))
+}
+
+/// The zone is looked up anew each time, for `localtime_r` alone may go on with the one that the process began with.
+#[expect(unsafe_code, reason = "localtime_r has no safe wrapper")]
+fn local(at: std::time::SystemTime) -> Option<libc::tm> {
+    unsafe extern "C" {
+        fn tzset();
+    }
     let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
     let seconds = libc::time_t::try_from(since.as_secs()).ok()?;
     let mut parts = std::mem::MaybeUninit::<libc::tm>::uninit();
-    // SAFETY: both pointers are valid, and nothing of this process changes the environment while it runs.
+    // SAFETY: nothing of this process changes the environment, which it reads, while it runs.
+    unsafe { tzset() };
+    // SAFETY: both pointers are valid, and the environment is as above.
     if unsafe { libc::localtime_r(&raw const seconds, parts.as_mut_ptr()) }.is_null() {
         return None;
     }
     // SAFETY: it is filled in where the answer is not null.
-    let tm = unsafe { parts.assume_init() };
-    let (year, month, day) = (tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday);
-    Some(format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", tm.tm_hour, tm.tm_min, tm.tm_sec))
+    Some(unsafe { parts.assume_init() })
 }
 
 /// Closes every file descriptor above stderr. Only for a process that is about to become another one.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
+use crate::clock::hours::LocalTime;
 use crate::units::Bytes;
 
 /// Who listens on a TCP port of this machine.
@@ -166,6 +167,9 @@ pub trait Host: Send + Sync + 'static {
     /// The time on the clock that stands still while the machine sleeps. The distance between it and
     /// [`Host::now`] grows by the length of each sleep, and by nothing else.
     fn awake(&self) -> Moment;
+
+    /// What a clock on the wall shows, in the time zone that the machine, or `TZ`, has now; `None`: nobody says.
+    fn local_time(&self) -> Option<LocalTime>;
 
     /// What does not change while the machine is up.
     fn facts(&self) -> &Facts;

@@ -28,6 +28,7 @@ impl Fleet {
             return turn.reply(waiter, Outcome::Superseded(StopReason::Shutdown));
         }
         let model = &mut self.models[index];
+        model.up_late = model.policy.asleep.is_some();
         let deadline = timeout.map(|timeout| turn.now.after(timeout));
         match &mut model.state {
             State::Ready { run, .. }
@@ -108,6 +109,7 @@ impl Fleet {
             return turn.reply(waiter, Outcome::Failed(refusal));
         }
         self.models[index].failures.forgive();
+        self.models[index].up_late = self.models[index].policy.asleep.is_some();
         self.bring_down(turn, index, Next::Restart { force: false }, now, drain);
         self.waiters.add(waiter, name, Wants::Ready(generation), None);
     }
@@ -211,6 +213,7 @@ impl Fleet {
                 self.models.insert(position, model);
                 position
             };
+            self.follow_hours(turn, index);
             let model = &self.models[index];
             match (&model.state, model.policy.start) {
                 (State::Stopped { why: StopReason::NeverStarted | StopReason::Removed }, Start::Always)

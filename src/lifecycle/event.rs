@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::fleet::Policy;
 use super::state::{Failure, Generation, Name, Run, StopReason};
+use crate::clock::hours::TimeOfDay;
 use crate::host::{Exit, Identity};
 use crate::lifecycle::effect::WaiterId;
 
@@ -49,6 +50,8 @@ pub enum Event {
     Retry(Name),
     /// Memory pressure is over: an always-on model that was stopped for it may come back.
     Return(Name),
+    /// What the time of day says to a model: until when it sleeps, if it does.
+    Hours { model: Name, asleep: Option<TimeOfDay> },
     /// Something of one run.
     Of {
         model: Name,
@@ -64,6 +67,8 @@ pub enum Event {
         restarts: u32,
         /// A person stopped it, so that `Boot` shall not start it.
         by_hand: bool,
+        /// A person started it outside its hours.
+        up_late: bool,
     },
     /// A backend of an earlier supervisor was found alive.
     Adopt {

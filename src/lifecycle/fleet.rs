@@ -6,6 +6,7 @@ use super::restart::Failures;
 use super::state::{Failure, Generation, Name, State, StopReason};
 use super::waiters::Waiters;
 use crate::clock::Moment;
+use crate::clock::hours::TimeOfDay;
 use crate::registry::{Model, Restart, Start, Stop};
 use crate::units::Bytes;
 
@@ -20,6 +21,8 @@ pub struct Policy {
     pub stop: Stop,
     /// From spawn to the first token.
     pub load_timeout: Duration,
+    /// Outside the hours of an always-on model: until when. Whoever knows the time of day says so.
+    pub asleep: Option<TimeOfDay>,
 }
 
 impl From<&Model> for Policy {
@@ -29,6 +32,7 @@ impl From<&Model> for Policy {
             restart: model.restart.clone(),
             stop: model.stop.clone(),
             load_timeout: model.health.load_timeout,
+            asleep: None,
         }
     }
 }
@@ -74,6 +78,8 @@ pub struct Managed {
     pub generation: Generation,
     /// Restarts after a failure, since it was last started by a person or with the supervisor.
     pub restarts: u32,
+    /// Whether a person has started it outside its hours: it stays up until their next end.
+    pub up_late: bool,
     /// Its failures, as far as they still matter.
     pub(super) failures: Failures,
     /// How long the last run was ready.
@@ -154,6 +160,7 @@ impl Managed {
             state: State::Stopped { why: StopReason::NeverStarted },
             generation: last,
             restarts: 0,
+            up_late: false,
             failures: Failures::default(),
             ready_for: Duration::ZERO,
             listed: true,

@@ -19,6 +19,7 @@
 //! | a stale generation changes nothing | `Fleet::step`, the one place that compares them |
 //! | every waiter is answered exactly once | `waiters` |
 //! | a manual model starts by command only | `Fleet::boot` and `Fleet::fall` |
+//! | an always-on model sleeps outside its hours, unless a person has started it | `hours` |
 //! | a model that goes by itself was announced, and no request is cut for it | `idle` |
 //! | an always-on model that is down has a reason and a next time | `Fleet::fall` |
 //! | reserved bytes = the sum over live runs | [`Fleet::reserved`] derives them, nobody stores them |
@@ -27,6 +28,7 @@ mod commands;
 mod effect;
 mod event;
 mod fleet;
+mod hours;
 mod idle;
 mod restart;
 mod runs;

@@ -1,6 +1,7 @@
 //! What holds whatever happens, tried on random histories against a small world that carries effects out.
 
 mod cases;
+mod hours;
 mod idle;
 mod others;
 
@@ -32,6 +33,7 @@ fn policy(start: Start) -> Policy {
         },
         stop: Stop { drain: Duration::from_secs(30), term: Duration::from_secs(120), idle: None },
         load_timeout: Duration::from_secs(600),
+        asleep: None,
     }
 }
 

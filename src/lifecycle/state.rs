@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::StateName;
 use crate::clock::Moment;
+use crate::clock::hours::TimeOfDay;
 use crate::host::Identity;
 use crate::units::Bytes;
 
@@ -164,6 +165,8 @@ pub enum StopReason {
     Idle(Duration),
     /// The time of `mlxctl start --for` is over.
     TimeOver(Duration),
+    /// It is outside its hours, which begin again at this time.
+    Hours(TimeOfDay),
     /// It is no longer in the registry.
     Removed,
 }
@@ -335,6 +338,7 @@ impl StopReason {
             Self::Power => "stopped to save power",
             Self::Idle(time) => return format!("idle for {}, as the registry says", human(time)).into(),
             Self::TimeOver(time) => return format!("its time of {} is over", human(time)).into(),
+            Self::Hours(until) => return format!("asleep until {until}").into(),
             Self::Removed => "no longer in the registry",
         };
         text.into()

@@ -36,9 +36,18 @@ impl Fleet {
                 if let Some(index) = self.index(&model)
                     && matches!(self.models[index].state, State::Stopped { why: StopReason::Pressure })
                     && !self.closing
+                    && !self.sleeps(index)
                     && let Err(failure) = self.launch(&mut turn, index, false, Cause::Supervisor)
                 {
                     self.fall(&mut turn, index, failure);
+                }
+            }
+            Event::Hours { model, asleep } => {
+                if let Some(index) = self.index(&model)
+                    && self.models[index].policy.start == Start::Always
+                {
+                    self.models[index].policy.asleep = asleep;
+                    self.follow_hours(&mut turn, index);
                 }
             }
             Event::Of { model, generation, signed } => {
@@ -49,10 +58,11 @@ impl Fleet {
                     self.signed(&mut turn, index, signed);
                 }
             }
-            Event::Recall { model, restarts, by_hand } => {
+            Event::Recall { model, restarts, by_hand, up_late } => {
                 if let Some(index) = self.index(&model) {
                     let model = &mut self.models[index];
                     model.restarts = restarts;
+                    model.up_late = up_late;
                     if by_hand && matches!(model.state, State::Stopped { why: StopReason::NeverStarted }) {
                         model.state = State::Stopped { why: StopReason::ByHand };
                     }
@@ -86,6 +96,8 @@ impl Fleet {
     /// Always-on models come up, but for those that were adopted.
     fn boot(&mut self, turn: &mut Turn) {
         for index in 0..self.models.len() {
+            // What was adopted as well.
+            self.follow_hours(turn, index);
             let model = &self.models[index];
             if model.policy.start == Start::Always
                 && matches!(model.state, State::Stopped { why: StopReason::NeverStarted })

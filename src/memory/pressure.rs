@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::host::{Pressure, Priority};
 use crate::registry::Start;
 use crate::registry::{PressureSettings, YieldAction};
-use crate::units::Bytes;
+use crate::units::{Bytes, Percent};
 
 /// A running model, as far as this matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,18 @@ impl Policy {
     #[must_use]
     pub fn yielding_to(&self) -> &[String] {
         if self.yielding { &self.programs } else { &[] }
+    }
+
+    /// The share of the time that the models work; `None`: all of it.
+    #[must_use]
+    pub fn pace(&self) -> Option<Percent> {
+        self.settings.pace.filter(|_| self.yielding)
+    }
+
+    /// Whether requests wait in line until the programs have ended.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.yielding && self.settings.yield_actions.contains(&YieldAction::Hold)
     }
 
     /// When to step again even if nothing changes; `None`: not before something does.

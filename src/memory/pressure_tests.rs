@@ -107,6 +107,33 @@ fn models_yield_while_the_game_runs_and_for_no_longer() {
 }
 
 #[test]
+fn a_pace_and_a_hold_last_until_the_game_has_been_gone_for_15_seconds() {
+    let settings = PressureSettings {
+        yield_actions: [YieldAction::Hold].into(),
+        pace: Some(Percent(50)),
+        ..PressureSettings::default()
+    };
+    let mut policy = Policy::new(settings.clone());
+    let game = ["Civ5XP".to_owned()];
+    let mut seen = |second, programs: &[String]| {
+        let _ = policy.step(at(second), Pressure::Normal, &models(false), programs);
+        (policy.pace(), policy.holds())
+    };
+    let (on, off) = ((Some(Percent(50)), true), (None, false));
+    assert_eq!(seen(0, &[]), off);
+    assert_eq!(seen(1, &game), on);
+    assert_eq!(seen(100, &[]), on);
+    assert_eq!(seen(114, &[]), on, "it may be started anew");
+    assert_eq!(seen(114, &game), on);
+    assert_eq!(seen(200, &[]), on);
+    assert_eq!(seen(215, &[]), off);
+    // New settings count at once, while a game runs as well.
+    assert_eq!(seen(300, &game), on);
+    policy.set(PressureSettings { pace: None, ..settings });
+    assert_eq!((policy.pace(), policy.holds()), (None, true));
+}
+
+#[test]
 fn a_program_to_yield_to_is_named_even_before_a_step_has_seen_it() {
     let actions = [YieldAction::RefuseManual].into();
     let mut policy = Policy::new(PressureSettings { yield_actions: actions, ..PressureSettings::default() });

@@ -54,6 +54,20 @@ fn supervisor(page: &mut Page, snapshot: &Snapshot) {
         );
         page.line("mlxctl_registry_differs", &[], f64::from(u8::from(own.config_problem.is_some())));
     }
+    if let Some(own) = &status.supervisor {
+        page.family(
+            "mlxctl_pace_ratio",
+            "gauge",
+            "Share of the time that the models work; below 1 beside a program that they yield to.",
+        );
+        page.line("mlxctl_pace_ratio", &[], f64::from(own.pace_percent.unwrap_or(100)) / 100.0);
+        page.family(
+            "mlxctl_holding",
+            "gauge",
+            "1 while requests wait until a program that the models yield to has ended.",
+        );
+        page.line("mlxctl_holding", &[], f64::from(u8::from(own.holding)));
+    }
     page.family(
         "mlxctl_events_total",
         "counter",

@@ -22,6 +22,10 @@ pub fn advice(registry: &Registry) -> Vec<String> {
             "anyone who can reach {host} can use the models: set network.allow_from or require_key"
         ));
     }
+    let pressure = &registry.pressure;
+    if pressure.pace.is_some() && pressure.yield_to.is_empty() {
+        notes.push("memory.pace does nothing without memory.yield, the programs that it is for".to_owned());
+    }
     for model in &registry.models {
         let (name, server) = (&model.name, &model.server);
         if server.max_tokens.is_none() {
@@ -67,6 +71,15 @@ mod tests {
         assert_eq!(advice(&registry).len(), 1);
         registry.network.allow_from.clear();
         assert!(advice(&registry)[0].contains("anyone who can reach 192.168.132.21"));
+    }
+
+    #[test]
+    fn a_pace_for_nobody_is_named() {
+        let mut registry = seed();
+        registry.pressure.pace = Some(crate::units::Percent(50));
+        assert!(advice(&registry)[0].starts_with("memory.pace does nothing"));
+        registry.pressure.yield_to = vec!["Civ5XP".to_owned()];
+        assert_eq!(advice(&registry), Vec::<String>::new());
     }
 
     #[test]

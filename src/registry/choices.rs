@@ -80,12 +80,15 @@ pub enum YieldAction {
     RefuseManual,
     /// Manual models are drained and stopped. They do not come back by themselves.
     StopManual,
+    /// Requests wait in line; what is under way finishes.
+    Hold,
 }
 words!(YieldAction {
     Trim = "trim",
     LowerPriority = "lower_priority",
     RefuseManual = "refuse_manual",
     StopManual = "stop_manual",
+    Hold = "hold",
 });
 
 /// How much of a backend's memory MLX pins for the GPU (`mx.set_wired_limit`); without Metal there is nothing to pin.

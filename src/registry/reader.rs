@@ -15,7 +15,8 @@ pub(super) use lists::NameOr;
 
 use super::notes::{At, Notes, nearest};
 use super::problem::quote;
-use crate::units::{Bytes, ParseBytesError};
+use crate::clock::hours::Hours;
+use crate::units::{Bytes, ParseBytesError, Percent};
 
 /// The longest time that can be meant; beyond it clocks overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -161,6 +162,63 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// One range of hours, or a list of them.
+    pub fn hours(&self, key: &'static str) -> Option<At<Hours>> {
+        let value = self.get(key)?;
+        let example = "\"08:00-23:30\"";
+        let text = |item: &Spanned<DeValue<'_>>| item.get_ref().as_str().map(str::to_owned);
+        let items: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        };
+        let texts: Option<Vec<String>> = items.iter().map(|item| text(item)).collect();
+        let Some(texts) = texts else {
+            self.mismatch(key, "a range of hours, or a list of them", value, example);
+            return None;
+        };
+        if texts.is_empty() {
+            let message = format!("`{key}` has no range: it would never be up");
+            self.notes.add(Some(value.span()), message, "leave it out, or name one: \"08:00-23:30\"");
+            return None;
+        }
+        match Hours::parse(texts.iter().map(String::as_str)) {
+            Ok(hours) => Some(At { value: hours, span: value.span() }),
+            Err((index, error)) => {
+                let message = format!("`{key}`: `{}` {error}", quote(&texts[index]));
+                let hint =
+                    "from one time of day to another, \"08:00-23:30\"; across midnight: \"20:00-02:00\"";
+                self.notes.add(items.get(index).map(|item| item.span()), message, hint);
+                None
+            }
+        }
+    }
+
+    /// A share in whole percent within `range`.
+    pub fn percent(&self, key: &'static str, range: RangeInclusive<u8>) -> Option<At<Percent>> {
+        let value = self.get(key)?;
+        let span = value.span();
+        let (low, high) = (Percent(*range.start()), Percent(*range.end()));
+        let DeValue::String(text) = value.get_ref() else {
+            self.mismatch(key, "a share in percent", value, "\"50%\"");
+            return None;
+        };
+        let digits = text.strip_suffix('%').map(str::trim);
+        match digits.map(|digits| digits.parse::<u8>().ok().filter(|number| range.contains(number))) {
+            Some(Some(number)) => return Some(At { value: Percent(number), span }),
+            Some(None) => self.notes.add(
+                Some(span),
+                format!("`{key}` = {} is out of range, or not a whole number", quote(text)),
+                format!("\"{low}\" to \"{high}\""),
+            ),
+            None => self.notes.add(
+                Some(span),
+                format!("`{key}` has no `%`: {}", quote(text)),
+                format!("\"{low}\" to \"{high}\", for example {key} = \"50%\""),
+            ),
+        }
+        None
     }
 
     /// A size with its unit; above zero, unless `zero` means something.

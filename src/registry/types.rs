@@ -9,6 +9,8 @@ use std::time::Duration;
 pub use cluster::{Cluster, Rank};
 use ipnet::IpNet;
 
+use crate::clock::hours::Hours;
+
 use super::choices::{ProcessType, Start};
 use super::keys::{
     Health, Limits, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
@@ -168,6 +170,8 @@ pub struct Model {
     pub port: u16,
     /// When it is started.
     pub start: Start,
+    /// When an always-on model is up, by the local time; `None`: always.
+    pub hours: Option<Hours>,
     /// Declared size in memory, for as long as the files are not there to be read.
     pub size: Option<Bytes>,
     /// Tokens a second that the owner expects, > 0.

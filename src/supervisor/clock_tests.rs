@@ -33,9 +33,10 @@ impl Adopted {
         let run = root.join("run");
         std::fs::create_dir(&run).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let start = if model.contains("start = ") { "" } else { "start = \"manual\"\n" };
         let text = format!(
             "[paths]\nroot = {root:?}\n[network]\nhost = \"127.0.0.1\"\n[memory]\nreserve = []\n{memory}\n[[model]]\n\
-             name = \"m\"\nrepo = \"/nonexistent\"\nport = {port}\nstart = \"manual\"\nsize = \"1GB\"\n{model}\n"
+             name = \"m\"\nrepo = \"/nonexistent\"\nport = {port}\n{start}size = \"1GB\"\n{model}\n"
         );
         let registry = Registry::parse(&root.join("models.toml"), &text).unwrap();
         let host = Fake::new(Bytes::gb(128));

@@ -79,6 +79,16 @@ async fn a_request_in_flight_keeps_it() {
     tokio::time::sleep(HOUR * 5).await;
     let seen = model(&adopted.handle).await;
     assert_eq!((seen.state, seen.idle_seconds, seen.stops_in_seconds), (StateName::Ready, None, None));
+
+    // Its client leaves, and the backend hangs over it for ever: nobody waits for that.
+    drop(client);
+    tokio::time::sleep(HOUR).await;
+    let seen = model(&adopted.handle).await;
+    assert_eq!((seen.state, seen.traffic.in_flight), (StateName::Ready, 1));
+    assert!((3570.0..3630.0).contains(&seen.idle_seconds.unwrap()), "{seen:?}");
+    tokio::time::sleep(HOUR + Duration::from_secs(60)).await;
+    let seen = model(&adopted.handle).await;
+    assert_eq!(seen.reason.as_deref(), Some("idle for 2h, as the registry says"), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]

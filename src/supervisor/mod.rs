@@ -13,6 +13,10 @@ mod signals;
 #[cfg(test)]
 mod clock_tests;
 #[cfg(test)]
+mod giving_way_tests;
+#[cfg(test)]
+mod hours_tests;
+#[cfg(test)]
 mod idle_tests;
 #[cfg(test)]
 mod trim_tests;

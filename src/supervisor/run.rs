@@ -17,10 +17,9 @@ use super::inbox::Input;
 use super::records::{Lock, LockError, Note, Records};
 use super::runs::{self, Found, Reports, Runs};
 use crate::backend::launcher;
-use crate::clock::Moment;
 use crate::gate::{Listening, Report};
 use crate::host::Host;
-use crate::lifecycle::{self, Fleet, Name};
+use crate::lifecycle::{Fleet, Name};
 use crate::registry::Registry;
 
 /// The longest sleep of the loop. Its timer stands still while a Mac sleeps (`CLOCK_UPTIME_RAW`), deadlines do
@@ -94,8 +93,8 @@ impl Supervisor {
         let notified = into(&inbox, Input::Notified);
         let answers = Answers::new(host.now(), &registry, handle.clone(), &past, notified);
         let reports_to = Reports { gates, router, news: into(&inbox, Input::Runs) };
-        let runs = Runs::new(&host, &binary, reports_to);
-        let fleet = fleet(&registry, &found, host.now());
+        let runs = Runs::new(&host, &binary, capacity.follow_pace(), reports_to);
+        let fleet = fleet(&*host, &registry, &found);
         let parts = Parts { host, registry, fleet, runs, capacity, answers, records, inbox };
         let driver = Driver::new(parts);
         Ok(Self { driver, inbox: received, handle, reports, router_reports, found })
@@ -130,12 +129,12 @@ impl Supervisor {
 }
 
 /// Every model at rest, with its last generation.
-fn fleet(registry: &Registry, found: &Found, now: Moment) -> Fleet {
+fn fleet(host: &dyn Host, registry: &Registry, found: &Found) -> Fleet {
     let models = registry.models.iter().map(|model| {
         let name = Name::from(model.name.as_str());
-        (name, lifecycle::Policy::from(model), found.last_generation(&model.name))
+        (name, runs::policy(host, model), found.last_generation(&model.name))
     });
-    let seed = u64::from(std::process::id()) ^ u64::try_from(now.0.as_nanos()).unwrap_or_default();
+    let seed = u64::from(std::process::id()) ^ u64::try_from(host.now().0.as_nanos()).unwrap_or_default();
     Fleet::new(models, seed)
 }
 

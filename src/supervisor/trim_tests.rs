@@ -16,7 +16,7 @@ use crate::units::Bytes;
 const LOOK: Duration = Duration::from_secs(11);
 
 /// What a launcher was asked, in order.
-type Asked = Arc<Mutex<Vec<String>>>;
+pub(super) type Asked = Arc<Mutex<Vec<String>>>;
 
 /// A launcher and its server, as far as the supervisor sees them. Chats are never answered.
 async fn launcher(run: &Path, adopted: &Adopted) -> Asked {
@@ -60,7 +60,9 @@ async fn speak(stream: UnixStream, port: u16, asked: Asked) {
         let op = line["op"].as_str().unwrap().to_owned();
         let _ = writer.write_all(format!("{{\"reply\":{op:?},\"freed\":1}}\n").as_bytes()).await;
         // That is about the log, of which there is none.
-        if op != "reopen_log" {
+        if op == "pace" {
+            asked.lock().unwrap().push(format!("pace {}", line["percent"]));
+        } else if op != "reopen_log" {
             asked.lock().unwrap().push(op);
         }
     }
@@ -71,7 +73,7 @@ pub(super) async fn ready_with(model: &str) -> Adopted {
     until_ready("", model).await.0
 }
 
-async fn ready(memory: &str) -> (Adopted, Asked) {
+pub(super) async fn ready(memory: &str) -> (Adopted, Asked) {
     until_ready(memory, "").await
 }
 
@@ -84,8 +86,9 @@ async fn until_ready(memory: &str, model: &str) -> (Adopted, Asked) {
     (adopted, asked)
 }
 
+/// But for the pace.
 fn ops(asked: &Asked) -> Vec<String> {
-    asked.lock().unwrap().clone()
+    asked.lock().unwrap().iter().filter(|op| !op.starts_with("pace")).cloned().collect()
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ fn model(name: &str, state: StateName, pid: Option<i32>) -> ModelStatus {
         next_start_seconds: None,
         idle_seconds: None,
         stops_in_seconds: None,
+        asleep_until: None,
         progress: None,
         running_repo: None,
         outdated: None,
@@ -49,6 +50,8 @@ pub fn status() -> Status {
             footprint_bytes: None,
             waiting_for: vec![],
             yielding_to: vec![],
+            pace_percent: None,
+            holding: false,
         }),
         host: HostStatus {
             os: "macOS 15.1".into(),

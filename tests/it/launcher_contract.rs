@@ -231,7 +231,7 @@ fn the_link_tells_who_it_is_and_where_it_listens_and_tells_late_clients_as_well(
     let mut backend = Backend::tiny();
     assert_eq!(
         backend.hello,
-        json!({"event": "hello", "protocol": 1, "generation": 7, "pid": backend.child.id(), "port": null,
+        json!({"event": "hello", "protocol": 1, "generation": 7, "pid": backend.child.id(), "port": null, "pace": null,
                "thread": "none", "error": null})
     );
     let port = backend.listening();

@@ -85,3 +85,26 @@ fn a_manual_model_that_nobody_asks_goes_by_itself_and_stays_down() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("always-on"), "{refused:?}");
 }
+
+/// A client that has left is no reason to keep a model, however long its backend works on the answer.
+#[test]
+fn a_model_that_hangs_over_a_client_who_left_goes_by_itself() {
+    let entry = Entry::new("m", "manual")
+        .with("stop = { idle = \"30s\", drain = \"1s\", term = \"1s\" }")
+        .with("health = { interval = \"1s\", timeout = \"2m\", hang_after = \"1h\" }");
+    let instance = Instance::real(vec![entry]).serve();
+    instance.expect(0, &["start", "m"]);
+    let mut client = std::net::TcpStream::connect(instance.gate("m")).unwrap();
+    let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":4000}"#;
+    let length = body.len();
+    let head =
+        format!("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    std::io::Write::write_all(&mut client, (head + body).as_bytes()).unwrap();
+    instance.wait_for("m", |model| model["traffic"]["in_flight"] == 1);
+    signal(instance.pid("m"), Signal::SIGSTOP);
+    drop(client);
+    let seen = instance.wait_for("m", |model| !model["idle_seconds"].is_null());
+    assert_eq!(seen["traffic"]["in_flight"], 1, "the backend has not ended it: {seen}");
+    let seen = instance.wait_state("m", "stopped");
+    assert!(seen["reason"].as_str().unwrap().starts_with("idle for 30s"), "{seen}");
+}

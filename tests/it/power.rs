@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mlxctl::api::{ErrorCode, StartRequest, StateName, StopRequest};
 use mlxctl::clock::Moment;
+use mlxctl::clock::hours::LocalTime;
 use mlxctl::host::{
     ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
 };
@@ -29,6 +30,9 @@ impl Host for Laptop {
     }
     fn hold_sleep(&self) -> io::Result<SleepHold> {
         Ok(Box::new(self.held.clone()))
+    }
+    fn local_time(&self) -> Option<LocalTime> {
+        self.machine.local_time()
     }
     fn now(&self) -> Moment {
         self.machine.now()

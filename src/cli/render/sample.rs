@@ -22,6 +22,7 @@ fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
         next_start_seconds: None,
         idle_seconds: None,
         stops_in_seconds: None,
+        asleep_until: None,
         progress: None,
         running_repo: None,
         outdated: None,
@@ -71,6 +72,8 @@ pub(crate) fn status() -> Status {
             footprint_bytes: Some(5_200_000),
             waiting_for: vec![],
             yielding_to: vec![],
+            pace_percent: None,
+            holding: false,
         }),
         host: HostStatus {
             os: "macOS 15.1".into(),

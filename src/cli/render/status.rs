@@ -108,8 +108,18 @@ fn head(status: &Status, look: &Look) -> String {
     out
 }
 
-/// What the words about programs that the models yield to begin with.
-const YIELDING: &str = "yielding to";
+/// What is done for programs that the models yield to.
+fn giving_way(supervisor: &SupervisorStatus) -> Option<String> {
+    let programs = supervisor.yielding_to.join(", ");
+    let how = match (supervisor.holding, supervisor.pace_percent) {
+        _ if programs.is_empty() => return None,
+        (true, Some(_)) => "pacing and holding for",
+        (true, None) => "holding for",
+        (false, Some(_)) => "pacing for",
+        (false, None) => "yielding to",
+    };
+    Some(format!("{how} {programs}"))
+}
 
 fn supervisor_words(supervisor: &SupervisorStatus) -> Vec<String> {
     let mut words = vec![
@@ -118,9 +128,7 @@ fn supervisor_words(supervisor: &SupervisorStatus) -> Vec<String> {
         format!("up {}", human::span(supervisor.uptime_seconds)),
     ];
     words.extend(supervisor.footprint_bytes.map(|bytes| Bytes(bytes).to_string()));
-    if !supervisor.yielding_to.is_empty() {
-        words.push(format!("{YIELDING} {}", supervisor.yielding_to.join(", ")));
-    }
+    words.extend(giving_way(supervisor));
     words
 }
 
@@ -155,7 +163,7 @@ fn facts(words: &[String], style: Style, look: &Look) -> String {
         }
         let style = if word.ends_with("WARNING") || word.ends_with("CRITICAL") {
             Style::Bad
-        } else if word.starts_with(YIELDING) {
+        } else if ["yielding to ", "pacing ", "holding "].iter().any(|busy| word.starts_with(busy)) {
             Style::Busy
         } else if index == 0 {
             style
@@ -429,6 +437,20 @@ mod tests {
         document.supervisor.as_mut().unwrap().yielding_to = vec!["Civilization V".to_owned()];
         let text = status(&document, &look(100));
         assert!(text.lines().next().unwrap().ends_with("yielding to Civilization V"), "{text}");
+        for (pace, holding, how) in [
+            (Some(50), false, "pacing for Civilization V"),
+            (None, true, "holding for Civilization V"),
+            (Some(50), true, "pacing and holding for Civilization V"),
+        ] {
+            let supervisor = document.supervisor.as_mut().unwrap();
+            (supervisor.pace_percent, supervisor.holding) = (pace, holding);
+            for width in [60, 80, 120, 160] {
+                let text = status(&document, &look(width));
+                let head: Vec<&str> = text.lines().take(2).collect();
+                assert!(head.iter().any(|line| line.ends_with(how)), "{width}: {text}");
+                assert!(head.iter().all(|line| line.width() <= width), "{width}: {text}");
+            }
+        }
     }
 
     #[test]

@@ -129,7 +129,9 @@ pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
 pub(crate) fn state(availability: &Availability) -> &'static str {
     match availability {
         Availability::Ready(_) => "ready",
+        Availability::Held { .. } => "held",
         Availability::Offline => "offline",
+        Availability::Asleep { .. } => "asleep",
         Availability::Loading { .. } => "loading",
         Availability::Draining => "draining",
         Availability::Refused { .. } => "refused",
@@ -164,6 +166,12 @@ pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now:
                 PERSON,
             ),
         },
+        Availability::Asleep { hours, until, opens } => {
+            let message = format!(
+                "model '{name}' is asleep until {until} (its hours are {hours}); `mlxctl start {name}` wakes it"
+            );
+            refusal("asleep", message, opens.since(now))
+        }
         Availability::Loading { ready_at, .. } => match ready_at.map(|at| at.since(now)) {
             Some(Duration::ZERO) => {
                 refusal("loading", format!("model '{name}' is loading, and takes longer than usual"), OVERDUE)
@@ -174,6 +182,11 @@ pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now:
             }
             None => refusal("loading", format!("model '{name}' is loading"), UNKNOWN_LOAD),
         },
+        Availability::Held { programs } => refusal(
+            "held",
+            format!("model '{name}' accepts requests again when {programs} has ended"),
+            UNKNOWN_LOAD,
+        ),
         Availability::Draining => refusal(
             "draining",
             format!("model '{name}' is being stopped and accepts no new requests"),
@@ -197,6 +210,7 @@ pub(crate) fn turned_away(
 ) -> Option<Refusal> {
     match availability {
         Availability::Loading { hold, .. } if *hold || patient => None,
+        Availability::Held { .. } => None,
         _ => unavailable(config, availability, now),
     }
 }
@@ -216,6 +230,8 @@ fn state_code(state: &'static str) -> &'static str {
     match state {
         "offline" => "model_offline",
         "loading" => "model_loading",
+        "asleep" => "model_asleep",
+        "held" => "model_held",
         "draining" => "model_draining",
         "refused" => "model_refused",
         _ => "model_failed",
@@ -245,6 +261,30 @@ mod tests {
         assert_eq!(route("///v1///models"), Route::Models);
         assert_eq!(route("//v1/models//a"), Route::Model("a".to_owned()));
         assert_eq!(route("//"), Route::Unknown);
+    }
+
+    #[test]
+    fn what_sleeps_says_when_it_wakes_and_what_is_held_is_waited_for() {
+        let config = GateConfig::for_tests();
+        let at = |seconds| Moment(Duration::from_secs(seconds));
+        let asleep = Availability::Asleep {
+            hours: "08:00-23:30".to_owned(),
+            until: "08:00".parse().unwrap(),
+            opens: at(30_600),
+        };
+        let refusal = turned_away(&config, &asleep, at(1_800), true).unwrap();
+        assert_eq!(
+            (refusal.status, refusal.code, refusal.retry_after),
+            (503, "model_asleep", Some(Duration::from_secs(28_800)))
+        );
+        assert!(
+            refusal.message.contains("asleep until 08:00 (its hours are 08:00-23:30)"),
+            "{}",
+            refusal.message
+        );
+        let held = Availability::Held { programs: "Civ5XP".to_owned() };
+        assert!(turned_away(&config, &held, at(0), false).is_none());
+        assert_eq!(unavailable(&config, &held, at(0)).unwrap().code, "model_held");
     }
 
     #[test]

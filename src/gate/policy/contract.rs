@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::clock::Moment;
+use crate::clock::hours::TimeOfDay;
 use crate::registry::{Limits, Network, Preset, Start};
 
 /// What the gate of one model needs to know; replaced as a whole when the registry is reloaded.
@@ -106,6 +107,15 @@ pub struct Upstream {
 pub enum Availability {
     /// Stopped, and nothing will start it by itself.
     Offline,
+    /// Outside its hours.
+    Asleep {
+        /// All of them, as people write them.
+        hours: String,
+        /// When they begin again, by the local time.
+        until: TimeOfDay,
+        /// The same, on the clock of [`crate::host::now`].
+        opens: Moment,
+    },
     /// On its way: first load, or back after a crash.
     Loading {
         /// When it will be ready, as learned from earlier loads, on the clock of [`crate::host::now`].
@@ -115,6 +125,8 @@ pub enum Availability {
     },
     /// It has completed a token.
     Ready(Upstream),
+    /// It is ready, and requests wait until these programs have ended.
+    Held { programs: String },
     /// It finishes what is in flight and takes nothing new.
     Draining,
     /// It may not start now (memory, pressure).

@@ -163,6 +163,7 @@ impl<'a> Exchange<'a> {
     /// when a write fails, and a plain answer is written when it is complete: until then the backend computes, and
     /// its turn and its lease are taken. Being hung up on tells the launcher, which then ends it.
     async fn outlast(&mut self, backend: &Link, lease: &Lease) {
+        let _orphan = self.line.shared.traffic.orphan();
         self.work.body = Vec::new();
         backend.hang_up();
         poll_fn(|cx| {

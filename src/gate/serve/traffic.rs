@@ -23,6 +23,8 @@ pub struct Traffic {
     /// Told when `in_flight` leaves 0 and when it comes back. A watch channel would be told of each request as well,
     /// and has eight lists to look through for it.
     turned: Notify,
+    /// Those in flight whose clients have left: the backend has yet to end them.
+    orphaned: AtomicU64,
     queued: AtomicU64,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -64,6 +66,16 @@ const WEIGHT: f64 = 0.2;
 /// nginx's number for it; HTTP has none.
 const CLIENT_GONE: u16 = 499;
 
+/// See [`Traffic::orphan`].
+#[must_use]
+pub(super) struct Orphan<'a>(&'a AtomicU64);
+
+impl Drop for Orphan<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Default for Traffic {
     fn default() -> Self {
         Self {
@@ -71,6 +83,7 @@ impl Default for Traffic {
             since: SystemTime::now(),
             in_flight: AtomicU64::new(0),
             turned: Notify::new(),
+            orphaned: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -92,6 +105,13 @@ impl Traffic {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Whether a client waits for something: an answer, its turn, or a model that is on its way. A backend that computes
+    /// for a client who has left, or hangs over it, is of no use to anybody.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.in_flight() > self.orphaned.load(Relaxed) || self.queued() > 0
     }
 
     /// Resolves as soon as nothing is in flight.
@@ -199,6 +219,12 @@ impl Traffic {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.turned.notify_waiters();
         }
+    }
+
+    /// The client of a request in flight has left, and the backend works on it until the guard is dropped.
+    pub(super) fn orphan(&self) -> Orphan<'_> {
+        self.orphaned.fetch_add(1, Relaxed);
+        Orphan(&self.orphaned)
     }
 
     pub(super) fn queue_grew(&self) {

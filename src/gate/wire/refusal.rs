@@ -108,7 +108,7 @@ impl Refusal {
         if let Some(after) = self.retry_after {
             reply.header("retry-after", &seconds(after).to_string());
         }
-        if matches!(self.state, Some("offline" | "failed"))
+        if matches!(self.state, Some("offline" | "asleep" | "failed"))
             || (self.status >= 500 && self.retry_after.is_none())
         {
             // The OpenAI libraries would wait and try again, and their user with them.

@@ -19,6 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{facts, posix};
 use crate::clock::Moment;
+use crate::clock::hours::LocalTime;
 use crate::host::seam::{
     ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
 };
@@ -96,6 +97,10 @@ impl Host for System {
 
     fn awake(&self) -> Moment {
         read(ClockId::CLOCK_MONOTONIC)
+    }
+
+    fn local_time(&self) -> Option<LocalTime> {
+        posix::time_of_day()
     }
 
     fn facts(&self) -> &Facts {

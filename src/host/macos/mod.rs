@@ -15,6 +15,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{facts, posix, power};
 use crate::clock::Moment;
+use crate::clock::hours::LocalTime;
 use crate::host::seam::{
     ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
 };
@@ -86,6 +87,10 @@ impl Host for System {
 
     fn awake(&self) -> Moment {
         read(ClockId::from_raw(libc::CLOCK_UPTIME_RAW))
+    }
+
+    fn local_time(&self) -> Option<LocalTime> {
+        posix::time_of_day()
     }
 
     fn facts(&self) -> &Facts {

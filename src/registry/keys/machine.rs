@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Maybe;
-use super::table::{Key, Keys, Place, Words, Written, either, keys, range};
+use super::table::{Key, Keys, Place, Words, Written, either, keys, range, shares};
 use crate::registry::choices::{NotifyKind, PowerChoice, ProcessType, YieldAction};
 use crate::registry::notes::At;
 use crate::registry::reader::Section;
-use crate::units::Bytes;
+use crate::units::{Bytes, Percent};
 
 keys! {
     RawPaths of "paths" {
@@ -83,10 +83,14 @@ keys! {
         yield_to as "yield": list("Civilization V") = Vec::new();
         /// what to do then: `trim` releases cached memory, `lower_priority` runs backends behind everything
         /// else, `refuse_manual` starts no manual model without `--force`, `stop_manual` drains and stops those that
-        /// run
+        /// run, `hold` has requests to all models wait in line, as while a model loads, and lets finish what is under way
         yield_actions: words(YieldAction, "is nothing to do for a program")
             = [YieldAction::Trim, YieldAction::LowerPriority].into();
-        /// how long such a program must be gone before it counts as ended (launchers restart games)
+        /// also while such a program runs: the share of the time that the models work, `"50%"`. After a step of the
+        /// generation that took t (a token, or a piece of a prompt), the GPU is left alone for t · (100 − share) / share: at
+        /// `"50%"` as long as the step took, at `"25%"` three times as long
+        pace: percent(5..=95);
+        /// how long such a program must be gone before it counts as ended, for everything above (launchers restart games)
         yield_hold: time = Duration::from_secs(15);
         /// how long memory pressure must be critical before a manual model is stopped, the largest first; and
         /// again before the next one

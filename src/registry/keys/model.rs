@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Maybe;
 use super::table::{Key, Keys, MANY, Place, Words, Written, either, keys, range};
+use crate::clock::hours::Hours;
 use crate::registry::choices::{LogLevel, Start, Wired};
 use crate::registry::notes::At;
 use crate::registry::reader::{NameOr, Section};
@@ -51,6 +52,10 @@ keys! {
         port: number(u16, 1..=65_535) => "required";
         /// `always`: starts with the supervisor and is restarted after a crash; `manual`: starts only through `mlxctl start`
         start: word(Start) = Start::Manual;
+        /// always-on models only: when the model runs, in local time, `"08:00-23:30"`; several ranges as a list, across
+        /// midnight as `"20:00-02:00"`. Outside them it sleeps: requests in flight finish within `stop.drain`, others get
+        /// 503 with `Retry-After`. `mlxctl start` wakes it until the next end of its hours. Default: always
+        hours: hours;
         /// memory it needs, used until its files are downloaded
         size: size;
         /// the expected speed: `"30 tok/s"`; `mlxctl bench` compares with it

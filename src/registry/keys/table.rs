@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::registry::reader::Section;
-use crate::units::Bytes;
+use crate::units::{Bytes, Percent};
 
 /// A number of mlx_lm that Python leaves unbounded; nothing here means more than this.
 pub const MANY: i64 = u32::MAX as i64;
@@ -150,6 +150,11 @@ pub fn range(range: &RangeInclusive<i64>) -> String {
     }
 }
 
+/// `share, 5% to 95%`
+pub fn shares(range: &RangeInclusive<u8>) -> String {
+    format!("share, {} to {}", Percent(*range.start()), Percent(*range.end()))
+}
+
 /// `` `off`, `weights` or `default` ``
 pub fn either<W: Words>() -> String {
     let words: Vec<_> = W::WORDS.iter().map(|(word, _)| format!("`{word}`")).collect();
@@ -287,6 +292,8 @@ macro_rules! keys {
     (@one flag) => { bool };
     (@one size $(($zero:ident))?) => { Bytes };
     (@one time) => { Duration };
+    (@one hours) => { Hours };
+    (@one percent($range:expr)) => { Percent };
     (@one number($type:ty, $range:expr)) => { $type };
     (@one real($range:expr)) => { f64 };
     (@one word($type:ty)) => { $type };
@@ -325,7 +332,9 @@ macro_rules! keys {
     (@read $section:ident, $key:expr, flag) => { $section.flag($key) };
     (@read $section:ident, $key:expr, size) => { $section.size($key, false) };
     (@read $section:ident, $key:expr, size(zero)) => { $section.size($key, true) };
+    (@read $section:ident, $key:expr, hours) => { $section.hours($key) };
     (@read $section:ident, $key:expr, time) => { $section.duration($key) };
+    (@read $section:ident, $key:expr, percent($range:expr)) => { $section.percent($key, $range) };
     (@read $section:ident, $key:expr, number($type:ty, $range:expr)) => { $section.whole($key, $range) };
     (@read $section:ident, $key:expr, real($range:expr)) => { $section.number($key, $range) };
     (@read $section:ident, $key:expr, word($type:ty)) => { $section.choice($key, <$type as Words>::WORDS) };
@@ -342,6 +351,8 @@ macro_rules! keys {
 
     (@kind number($type:ty, $range:expr)) => { range(&($range)) };
     (@kind real($range:expr)) => { format!("number, {} to {}", $range.start(), $range.end()) };
+    (@kind percent($range:expr)) => { shares(&($range)) };
+    (@kind hours) => { "range of hours, or list of them".to_owned() };
     (@kind word($type:ty)) => { either::<$type>() };
     (@kind words($type:ty, $wrong:literal)) => { format!("list of {}", either::<$type>()) };
     (@kind table($raw:ty)) => { "table".to_owned() };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::source::source;
 use super::{Scope, cluster, environment, options, plain_word, server};
+use crate::clock::hours::Hours;
 use crate::registry::keys::{RawEntry, RawPreset};
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
@@ -54,6 +55,7 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
         alternatives: alternatives(scope, entry),
         port: entry.port.as_ref().map_or(0, |port| port.value),
         start,
+        hours: hours(scope, entry, start),
         size,
         target: entry.target.as_ref().and_then(|target| rate(scope, target)),
         cluster: raw.cluster.as_ref().map(|cluster| cluster::cluster(scope, cluster, &options.server)),
@@ -65,6 +67,18 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
         limits: options::limits(scope, &options.limits, &memory, raw.cluster.is_some()),
         memory,
     }
+}
+
+/// Only an always-on model has hours.
+fn hours(scope: &Scope<'_>, entry: &RawEntry, start: Start) -> Option<Hours> {
+    let written = entry.hours.as_ref()?;
+    if start == Start::Manual {
+        let hint = "leave it out, or make the model `start = \"always\"`; a manual model goes by itself with \
+                    stop = { idle = \"2h\" }";
+        scope.notes.wrong(written, "`hours` is for always-on models, and this one is manual", hint);
+        return None;
+    }
+    Some(written.value.clone())
 }
 
 /// Only a manual model goes by itself: the shared value does not count for another, its own one is an error.

@@ -63,6 +63,7 @@ fn stopped(registry: &Registry, model: &Model, planned: Option<Bytes>) -> ModelS
         next_start_seconds: None,
         idle_seconds: None,
         stops_in_seconds: None,
+        asleep_until: None,
         progress: None,
         running_repo: None,
         outdated: None,

@@ -176,6 +176,7 @@ fn memory(old: &Registry, new: &Registry) -> Vec<String> {
     changed.extend(names(&[
         ("yield", old.yield_to != new.yield_to),
         ("yield_actions", old.yield_actions != new.yield_actions),
+        ("pace", old.pace != new.pace),
         ("yield_hold", old.yield_hold != new.yield_hold),
         ("critical_hold", old.critical_hold != new.critical_hold),
         ("calm_hold", old.calm_hold != new.calm_hold),

@@ -10,7 +10,7 @@ use crate::api::{
 };
 use crate::clock::Moment;
 use crate::host::Host;
-use crate::lifecycle::{Fleet, Managed, State};
+use crate::lifecycle::{Fleet, Managed, State, StopReason};
 use crate::memory::budget::balance;
 use crate::metrics::Snapshot;
 use crate::registry::{Model, Registry};
@@ -73,6 +73,7 @@ impl Documents<'_> {
     }
 
     fn supervisor(&self) -> SupervisorStatus {
+        let (pace, holding) = self.from.capacity.giving_way().in_force();
         SupervisorStatus {
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -82,6 +83,8 @@ impl Documents<'_> {
             footprint_bytes: self.glance.own().map(|bytes| bytes.0),
             waiting_for: self.waiting_for(),
             yielding_to: self.yielding_to(),
+            pace_percent: pace.map(|share| share.0),
+            holding,
         }
     }
 
@@ -140,6 +143,10 @@ impl Documents<'_> {
             next_start_seconds: next_start,
             idle_seconds: idle,
             stops_in_seconds: stops_in,
+            asleep_until: match managed.state {
+                State::Stopped { why: StopReason::Hours(until) } => Some(until.to_string()),
+                _ => None,
+            },
             progress: self.progress(managed, weights),
             running_repo: slot.running_repo().map(str::to_owned),
             outdated: slot.outdated().map(str::to_owned),

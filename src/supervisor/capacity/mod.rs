@@ -4,6 +4,7 @@
 mod admission;
 mod demand;
 mod files;
+mod giving_way;
 mod learned;
 mod panics;
 mod peers;
@@ -22,6 +23,7 @@ pub(crate) use admission::Gatekeeper;
 use admission::Holds;
 pub(crate) use demand::Demand;
 pub(crate) use files::present;
+use giving_way::GivingWay;
 use learned::Learned;
 use panics::Panics;
 use peers::Judge;
@@ -32,6 +34,8 @@ pub use prepare::missing;
 pub(crate) use prepare::prepare;
 pub(crate) use step::Step;
 pub(crate) use upkeep::ReadyRun;
+
+use tokio::sync::watch;
 
 use crate::api::{HeldBack, RankStatus};
 use crate::clock::{Moment, beat};
@@ -44,7 +48,7 @@ use crate::memory::Platform;
 use crate::memory::pressure::Policy;
 use crate::registry::{Model, PowerChoice, Registry, Start};
 use crate::supervisor::records::Note;
-use crate::units::Bytes;
+use crate::units::{Bytes, Percent};
 
 /// What comes back from other tasks, for the loop to hand in again.
 pub(crate) enum News {
@@ -61,6 +65,8 @@ pub(crate) struct Capacity {
     learned: Learned,
     /// What is done about memory pressure and for programs that the models yield to.
     policy: Policy,
+    /// What is in force while such a program runs.
+    giving_way: GivingWay,
     power: PowerState,
     /// Reports of kernel panics that nobody has answered for yet.
     panics: Panics,
@@ -89,6 +95,7 @@ impl Capacity {
             demands: HashMap::new(),
             learned,
             policy: Policy::new(registry.pressure.clone()),
+            giving_way: GivingWay::default(),
             power,
             panics: Panics::default(),
             short_now: false,
@@ -161,6 +168,16 @@ impl Capacity {
         self.policy.yielding_to()
     }
 
+    /// What is in force while a program runs that the models yield to.
+    pub fn giving_way(&self) -> &GivingWay {
+        &self.giving_way
+    }
+
+    /// The pace of all backends, for whoever talks to a launcher.
+    pub fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
+        self.giving_way.follow_pace()
+    }
+
     /// Always-on models that wait for their files, and whose files have come.
     pub fn files_came(&self, fleet: &Fleet) -> Vec<Event> {
         let waits = fleet.models().iter().filter(|managed| managed.state.waits_for_files());
@@ -222,6 +239,7 @@ impl Capacity {
         let actions = self.policy.step(now, reading.pressure, &running, programs);
         let mut steps: Vec<Step> =
             actions.into_iter().flat_map(|action| upkeep::relieve(action, demands.keys())).collect();
+        steps.extend(self.giving_way.follow(&self.policy));
         for run in runs {
             if let Some(demand) = demands.get_mut(&run.name) {
                 steps.extend(upkeep::keep_in_bounds(demand, &mut self.learned, now, run, platform));

@@ -8,6 +8,8 @@ use crate::supervisor::records::Note;
 pub(crate) enum Step {
     Note(Note),
     Event(Event),
+    /// Tell the gates what holds for them now.
+    Publish,
     /// Put all backends on this rung.
     Prioritise(Priority),
     /// Have a model's buffer cache emptied.

@@ -32,13 +32,13 @@ impl Driver {
         for model in &self.registry.clone().models {
             let name = Name::from(model.name.as_str());
             let before = self.records.recall(&self.registry.paths.run, &name);
-            let (restarts, by_hand) = (before.restarts, before.by_hand);
+            let (restarts, by_hand, up_late) = (before.restarts, before.by_hand, before.up_late);
             if let Some(slot) = self.runs.slot_mut(&name) {
                 slot.recall(before.lent, before.last_used);
             }
             let overdraft = before.forced.then_some(Bytes(before.overdraft));
             self.capacity.recall_overdraft(&name, overdraft);
-            self.handle(Event::Recall { model: name, restarts, by_hand });
+            self.handle(Event::Recall { model: name, restarts, by_hand, up_late });
         }
     }
 

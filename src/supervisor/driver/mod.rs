@@ -5,6 +5,7 @@ mod adoption;
 mod commands;
 mod ending;
 mod handover;
+mod hours;
 mod quiet;
 mod reload;
 mod upkeep;
@@ -25,7 +26,7 @@ use super::runs::{self, Found, Runs, Slot};
 use crate::api::StateName;
 use crate::clock::Moment;
 use crate::fault;
-use crate::gate::{Listening, Report};
+use crate::gate::{Availability, Listening, Report};
 use crate::host::{Host, Identity};
 use crate::lifecycle::{Effect, Event, Fleet, Managed, Name, Signed};
 use crate::registry::Registry;
@@ -104,6 +105,7 @@ impl Driver {
         self.note(panics);
         self.adopt(found);
         self.look_at_programs();
+        self.keep_hours();
         self.handle(Event::Boot);
         self.settle();
     }
@@ -135,7 +137,13 @@ impl Driver {
     /// Takes one input in.
     pub fn take(&mut self, input: Input) {
         match input {
-            Input::Runs(runs::News::Event(event)) => self.handle(event),
+            Input::Runs(runs::News::Event(event)) => {
+                if matches!(event, Event::Of { signed: Signed::Answered, .. }) {
+                    // Nobody may have looked since the last model went, and requests wait for this one.
+                    self.look_at_programs();
+                }
+                self.handle(event);
+            }
             Input::Runs(runs::News::LogReopened(name, generation, done)) => {
                 self.with_slot(&name, |slot| slot.log_reopened(generation, done));
             }
@@ -282,7 +290,10 @@ impl Driver {
             self.capacity.loaded(managed);
         }
         let load_time = |name: &Name| self.capacity.load_time(name);
-        self.runs.publish(&self.fleet, load_time, self.handover.is_some());
+        let leaves = Availability::Loading { ready_at: None, hold: true };
+        let instead = self.handover.is_some().then_some(leaves);
+        let instead = instead.or_else(|| self.capacity.giving_way().instead_of_ready());
+        self.runs.publish(&self.fleet, load_time, instead.as_ref());
         self.save(false);
     }
 

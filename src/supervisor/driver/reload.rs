@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::Driver;
 use crate::api::{ApiError, Change, ChangeKind};
-use crate::lifecycle::{Event, Name, Policy};
+use crate::lifecycle::{Event, Name};
 use crate::registry::Registry;
 use crate::supervisor::answers::{changes, listeners, not_taken_in, tables, word};
 use crate::supervisor::read_registry;
 use crate::supervisor::records::{Note, written};
+use crate::supervisor::runs::policy;
 
 impl Driver {
     /// Takes `next` in, or only says what it would change.
@@ -33,9 +34,10 @@ impl Driver {
         let steps = self.capacity.follow_rules(&registry, &self.fleet);
         self.take_steps(steps);
         self.follow_models();
-        let policies =
-            registry.models.iter().map(|model| (Name::from(model.name.as_str()), Policy::from(model)));
+        let policies = registry.models.iter();
+        let policies = policies.map(|model| (Name::from(model.name.as_str()), policy(&*self.host, model)));
         self.handle(Event::Reload(policies.collect()));
+        self.keep_hours();
         for model in &registry.models {
             self.look_for_differences(&Name::from(model.name.as_str()));
         }

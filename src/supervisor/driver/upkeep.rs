@@ -18,7 +18,9 @@ impl Driver {
         if now < self.house_due {
             return;
         }
-        self.house_due = now.after(beat::wait(BETWEEN));
+        // A model that sleeps or wakes up does so on time.
+        let hours = self.keep_hours();
+        self.house_due = now.after(hours.into_iter().fold(beat::wait(BETWEEN), Duration::min));
         self.records.try_again();
         self.capacity.try_again();
         self.stop_idle();
@@ -92,6 +94,7 @@ impl Driver {
             match step {
                 Step::Note(note) => self.note([note]),
                 Step::Event(event) => self.handle(event),
+                Step::Publish => self.publish(),
                 Step::Prioritise(priority) => {
                     let notes = self.runs.prioritise(priority, &self.fleet);
                     self.note(notes);

@@ -25,6 +25,9 @@ pub(crate) struct Checkpoint {
     pub restarts: u32,
     /// A person stopped it: it stays down although the supervisor comes up anew.
     pub by_hand: bool,
+    /// A person started it outside its hours: it stays up until their next end.
+    #[serde(default)]
+    pub up_late: bool,
     /// The start of its live run went past a refusal.
     #[serde(default)]
     pub forced: bool,
@@ -58,6 +61,7 @@ impl Checkpoint {
             boot_id: boot_id.to_owned(),
             restarts: managed.restarts,
             by_hand: stopped_by_hand(&managed.state),
+            up_late: managed.up_late,
             forced,
             overdraft: overdraft.filter(|_| forced).map_or(0, |bytes| bytes.0),
             lent,
@@ -68,7 +72,7 @@ impl Checkpoint {
 
     /// Whether a person would miss the difference at once; counters can wait.
     pub fn differs_in_life(&self, other: &Self) -> bool {
-        let life = |one: &Self| (one.restarts, one.by_hand, one.forced, one.lent);
+        let life = |one: &Self| (one.restarts, one.by_hand, one.up_late, one.forced, one.lent);
         life(self) != life(other)
     }
 
@@ -119,6 +123,7 @@ mod tests {
             boot_id: "b".into(),
             restarts: 2,
             by_hand: true,
+            up_late: true,
             forced: true,
             overdraft: 7,
             lent: Some(Lent { length: Duration::from_secs(9), until: Some(Moment(Duration::from_secs(10))) }),

@@ -7,14 +7,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::exits::{self, LastWords};
-use super::news::{News, Report};
+use super::news::News;
+use super::slot::Tools;
 use crate::api::paths::link_path;
 use crate::backend::link::Request;
 use crate::backend::logs;
 use crate::backend::probe::{Probe, Question, Vitals};
 use crate::backend::spec::Spec;
 use crate::gate::Traffic;
-use crate::host::{Host, Identity};
+use crate::host::Identity;
 use crate::lifecycle::{Event, Generation, Idle, Name};
 use crate::registry::Health;
 use crate::supervisor::records::log_file;
@@ -66,7 +67,8 @@ pub(super) struct Watched<'a> {
 
 impl Watched<'_> {
     /// Starts what watches it: also one that was adopted.
-    pub fn attend(self, host: &Arc<dyn Host>, report: &Report) -> RunTasks {
+    pub fn attend(self, tools: &Tools) -> RunTasks {
+        let Tools { host, report, pace, .. } = tools;
         let Watched { name, identity, spec, log_start, health, traffic, run, logs } = self;
         let generation = Generation(spec.generation);
         let exit = exits::watch(host.clone(), identity);
@@ -86,6 +88,7 @@ impl Watched<'_> {
             }),
             suspicion: suspicion.clone(),
             questions: asked,
+            pace: pace.clone(),
             vitals: vitals.clone(),
         };
         let last_words = LastWords {

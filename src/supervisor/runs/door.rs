@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::awake::{Awake, Followed};
 use crate::clock::Moment;
+use crate::clock::hours::Hours;
 use crate::gate::{Availability, Gate, GateConfig, Report, Upstream, template};
 use crate::lifecycle::{FailureKind, Managed, Name, Next, State, StopReason};
 use crate::registry::{Model, Registry, Start};
@@ -86,18 +87,10 @@ impl Door {
         })
     }
 
-    /// Tells the gate what it may do while the model is in this state. `secret`: its run's; `load_time`: what earlier loads
-    /// took; `leaving`: another supervisor is about to take over, so that nothing new is begun.
-    pub fn publish(
-        &self,
-        managed: &Managed,
-        secret: Option<&Arc<str>>,
-        now: Moment,
-        load_time: Option<Duration>,
-        leaving: bool,
-    ) {
-        let wanted = match availability(managed, secret, now, load_time) {
-            Availability::Ready(_) if leaving => Availability::Loading { ready_at: None, hold: true },
+    /// Tells the gate what it may do now. `instead`: what is said of a model that is ready while nothing new is begun.
+    pub fn publish(&self, seen: &Seen<'_>, instead: Option<&Availability>) {
+        let wanted = match seen.availability() {
+            Availability::Ready(upstream) => instead.cloned().unwrap_or(Availability::Ready(upstream)),
             other => other,
         };
         self.availability.send_if_modified(|current| {
@@ -148,53 +141,73 @@ fn gate_config(registry: &Registry, model: &Model, demand: Option<&Demand>) -> G
     }
 }
 
-fn availability(
-    managed: &Managed,
-    secret: Option<&Arc<str>>,
-    now: Moment,
-    load_time: Option<Duration>,
-) -> Availability {
-    // A run that was found ready will be so again in a moment.
-    let adopted = managed.state.run().is_some_and(|run| run.adopted);
-    let hold = managed.policy.start == Start::Always || adopted;
-    let from_now = load_time.map(|time| now.after(time));
-    match &managed.state {
-        State::Stopped { .. } => Availability::Offline,
-        State::Asking { .. } | State::Spawning { .. } => Availability::Loading { ready_at: from_now, hold },
-        State::Loading { run, .. } => {
-            Availability::Loading { ready_at: load_time.map(|time| run.spawned.after(time)), hold }
+/// A model, as far as its gate has to know of it.
+pub(super) struct Seen<'a> {
+    pub managed: &'a Managed,
+    /// Its run's.
+    pub secret: Option<&'a Arc<str>>,
+    pub now: Moment,
+    /// What earlier loads took.
+    pub load_time: Option<Duration>,
+    /// Outside its hours, they and when they begin.
+    pub hours: Option<(&'a Hours, Moment)>,
+}
+
+impl Seen<'_> {
+    fn availability(&self) -> Availability {
+        let Self { managed, secret, now, load_time, hours } = *self;
+        // A run that was found ready will be so again in a moment.
+        let adopted = managed.state.run().is_some_and(|run| run.adopted);
+        let hold = managed.policy.start == Start::Always || adopted;
+        let from_now = load_time.map(|time| now.after(time));
+        match &managed.state {
+            State::Stopped { why: StopReason::Hours(until) }
+            | State::Draining { next: Next::Stop(StopReason::Hours(until)), .. }
+            | State::Stopping { next: Next::Stop(StopReason::Hours(until)), .. } => {
+                let (hours, opens) =
+                    hours.map_or((String::new(), now), |(hours, opens)| (hours.to_string(), opens));
+                Availability::Asleep { hours, until: *until, opens }
+            }
+            State::Stopped { .. } => Availability::Offline,
+            State::Asking { .. } | State::Spawning { .. } => {
+                Availability::Loading { ready_at: from_now, hold }
+            }
+            State::Loading { run, .. } => {
+                Availability::Loading { ready_at: load_time.map(|time| run.spawned.after(time)), hold }
+            }
+            State::Ready { run, .. } => match (run.port, secret) {
+                (Some(port), Some(secret)) => Availability::Ready(Upstream {
+                    address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                    secret: secret.clone(),
+                    generation: run.generation.0,
+                }),
+                _ => Availability::Loading { ready_at: None, hold },
+            },
+            State::Draining { next, .. } | State::Stopping { next, .. } => match next {
+                Next::Stop(
+                    StopReason::Shutdown
+                    | StopReason::Removed
+                    | StopReason::ByHand
+                    | StopReason::Pressure
+                    | StopReason::Power
+                    | StopReason::Idle(_)
+                    | StopReason::TimeOver(_)
+                    | StopReason::Hours(_)
+                    | StopReason::NeverStarted,
+                ) => Availability::Draining,
+                Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },
+                Next::Recover(_) => Availability::Loading { ready_at: from_now, hold },
+            },
+            State::Backoff { last, .. } if last.kind == FailureKind::Refused => {
+                Availability::Refused { why: last.text.clone() }
+            }
+            State::Backoff { last, .. } if last.kind == FailureKind::NotPrepared => {
+                Availability::Failed { why: last.text.clone() }
+            }
+            State::Backoff { until, .. } => {
+                Availability::Loading { ready_at: Some(until.after(load_time.unwrap_or_default())), hold }
+            }
+            State::Failed { last } => Availability::Failed { why: last.text.clone() },
         }
-        State::Ready { run, .. } => match (run.port, secret) {
-            (Some(port), Some(secret)) => Availability::Ready(Upstream {
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-                secret: secret.clone(),
-                generation: run.generation.0,
-            }),
-            _ => Availability::Loading { ready_at: None, hold },
-        },
-        State::Draining { next, .. } | State::Stopping { next, .. } => match next {
-            Next::Stop(
-                StopReason::Shutdown
-                | StopReason::Removed
-                | StopReason::ByHand
-                | StopReason::Pressure
-                | StopReason::Power
-                | StopReason::Idle(_)
-                | StopReason::TimeOver(_)
-                | StopReason::NeverStarted,
-            ) => Availability::Draining,
-            Next::Restart { .. } => Availability::Loading { ready_at: from_now, hold: true },
-            Next::Recover(_) => Availability::Loading { ready_at: from_now, hold },
-        },
-        State::Backoff { last, .. } if last.kind == FailureKind::Refused => {
-            Availability::Refused { why: last.text.clone() }
-        }
-        State::Backoff { last, .. } if last.kind == FailureKind::NotPrepared => {
-            Availability::Failed { why: last.text.clone() }
-        }
-        State::Backoff { until, .. } => {
-            Availability::Loading { ready_at: Some(until.after(load_time.unwrap_or_default())), hold }
-        }
-        State::Failed { last } => Availability::Failed { why: last.text.clone() },
     }
 }

@@ -45,8 +45,8 @@ impl Usage {
     /// How its run is used. A last request is dated when it is first seen here: the gate's clock stands still while a
     /// Mac sleeps.
     pub(super) fn seen(&self, traffic: &Traffic, now: Moment, run: &Run, since: Moment) -> lifecycle::Usage {
-        let (in_flight, mark) = traffic.progress();
-        let busy = in_flight > 0 || traffic.queued() > 0;
+        let (_, mark) = traffic.progress();
+        let busy = traffic.wanted();
         let last = match traffic.last_activity() {
             _ if busy => Some(now),
             Some(at) if mark != self.mark => Some(Moment(now.0.saturating_sub(at.elapsed()))),

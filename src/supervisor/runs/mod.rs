@@ -7,6 +7,7 @@ mod awake;
 mod discovery;
 mod door;
 mod exits;
+mod hours;
 mod idle;
 mod logs;
 mod news;
@@ -25,13 +26,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{OptionFuture, join_all};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use adoption::{Claim, run_of};
 use awake::Awake;
 use discovery::Candidate;
 pub(crate) use discovery::{Found, find};
 use door::Door;
+pub(crate) use hours::policy;
 pub(crate) use news::{News, Report};
 pub use orphans::{Orphans, running};
 use router::Routing;
@@ -40,13 +42,13 @@ use slot::Tools;
 use strays::Strays;
 
 use crate::clock::Moment;
-use crate::gate::{self, Listening};
+use crate::gate::{self, Availability, Listening};
 use crate::host::{Footprint, Host, Identity, Priority, Signal};
 use crate::lifecycle::{Decision, Failure, FailureKind, Fleet, Generation, Name};
 use crate::registry::{Model, Registry};
 use crate::supervisor::capacity::{Demand, ReadyRun};
 use crate::supervisor::records::Note;
-use crate::units::Bytes;
+use crate::units::{Bytes, Percent};
 
 /// Where gates and the router report to.
 pub(crate) struct Reports {
@@ -72,9 +74,14 @@ pub(crate) struct Runs {
 
 impl Runs {
     /// Nothing runs, and nothing listens. `binary`: ours, which is also the exec step of backends.
-    pub fn new(host: &Arc<dyn Host>, binary: &Path, reports: Reports) -> Self {
+    pub fn new(
+        host: &Arc<dyn Host>,
+        binary: &Path,
+        pace: watch::Receiver<Option<Percent>>,
+        reports: Reports,
+    ) -> Self {
         Self {
-            tools: Tools { host: host.clone(), binary: binary.into(), report: reports.news },
+            tools: Tools { host: host.clone(), binary: binary.into(), report: reports.news, pace },
             slots: HashMap::new(),
             strays: Strays::default(),
             priority: Priority::Normal,
@@ -137,11 +144,16 @@ impl Runs {
 
     /// Tells every gate what follows from its model's state. `load_time`: what earlier loads took; `leaving`: another
     /// supervisor is about to take over.
-    pub fn publish(&mut self, fleet: &Fleet, load_time: impl Fn(&Name) -> Option<Duration>, leaving: bool) {
+    pub fn publish(
+        &mut self,
+        fleet: &Fleet,
+        load_time: impl Fn(&Name) -> Option<Duration>,
+        instead: Option<&Availability>,
+    ) {
         let now = self.tools.host.now();
         for managed in fleet.models() {
             if let Some(slot) = self.slots.get_mut(&managed.name) {
-                slot.publish(managed, now, load_time(&managed.name), leaving);
+                slot.publish(managed, now, load_time(&managed.name), instead);
             }
         }
     }

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::attendance::{RunTasks, Watched};
-use super::door::Door;
+use super::door::{Door, Seen};
 use super::idle::Usage;
 use super::logs::rotate;
 use super::news::{News, Report};
@@ -21,13 +23,13 @@ use crate::backend::logs::{self, Aside};
 use crate::backend::probe::Vitals;
 use crate::backend::spec::Record;
 use crate::clock::Moment;
-use crate::gate::{self, Gate};
+use crate::gate::{self, Availability, Gate};
 use crate::host::{Footprint, Host, Identity};
 use crate::lifecycle::{Decision, Event, Failure, Generation, Lent, Managed, Name, Signed, State};
 use crate::registry::{Model, Registry};
 use crate::supervisor::capacity::{Demand, ReadyRun};
 use crate::supervisor::records::{Note, log_file, trim as trim_log};
-use crate::units::Bytes;
+use crate::units::{Bytes, Percent};
 
 /// For how long a measurement counts as that of now: whoever asks often does not want to know it more exactly.
 const FRESH: Duration = Duration::from_secs(1);
@@ -42,6 +44,8 @@ pub(super) struct Tools {
     /// Our own binary, which is also the exec step of backends.
     pub binary: Arc<Path>,
     pub report: Report,
+    /// Of all backends.
+    pub pace: watch::Receiver<Option<Percent>>,
 }
 
 /// One model's.
@@ -57,6 +61,8 @@ pub(crate) struct Slot {
     /// Last measurement of the live run.
     sample: Option<(Moment, Footprint)>,
     usage: Usage,
+    /// When its hours begin, while it is outside of them.
+    pub(super) opens: Option<Moment>,
 }
 
 /// For `status` and others who look.
@@ -124,7 +130,7 @@ impl Slot {
     /// Opens the front door of a model.
     pub(super) fn open(tools: Tools, model: Arc<Model>, door: Door) -> Self {
         let name = Name::from(model.name.as_str());
-        Self { name, tools, model, door, run: None, sample: None, usage: Usage::default() }
+        Self { name, tools, model, door, run: None, sample: None, usage: Usage::default(), opens: None }
     }
 
     /// The registry has this entry now.
@@ -149,21 +155,22 @@ impl Slot {
         }
     }
 
-    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `leaving`: another
-    /// supervisor is about to take over, so that nothing new is begun.
+    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `instead`: what is said of
+    /// a model that is ready while nothing new is begun.
     pub(super) fn publish(
         &mut self,
         managed: &Managed,
         now: Moment,
         load_time: Option<Duration>,
-        leaving: bool,
+        instead: Option<&Availability>,
     ) {
         if managed.state.generation().is_none() {
             self.end_run();
         }
         self.usage.follow(managed);
         let secret = self.run.as_ref().map(|run| &run.secret);
-        self.door.publish(managed, secret, now, load_time, leaving);
+        let hours = self.model.hours.as_ref().zip(self.opens);
+        self.door.publish(&Seen { managed, secret, now, load_time, hours }, instead);
     }
 
     /// Ends what is in flight at a run, telling the clients why.
@@ -236,7 +243,7 @@ impl Slot {
             run: &registry.paths.run,
             logs: &registry.paths.logs,
         };
-        self.run = Some(watched.attend(&self.tools.host, &self.tools.report));
+        self.run = Some(watched.attend(&self.tools));
     }
 
     /// Compares the live run with what the registry in force would start.

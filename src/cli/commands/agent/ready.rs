@@ -63,6 +63,7 @@ pub fn models(context: &Context, client: &Client, timeout: Duration) -> Result<(
             .models
             .iter()
             .filter(|model| model.start == Start::Always && model.state != StateName::Ready)
+            .filter(|model| model.asleep_until.is_none())
             .collect();
         for model in status.models.iter().filter(|model| model.start == Start::Always) {
             let line = line(model);

@@ -1,0 +1,151 @@
+//! Beside a program that the models yield to: a pace that begins and ends with it, and requests that wait.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::real;
+use crate::support::{Entry, Instance, PATIENCE, copy_program, http};
+
+/// The rests are proportional, on a clock that the test moves.
+#[test]
+fn a_paced_launcher_rests_in_proportion_to_its_work() {
+    let folder = tempfile::tempdir().unwrap();
+    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    let script = folder.path().join("try.py");
+    std::fs::write(&script, include_str!("pace.py")).unwrap();
+    let output = Command::new(real::python()).arg(script).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.ends_with("taken in at once\n") && said.lines().count() == 9, "{said}");
+}
+
+/// A process that stands for the game; ends with the test.
+struct Game(Child);
+
+impl Game {
+    const NAME: &str = "Civ5Stand";
+
+    fn program(folder: &Path) -> PathBuf {
+        let program = folder.join(Self::NAME);
+        copy_program(Path::new("/bin/sleep"), &program);
+        program
+    }
+
+    fn start(folder: &Path) -> Self {
+        Self(Command::new(Self::program(folder)).arg("600").spawn().unwrap())
+    }
+
+    fn end(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Game {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One that looks for the game with its health checks, five times a second.
+fn instance(more: &str) -> Instance {
+    let entry = Entry::new("m", "always")
+        .with("health = { interval = \"200ms\" }\nlimits = { queue_timeout = \"50s\", in_flight = 1 }");
+    let lines = format!("reserve = []\nyield = [{:?}]\nyield_hold = \"2s\"\n{more}", Game::NAME);
+    let instance = Instance::real(vec![entry]).memory(&lines).serve();
+    instance.wait_state("m", "ready");
+    instance
+}
+
+fn until(what: &str, seen: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !seen() {
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The pace that the launcher of the model says it has.
+fn pace(instance: &Instance) -> Value {
+    let stream = UnixStream::connect(instance.root().join("run/m.sock")).unwrap();
+    let mut hello = String::new();
+    BufReader::new(stream).read_line(&mut hello).unwrap();
+    serde_json::from_str::<Value>(&hello).unwrap()["pace"].clone()
+}
+
+fn ask(instance: &Instance) -> (u16, String) {
+    let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":8}"#;
+    http(instance.gate("m"), "POST", "/v1/chat/completions", body)
+}
+
+fn kinds(instance: &Instance, kind: &str) -> usize {
+    instance.events().iter().filter(|event| event["kind"] == kind).count()
+}
+
+#[test]
+fn the_real_server_is_paced_while_the_game_runs_whoever_supervises_it() {
+    let mut instance = instance("pace = \"25%\"");
+    assert_eq!(pace(&instance), Value::Null);
+    let game = Game::start(&instance.root());
+    until("the pace begins", || pace(&instance) == 25);
+    let said = instance.expect(0, &["status"]);
+    assert!(said.contains(&format!("pacing for {}", Game::NAME)), "{said}");
+    assert_eq!(instance.status()["supervisor"]["pace_percent"], 25);
+    assert_eq!(ask(&instance).0, 200);
+    // What is not batched is paced as well: a seed.
+    let seeded = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":8,"seed":1}"#;
+    assert_eq!(http(instance.gate("m"), "POST", "/v1/chat/completions", seeded).0, 200);
+
+    // A new run, and an adopted one that nobody had told.
+    instance.expect(0, &["restart", "m"]);
+    until("a new run is paced", || pace(&instance) == 25);
+    instance.kill_supervisor();
+    game.end();
+    assert_eq!(pace(&instance), 25, "nobody told it");
+    instance.serve_again();
+    until("the pace ends", || pace(&instance) == Value::Null);
+    instance.wait_state("m", "ready");
+    let _game = Game::start(&instance.root());
+    until("the pace begins again", || pace(&instance) == 25);
+    instance.kill_supervisor();
+    instance.serve_again();
+    instance.wait_state("m", "ready");
+    until("it is paced after adoption", || pace(&instance) == 25);
+    assert_eq!(ask(&instance).0, 200);
+    assert_eq!(instance.end(), Some(0));
+}
+
+#[test]
+fn requests_wait_for_the_game_and_what_is_under_way_finishes() {
+    let instance = instance("yield_actions = [\"hold\"]");
+    let mut stream = TcpStream::connect(instance.gate("m")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":1500,"stream":true}"#;
+    let length = body.len();
+    write!(stream, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    let game = Game::start(&instance.root());
+    until("it is held", || instance.status()["supervisor"]["holding"] == true);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("[DONE]"), "{answer}");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ask(&instance));
+        until("a request waits", || instance.model("m")["traffic"]["requests"] == 2);
+        let health = http(instance.gate("m"), "GET", "/health", "");
+        assert!(health.0 == 503 && health.1.contains("model_held"), "{health:?}");
+        assert_eq!(instance.model("m")["traffic"]["in_flight"], 0);
+        assert_eq!(kinds(&instance, "hold"), 1);
+        game.end();
+        let (status, answer) = waiting.join().unwrap();
+        assert_eq!(status, 200, "{answer}");
+    });
+    assert_eq!(kinds(&instance, "hold"), 2);
+}
