@@ -66,12 +66,6 @@ impl Ledger {
         self.granted.values().map(|grant| grant.bytes).sum()
     }
 
-    /// Whether any grant was forced, so that the sum may be over the budget.
-    #[must_use]
-    pub fn forced(&self) -> bool {
-        self.granted.values().any(|grant| grant.forced)
-    }
-
     /// Reserves bytes for a start that [`judge`] allowed, or that was forced; `false`: the model has a grant already.
     #[must_use = "a second grant of the same model is not entered"]
     pub fn enter(&mut self, model: &str, grant: Grant) -> bool {

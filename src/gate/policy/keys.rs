@@ -207,12 +207,6 @@ impl KeyRing {
         Self { file, read: Mutex::new(None) }
     }
 
-    /// The file.
-    #[must_use]
-    pub fn file(&self) -> &Path {
-        &self.file
-    }
-
     /// Whose key it is, if it may ask models.
     #[must_use]
     pub fn holder(&self, key: &str) -> Option<String> {
