@@ -58,7 +58,7 @@ pub struct Slot {
     pub law: Law,
 }
 
-/// Rows of an array after a number of tokens (`rows` in `profile.py` is the same).
+/// Rows of an array after a number of tokens (`rows` in `profile_caches.py` is the same).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(tag = "law", rename_all = "lowercase")]
 pub enum Law {
