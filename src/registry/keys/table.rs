@@ -182,9 +182,18 @@ pub fn either<W: Words>() -> String {
     }
 }
 
-/// The words of an enum, and the name of each value.
+/// Enums that are written as one of a few words, in the registry and in documents.
 macro_rules! words {
-    ($type:ident { $($value:ident = $word:literal),* $(,)? }) => {
+    ($(
+        $(#[$about:meta])*
+        pub enum $type:ident { $($(#[$of:meta])* $value:ident = $word:literal,)* }
+    )*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $type {
+            $($(#[$of])* #[serde(rename = $word)] $value,)*
+        }
+
         impl Words for $type {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
         }
@@ -198,7 +207,7 @@ macro_rules! words {
                 }
             }
         }
-    };
+    )*};
 }
 
 /// Writes one table of keys: what was written (`RawX`), how it is read, and how it is described. A row is
