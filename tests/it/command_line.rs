@@ -3,7 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
-use mlxctl::api::*;
+use mlxctl::api::{
+    ApiError, BudgetStatus, CommandDone, ErrorCode, HealthStatus, HostStatus, Line, ModelMemoryStatus,
+    ModelStatus, Progress, SCHEMA, StateName, Status, SupervisorStatus,
+};
 use mlxctl::registry::Start;
 
 use crate::control_fake::{Instance, json, lines, serve};
