@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use mlxctl::api::{
     ApiError, BudgetStatus, CommandDone, ErrorCode, HealthStatus, HostStatus, Line, ModelMemoryStatus,
-    ModelStatus, Progress, SCHEMA, StateName, Status, SupervisorStatus,
+    ModelStatus, Progress, SCHEMA, StartRequest, StateName, Status, StopRequest, SupervisorStatus,
 };
 use mlxctl::registry::Start;
 
