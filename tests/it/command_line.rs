@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use mlxctl::api::{
-    ApiError, BudgetStatus, CommandDone, ErrorCode, HealthStatus, HostStatus, Line, ModelMemoryStatus,
-    ModelStatus, Progress, SCHEMA, StartRequest, StateName, Status, StopRequest, SupervisorStatus,
+    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, HealthStatus,
+    HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress, Reloaded, SCHEMA, StartRequest, StateName,
+    Status, StopRequest, StoreFacts, SupervisorStatus,
 };
 use mlxctl::registry::Start;
 
