@@ -11,6 +11,7 @@ use crate::bench::run::{Plan, measure};
 use crate::bench::shape::Shape;
 use crate::bench::{chips, copy};
 use crate::cli::Context;
+use crate::cli::ask;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
@@ -99,9 +100,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         measured,
     };
     if args.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|error| CliError::failed("the report cannot be written as JSON").why(error))?;
-        return context.output.data(&text);
+        return context.output.json(&report);
     }
     context.output.data(&render::bench::report(&report, &Look::of(&context.output)))
 }
@@ -164,18 +163,13 @@ fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option
 }
 
 fn target(registry: &Registry, model: &Model, shape: &Shape, args: &Args) -> Result<Target, CliError> {
-    let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
-    if registry.network.require_key && key.is_none() && args.url.is_none() {
-        return Err(CliError::failed("the gate asks for a key").hint("MLX_API_KEY=… mlxctl bench …"));
-    }
+    let key = ask::key(registry.network.require_key && args.url.is_none(), "bench")?;
     let name = args.url.is_none().then(|| model.name.clone());
     Target::new(address(registry, model, args), name, key, shape.ends.clone()).map_err(unanswered)
 }
 
 fn address(registry: &Registry, model: &Model, args: &Args) -> String {
-    let host = registry.network.host;
-    let host = if host.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { host };
-    let gate = || format!("http://{}", std::net::SocketAddr::new(host, model.port));
+    let gate = || ask::address(registry, model);
     args.url.as_ref().map_or_else(gate, |url| url.trim_end_matches('/').to_owned())
 }
 
