@@ -66,7 +66,7 @@ impl Ledger {
         self.granted.values().map(|grant| grant.bytes).sum()
     }
 
-    /// Reserves bytes for a start that [`judge`] allowed, or that was forced; `false`: the model has a grant already.
+    /// Reserves bytes for a start that [`super::judge`] allowed, or that was forced; `false`: the model has a grant already.
     #[must_use = "a second grant of the same model is not entered"]
     pub fn enter(&mut self, model: &str, grant: Grant) -> bool {
         if self.granted.contains_key(model) {
