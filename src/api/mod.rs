@@ -12,7 +12,7 @@ pub use commands::{
     Line, Progress, ReloadRequest, Reloaded, SCHEMA_HEADER, StartRequest, StopRequest,
 };
 pub use status::{
-    BudgetStatus, Counts, GateStatus, HealthStatus, HeldBack, HostStatus, KeyUsage, ModelMemoryStatus, ModelStatus,
-    RankState, RankStatus, ReserveStatus, RouterStatus, SCHEMA, StateName, Status, StoreFacts,
+    BudgetStatus, Counts, GateStatus, HealthStatus, HeldBack, HostStatus, KeyUsage, ModelMemoryStatus,
+    ModelStatus, RankState, RankStatus, ReserveStatus, RouterStatus, SCHEMA, StateName, Status, StoreFacts,
     SupervisorStatus, TrafficStatus,
 };
