@@ -50,12 +50,6 @@ impl Bytes {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// The difference, or `None` where `other` is the larger one.
-    #[must_use]
-    pub fn checked_sub(self, other: Self) -> Option<Self> {
-        self.0.checked_sub(other.0).map(Self)
-    }
-
     /// The smallest number of bytes that is at least `factor` times this; `factor` ≥ 0.
     #[must_use]
     #[expect(

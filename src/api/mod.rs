@@ -2,14 +2,17 @@
 //! HTTP + JSON over a Unix socket in a 0700 folder; `curl --unix-socket` can speak it.
 
 pub mod client;
-mod documents;
+mod commands;
 pub(crate) mod http;
 pub mod paths;
+mod status;
 
-pub use documents::{
-    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, Counts, ErrorCode, EventRecord, Events,
-    GateStatus, HandedOver, HandoverRequest, HealthStatus, HeldBack, HostStatus, KeyUsage, Line,
-    ModelMemoryStatus, ModelStatus, Progress, RankState, RankStatus, ReloadRequest, Reloaded, ReserveStatus,
-    RouterStatus, SCHEMA, SCHEMA_HEADER, StartRequest, StateName, Status, StopRequest, StoreFacts,
+pub use commands::{
+    ApiError, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, HandedOver, HandoverRequest,
+    Line, Progress, ReloadRequest, Reloaded, SCHEMA_HEADER, StartRequest, StopRequest,
+};
+pub use status::{
+    BudgetStatus, Counts, GateStatus, HealthStatus, HeldBack, HostStatus, KeyUsage, ModelMemoryStatus,
+    ModelStatus, RankState, RankStatus, ReserveStatus, RouterStatus, SCHEMA, StateName, Status, StoreFacts,
     SupervisorStatus, TrafficStatus,
 };

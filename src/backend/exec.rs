@@ -20,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-use super::record::{Failure, failure_file, record_file, remove, replace};
+use super::record::{record_file, remove, replace};
 use super::spec::{Record, Spec};
 use crate::host::{self, Identity, posix};
 
@@ -60,23 +60,13 @@ pub fn requested(mut arguments: impl Iterator<Item = OsString>) -> Option<PathBu
     (arguments.nth(1)? == ARGUMENT).then(|| arguments.next().unwrap_or_default().into())
 }
 
-/// Becomes the backend. Returns the exit code only if that failed, after saying so in `<model>.failed.json` and in the
-/// backend's log, or on stderr if there is none.
+/// Becomes the backend. Returns the exit code only if that failed, after saying so in the backend's log, or on
+/// stderr if there is none.
 pub fn run(spec_file: &Path) -> u8 {
     let run = spec_file.parent().unwrap_or(Path::new("."));
-    let spec = read_spec(spec_file);
-    let (model, generation) = match &spec {
-        Ok(spec) => (spec.model.clone(), Some(spec.generation)),
-        Err(_) => (spec_file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), None),
-    };
-    let Err(Obstacle { what, why }) = spec.and_then(|spec| become_backend(run, spec));
-    let errno = why.raw_os_error();
+    let Err(Obstacle { what, why }) = read_spec(spec_file).and_then(|spec| become_backend(run, spec));
     // After the redirection this is the backend's log. A line that cannot be written has nowhere else to go.
     let _ = writeln!(io::stderr(), "mlxctl: {what}: {why}");
-    let failure = Failure { generation, what, why: why.to_string(), errno };
-    if let Err(error) = replace(&failure_file(run, &model), &failure) {
-        let _ = writeln!(io::stderr(), "mlxctl: {error}");
-    }
     EXIT_CODE
 }
 
@@ -103,7 +93,6 @@ fn read_spec(path: &Path) -> Result<Spec, Obstacle> {
 }
 
 fn become_backend(run: &Path, spec: Spec) -> Result<Infallible, Obstacle> {
-    remove(&failure_file(run, &spec.model)).doing("remove the word of an earlier failure")?;
     // The standard input is what the supervisor wants held until the record is there.
     let held = io::stdin().as_fd().try_clone_to_owned().doing("keep what was passed on")?;
     crate::fault::point("exec begun");

@@ -1,6 +1,6 @@
-//! The files of a run: what was asked for ([`Spec`]), who it became ([`Record`]), or why it did not ([`Failure`]).
+//! The files of a run: what was asked for ([`Spec`]), and who it became ([`Record`]).
 //!
-//! All are 0600 and replaced as a whole. None is synced to disk: they only matter to the boot that wrote them.
+//! Both are 0600 and replaced as a whole. Neither is synced to disk: they only matter to the boot that wrote them.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,22 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::spec::{Record, Spec};
-
-/// Why the exec step did not become Python.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Of which run; `None` where not even the [`Spec`] could be read.
-    pub generation: Option<u64>,
-    /// What could not be done, with names: "cannot execute /opt/venv/bin/python".
-    pub what: String,
-    pub why: String,
-    /// The system's number of it.
-    pub errno: Option<i32>,
-}
 
 /// `<run>/<model>.json`.
 #[must_use]
@@ -35,12 +23,6 @@ pub fn spec_file(run: &Path, model: &str) -> PathBuf {
 #[must_use]
 pub fn record_file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.live.json"))
-}
-
-/// `<run>/<model>.failed.json`.
-#[must_use]
-pub fn failure_file(run: &Path, model: &str) -> PathBuf {
-    run.join(format!("{model}.failed.json"))
 }
 
 /// Writes what a backend is to be started with; answers with the file's path.
@@ -70,14 +52,6 @@ pub fn read_record(run: &Path, model: &str) -> io::Result<Option<Record>> {
     read(&record_file(run, model))
 }
 
-/// Why the last start of this model failed before Python ran; `None`: it did not. Damage as in [`read_record`].
-///
-/// # Errors
-/// The system's own, if the file is there and cannot be read.
-pub fn read_failure(run: &Path, model: &str) -> io::Result<Option<Failure>> {
-    read(&failure_file(run, model))
-}
-
 /// Forgets a model that is no more: everything that [`forget`] removes, and what its runs were started with.
 ///
 /// # Errors
@@ -95,13 +69,12 @@ pub fn write_record(run: &Path, record: &Record) -> io::Result<()> {
     replace(&record_file(run, &record.spec.model), record)
 }
 
-/// Removes what tells of a run that is over: record and failure. Missing files are not an error.
+/// Removes the record of a run that is over. A missing file is not an error.
 ///
 /// # Errors
 /// The system's own.
 pub fn forget(run: &Path, model: &str) -> io::Result<()> {
-    remove(&record_file(run, model))?;
-    remove(&failure_file(run, model))
+    remove(&record_file(run, model))
 }
 
 /// Removes a file, if it is there.
@@ -152,18 +125,17 @@ mod tests {
 
     use super::*;
 
-    fn failure() -> Failure {
-        Failure { generation: Some(7), what: "cannot".to_owned(), why: "no".to_owned(), errno: Some(2) }
-    }
-
     #[test]
     fn what_was_written_is_read_and_private() {
         let run = tempfile::tempdir().unwrap();
-        let path = failure_file(run.path(), "32b");
-        replace(&path, &failure()).unwrap();
-        assert_eq!(read_failure(run.path(), "32b").unwrap(), Some(failure()));
+        let path = run.path().join("32b.json");
+        replace(&path, &[1, 2]).unwrap();
+        assert_eq!(read::<Vec<u8>>(&path).unwrap(), Some(vec![1, 2]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1, "nothing else is left behind");
+        forget_model(run.path(), "32b").unwrap();
+        forget_model(run.path(), "32b").unwrap();
+        assert!(!path.exists(), "and forgetting what is gone is no error");
     }
 
     #[test]
@@ -182,27 +154,17 @@ mod tests {
     fn version_1_is_read() {
         let run = tempfile::tempdir().unwrap();
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/state-v1");
-        for name in ["32b.json", "32b.live.json", "32b.failed.json"] {
+        for name in ["32b.json", "32b.live.json"] {
             fs::copy(fixtures.join(name), run.path().join(name)).unwrap();
         }
         let record = read_record(run.path(), "32b").unwrap().unwrap();
         assert_eq!((record.identity.pid, record.spawned), (4711, None), "its clock came later");
         assert_eq!(read_spec(run.path(), "32b").unwrap(), Some(record.spec));
-        assert_eq!(read_failure(run.path(), "32b").unwrap().unwrap().errno, Some(2));
-    }
-
-    #[test]
-    fn forgetting_what_never_was_is_no_error() {
-        let run = tempfile::tempdir().unwrap();
-        forget(run.path(), "32b").unwrap();
-        replace(&failure_file(run.path(), "32b"), &failure()).unwrap();
-        forget(run.path(), "32b").unwrap();
-        assert_eq!(read_failure(run.path(), "32b").unwrap(), None);
     }
 
     #[test]
     fn a_folder_that_is_missing_is_named() {
-        let error = replace(Path::new("/nonexistent/run/32b.json"), &failure()).unwrap_err();
+        let error = replace(Path::new("/nonexistent/run/32b.json"), &1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(error.to_string().contains("/nonexistent/run/32b.json"), "{error}");
     }

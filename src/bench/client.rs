@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::speed;
@@ -118,18 +117,46 @@ impl Target {
         if status != 200 {
             return Err(AskError::Refused { status, text: message(&response.text().await?) });
         }
-        let mut seen = Seen::default();
-        let (mut bytes, mut pending) = (response.bytes_stream(), Vec::new());
-        while let Some(chunk) = bytes.next().await {
-            let now = Instant::now();
-            pending.extend_from_slice(&chunk?);
-            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = pending.drain(..=end).collect();
-                seen.line(&line, now)?;
-            }
+        let (mut seen, mut events) = (Seen::default(), Events::of(response));
+        while let Some(event) = events.next().await? {
+            seen.event(&event, Instant::now())?;
         }
         seen.sample(sent)
     }
+}
+
+/// The documents of a streamed answer, as they come; other lines are passed over.
+pub struct Events {
+    response: reqwest::Response,
+    pending: Vec<u8>,
+}
+
+impl Events {
+    #[must_use]
+    pub fn of(response: reqwest::Response) -> Self {
+        Self { response, pending: Vec::new() }
+    }
+
+    /// The next one; `None`: the stream is over.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn next(&mut self) -> reqwest::Result<Option<Value>> {
+        loop {
+            while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                if let Some(event) = event(&line) {
+                    return Ok(Some(event));
+                }
+            }
+            let Some(chunk) = self.response.chunk().await? else { return Ok(None) };
+            self.pending.extend_from_slice(&chunk);
+        }
+    }
+}
+
+fn event(line: &[u8]) -> Option<Value> {
+    serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()
 }
 
 /// What a stream said so far.
@@ -141,9 +168,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn line(&mut self, line: &[u8], now: Instant) -> Result<(), AskError> {
-        let Some(data) = line.strip_prefix(b"data: ") else { return Ok(()) };
-        let Ok(event) = serde_json::from_slice::<Value>(data) else { return Ok(()) };
+    fn event(&mut self, event: &Value, now: Instant) -> Result<(), AskError> {
         if let Some(error) = event.get("error") {
             return Err(AskError::Refused {
                 status: 200,
@@ -191,16 +216,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_event_is_a_line_of_data() {
+        assert!(event(b": keepalive 1/2\n").is_none() && event(b"data: [DONE]\n").is_none());
+        assert_eq!(event(b"data: {\"choices\":[]}\n").unwrap()["choices"], json!([]));
+    }
+
+    #[test]
     fn times_are_those_of_text_and_counts_those_of_the_server() {
         let (start, mut seen) = (Instant::now(), Seen::default());
         let at = |ms| start + Duration::from_millis(ms);
-        seen.line(b": keepalive 1/2\n", at(5)).unwrap();
-        seen.line(b"data: {\"choices\":[{\"text\":\"\"}]}\n", at(6)).unwrap();
-        seen.line(b"data: {\"choices\":[{\"text\":\"a\"}]}\n", at(10)).unwrap();
-        seen.line(b"data: {\"choices\":[{\"text\":\"b\",\"finish_reason\":\"length\"}]}\n", at(110)).unwrap();
-        let usage = b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":11,\"prompt_tokens_details\":{\"cached_tokens\":3}}}\n";
-        seen.line(usage, at(200)).unwrap();
-        seen.line(b"data: [DONE]\n", at(201)).unwrap();
+        let text = |text: &str| json!({ "choices": [{ "text": text }] });
+        seen.event(&text(""), at(6)).unwrap();
+        seen.event(&text("a"), at(10)).unwrap();
+        seen.event(&text("b"), at(110)).unwrap();
+        let usage = json!({ "choices": [], "usage": { "prompt_tokens": 7, "completion_tokens": 11,
+            "prompt_tokens_details": { "cached_tokens": 3 } } });
+        seen.event(&usage, at(200)).unwrap();
         let sample = seen.sample(start).unwrap();
         assert_eq!((sample.prompt_tokens, sample.cached_tokens, sample.tokens), (7, 3, 11));
         assert_eq!(sample.ttft, Duration::from_millis(10));
@@ -209,8 +240,8 @@ mod tests {
 
     #[test]
     fn an_error_in_the_stream_is_an_error_and_an_empty_answer_is_none() {
-        let mut seen = Seen::default();
-        let error = seen.line(b"data: {\"error\":{\"message\":\"it died\"}}\n", Instant::now()).unwrap_err();
+        let died = json!({ "error": { "message": "it died" } });
+        let error = Seen::default().event(&died, Instant::now()).unwrap_err();
         assert_eq!(error.to_string(), "200: it died");
         assert!(Seen::default().sample(Instant::now()).is_err());
     }

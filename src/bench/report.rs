@@ -1,8 +1,7 @@
-//! What `mlxctl bench --json` prints, and what the history keeps. Keys are promises; not known is null.
+//! What `mlxctl bench --json` prints, Keys are promises; not known is null.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::history::Comparison;
 use super::roofline::{Roofline, TargetVerdict};
 use super::run::Measured;
 use crate::registry::{Model, ProcessType, ServerOptions};
@@ -11,7 +10,7 @@ use crate::registry::{Model, ProcessType, ServerOptions};
 pub const SCHEMA: u32 = 1;
 
 /// One run of the bench.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -41,23 +40,15 @@ pub struct Report {
     /// The registry's `target`, tokens a second.
     pub target: Option<f64>,
     pub target_verdict: Option<TargetVerdict>,
-    /// Beside earlier runs of the same model, settings and chip.
-    pub earlier: Option<Comparison>,
 }
 
 /// The server options of a model that bear on its speed, in the registry's words.
 #[must_use]
 pub fn settings(model: &Model) -> String {
-    lines(&model.server).join(", ")
-}
-
-/// A line of the registry for each option that is set.
-#[must_use]
-pub fn lines(options: &ServerOptions) -> Vec<String> {
     let ServerOptions { draft_model, num_draft_tokens, kv_bits, kv_group_size, quantized_kv_start, .. } =
-        options;
+        &model.server;
     let ServerOptions { decode_concurrency, prompt_concurrency, prefill_step_size, adapter_path, .. } =
-        options;
+        &model.server;
     let number = |name: &str, value: Option<u32>| value.map(|value| format!("{name} = {value}"));
     [
         draft_model.as_ref().map(|repo| format!("draft_model = {repo:?}")),
@@ -72,5 +63,6 @@ pub fn lines(options: &ServerOptions) -> Vec<String> {
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .collect::<Vec<_>>()
+    .join(", ")
 }

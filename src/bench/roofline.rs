@@ -1,12 +1,12 @@
 //! The limit that the memory bus sets: every token of one stream reads all weights once. Pure.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::chips::Chip;
 use super::shape::Shape;
 
 /// How fast memory is, and who says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bandwidth {
     /// Bytes a second.
     pub bytes_per_second: f64,
@@ -33,15 +33,13 @@ impl Bandwidth {
 }
 
 /// The limit of one stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Roofline {
     pub bandwidth: Bandwidth,
     /// What a token reads, at the start of a context.
     pub bytes_per_token: u64,
     /// Tokens a second, at the start of a context.
     pub tokens_per_second: f64,
-    /// Bytes that each token of context adds to it.
-    pub kv_bytes_per_token: Option<u64>,
 }
 
 impl Roofline {
@@ -51,17 +49,12 @@ impl Roofline {
     pub fn new(bandwidth: Bandwidth, shape: &Shape) -> Option<Self> {
         let bytes = shape.weights.filter(|weights| weights.0 > 0 && !shape.sparse)?.0;
         let tokens_per_second = bandwidth.bytes_per_second / bytes as f64;
-        Some(Self {
-            bandwidth,
-            bytes_per_token: bytes,
-            tokens_per_second,
-            kv_bytes_per_token: shape.kv_per_token,
-        })
+        Some(Self { bandwidth, bytes_per_token: bytes, tokens_per_second })
     }
 }
 
 /// What a target means beside the limit and what was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetVerdict {
     /// One stream has it.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::client::{AskError, Sample, Target, rate};
 use super::stats::Stats;
@@ -21,18 +21,6 @@ pub struct Plan {
     pub repeats: u32,
     /// Streams at once.
     pub streams: Vec<u32>,
-    /// What the backend goes through before a prompt is asked once more.
-    pub between: Vec<Between>,
-}
-
-/// What a backend goes through between two turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Between {
-    /// `mlxctl trim`.
-    Trim,
-    /// `mlxctl restart`.
-    Restart,
 }
 
 impl Plan {
@@ -51,7 +39,7 @@ impl Plan {
 }
 
 /// A prompt of some length.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prefill {
     /// As the server counted it.
     pub prompt_tokens: u64,
@@ -62,7 +50,7 @@ pub struct Prefill {
 }
 
 /// Some streams at once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decode {
     pub streams: u32,
     /// All of them together, from the first token of the first to the last of the last.
@@ -74,7 +62,7 @@ pub struct Decode {
 }
 
 /// A prompt that the server has seen before.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CacheHit {
     pub prompt_tokens: u64,
     /// Of those, what the server had.
@@ -83,23 +71,10 @@ pub struct CacheHit {
     pub cold_ms: f64,
     /// And with it.
     pub hit_ms: f64,
-    /// The same, after what makes the backend give it up.
-    #[serde(default)]
-    pub stored: Vec<Stored>,
-}
-
-/// A prompt that the backend had given up meanwhile.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stored {
-    pub after: Between,
-    /// Tokens that were not computed all the same.
-    pub cached_tokens: u64,
-    /// Time to first token, milliseconds.
-    pub hit_ms: f64,
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Measured {
     /// By length, shortest first.
     pub prefill: Vec<Prefill>,
@@ -127,16 +102,11 @@ impl Measured {
 /// Tokens of the prompts that are only there to be continued.
 const WARM_UP: u32 = 32;
 
-/// Measures. `tell` hears what comes next; `put_through` does with the backend what the plan has it go through.
+/// Measures. `tell` hears what comes next.
 ///
 /// # Errors
-/// The first request that is not answered: a number with a hole in it is none. What `put_through` fails with.
-pub async fn measure<E: From<AskError>>(
-    target: &Target,
-    plan: &Plan,
-    mut tell: impl FnMut(&str),
-    mut put_through: impl FnMut(Between) -> Result<(), E>,
-) -> Result<Measured, E> {
+/// The first request that is not answered: a number with a hole in it is none.
+pub async fn measure(target: &Target, plan: &Plan, mut tell: impl FnMut(&str)) -> Result<Measured, AskError> {
     tell("warm-up");
     let mut prompts = Prompts::new();
     let first = target.ask(&prompts.next(WARM_UP), 8).await?;
@@ -179,22 +149,11 @@ pub async fn measure<E: From<AskError>>(
         let prompt = prompts.next(longest);
         let cold = target.ask(&prompt, 1).await?;
         let hit = target.ask(&prompt, 1).await?;
-        let mut stored = Vec::new();
-        for &after in &plan.between {
-            tell(match after {
-                Between::Trim => "the same after a trim",
-                Between::Restart => "the same after a restart",
-            });
-            put_through(after)?;
-            let again = target.ask(&prompt, 1).await?;
-            stored.push(Stored { after, cached_tokens: again.cached_tokens, hit_ms: millis(again.ttft) });
-        }
         measured.cache = Some(CacheHit {
             prompt_tokens: hit.prompt_tokens,
             cached_tokens: hit.cached_tokens,
             cold_ms: millis(cold.ttft),
             hit_ms: millis(hit.ttft),
-            stored,
         });
     }
     Ok(measured)
@@ -339,13 +298,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_tried() {
-        let plan = Plan {
-            prompts: vec![128, 4096],
-            tokens: 256,
-            repeats: 3,
-            streams: vec![1, 2, 4, 8],
-            between: vec![],
-        };
+        let plan = Plan { prompts: vec![128, 4096], tokens: 256, repeats: 3, streams: vec![1, 2, 4, 8] };
         let plan = plan.within(Some(300), 4);
         assert_eq!((plan.prompts, plan.streams, plan.tokens), (vec![128], vec![1, 2, 4], 236));
     }

@@ -12,8 +12,6 @@ use crate::units::Bytes;
 pub struct Shape {
     /// Bytes of the weights.
     pub weights: Option<Bytes>,
-    /// Bytes of KV cache a token of context: 2 · layers · KV heads · head size · 2 bytes.
-    pub kv_per_token: Option<u64>,
     /// Whether only some of the weights are read for a token (a mixture of experts).
     pub sparse: bool,
     /// Longest context, tokens.
@@ -40,16 +38,10 @@ impl Shape {
     pub fn of(config: &Value, generation: &Value) -> Self {
         let find = |key: &str| config.get(key).or_else(|| config.get("text_config")?.get(key));
         let number = |key: &str| find(key).and_then(Value::as_u64);
-        let kv = || {
-            let heads = number("num_attention_heads")?;
-            let head = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
-            Some(2 * number("num_hidden_layers")? * number("num_key_value_heads").unwrap_or(heads) * head * 2)
-        };
         let sparse = ["num_experts", "num_local_experts", "n_routed_experts"];
         let ends = [find("eos_token_id"), generation.get("eos_token_id")];
         Self {
             weights: None,
-            kv_per_token: kv(),
             sparse: sparse.iter().any(|key| number(key).is_some_and(|experts| experts > 1)),
             context: number("max_position_embeddings").and_then(|tokens| u32::try_from(tokens).ok()),
             ends: ends.into_iter().flatten().flat_map(ids).collect(),
@@ -83,11 +75,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_32b_reads_262144_bytes_of_kv_for_each_token_of_context() {
-        let config = json!({ "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
-            "hidden_size": 5120, "max_position_embeddings": 131_072, "eos_token_id": 151_643 });
+    fn tokens_that_end_an_answer_are_those_of_both_files() {
+        let config = json!({ "max_position_embeddings": 131_072, "eos_token_id": 151_643 });
         let shape = Shape::of(&config, &json!({ "eos_token_id": [151_643, 151_645] }));
-        assert_eq!((shape.kv_per_token, shape.context, shape.sparse), (Some(262_144), Some(131_072), false));
+        assert_eq!((shape.context, shape.sparse), (Some(131_072), false));
         assert_eq!(shape.ends, BTreeSet::from([151_643, 151_645]));
     }
 

@@ -1,9 +1,9 @@
 //! Median and spread. Pure.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Several measurements of one thing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Stats {
     /// Half of them are above, half below.
     pub median: f64,

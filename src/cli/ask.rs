@@ -1,9 +1,12 @@
 //! One streamed chat completion through a gate, as any client asks for it.
 
-use futures_util::StreamExt;
+use std::net::{Ipv4Addr, SocketAddr};
+
 use serde_json::{Value, json};
 
 use super::error::{CliError, Exit};
+use crate::bench::client::Events;
+use crate::registry::{Model, Registry};
 
 /// What is asked.
 pub struct Question<'a> {
@@ -51,34 +54,44 @@ pub async fn ask(
     if status != 200 {
         return Err(refused(status, &response.text().await.map_err(failed)?));
     }
-    let mut bytes = response.bytes_stream();
-    let (mut answer, mut pending) = (Answer::default(), Vec::new());
-    while let Some(chunk) = bytes.next().await {
-        pending.extend_from_slice(&chunk.map_err(failed)?);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let Some(event) = event(&line) else { continue };
-            if event["error"].is_object() {
-                return Err(refused(status, &event.to_string()));
-            }
-            let choice = &event["choices"][0];
-            if let Some(finish) = choice["finish_reason"].as_str() {
-                answer.finish = Some(finish.to_owned());
-            }
-            if let Some(text) = choice["delta"]["content"].as_str() {
-                answer.text.push_str(text);
-                if !piece(text)? {
-                    return Ok(answer);
-                }
+    let (mut answer, mut events) = (Answer::default(), Events::of(response));
+    while let Some(event) = events.next().await.map_err(failed)? {
+        if event["error"].is_object() {
+            return Err(refused(status, &event.to_string()));
+        }
+        let choice = &event["choices"][0];
+        if let Some(finish) = choice["finish_reason"].as_str() {
+            answer.finish = Some(finish.to_owned());
+        }
+        if let Some(text) = choice["delta"]["content"].as_str() {
+            answer.text.push_str(text);
+            if !piece(text)? {
+                break;
             }
         }
     }
     Ok(answer)
 }
 
-/// The document in one line of a stream, if it has one.
-fn event(line: &[u8]) -> Option<Value> {
-    serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()
+/// Where a model's gate is asked from this machine.
+#[must_use]
+pub fn address(registry: &Registry, model: &Model) -> String {
+    let host = registry.network.host;
+    let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
+    format!("http://{}", SocketAddr::new(host, model.port))
+}
+
+/// The bearer key in `$MLX_API_KEY`.
+///
+/// # Errors
+/// There is none, and the gate `asks` for one; `command`: what is to be called with it.
+pub fn key(asks: bool, command: &str) -> Result<Option<String>, CliError> {
+    let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
+    if asks && key.is_none() {
+        return Err(CliError::failed("the gate asks for a key")
+            .hint(format!("MLX_API_KEY=… mlxctl {command} …      with a key of `mlxctl key add NAME`")));
+    }
+    Ok(key)
 }
 
 /// What the gate said, in its own words.
@@ -110,12 +123,5 @@ mod tests {
         assert_eq!((error.exit, error.why.as_deref()), (Exit::Refused, Some("model '70b' is not running")));
         assert!(refused(401, body).hint.is_some_and(|hint| hint.contains("MLX_API_KEY")));
         assert_eq!(refused(400, "not JSON").why.as_deref(), Some("not JSON"));
-    }
-
-    #[test]
-    fn an_event_is_a_line_of_data() {
-        assert!(event(b": keepalive 1/2\n").is_none());
-        assert!(event(b"data: [DONE]\n").is_none_or(|done| done.is_array()));
-        assert_eq!(event(b"data: {\"choices\":[]}\n").unwrap()["choices"], json!([]));
     }
 }

@@ -65,6 +65,15 @@ impl Output {
         self.bytes(format!("{text}{end}").as_bytes())
     }
 
+    /// A document, as indented JSON.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub fn json(&self, document: &impl serde::Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(document);
+        self.data(&text.map_err(|error| CliError::failed("cannot write the answer as JSON").why(error))?)
+    }
+
     /// Data that need not be text, as it is.
     ///
     /// # Errors

@@ -120,12 +120,6 @@ impl Fleet {
         self.models.iter().find(|model| &*model.name == name)
     }
 
-    /// Whether it is shutting down.
-    #[must_use]
-    pub fn closing(&self) -> bool {
-        self.closing
-    }
-
     /// Bytes reserved by live runs, a pair a run. Derived, so that it cannot drift.
     #[must_use]
     pub fn reserved(&self) -> Vec<(Name, Bytes)> {

@@ -1,9 +1,14 @@
 use proptest::prelude::*;
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::host::{Footprint, MemoryReading};
 use crate::memory::budget::in_force;
-use crate::memory::estimate::{Figure, Origin, Term};
-use crate::memory::refusal::Why;
+use crate::memory::figures::{Figure, Origin, Term};
+use crate::memory::gpu::GpuLimit;
+use crate::memory::platform::Platform;
+use crate::registry::Reserve;
 
 fn reserve(name: &str, gb: u64, program: Option<&str>) -> Reserve {
     Reserve {

@@ -51,9 +51,9 @@ pub struct Budget {
 /// What is known of one model: what admission would reserve, and whether that is only declared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
-    /// [`super::estimate::Estimate::reserve`].
+    /// [`super::Estimate::reserve`].
     pub bytes: Bytes,
-    /// [`super::estimate::Estimate::declared`].
+    /// [`super::Estimate::declared`].
     pub declared: bool,
 }
 

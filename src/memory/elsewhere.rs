@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::admission::{Grant, Ledger, Live, judge};
-use super::estimate::Estimate;
+use super::admission::judge;
+use super::figures::Estimate;
 use super::gpu::GpuLimit;
+use super::ledger::{Grant, Ledger, Live};
 use super::platform::Platform;
 use super::refusal::Refusal;
 use crate::host::{Footprint, MemoryReading};
@@ -72,7 +73,7 @@ pub fn judge_there(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::estimate::{Figure, Origin, Term};
+    use crate::memory::figures::{Figure, Origin, Term};
 
     fn studio(available: u64) -> Elsewhere {
         Elsewhere {

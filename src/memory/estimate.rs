@@ -3,9 +3,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
-
 use super::bounds::Bounds;
+use super::figures::{Estimate, Figure, Origin, PROMPT_CACHE, RUNTIME, SLACK, Term, WORKING};
 use super::learn::Learned;
 use super::platform::Platform;
 use super::profile::Share;
@@ -42,136 +41,72 @@ pub struct Files {
     pub shares: Vec<Share>,
 }
 
-/// Where a number comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// Read from the weights' files.
-    File,
-    /// Follows from `config.json`.
-    Config,
-    /// A bound that is set for the backend (a flag or the launcher's limit).
-    Flag,
-    /// A formula fitted to measurements, not to this model.
-    Fitted,
-    /// Measured on this machine with this model.
-    Learned,
-    /// The registry's `size`.
-    Declared,
-}
-
-impl Origin {
-    /// As `mlxctl estimate` prints it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Config => "config",
-            Self::Flag => "flag",
-            Self::Fitted => "fitted",
-            Self::Learned => "learned",
-            Self::Declared => "declared",
-        }
-    }
-}
-
-/// The three figures; also the first one that a term counts in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Figure {
-    /// Loaded, nothing cached.
-    Idle,
-    /// Between requests.
-    Resident,
-    /// Inside a prefill.
-    Peak,
-}
-
-/// One summand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Term {
-    /// For people.
-    pub name: String,
-    pub bytes: Bytes,
-    /// The figures that it counts in, in order.
-    pub figures: Vec<Figure>,
-    pub origin: Origin,
-    /// What it is made of: "1607 tensors in 4 files".
-    pub detail: String,
-    /// What it was before it was corrected by a measurement.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Bytes>,
-}
-
-/// The sum of terms, a figure each.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Estimate {
-    /// All terms.
-    pub terms: Vec<Term>,
-    /// Loaded, nothing cached.
-    pub idle: Bytes,
-    /// Between requests, caches at their bounds.
-    pub resident: Bytes,
-    /// Inside a prefill at the context limit.
-    pub peak: Bytes,
-    /// The registry's `memory.ceiling`.
-    pub ceiling: Option<Bytes>,
-    /// Whether it stands on the registry's `size` alone.
-    pub declared: bool,
-}
-
-impl Estimate {
-    /// What admission reserves: the peak, or the ceiling that the backend is held to.
-    #[must_use]
-    pub fn reserve(&self) -> Bytes {
-        self.ceiling.map_or(self.peak, |ceiling| self.peak.min(ceiling))
-    }
-
-    /// One figure.
-    #[must_use]
-    pub fn figure(&self, figure: Figure) -> Bytes {
-        match figure {
-            Figure::Idle => self.idle,
-            Figure::Resident => self.resident,
-            Figure::Peak => self.peak,
-        }
-    }
-
-    /// Adds up.
-    #[must_use]
-    pub fn of(terms: Vec<Term>, ceiling: Option<Bytes>) -> Self {
-        let sum =
-            |figure| terms.iter().filter(|term| term.figures.contains(&figure)).map(|term| term.bytes).sum();
-        let declared = terms.iter().any(|term| term.origin == Origin::Declared);
-        Self {
-            idle: sum(Figure::Idle),
-            resident: sum(Figure::Resident),
-            peak: sum(Figure::Peak),
-            terms,
-            ceiling,
-            declared,
-        }
-    }
-}
-
 const ALWAYS: &[Figure] = &[Figure::Idle, Figure::Resident, Figure::Peak];
 const WORKED: &[Figure] = &[Figure::Resident, Figure::Peak];
 const PEAK: &[Figure] = &[Figure::Peak];
 
-/// The names of the terms that a measurement may correct, one a figure.
-pub(super) const PROMPT_CACHE: &str = "prompt cache";
-pub(super) const RUNTIME: &str = "runtime";
-pub(super) const SLACK: &str = "allocator slack";
-pub(super) const WORKING: &str = "prefill working set";
+/// The summands so far.
+#[derive(Default)]
+struct Terms(Vec<Term>);
 
-fn term(name: &str, bytes: Bytes, figures: &[Figure], origin: Origin, detail: impl fmt::Display) -> Term {
-    Term {
-        name: name.to_owned(),
-        bytes,
-        figures: figures.to_vec(),
-        origin,
-        detail: detail.to_string(),
-        before: None,
+impl Terms {
+    fn add(
+        &mut self,
+        name: &str,
+        bytes: Bytes,
+        figures: &[Figure],
+        origin: Origin,
+        detail: impl fmt::Display,
+    ) {
+        let (name, figures, detail) = (name.to_owned(), figures.to_vec(), detail.to_string());
+        self.0.push(Term { name, bytes, figures, origin, detail, before: None });
+    }
+
+    fn weights(&mut self, name: &str, files: &Files) {
+        let detail = format!("{} tensors in {} files", files.weights.tensors, files.shards);
+        self.add(name, files.weights.bytes, ALWAYS, Origin::File, detail);
+    }
+
+    /// What is there as soon as the model is loaded.
+    fn loaded(&mut self, files: &Files, platform: Platform) {
+        let runtime = format!("Python and MLX on {}", platform.name());
+        self.add(RUNTIME, platform.runtime(), ALWAYS, Origin::Fitted, runtime);
+        let tokenizer = Bytes(files.shape.vocab.saturating_mul(platform.word()));
+        if tokenizer > Bytes::ZERO {
+            let of = format!("{} words", files.shape.vocab);
+            self.add("tokenizer", tokenizer, ALWAYS, Origin::Fitted, of);
+        }
+    }
+
+    /// What requests take, and what they leave.
+    fn served(&mut self, files: &Files, draft: Option<&Files>, bounds: &Bounds, platform: Platform) {
+        let context = u64::from(bounds.context);
+        let sequence = kv(files, draft, bounds, context);
+        let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
+        // More sequences than the count allows are never kept, however small they are.
+        let kept = bounds.kv_limit.min(Bytes(sequence.0.saturating_mul(u64::from(bounds.prompt_caches))));
+        let most = format!("at most {} sequences and {}", bounds.prompt_caches, bounds.kv_limit);
+        self.add(PROMPT_CACHE, kept, WORKED, Origin::Flag, most);
+        // The launcher lets go of a batch once its caches are kept, so between requests nothing is in flight.
+        let each = files.shape.per_token(bounds.kv_quantized);
+        let all = format!("{} × {context} tokens, {each} a token", bounds.concurrency);
+        self.add("sequences in flight", in_flight, PEAK, Origin::Config, all);
+        let prefill = prefill(files, bounds, platform);
+        // mlx_lm clears it after every prefill step, so between requests it holds what was freed since: caches that
+        // were pushed out, and the last batch's. On a CPU (measured, 0.3 to 1.4 MB) those count above already; on a
+        // card the allocator was seen to keep as much again. In a prefill what it holds is counted as the working set.
+        if platform != Platform::Cpu {
+            let cached = bounds.cache_limit.min(in_flight + in_flight);
+            let limit = format!("limited to {}", bounds.cache_limit);
+            self.add("MLX buffer cache", cached, WORKED, Origin::Flag, limit);
+        }
+        self.add(SLACK, platform.slack(), WORKED, Origin::Fitted, "kept by the allocator below MLX");
+        // Kept prompts make room for it (see `room`): the larger of both counts, and the other is part of it.
+        let shared = if bounds.shared { kept } else { Bytes::ZERO };
+        let room = if shared > Bytes::ZERO { "; kept prompts make room for it" } else { "" };
+        let tokens = bounds.prefill_step.min(bounds.context);
+        let steps = format!("{prefill} for {tokens} tokens at once, at the end of {context}{room}");
+        self.add(WORKING, prefill.saturating_sub(shared), PEAK, Origin::Fitted, steps);
     }
 }
 
@@ -185,119 +120,48 @@ pub fn estimate(
     platform: Platform,
     learned: Option<&Learned>,
 ) -> Option<Estimate> {
+    let mut terms = Terms::default();
     let files = match files {
         ModelFiles::Read(files) => files,
         ModelFiles::Declared(size) => {
-            let whole = term(
-                "declared size",
-                *size,
-                ALWAYS,
-                Origin::Declared,
-                "`size` in the registry; not downloaded",
-            );
-            return Some(Estimate::of(vec![whole], bounds.ceiling));
+            let why = "`size` in the registry; not downloaded";
+            terms.add("declared size", *size, ALWAYS, Origin::Declared, why);
+            return Some(Estimate::of(terms.0, bounds.ceiling));
         }
         ModelFiles::Unknown => return None,
     };
-    let mut terms = vec![term(
-        "weights",
-        files.weights.bytes,
-        ALWAYS,
-        Origin::File,
-        format!("{} tensors in {} files", files.weights.tensors, files.shards),
-    )];
+    terms.weights("weights", files);
     if files.adapter.tensors > 0 {
         let detail = format!("{} tensors", files.adapter.tensors);
-        terms.push(term("adapter", files.adapter.bytes, ALWAYS, Origin::File, detail));
+        terms.add("adapter", files.adapter.bytes, ALWAYS, Origin::File, detail);
     }
-    let draft = match draft {
-        Some(ModelFiles::Read(draft)) => {
-            terms.push(term(
-                "draft weights",
-                draft.weights.bytes,
-                ALWAYS,
-                Origin::File,
-                format!("{} tensors in {} files", draft.weights.tensors, draft.shards),
-            ));
-            Some(draft)
-        }
+    match draft {
+        Some(ModelFiles::Read(draft)) => terms.weights("draft weights", draft),
         Some(ModelFiles::Declared(size)) => {
-            terms.push(term("draft weights", *size, ALWAYS, Origin::Declared, "not downloaded"));
-            None
+            terms.add("draft weights", *size, ALWAYS, Origin::Declared, "not downloaded");
         }
         Some(ModelFiles::Unknown) => return None,
-        None => None,
-    };
-    terms.push(term(
-        RUNTIME,
-        platform.runtime(),
-        ALWAYS,
-        Origin::Fitted,
-        format!("Python and MLX on {}", platform.name()),
-    ));
-    let tokenizer = Bytes(files.shape.vocab.saturating_mul(platform.word()));
-    if tokenizer > Bytes::ZERO {
-        let of = format!("{} words", files.shape.vocab);
-        terms.push(term("tokenizer", tokenizer, ALWAYS, Origin::Fitted, of));
+        None => {}
     }
-
-    let context = u64::from(bounds.context);
-    let sequence = kv(files, draft.map(|draft| &**draft), bounds, context);
-    let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
-    // More sequences than the count allows are never kept, however small they are.
-    let kept = bounds.kv_limit.min(Bytes(sequence.0.saturating_mul(u64::from(bounds.prompt_caches))));
-    terms.push(term(
-        PROMPT_CACHE,
-        kept,
-        WORKED,
-        Origin::Flag,
-        format!("at most {} sequences and {}", bounds.prompt_caches, bounds.kv_limit),
-    ));
-    // The launcher lets go of a batch once its caches are kept, so between requests nothing is in flight.
-    terms.push(term(
-        "sequences in flight",
-        in_flight,
-        PEAK,
-        Origin::Config,
-        format!(
-            "{} × {context} tokens, {} a token",
-            bounds.concurrency,
-            files.shape.per_token(bounds.kv_quantized)
-        ),
-    ));
-
-    let prefill = prefill(files, bounds, platform);
-    // mlx_lm clears it after every prefill step, so between requests it holds what was freed since: caches that were
-    // pushed out, and the last batch's. On a CPU (measured, 0.3 to 1.4 MB) those count above already; on a card the
-    // allocator was seen to keep as much again. In a prefill what it holds is counted as the working set.
-    if platform != Platform::Cpu {
-        let cached = bounds.cache_limit.min(in_flight + in_flight);
-        let detail = format!("limited to {}", bounds.cache_limit);
-        terms.push(term("MLX buffer cache", cached, WORKED, Origin::Flag, detail));
-    }
-    terms.push(term(SLACK, platform.slack(), WORKED, Origin::Fitted, "kept by the allocator below MLX"));
-    // Kept prompts make room for it (see `room`): the larger of both counts, and the other is part of it.
-    let shared = if bounds.shared { kept } else { Bytes::ZERO };
-    let steps = format!(
-        "{prefill} for {} tokens at once, at the end of {context}",
-        bounds.prefill_step.min(bounds.context)
-    );
-    let detail = if shared > Bytes::ZERO { format!("{steps}; kept prompts make room for it") } else { steps };
-    terms.push(term(WORKING, prefill.saturating_sub(shared), PEAK, Origin::Fitted, detail));
-    let estimate = Estimate::of(terms, bounds.ceiling);
+    terms.loaded(files, platform);
+    terms.served(files, read(draft), bounds, platform);
+    let estimate = Estimate::of(terms.0, bounds.ceiling);
     Some(match learned {
         Some(learned) => learned.correct(estimate),
         None => estimate,
     })
 }
 
+fn read(files: Option<&ModelFiles>) -> Option<&Files> {
+    match files {
+        Some(ModelFiles::Read(files)) => Some(files),
+        _ => None,
+    }
+}
+
 /// What `tokens` tokens of one sequence take, those of the draft model included.
 pub(super) fn sequence(files: &Files, draft: Option<&ModelFiles>, bounds: &Bounds, tokens: u32) -> Bytes {
-    let draft = match draft {
-        Some(ModelFiles::Read(draft)) => Some(&**draft),
-        _ => None,
-    };
-    kv(files, draft, bounds, u64::from(tokens))
+    kv(files, read(draft), bounds, u64::from(tokens))
 }
 
 fn kv(files: &Files, draft: Option<&Files>, bounds: &Bounds, tokens: u64) -> Bytes {

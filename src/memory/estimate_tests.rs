@@ -1,6 +1,6 @@
 use super::*;
 use crate::memory::GpuLimit;
-use crate::memory::bounds::bounds;
+use crate::memory::choose::bounds;
 use crate::memory::fixtures::{files_32b, files_72b, model};
 use crate::registry::{Model, Registry};
 

@@ -166,7 +166,11 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
     Ok((shards, indexes))
 }
 
-fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
+/// Reads what one safetensors file says of its tensors.
+///
+/// # Errors
+/// That it cannot be read, holds nothing, or does not hold what its header says.
+pub fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable { file: show(file), why: error.to_string() };
     let bad = |why: String| Problem::Header { file: show(file), why };
     let mut open = std::fs::File::open(file).map_err(unreadable)?;

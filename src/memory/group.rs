@@ -3,8 +3,10 @@
 
 use serde::Serialize;
 
-use super::bounds::{Bounds, bounds};
-use super::estimate::{Estimate, ModelFiles, estimate};
+use super::bounds::Bounds;
+use super::choose::bounds;
+use super::estimate::{ModelFiles, estimate};
+use super::figures::Estimate;
 use super::learn::Learned;
 use super::platform::Platform;
 use super::problem::Problem;

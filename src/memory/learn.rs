@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::estimate::{Estimate, Figure, Origin, RUNTIME, SLACK, Term, WORKING};
+use super::figures::{Estimate, Figure, Origin, RUNTIME, SLACK, Term, WORKING};
 use crate::units::Bytes;
 
 /// The highest footprints of one model under one version and one set of bounds.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::bounds::bounds;
+use crate::memory::choose::bounds;
 use crate::memory::estimate::{ModelFiles, estimate};
 use crate::memory::fixtures::{files_32b, model};
 use crate::memory::platform::Platform;

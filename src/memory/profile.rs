@@ -6,7 +6,8 @@ use std::num::NonZeroU64;
 
 use serde::Deserialize;
 
-use super::shape::{Cache, MOST_LAYERS, Shape};
+use super::cache::Cache;
+use super::shape::{MOST_LAYERS, Shape};
 use super::weights::Header;
 use crate::units::Bytes;
 

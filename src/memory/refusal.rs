@@ -4,11 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::checks::{AVAILABLE, Check};
 use super::remedy::Remedy;
 use crate::units::Bytes;
-
-/// The check of what the machine has to give at the moment.
-pub(super) const AVAILABLE: &str = "available now";
 
 /// A start that may not happen now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,50 +36,6 @@ pub enum Why {
         /// Whether that is only declared.
         declared: bool,
     },
-}
-
-/// One of the things that must leave room. Σ of the lines = `free`; `missing` = `need` − `free`, if that is positive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// "plan", "available now", "GPU limit", "free on the GPU".
-    pub name: String,
-    pub lines: Vec<Line>,
-    /// The sum of the lines.
-    pub free: i128,
-    pub need: Bytes,
-    /// How much is not there.
-    pub missing: Bytes,
-}
-
-/// A summand; 0 for a note.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Line {
-    /// For people.
-    pub name: String,
-    /// Bytes, negative where they are taken away. A sum of a few 64-bit numbers always fits.
-    pub bytes: i128,
-}
-
-impl Line {
-    pub(super) fn plus(name: impl Into<String>, bytes: Bytes) -> Self {
-        Self { name: name.into(), bytes: i128::from(bytes.0) }
-    }
-
-    pub(super) fn minus(name: impl Into<String>, bytes: Bytes) -> Self {
-        Self { name: name.into(), bytes: -i128::from(bytes.0) }
-    }
-
-    pub(super) fn note(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bytes: 0 }
-    }
-}
-
-impl Check {
-    pub(super) fn of(name: &str, lines: Vec<Line>, need: Bytes) -> Self {
-        let free: i128 = lines.iter().map(|line| line.bytes).sum();
-        let missing = Bytes(u64::try_from(i128::from(need.0) - free).unwrap_or(0));
-        Self { name: name.to_owned(), lines, free, need, missing }
-    }
 }
 
 impl Refusal {

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::admission::{Ledger, Live, checks};
 use super::budget::in_force;
-use super::refusal::Check;
+use super::checks::{Check, checks};
+use super::ledger::{Ledger, Live};
 use crate::units::Bytes;
 
 /// One thing that a person could do.

@@ -89,8 +89,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::bounds::bounds;
-    use crate::memory::estimate::{RUNTIME, SLACK, estimate};
+    use crate::memory::choose::bounds;
+    use crate::memory::estimate::estimate;
+    use crate::memory::figures::{RUNTIME, SLACK};
     use crate::memory::fixtures::{files_32b, files_72b, model};
     use crate::units::Bytes;
 

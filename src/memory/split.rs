@@ -1,9 +1,10 @@
 //! What each rank of a cluster holds: what mlx_lm left on it when it was asked (the [profile](super::profile)), else
 //! rules of thumb. What mlx_lm has no rule for at all is found when it is asked.
 
+use super::cache::{Kind, Law};
 use super::estimate::Files;
 use super::problem::Problem;
-use super::shape::{Kind, Law, Shape};
+use super::shape::Shape;
 use crate::registry::ClusterMode;
 use crate::units::Bytes;
 

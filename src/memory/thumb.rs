@@ -6,8 +6,9 @@ use std::num::NonZeroU64;
 
 use serde_json::Value;
 
+use super::cache::{CACHE_STEP, Cache, Kind, Law, Slot};
 use super::problem::Problem;
-use super::shape::{CACHE_STEP, Cache, Kind, Law, MOST_LAYERS, Shape, Slot};
+use super::shape::{MOST_LAYERS, Shape};
 
 /// No dimension of a model is larger.
 const LARGEST: u64 = 1 << 28;

@@ -4,8 +4,9 @@
 //! run, and it lets at most 11 of those run ahead (`MAX_ACTIVE_TASKS` + 1 in mlx/transforms.cpp). So the peak is
 //! the temporaries of one layer times the layers in flight.
 
+use super::cache::Quantized;
 use super::platform::Platform;
-use super::shape::{Quantized, Shape};
+use super::shape::Shape;
 use crate::units::Bytes;
 
 /// Command buffers that may be in flight.

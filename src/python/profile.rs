@@ -15,8 +15,16 @@ use crate::durable;
 use crate::memory::profile::{Profile, Refused, RefusedKind};
 use crate::registry::{ClusterMode, Registry};
 
-/// Describes a model: `python -I -c SCRIPT <request in JSON>`.
-pub const SCRIPT: &str = include_str!("profile.py");
+/// Describes a model: `python -I -c SCRIPT <request in JSON> [NAME TEXT]…`, the modules that it imports last.
+const SCRIPT: &str = concat!(
+    "import sys, types\n",
+    "for name, text in zip(sys.argv[2::2], sys.argv[3::2]):\n",
+    "    module = sys.modules[name] = types.ModuleType(name)\n",
+    "    exec(compile(text, name, 'exec'), module.__dict__)\n",
+    include_str!("profile.py")
+);
+const MODULES: [&str; 4] =
+    ["profile_texts", include_str!("profile_texts.py"), "profile_caches", include_str!("profile_caches.py")];
 
 /// What the child may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +140,7 @@ impl Profiles {
     fn file(&self, model: &Path, division: Option<Division>) -> Option<PathBuf> {
         let (_, versions) = self.environment.as_ref()?;
         let mut digest = Sha256::new();
-        digest.update(SCRIPT);
+        digest.update([&[SCRIPT], &MODULES[..]].concat().concat());
         digest.update(versions);
         if let Some(Division { mode, ranks }) = division {
             digest.update(format!("{} {ranks}\n", mode.name()));
@@ -195,7 +203,7 @@ pub fn describe(
         "mode": division.map_or("tensor", |division| division.mode.name()),
     });
     let mut command = process::command(python);
-    command.args(["-I", "-c", SCRIPT, &request.to_string()]).current_dir("/");
+    command.args(["-I", "-c", SCRIPT, &request.to_string()]).args(MODULES).current_dir("/");
     // It ends itself at the limit; this is for one that cannot.
     process::output(command, limits.time + Duration::from_secs(5)).map_err(|message| {
         let kind =

@@ -12,9 +12,6 @@ use crate::memory::{Problem, files};
 use crate::terminal::shown;
 use crate::units::Bytes;
 
-/// The longest header that a safetensors file may have, bytes (the format's own limit).
-const LONGEST_HEADER: u64 = 100_000_000;
-
 /// More than any configuration or index has.
 const LONGEST_TEXT: u64 = 64 << 20;
 
@@ -73,12 +70,6 @@ impl Flaw {
     }
 }
 
-/// What a safetensors file says of itself: names of tensors, each with its bytes from the header's end.
-#[derive(Debug, Deserialize)]
-struct Tensor {
-    data_offsets: (u64, u64),
-}
-
 /// Looks at all of it.
 ///
 /// # Errors
@@ -110,7 +101,7 @@ pub fn check(folder: &Path) -> Result<Whole, Flaw> {
     for name in names {
         let (tensors, bytes) = header(&folder.join(&name)).map_err(|why| Flaw::damaged(&name, why))?;
         whole.weights += Bytes(bytes);
-        held.insert(name, tensors.into_iter().collect());
+        held.insert(name, tensors);
     }
     for (tensor, shard) in index.iter().flatten() {
         if !held.get(shard).is_some_and(|tensors| tensors.contains(tensor)) {
@@ -193,36 +184,17 @@ fn json<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<Opt
         .map_err(|error| Flaw::damaged(name, format!("it cannot be read: {error}")))
 }
 
-/// Names of the tensors, and the file's size. The format: 8 bytes with the header's length, little-endian; the
-/// header, a JSON object; the tensors, without gaps (github.com/huggingface/safetensors, "Format").
-fn header(path: &Path) -> Result<(Vec<String>, u64), String> {
-    let mut file = File::open(path).map_err(|error| match error.kind() {
+/// Names of the tensors, and the file's size.
+fn header(path: &Path) -> Result<(BTreeSet<String>, u64), String> {
+    let size = path.metadata().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "it is missing".to_owned(),
         _ => error.to_string(),
     })?;
-    let size = file.metadata().map_err(|error| error.to_string())?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| "it is not a safetensors file: it is too short".to_owned())?;
-    let length = u64::from_le_bytes(length);
-    if length > LONGEST_HEADER || length > size.saturating_sub(8) {
-        return Err("it is not a safetensors file: its header is longer than the file".to_owned());
-    }
-    let mut text = Vec::new();
-    file.take(length).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    let mut header: BTreeMap<String, Value> =
-        serde_json::from_slice(&text).map_err(|error| format!("its header cannot be read: {error}"))?;
-    header.remove("__metadata__");
-    let mut end = 0;
-    for (name, tensor) in &header {
-        let tensor =
-            Tensor::deserialize(tensor).map_err(|error| format!("`{name}` in its header: {error}"))?;
-        end = end.max(tensor.data_offsets.1);
-    }
-    let expected = end.saturating_add(8).saturating_add(length);
-    if expected != size {
-        return Err(format!("it has {size} bytes, but its header describes {expected}"));
-    }
-    Ok((header.into_keys().collect(), size))
+    let (_, tensors) = files::read_header(path).map_err(|problem| match problem {
+        Problem::Unreadable { why, .. } | Problem::Header { why, .. } => why,
+        other => other.to_string(),
+    })?;
+    Ok((tensors.into_iter().map(|tensor| tensor.name).collect(), size.len()))
 }
 
 #[cfg(test)]
@@ -295,12 +267,12 @@ mod tests {
         type Harm = (&'static str, fn(&Path), &'static str);
         let harms: [Harm; 9] = [
             ("model-2.safetensors", |file| fs_err::remove_file(file).unwrap(), "missing"),
-            ("model-2.safetensors", |file| fs_err::write(file, b"12345").unwrap(), "too short"),
-            ("model-2.safetensors", |file| fs_err::write(file, [255; 64]).unwrap(), "longer than the file"),
+            ("model-2.safetensors", |file| fs_err::write(file, b"12345").unwrap(), "cut off"),
+            ("model-2.safetensors", |file| fs_err::write(file, [255; 64]).unwrap(), "its header says"),
             (
                 "model-2.safetensors",
                 |file| fs_err::write(file, [shard("b", 20), vec![0]].concat()).unwrap(),
-                "describes",
+                "the file at 21",
             ),
             ("model-2.safetensors", |file| fs_err::write(file, shard("c", 20)).unwrap(), "contains `b`"),
             ("model-2.safetensors", |file| fs_err::write(file, b"").unwrap(), "it is empty"),

@@ -1,5 +1,6 @@
 //! What was written, field by field, each with its place. Types and units are right, nothing else is checked.
 
+use super::keys::table::Over;
 use super::keys::{
     RawAgent, RawCluster, RawEntry, RawHealth, RawLimits, RawMemory, RawMetrics, RawNetwork, RawNotify,
     RawPage, RawPaths, RawPower, RawPressure, RawPython, RawReserves, RawRestart, RawRouter, RawServer,

@@ -54,28 +54,12 @@ impl Notifier {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
-    /// What the service is doing, in one line for people.
-    ///
-    /// # Errors
-    /// The manager's socket is gone or full.
-    pub fn status(&self, status: &str) -> io::Result<()> {
-        self.send(&status_line(status))
-    }
-
     /// The loop still turns.
     ///
     /// # Errors
     /// The manager's socket is gone or full.
     pub fn alive(&self) -> io::Result<()> {
         self.send("WATCHDOG=1")
-    }
-
-    /// The service begins to end.
-    ///
-    /// # Errors
-    /// The manager's socket is gone or full.
-    pub fn stopping(&self) -> io::Result<()> {
-        self.send("STOPPING=1")
     }
 
     fn send(&self, message: &str) -> io::Result<()> {
@@ -140,12 +124,8 @@ mod tests {
         };
         notifier.ready("2 models\nREADY=0").unwrap();
         assert_eq!(heard(), "READY=1\nSTATUS=2 models READY=0");
-        notifier.status("32b loading").unwrap();
-        assert_eq!(heard(), "STATUS=32b loading");
         notifier.alive().unwrap();
         assert_eq!(heard(), "WATCHDOG=1");
-        notifier.stopping().unwrap();
-        assert_eq!(heard(), "STOPPING=1");
     }
 
     #[test]

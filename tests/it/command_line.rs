@@ -3,38 +3,23 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
-use mlxctl::api::*;
+use mlxctl::api::{
+    ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, HealthStatus,
+    HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress, Reloaded, SCHEMA, StartRequest, StateName,
+    Status, StopRequest, StoreFacts, SupervisorStatus,
+};
 use mlxctl::registry::Start;
 
 use crate::control_fake::{Instance, json, lines, serve};
 
 fn model(name: &str, state: StateName, pid: Option<i32>) -> ModelStatus {
     ModelStatus {
-        name: name.into(),
-        repo: "org/name".into(),
-        start: Start::Always,
         state,
-        reason: None,
-        hint: None,
         pid,
-        address: "127.0.0.1:8800".into(),
-        gate: GateStatus::default(),
-        backend_address: None,
         uptime_seconds: pid.map(|_| 192.0),
-        restarts: 0,
-        adopted: false,
-        next_start_seconds: None,
-        idle_seconds: None,
-        stops_in_seconds: None,
-        asleep_until: None,
-        progress: None,
-        running_repo: None,
-        outdated: None,
-        held_back: None,
-        ranks: Vec::new(),
         memory: ModelMemoryStatus { estimate_bytes: Some(20_000_000_000), ..Default::default() },
         health: HealthStatus { alive: true, listening: true, answering: true, last_probe_seconds: None },
-        traffic: TrafficStatus::default(),
+        ..ModelStatus::stopped(name, "org/name".to_owned(), Start::Always, "127.0.0.1:8800".to_owned())
     }
 }
 

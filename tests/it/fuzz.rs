@@ -120,15 +120,14 @@ fn any_history_is_gone_on_with() {
 fn any_record_is_read_or_set_aside() {
     target("record", files(&folder("record")), |input| {
         let run = tempfile::tempdir().unwrap();
-        for name in ["m.json", "m.live.json", "m.failed.json"] {
+        for name in ["m.json", "m.live.json"] {
             std::fs::write(run.path().join(name), input).unwrap();
         }
         let read = [
             record::read_spec(run.path(), "m").unwrap().is_some(),
             record::read_record(run.path(), "m").unwrap().is_some(),
-            record::read_failure(run.path(), "m").unwrap().is_some(),
         ];
-        let names = ["m.json", "m.live.json", "m.failed.json"];
+        let names = ["m.json", "m.live.json"];
         for (name, read) in names.into_iter().zip(read) {
             assert_eq!(run.path().join(name).exists(), read, "{name}");
         }

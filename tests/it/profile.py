@@ -8,6 +8,7 @@ The folder gets a checkpoint in FP8, and one with an index of consolidated files
 import importlib
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -16,6 +17,7 @@ probe_file, families_file, configs, folder = sys.argv[1:5]
 
 
 def module(name, path):
+    sys.path.insert(0, os.path.dirname(path))
     spec = importlib.util.spec_from_file_location(name, path)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
@@ -108,7 +110,7 @@ def describe(name, config, quantized=None):
             document = probe.refusal(error.kind, error.message)
     if quantized is not None:
         return document
-    tokens = {n: probe.bytes_at(document, n) for n in (1, 300, 10_000)} if "error" not in document else {}
+    tokens = {n: sys.modules["profile_caches"].bytes_at(document, n) for n in (1, 300, 10_000)} if "error" not in document else {}
     say(name, document, tokens)
 
 

@@ -22,6 +22,7 @@ CASES = [
 
 
 def module(name, path):
+    sys.path.insert(0, os.path.dirname(path))
     spec = importlib.util.spec_from_file_location(name, path)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)

@@ -1,22 +1,21 @@
 //! `mlxctl bench <model>`
 
-use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::api::{ModelStatus, StateName, StopRequest};
+use crate::api::{ModelStatus, StateName};
 use crate::backend::weights;
 use crate::bench::client::{AskError, Target};
 use crate::bench::report::{Report, SCHEMA, settings};
 use crate::bench::roofline::{Bandwidth, Roofline, judge};
-use crate::bench::run::{Between, Measured, Plan, measure};
+use crate::bench::run::{Plan, measure};
 use crate::bench::shape::Shape;
-use crate::bench::{chips, copy, history, plot};
+use crate::bench::{chips, copy};
 use crate::cli::Context;
+use crate::cli::ask;
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
-use crate::registry::Source;
-use crate::registry::{Model, Registry};
+use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -24,10 +23,7 @@ pub struct Args {
     model: String,
     /// Print the report as JSON
     #[arg(long)]
-    pub json: bool,
-    /// Also draw the results into this file, as SVG
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
+    json: bool,
     /// Length of each answer, in tokens
     #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(2..=65_536))]
     tokens: u32,
@@ -40,16 +36,7 @@ pub struct Args {
     /// Numbers of concurrent streams; those above limits.in_flight are skipped
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8")]
     streams: Vec<u32>,
-    /// Try other settings one at a time and report the best; the model must be stopped, and nothing is changed
-    #[arg(long, conflicts_with_all = ["plot", "url"])]
-    tune: bool,
-    /// A small model with the same tokenizer, to try as draft model
-    #[arg(long, value_name = "REPO", requires = "tune")]
-    pub draft: Option<String>,
-    /// Also restart the backend, to measure a prompt read back from disk; requests wait meanwhile
-    #[arg(long, conflicts_with_all = ["tune", "url"])]
-    restart: bool,
-    /// Measure another server of the same model instead, for comparison; the result is not saved
+    /// Measure another server of the same model instead, for comparison
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The chip the model runs on, if it is not detected ("NVIDIA H100 80GB HBM3")
@@ -68,49 +55,28 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         .map_err(|unknown| crate::cli::remote::unknown_model(&registry, &unknown))?;
     let host = crate::host::system();
     let facts = host.facts();
-    let shape_of =
-        |source: &Source| weights::folder(source).map(|folder| Shape::read(&folder)).unwrap_or_default();
-    if args.tune {
-        let shape = shape_of(&model.source);
-        let plan = plan(args).within(shortest(model.memory.context, shape.context), model.limits.in_flight);
-        return super::tune::run(context, &registry, model, args, &plan);
-    }
     let before = if args.url.is_none() { Some(ready(context, model)?) } else { None };
     let served = served(model, before.as_ref());
-    let shape = shape_of(&served.source);
+    let shape = weights::folder(&served.source).map(|folder| Shape::read(&folder)).unwrap_or_default();
     if let Some(how) = &served.outdated {
-        context.output.say(&format!(
-            "{} is still running with its old settings ({how}); measuring it as {}",
-            model.name, served.source
-        ));
+        context
+            .output
+            .say(&format!("{} is still running with its old settings ({how}); measuring those", model.name));
     }
     let target = target(&registry, model, &shape, args)?;
     let plan = plan(args).within(shortest(model.memory.context, shape.context), in_flight(model, args));
-    let mut said = args.streams.iter().filter(|streams| !plan.streams.contains(streams)).map(u32::to_string);
-    if let Some(first) = said.next() {
-        let all = said.fold(first, |all, next| format!("{all} and {next}"));
-        context
-            .output
-            .say(&format!("skipping {all} streams: limits.in_flight is {}", model.limits.in_flight));
+    let left_out: Vec<String> =
+        args.streams.iter().filter(|streams| !plan.streams.contains(streams)).map(u32::to_string).collect();
+    if !left_out.is_empty() {
+        let (streams, limit) = (left_out.join(", "), model.limits.in_flight);
+        context.output.say(&format!("skipping streams: {streams} (limits.in_flight is {limit})"));
     }
-    let mut peak_bytes = None;
-    let measured = measured(context, &target, &plan, |what| {
-        let client = Remote::find(context)?.client;
-        match what {
-            Between::Trim => drop(client.trim(&model.name)?),
-            Between::Restart => {
-                // The next run has a peak of its own.
-                peak_bytes =
-                    before.as_ref().map(|before| peak(context, model, before)).transpose()?.flatten();
-                client.restart(&model.name, &StopRequest::default(), |_| ())?;
-            }
-        }
-        Ok(())
-    })?;
+    let tell = |what: &str| context.output.say(&format!("measuring     {what}"));
+    let measured = super::serve::runtime()?.block_on(measure(&target, &plan, tell)).map_err(unanswered)?;
     let chip = args.chip.clone().or_else(|| facts.chip.clone());
     let (roofline, roofline_unknown) = limit(chip.as_deref(), facts.cores, &shape);
     let speed = measured.one_stream().map(|decode| decode.tokens_per_second.median);
-    let mut report = Report {
+    let report = Report {
         schema: SCHEMA,
         at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,19 +93,15 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         cores: facts.cores,
         chip,
         process_type: registry.agent.process_type,
-        peak_bytes: match &before {
-            Some(before) if peak_bytes.is_none() => peak(context, model, before)?,
-            _ => peak_bytes,
-        },
+        peak_bytes: before.as_ref().map(|before| peak(context, model, before)).transpose()?.flatten(),
         roofline,
         roofline_unknown,
         measured,
-        earlier: None,
     };
-    if args.url.is_none() {
-        remember(context, &history::file(&registry.paths.state), &mut report);
+    if args.json {
+        return context.output.json(&report);
     }
-    show(context, args, &report)
+    context.output.data(&render::bench::report(&report, &Look::of(&context.output)))
 }
 
 /// What the numbers are about: the live run, which the registry may be ahead of.
@@ -161,54 +123,12 @@ fn served(model: &Model, run: Option<&ModelStatus>) -> Served {
             repo => Source::Hub(repo.to_owned()),
         },
     );
-    // Which of the old settings is not known one by one: such a run is compared with its like only.
+    // Which of the old settings is not known one by one.
     let settings = match &outdated {
         Some(how) => format!("{} (before: {how})", settings(model)),
         None => settings(model),
     };
     Served { source, settings, outdated }
-}
-
-fn measured(
-    context: &Context,
-    target: &Target,
-    plan: &Plan,
-    put_through: impl FnMut(Between) -> Result<(), CliError>,
-) -> Result<Measured, CliError> {
-    let tell = |what: &str| context.output.say(&format!("measuring     {what}"));
-    super::serve::runtime()?.block_on(measure(target, plan, tell, put_through))
-}
-
-/// Measures a model of a registry through its gate, which anybody may use.
-///
-/// # Errors
-/// A request that was not answered.
-pub fn ask(
-    context: &Context,
-    registry: &Registry,
-    model: &Model,
-    shape: &Shape,
-    plan: &Plan,
-) -> Result<Measured, CliError> {
-    let url = format!("http://{}", std::net::SocketAddr::new(registry.network.host, model.port));
-    let target = Target::new(url, Some(model.name.clone()), None, shape.ends.clone()).map_err(unanswered)?;
-    // A trial's kept prompts say nothing of its settings.
-    let plan = Plan { between: Vec::new(), ..plan.clone() };
-    measured(context, &target, &plan, |_| Ok(()))
-}
-
-fn show(context: &Context, args: &Args, report: &Report) -> Result<(), CliError> {
-    if let Some(file) = &args.plot {
-        fs_err::write(file, plot::svg(report))
-            .map_err(|error| CliError::failed("the plot was not written").why(error))?;
-        context.output.say(&format!("plot          {}", file.display()));
-    }
-    if args.json {
-        let text = serde_json::to_string_pretty(report)
-            .map_err(|error| CliError::failed("the report cannot be written as JSON").why(error))?;
-        return context.output.data(&text);
-    }
-    context.output.data(&render::bench::report(report, &Look::of(&context.output)))
 }
 
 /// That the gate will answer, and not hold the first request until the model is there.
@@ -242,18 +162,13 @@ fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option
 }
 
 fn target(registry: &Registry, model: &Model, shape: &Shape, args: &Args) -> Result<Target, CliError> {
-    let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
-    if registry.network.require_key && key.is_none() && args.url.is_none() {
-        return Err(CliError::failed("the gate asks for a key").hint("MLX_API_KEY=… mlxctl bench …"));
-    }
+    let key = ask::key(registry.network.require_key && args.url.is_none(), "bench")?;
     let name = args.url.is_none().then(|| model.name.clone());
     Target::new(address(registry, model, args), name, key, shape.ends.clone()).map_err(unanswered)
 }
 
 fn address(registry: &Registry, model: &Model, args: &Args) -> String {
-    let host = registry.network.host;
-    let host = if host.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { host };
-    let gate = || format!("http://{}", std::net::SocketAddr::new(host, model.port));
+    let gate = || ask::address(registry, model);
     args.url.as_ref().map_or_else(gate, |url| url.trim_end_matches('/').to_owned())
 }
 
@@ -269,11 +184,6 @@ fn plan(args: &Args) -> Plan {
         tokens: args.tokens,
         repeats: args.repeats,
         streams: sorted(&args.streams),
-        between: match args {
-            Args { url: Some(_), .. } => Vec::new(),
-            Args { restart: true, .. } => vec![Between::Trim, Between::Restart],
-            _ => vec![Between::Trim],
-        },
     }
 }
 
@@ -306,28 +216,6 @@ fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Op
     (Roofline::new(bandwidth, shape), None)
 }
 
-/// Compares with earlier runs, and adds this one to them. Numbers are shown whether or not they can be kept.
-fn remember(context: &Context, file: &Path, report: &mut Report) {
-    match history::read(file) {
-        Ok((earlier, broken)) => {
-            if broken > 0 {
-                context.output.say(&format!("ignored {broken} unreadable lines of {}", file.display()));
-            }
-            report.earlier = history::compare(report, &earlier);
-        }
-        Err(error) => context.output.say(&format!("earlier runs cannot be read: {error}")),
-    }
-    if let Err(error) = history::add(file, report) {
-        context.output.say(&format!("this run was not saved: {error}"));
-    }
-}
-
-impl From<AskError> for CliError {
-    fn from(error: AskError) -> Self {
-        unanswered(error)
-    }
-}
-
 fn unanswered(error: AskError) -> CliError {
     let busy = matches!(error, AskError::Refused { status: 429 | 503, .. });
     let why = std::iter::successors(std::error::Error::source(&error), |error| error.source()).last();
@@ -341,11 +229,13 @@ fn unanswered(error: AskError) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::cli::render::sample;
 
     #[test]
-    fn numbers_are_filed_under_what_runs_and_not_under_what_the_registry_says_by_now() {
+    fn numbers_are_those_of_what_runs_and_not_under_what_the_registry_says_by_now() {
         let text = include_str!("../../../config/models.toml");
         let registry = Registry::parse(Path::new("/m.toml"), text).unwrap();
         let model = &registry.models[0];

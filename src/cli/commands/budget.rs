@@ -89,9 +89,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
             cases: &budget.cases,
             gpu_limit,
         };
-        let json = serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("the budget cannot be written as JSON").why(error))?;
-        return context.output.data(&json);
+        return context.output.json(&document);
     }
     context.output.data(&show(&registry, &budget, gpu_limit, Look::of(&context.output).width))
 }

@@ -1,7 +1,6 @@
 //! `mlxctl chat <model> [QUESTION]`
 
 use std::io::{IsTerminal, Read};
-use std::net::{Ipv4Addr, SocketAddr};
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -10,11 +9,11 @@ use signal_hook_tokio::Signals;
 use super::serve::runtime;
 use crate::api::{ModelStatus, StateName};
 use crate::cli::Context;
-use crate::cli::ask::{Answer, Question, ask};
+use crate::cli::ask::{Answer, Question, address, ask, key};
 use crate::cli::error::{CliError, Exit};
 use crate::cli::remote::{Remote, unknown_model};
 use crate::cli::render::status::state_word;
-use crate::registry::{Model, Registry, Start};
+use crate::registry::{Model, Start};
 use crate::terminal::Shown;
 
 /// A limit that catches files piped in by mistake.
@@ -47,11 +46,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if let Some(wait) = judge(model, found)? {
         context.output.say(&wait);
     }
-    let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
-    if registry.network.require_key && key.is_none() {
-        return Err(CliError::failed("the gate asks for a key")
-            .hint("MLX_API_KEY=… mlxctl chat …      with a key of `mlxctl key add NAME`"));
-    }
+    let key = key(registry.network.require_key, "chat")?;
     let text = question(args)?;
     let settings = args
         .max_tokens
@@ -101,12 +96,6 @@ fn judge(model: &Model, found: Option<&ModelStatus>) -> Result<Option<String>, C
             Err(error.hint(found.hint.clone().unwrap_or(hint)))
         }
     }
-}
-
-fn address(registry: &Registry, model: &Model) -> String {
-    let host = registry.network.host;
-    let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
-    format!("http://{}", SocketAddr::new(host, model.port))
 }
 
 fn question(args: &Args) -> Result<String, CliError> {
@@ -159,6 +148,7 @@ async fn stream(context: &Context, question: &Question<'_>) -> Result<Answer, Cl
 mod tests {
     use super::*;
     use crate::cli::render::sample;
+    use crate::registry::Registry;
 
     #[test]
     fn only_a_ready_model_is_asked_and_only_an_always_on_one_is_waited_for() {

@@ -43,9 +43,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let model = args.model.as_deref().map(source).transpose()?;
     let report = report(host::system().as_ref(), &Question { venv, model, programs });
     if args.json {
-        let json = serde_json::to_string_pretty(&report)
-            .map_err(|error| CliError::failed("the report cannot be written as JSON").why(error))?;
-        return context.output.data(&json);
+        return context.output.json(&report);
     }
     context.output.data(&show(&report))
 }

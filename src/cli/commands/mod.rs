@@ -31,6 +31,5 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod trim;
-pub mod tune;
 pub mod usage;
 pub mod use_repo;

@@ -64,9 +64,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let rows: Vec<Row> = registry.models.iter().map(row).collect();
     if args.json {
         let document = Document { schema: 1, models: rows };
-        let json = serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("the list cannot be written as JSON").why(error))?;
-        return context.output.data(&json);
+        return context.output.json(&document);
     }
     for row in &rows {
         if let Some(unusable) = &row.unusable {

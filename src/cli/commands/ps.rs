@@ -32,9 +32,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     };
     if args.json {
         let backends = status.models.iter().filter(|model| model.pid.is_some()).collect();
-        let text = serde_json::to_string_pretty(&Document { schema: SCHEMA, backends })
-            .map_err(|error| CliError::failed("cannot write the backends as JSON").why(error))?;
-        return context.output.data(&text);
+        return context.output.json(&Document { schema: SCHEMA, backends });
     }
     if status.models.iter().all(|model| model.pid.is_none()) {
         context.output.say("no backend is running");

@@ -5,10 +5,8 @@ use std::fmt::Write as _;
 use super::human::percent;
 use super::table::{Cell, Column, draw};
 use super::{Look, Style};
-use crate::bench::history::{Comparison, Verdict};
 use crate::bench::report::Report;
 use crate::bench::roofline::{Roofline, TargetVerdict};
-use crate::bench::run::Between;
 use crate::bench::stats::Stats;
 use crate::registry::ProcessType;
 use crate::units::Bytes;
@@ -97,15 +95,8 @@ fn turns(report: &Report) -> Table {
         ];
         cells
     };
-    let mut rows =
+    let rows =
         vec![row("for the first time", 0, cache.cold_ms), row("at once", cache.cached_tokens, cache.hit_ms)];
-    for stored in &cache.stored {
-        let name = match stored.after {
-            Between::Trim => "after a trim",
-            Between::Restart => "after a restart",
-        };
-        rows.push(row(name, stored.cached_tokens, stored.hit_ms));
-    }
     (columns, rows)
 }
 
@@ -121,9 +112,6 @@ fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     }
     if let (Some(target), Some(verdict)) = (report.target, report.target_verdict) {
         facts.push(("target", self::target(report, target, verdict, look)));
-    }
-    if let Some(earlier) = &report.earlier {
-        facts.push(("earlier", comparison(earlier, look)));
     }
     if let Some((low, high)) = report.measured.answers.filter(|(low, high)| low < high) {
         facts.push(("answers", format!("{low} to {high} tokens: some ended by themselves")));
@@ -187,20 +175,6 @@ fn target(report: &Report, target: f64, verdict: TargetVerdict, look: &Look) -> 
             format!(
                 "{head}: memory bandwidth limits one stream to {limit}; only a draft model or several streams can exceed it{reached}"
             )
-        }
-    }
-}
-
-fn comparison(earlier: &Comparison, look: &Look) -> String {
-    let runs = super::human::count(earlier.runs as u64, "run");
-    let before =
-        format!("{} tok/s in {runs} since {}", number(earlier.tokens_per_second.median), earlier.since);
-    let change = format!("{:+.0} %", earlier.change * 100.0);
-    match earlier.verdict {
-        Verdict::Same => format!("{before}: the same ({change})"),
-        Verdict::Faster => format!("{before}: {}", look.paint(Style::Good, &format!("faster ({change})"))),
-        Verdict::Slower => {
-            format!("{before}: {}", look.paint(Style::Bad, &format!("a regression ({change})")))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod budget;
+mod heading;
 pub mod human;
 pub mod progress;
 pub mod ranks;

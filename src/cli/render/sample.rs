@@ -5,33 +5,10 @@ use crate::host::Pressure;
 use crate::registry::Start;
 
 fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
-    ModelStatus {
-        name: name.into(),
-        repo: format!("mlx-community/{name}-4bit"),
-        start,
-        state,
-        reason: None,
-        hint: None,
-        pid: None,
-        address: "192.168.132.21:8800".into(),
-        gate: GateStatus::default(),
-        backend_address: None,
-        uptime_seconds: None,
-        restarts: 0,
-        adopted: false,
-        next_start_seconds: None,
-        idle_seconds: None,
-        stops_in_seconds: None,
-        asleep_until: None,
-        progress: None,
-        running_repo: None,
-        outdated: None,
-        held_back: None,
-        ranks: Vec::new(),
-        memory: ModelMemoryStatus { estimate_bytes: Some(21_400_000_000), ..Default::default() },
-        health: HealthStatus::default(),
-        traffic: TrafficStatus::default(),
-    }
+    let (repo, address) = (format!("mlx-community/{name}-4bit"), "192.168.132.21:8800".to_owned());
+    let stopped = ModelStatus::stopped(name, repo, start, address);
+    let memory = ModelMemoryStatus { estimate_bytes: Some(21_400_000_000), ..Default::default() };
+    ModelStatus { state, memory, ..stopped }
 }
 
 fn live(mut model: ModelStatus, pid: i32) -> ModelStatus {

@@ -207,12 +207,6 @@ impl KeyRing {
         Self { file, read: Mutex::new(None) }
     }
 
-    /// The file.
-    #[must_use]
-    pub fn file(&self) -> &Path {
-        &self.file
-    }
-
     /// The owner of a key that may ask models, by the current file. If the file is unreadable, no key is accepted.
     #[must_use]
     pub fn holder(&self, key: &str) -> Option<String> {

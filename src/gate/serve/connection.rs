@@ -63,10 +63,10 @@ impl Connection {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
                 Err(refusal) => {
-                    let id = door.next_id();
+                    let id = door.front().ids.next();
                     let envelope =
                         Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
-                    door.log().write(&LogLine {
+                    door.front().log.write(&LogLine {
                         client: Some(self.client),
                         id: &id,
                         method: "-",
@@ -94,7 +94,7 @@ impl Connection {
         self.intake.place.works();
         self.intake.stream.expects_answer();
         let started = Instant::now();
-        let id = door.next_id();
+        let id = door.front().ids.next();
         let (verdict, origin, caller) = {
             let text = |range: &Range<usize>| {
                 self.intake
@@ -145,7 +145,7 @@ impl Connection {
                     && record.outcome != "ok"
                     && record.outcome != "client_gone"
                 {
-                    gate.traffic.failed();
+                    gate.front.traffic.failed();
                 }
                 goes_on
             }
@@ -197,19 +197,24 @@ impl Connection {
         started: Instant,
         record: &mut Record,
     ) -> GoesOn {
-        let Body { bytes, from, held } =
-            match Box::pin(self.intake.body(head, door.bounds(), door.bodies().of(self.client))).await {
-                Ok(Some(body)) => body,
-                Ok(None) => {
-                    record.outcome = "client_gone";
-                    return false;
-                }
-                Err(refusal) => {
-                    // Where its body ends is not known, so the next request's place is not either.
-                    envelope.close = true;
-                    return Box::pin(self.refuse(&refusal, envelope, record)).await;
-                }
-            };
+        let Body { bytes, from, held } = match Box::pin(self.intake.body(
+            head,
+            door.bounds(),
+            door.front().bodies.of(self.client),
+        ))
+        .await
+        {
+            Ok(Some(body)) => body,
+            Ok(None) => {
+                record.outcome = "client_gone";
+                return false;
+            }
+            Err(refusal) => {
+                // Where its body ends is not known, so the next request's place is not either.
+                envelope.close = true;
+                return Box::pin(self.refuse(&refusal, envelope, record)).await;
+            }
+        };
         let length = bytes.len() - from;
         record.received = length as u64;
         let (door, wait) = (door.clone(), head.wait);
@@ -255,7 +260,7 @@ fn understand(
     wait: Option<Duration>,
 ) -> Result<Understood, Box<Refusal>> {
     let shared = door.gate(body)?;
-    shared.traffic.accepted();
+    shared.front.traffic.accepted();
     let settings = shared.settings();
     let patience = Patience::of(wait, settings.config.limits.queue_timeout);
     let work = prepare(body, endpoint, &shared, &settings, patience);

@@ -4,10 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::access_log::AccessLog;
-use super::bodies::Bodies;
-use super::shared::Shared;
-use super::traffic::Traffic;
+use super::shared::{Front, Shared};
 use crate::gate::policy::access::{self, Caller};
 use crate::gate::policy::answer;
 use crate::gate::policy::bounds::Bounds;
@@ -34,9 +31,6 @@ pub(crate) trait Door: Send + Sync {
     /// Whether a client at this address may connect.
     fn admits(&self, client: IpAddr) -> bool;
 
-    /// An id for a request, unique over the life of the machine as far as chance allows.
-    fn next_id(&self) -> String;
-
     /// Decides by the head alone.
     fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a>;
 
@@ -46,14 +40,8 @@ pub(crate) trait Door: Send + Sync {
     /// There is none.
     fn gate(self: Arc<Self>, body: &[u8]) -> Result<Arc<Shared>, Box<Refusal>>;
 
-    /// Memory of bodies that are not read yet.
-    fn bodies(&self) -> &Arc<Bodies>;
-
     /// Of what never came to a gate.
-    fn log(&self) -> &AccessLog;
-
-    /// Of what never came to a gate.
-    fn traffic(&self) -> &Traffic;
+    fn front(&self) -> &Front;
 
     /// Tells the supervisor where it listens, and what it waits for.
     fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>);
@@ -66,10 +54,6 @@ impl Door for Shared {
 
     fn admits(&self, client: IpAddr) -> bool {
         GateConfig::admits(&self.settings().config.network.allow_from, client)
-    }
-
-    fn next_id(&self) -> String {
-        self.ids.next()
     }
 
     fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a> {
@@ -86,16 +70,8 @@ impl Door for Shared {
         Ok(self)
     }
 
-    fn bodies(&self) -> &Arc<Bodies> {
-        &self.bodies
-    }
-
-    fn log(&self) -> &AccessLog {
-        &self.log
-    }
-
-    fn traffic(&self) -> &Traffic {
-        &self.traffic
+    fn front(&self) -> &Front {
+        &self.front
     }
 
     fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>) {

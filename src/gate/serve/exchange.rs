@@ -92,7 +92,7 @@ impl<'a> Exchange<'a> {
             };
             record.attempts += 1;
             record.waited = if record.attempts == 1 { self.started.elapsed() } else { record.waited };
-            let lease = shared.leases.begin(upstream.generation, &shared.traffic);
+            let lease = shared.leases.begin(upstream.generation, &shared.front.traffic);
             let attempt = match self.send(&upstream, &lease, client).await {
                 Ok(backend) => {
                     let attempt = self.attempt(&backend, &lease, client, record).await;
@@ -163,7 +163,7 @@ impl<'a> Exchange<'a> {
     /// when a write fails, and a plain answer is written when it is complete: until then the backend computes, and
     /// its turn and its lease are taken. Being hung up on tells the launcher, which then ends it.
     async fn outlast(&mut self, backend: &Link, lease: &Lease) {
-        let _orphan = self.line.shared.traffic.orphan();
+        let _orphan = self.line.shared.front.traffic.orphan();
         self.work.body = Vec::new();
         backend.hang_up();
         poll_fn(|cx| {
@@ -172,7 +172,7 @@ impl<'a> Exchange<'a> {
                     return Poll::Ready(());
                 }
                 match ready!(backend.poll_discard(cx)) {
-                    Ok(1..) => self.line.shared.traffic.heard(Instant::now()),
+                    Ok(1..) => self.line.shared.front.traffic.heard(Instant::now()),
                     Ok(0) | Err(_) => return Poll::Ready(()),
                 }
             }
@@ -245,7 +245,7 @@ impl<'a> Exchange<'a> {
                 return Poll::Ready(match result {
                     Ok(0) => Received::End("it closed the connection without answering".to_owned()),
                     Ok(_) => {
-                        self.line.shared.traffic.heard(Instant::now());
+                        self.line.shared.front.traffic.heard(Instant::now());
                         Received::Bytes
                     }
                     Err(error) => Received::End(format!("the connection broke: {error}")),
@@ -301,7 +301,7 @@ impl<'a> Exchange<'a> {
         record.status = 200;
         record.sent = body.len() as u64;
         record.usage = Usage::of(body).unwrap_or_default();
-        self.line.shared.traffic.answered(record.usage, None, self.started.elapsed());
+        self.line.shared.front.traffic.answered(record.usage, None, self.started.elapsed());
         match write_all(client, client.rest(&bytes)).await {
             Ok(()) => Attempt::Done(Outcome::Answered),
             Err(_) => Attempt::ClientGone,
@@ -323,14 +323,14 @@ impl<'a> Exchange<'a> {
         record.status = 200;
         let result = self
             .relay
-            .run(backend, first, &mut self.work.body, lease, client, &self.line.shared.traffic)
+            .run(backend, first, &mut self.work.body, lease, client, &self.line.shared.front.traffic)
             .await;
         let first_token = self.relay.first_token().map(|at| at.saturating_duration_since(self.started));
         record.first_token = first_token;
         record.sent = self.relay.sent();
         record.usage = self.relay.usage();
         if self.relay.begun() {
-            self.line.shared.traffic.answered(record.usage, first_token, self.started.elapsed());
+            self.line.shared.front.traffic.answered(record.usage, first_token, self.started.elapsed());
         }
         match result {
             Relayed::Done => Attempt::Done(Outcome::Answered),

@@ -35,7 +35,7 @@ impl Gate {
     ) -> Self {
         let address = address(&config);
         let shared = Arc::new(Shared::new(config, availability, reports));
-        let listener = Listener::open(shared.clone(), shared.log.clone(), address);
+        let listener = Listener::open(shared.clone(), shared.front.log.clone(), address);
         Self { shared, listener }
     }
 
@@ -50,7 +50,7 @@ impl Gate {
     /// The counters.
     #[must_use]
     pub fn traffic(&self) -> &Arc<Traffic> {
-        &self.shared.traffic
+        &self.shared.front.traffic
     }
 
     /// Ends every request that is at the run of this generation: 503, or the error event where an answer has begun.
@@ -61,8 +61,8 @@ impl Gate {
     /// Stops accepting, gives ended answers half a second to say so, and closes every connection.
     pub async fn close(self) {
         let Self { shared, listener } = self;
-        listener.close(LAST_WORDS, shared.traffic.drained()).await;
-        shared.log.finish().await;
+        listener.close(LAST_WORDS, shared.front.traffic.drained()).await;
+        shared.front.log.finish().await;
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

@@ -270,8 +270,8 @@ async fn take(
 
 /// Says why a connection is not served, without reading a byte.
 async fn tell(mut stream: TcpStream, client: IpAddr, refusal: Refusal, door: Arc<dyn Door>) {
-    let id = door.next_id();
-    door.log().write(&Line {
+    let id = door.front().ids.next();
+    door.front().log.write(&Line {
         client: Some(client),
         id: &id,
         method: "-",

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::access_log::Line;
 use super::door::Door;
-use super::shared::Shared;
+use super::shared::{Front, Shared};
 use crate::gate::policy::access::Caller;
 use crate::gate::wire::{Method, Usage};
 
@@ -40,10 +40,7 @@ pub(super) struct About<'a> {
 impl Record {
     /// Counts the request and writes its line.
     pub(super) fn close(&self, door: &dyn Door, about: &About<'_>) {
-        let (traffic, log) = match &self.gate {
-            Some(gate) => (&*gate.traffic, &*gate.log),
-            None => (door.traffic(), door.log()),
-        };
+        let Front { traffic, log, .. } = self.gate.as_ref().map_or(door.front(), |gate| &gate.front);
         traffic.ended(self.status, self.outcome == "client_gone");
         if let (Caller::Named(name), Some(_)) = (about.caller, &self.gate) {
             traffic.counted(name, self.usage);

@@ -11,12 +11,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::access_log::AccessLog;
-use super::bodies::Bodies;
 use super::door::{Door, Judged};
 use super::handle::{Gate, Listener};
-use super::shared::{Ids, Shared};
-use super::traffic::Traffic;
+use super::shared::{Front, Shared};
 use crate::gate::policy::access;
 use crate::gate::policy::answer::{self, Route};
 use crate::gate::policy::bounds::Bounds;
@@ -77,21 +74,18 @@ impl Router {
     ) -> Self {
         let address = config.address();
         let routes = Arc::new(Routes {
-            log: Arc::new(AccessLog::new(config.access_log.clone())),
+            front: Front::new(config.access_log.clone()),
             table: RwLock::new(Arc::new(Table::new(config, gates))),
-            bodies: Arc::default(),
-            ids: Ids::new(),
-            traffic: Traffic::default(),
             reports,
         });
-        let listener = Listener::open(routes.clone(), routes.log.clone(), address);
+        let listener = Listener::open(routes.clone(), routes.front.log.clone(), address);
         Self { routes, listener }
     }
 
     /// Applies a new configuration and other gates. Requests in flight are not affected.
     pub fn reconfigure<'g>(&self, config: RouterConfig, gates: impl IntoIterator<Item = &'g Gate>) {
         let address = config.address();
-        self.routes.log.move_to(&config.access_log);
+        self.routes.front.log.move_to(&config.access_log);
         let table = Arc::new(Table::new(config, gates));
         *self.routes.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.listener.listen_at(address);
@@ -100,17 +94,18 @@ impl Router {
     /// Answers that came from no gate, by HTTP status.
     #[must_use]
     pub fn codes(&self) -> BTreeMap<u16, u64> {
-        self.routes.traffic.detail().codes
+        self.routes.front.traffic.detail().codes
     }
 
     /// Stops accepting, gives what is in flight at its gates so long to end, and closes every connection.
     pub async fn close(self, patience: Duration) {
         let Self { routes, listener } = self;
         let gates = routes.table().gates.clone();
-        let drained =
-            async { futures_util::future::join_all(gates.iter().map(|gate| gate.traffic.drained())).await };
+        let drained = async {
+            futures_util::future::join_all(gates.iter().map(|gate| gate.front.traffic.drained())).await
+        };
         listener.close(patience, drained).await;
-        routes.log.finish().await;
+        routes.front.log.finish().await;
     }
 }
 
@@ -216,10 +211,7 @@ impl Table {
 #[derive(Debug)]
 struct Routes {
     table: RwLock<Arc<Table>>,
-    log: Arc<AccessLog>,
-    bodies: Arc<Bodies>,
-    ids: Ids,
-    traffic: Traffic,
+    front: Front,
     reports: mpsc::UnboundedSender<Listening>,
 }
 
@@ -245,10 +237,6 @@ impl Door for Routes {
         GateConfig::admits(&self.table().config.network.allow_from, client)
     }
 
-    fn next_id(&self) -> String {
-        self.ids.next()
-    }
-
     fn judge<'a>(&self, asked: &Asked<'a>) -> Judged<'a> {
         let table = self.table();
         let network = &table.config.network;
@@ -269,16 +257,8 @@ impl Door for Routes {
         }
     }
 
-    fn bodies(&self) -> &Arc<Bodies> {
-        &self.bodies
-    }
-
-    fn log(&self) -> &AccessLog {
-        &self.log
-    }
-
-    fn traffic(&self) -> &Traffic {
-        &self.traffic
+    fn front(&self) -> &Front {
+        &self.front
     }
 
     fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>) {

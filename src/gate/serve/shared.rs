@@ -1,5 +1,6 @@
 //! What the connections of one gate have in common.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -29,6 +30,24 @@ impl Settings {
     }
 }
 
+/// What every listener has for its requests, whatever is behind it.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub traffic: Arc<Traffic>,
+    /// A line a request.
+    pub log: Arc<AccessLog>,
+    /// Memory of bodies that are not read yet.
+    pub bodies: Arc<Bodies>,
+    pub ids: Ids,
+}
+
+impl Front {
+    pub(super) fn new(log: PathBuf) -> Self {
+        let log = Arc::new(AccessLog::new(log));
+        Self { traffic: Arc::default(), log, bodies: Arc::default(), ids: Ids::new() }
+    }
+}
+
 /// One gate, as its connections see it.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -36,18 +55,13 @@ pub(crate) struct Shared {
     /// What the supervisor says of the model.
     pub availability: watch::Receiver<Availability>,
     reports: mpsc::UnboundedSender<(String, Report)>,
-    pub traffic: Arc<Traffic>,
+    pub front: Front,
     /// The line before the backend.
     pub queue: Arc<Queue>,
     /// The requests at the backend.
     pub leases: Arc<Leases>,
-    /// A line a request.
-    pub log: Arc<AccessLog>,
     /// When the gate was made, seconds since the epoch: `created` of its models.
     pub created: u64,
-    /// Memory of bodies.
-    pub bodies: Arc<Bodies>,
-    pub ids: Ids,
 }
 
 impl Shared {
@@ -59,15 +73,12 @@ impl Shared {
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
             queue: Arc::new(Queue::new(config.limits.in_flight, config.limits.queue)),
-            log: Arc::new(AccessLog::new(config.access_log.clone())),
+            front: Front::new(config.access_log.clone()),
             settings: RwLock::new(Arc::new(Settings::new(config))),
             availability,
             reports,
-            traffic: Arc::default(),
             leases: Arc::default(),
             created: created.as_secs(),
-            bodies: Arc::default(),
-            ids: Ids::new(),
         }
     }
 
@@ -85,7 +96,7 @@ impl Shared {
     /// Later requests follow `config`.
     pub(crate) fn replace(&self, config: GateConfig) {
         self.queue.resize(config.limits.in_flight, config.limits.queue);
-        self.log.move_to(&config.access_log);
+        self.front.log.move_to(&config.access_log);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::new(config));
     }
 

@@ -143,14 +143,14 @@ struct Queued<'a>(&'a Shared);
 
 impl<'a> Queued<'a> {
     fn new(shared: &'a Shared) -> Self {
-        shared.traffic.queue_grew();
+        shared.front.traffic.queue_grew();
         Self(shared)
     }
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.0.traffic.queue_shrank();
+        self.0.front.traffic.queue_shrank();
     }
 }
 

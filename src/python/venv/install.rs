@@ -71,7 +71,7 @@ fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
     nix::unistd::access(&python(venv), AccessFlags::X_OK)
         .map_err(|error| unseen(&python(venv), error.into()))?;
     if let (Some(marker), Some(path)) = (marker, interpreter)
-        && interpreter::probe(path).probe.is_ok_and(|probe| probe.prefix != marker.base)
+        && interpreter::probe(path).probe.is_ok_and(|probe| probe.prefix != marker.verified.base)
     {
         return Ok(Found::Rubble { why: format!("its interpreter should now be {}", path.display()), ours });
     }
@@ -293,9 +293,7 @@ fn finish(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Envi
     marker.write(&request.venv).map_err(SetupError::io("cannot mark the virtual environment as whole"))?;
     generations::give_alias(&request.venv)
         .map_err(SetupError::io("cannot make the second name of the virtual environment"))?;
-    let Marker { versions, resolved, gpu_limit, .. } = marker;
-    let python = generations::python(&request.venv);
-    Ok(Environment { python, versions, resolved, outdated: None, gpu_limit })
+    Ok(Environment::of(generations::python(&request.venv), marker.verified, None))
 }
 
 /// Imports everything and refuses what is too old.

@@ -25,16 +25,12 @@ pub struct Versions {
     pub transformers: String,
 }
 
-/// What is known of a verified environment.
+/// What the verification prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
-    schema: u32,
-    /// [`super::super::requirement::hash`] of what was installed.
-    pub requirements: String,
-    pub requested: Vec<String>,
+pub struct Verified {
     /// Found by importing.
     pub versions: Versions,
-    /// Every package with its version, sorted: `mlx==0.32.4`.
+    /// Every package with its version: `mlx==0.32.4`.
     pub resolved: Vec<String>,
     /// Files and folders that go away when one of the packages is changed by hand.
     pub evidence: Vec<PathBuf>,
@@ -46,30 +42,26 @@ pub struct Marker {
     pub gpu_limit: Option<Bytes>,
 }
 
-/// What the verification prints.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Verified {
-    /// Found by importing.
-    pub versions: Versions,
-    /// Every package with its version.
-    pub resolved: Vec<String>,
-    /// See [`Marker::evidence`].
-    pub evidence: Vec<PathBuf>,
-    /// See [`Marker::base`].
-    pub base: PathBuf,
-    /// See [`Marker::gpu_limit`].
-    #[serde(default)]
-    pub gpu_limit: Option<Bytes>,
+/// What is known of a verified environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    schema: u32,
+    /// [`super::super::requirement::hash`] of what was installed.
+    pub requirements: String,
+    pub requested: Vec<String>,
+    /// Its `resolved` is sorted.
+    #[serde(flatten)]
+    pub verified: Verified,
 }
 
 impl Marker {
     /// The marker of an environment that was just verified.
     #[must_use]
     pub fn new(requested: Vec<String>, requirements: String, verified: Verified) -> Self {
-        let Verified { versions, mut resolved, evidence, base, gpu_limit } = verified;
-        resolved.sort_unstable();
-        resolved.dedup();
-        Self { schema: SCHEMA, requirements, requested, versions, resolved, evidence, base, gpu_limit }
+        let mut verified = verified;
+        verified.resolved.sort_unstable();
+        verified.resolved.dedup();
+        Self { schema: SCHEMA, requirements, requested, verified }
     }
 
     /// The environment's marker; `None` where there is none, or none that this version can trust.

@@ -14,7 +14,7 @@ mod upgrade;
 
 use std::path::{Path, PathBuf};
 
-pub use marker::{Marker, Versions};
+pub use marker::{Marker, Verified, Versions};
 pub use upgrade::{Trial, Upgraded, rollback, upgrade};
 
 use super::interpreter::{self, Interpreter, NoInterpreter};
@@ -77,7 +77,7 @@ pub struct Environment {
     /// Why `mlxctl setup` would change it: the registry asks for something else by now. It still works.
     pub outdated: Option<String>,
     /// What macOS lets the GPU hold by default, as MLX said when the environment was verified; see
-    /// [`Marker::gpu_limit`].
+    /// [`Verified::gpu_limit`].
     pub gpu_limit: Option<crate::units::Bytes>,
 }
 
@@ -256,22 +256,31 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
     match python.try_exists() {
         Ok(true) => {}
         Ok(false) => {
-            return not(format!("the interpreter of {place} is gone: {} was removed", marker.base.display()));
+            return not(format!(
+                "the interpreter of {place} is gone: {} was removed",
+                marker.verified.base.display()
+            ));
         }
         Err(error) => return unseen(&python, &error),
     }
     if let Err(error) = nix::unistd::access(&python, nix::unistd::AccessFlags::X_OK) {
         return unseen(&python, &error.into());
     }
-    if let Some(gone) = marker.evidence.iter().find(|path| !path.try_exists().unwrap_or(true)) {
+    if let Some(gone) = marker.verified.evidence.iter().find(|path| !path.try_exists().unwrap_or(true)) {
         return not(format!("the packages in {place} were changed by hand: {} is gone", gone.display()));
     }
     let outdated = (marker.requirements != request.hash()).then(|| {
         let (made, asked) = (marker.requested.join(" "), request.requirements().join(" "));
         format!("it was made for {made}, but the registry asks for {asked}")
     });
-    let Marker { versions, resolved, gpu_limit, .. } = marker;
-    Ok(Environment { python, versions, resolved, outdated, gpu_limit })
+    Ok(Environment::of(python, marker.verified, outdated))
+}
+
+impl Environment {
+    fn of(python: PathBuf, verified: Verified, outdated: Option<String>) -> Self {
+        let Verified { versions, resolved, gpu_limit, .. } = verified;
+        Self { python, versions, resolved, outdated, gpu_limit }
+    }
 }
 
 /// Makes the environment what the request asks for. Runs no program when it is that already (unless `verify`).

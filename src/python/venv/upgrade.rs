@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::marker::Marker;
+use super::marker::{Marker, Verified};
 use super::{Environment, SetupError, SetupRequest, Step, existing, generations, install, lock};
 use crate::python::requirement;
 
@@ -40,7 +40,7 @@ pub fn upgrade(
     }
     let venv = &request.venv;
     let _lock = lock::take(venv, &mut || progress(Step::Waiting))?;
-    let Some(old) = Marker::read(venv).filter(|_| existing(request).is_ok()) else {
+    let Some(Marker { verified: old, .. }) = Marker::read(venv).filter(|_| existing(request).is_ok()) else {
         // There is nothing to keep.
         let environment = install::run(request, false, progress)?;
         return Ok(Upgraded { environment, before: None, switched: true });
@@ -57,14 +57,9 @@ pub fn upgrade(
             generations::discard(&next.venv)
                 .map_err(SetupError::io("cannot remove the unused environment"))?;
             let _ = other?;
-            let environment = Environment {
-                python: generations::python(venv),
-                versions: old.versions,
-                resolved: old.resolved.clone(),
-                outdated: None,
-                gpu_limit: old.gpu_limit,
-            };
-            return Ok(Upgraded { environment, before: Some(old.resolved), switched: false });
+            let before = Some(old.resolved.clone());
+            let environment = Environment::of(generations::python(venv), old, None);
+            return Ok(Upgraded { environment, before, switched: false });
         }
     };
     generations::switch(venv, &next.venv).map_err(SetupError::io("cannot switch to the new environment"))?;
@@ -74,7 +69,7 @@ pub fn upgrade(
 
 fn make(
     next: &SetupRequest,
-    old: &Marker,
+    old: &Verified,
     trial: &Trial<'_>,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Environment, SetupError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Maybe;
-use super::table::{Key, Keys, MANY, Place, Words, Written, either, keys, range};
+use super::table::{Key, Keys, MANY, Over, Place, Table, Words, Written, either, keys, range};
 use crate::registry::choices::{ClusterBackend, ClusterMode};
 use crate::registry::notes::At;
 use crate::registry::reader::Section;

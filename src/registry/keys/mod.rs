@@ -19,7 +19,7 @@ pub(super) use model::{
     RawEntry, RawHealth, RawLimits, RawMemory, RawPreset, RawRestart, RawServer, RawStop,
 };
 pub use table::Key;
-use table::Keys;
+use table::{Keys, Table};
 
 use super::notes::At;
 

@@ -19,6 +19,11 @@ pub struct Keys {
     pub rows: &'static [Key],
 }
 
+/// A table as it was written.
+pub trait Table {
+    const KEYS: Keys;
+}
+
 /// One key, as `docs/registry.md` and `mlxctl init` describe it.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
@@ -30,7 +35,7 @@ pub struct Key {
     /// The lines of its documentation.
     pub about: &'static [&'static str],
     /// The keys of each table in a list of tables.
-    #[allow(dead_code, reason = "only the page of all keys goes that deep")]
+    #[cfg(test)]
     pub below: Option<&'static Keys>,
 }
 
@@ -76,6 +81,23 @@ impl Place {
     /// Whether `key` was written, even if wrongly.
     pub fn has(&self, key: &str) -> bool {
         self.written.contains(key)
+    }
+}
+
+/// What was written in one table, and where nothing was, what another says.
+pub trait Over {
+    fn over(&self, shared: &Self) -> Self;
+}
+
+impl<T: Clone> Over for Option<T> {
+    fn over(&self, shared: &Self) -> Self {
+        self.as_ref().or(shared.as_ref()).cloned()
+    }
+}
+
+impl<T: Clone> Over for Vec<T> {
+    fn over(&self, shared: &Self) -> Self {
+        if self.is_empty() { shared.clone() } else { self.clone() }
     }
 }
 
@@ -165,9 +187,18 @@ pub fn either<W: Words>() -> String {
     }
 }
 
-/// The words of an enum, and the name of each value.
+/// Enums that are written as one of a few words, in the registry and in documents.
 macro_rules! words {
-    ($type:ident { $($value:ident = $word:literal),* $(,)? }) => {
+    ($(
+        $(#[$about:meta])*
+        pub enum $type:ident { $($(#[$of:meta])* $value:ident = $word:literal,)* }
+    )*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $type {
+            $($(#[$of])* #[serde(rename = $word)] $value,)*
+        }
+
         impl Words for $type {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
         }
@@ -181,7 +212,7 @@ macro_rules! words {
                 }
             }
         }
-    };
+    )*};
 }
 
 /// Writes one table of keys: what was written (`RawX`), how it is read, and how it is described. A row is
@@ -211,28 +242,36 @@ macro_rules! keys {
     )*}) => {
         #[derive(Debug, Clone, Default)]
         pub struct $raw {
-            #[allow(dead_code, reason = "only tables with required keys are asked")]
             pub at: Place,
             $(pub $field: keys!(@written $kind $(($($arg)*))?),)*
         }
 
-        impl $raw {
-            pub const KEYS: Keys = Keys {
+        impl Table for $raw {
+            const KEYS: Keys = Keys {
                 table: $table,
                 rows: &[$(Key {
                     name: keys!(@name $field $($name)?),
                     kind: || keys!(@kind $kind $(($($arg)*))?),
                     default: keys!(@default [$kind $(($($arg)*))?] [$($default)?] [$($said)?]),
                     about: &[$($about),+],
+                    #[cfg(test)]
                     below: keys!(@below $kind $(($($arg)*))?),
                 }),*],
             };
+        }
 
+        impl $raw {
             pub fn read(section: &Section<'_>) -> Self {
                 Self {
                     at: Place::of(section),
                     $($field: keys!(@read section, keys!(@name $field $($name)?), $kind $(($($arg)*))?),)*
                 }
+            }
+        }
+
+        impl Over for $raw {
+            fn over(&self, shared: &Self) -> Self {
+                Self { at: self.at.clone(), $($field: self.$field.over(&shared.$field),)* }
             }
         }
     };
@@ -263,15 +302,6 @@ macro_rules! keys {
         }
 
         impl $raw {
-            /// These values, and `shared` where one is missing.
-            #[allow(dead_code, reason = "only the tables that `[defaults]` has are put together")]
-            pub fn over(&self, shared: &Self) -> Self {
-                Self {
-                    at: self.at.clone(),
-                    $($field: self.$field.clone().or_else(|| shared.$field.clone()),)*
-                }
-            }
-
             /// The valid values: what was written, else the default.
             pub fn valid(&self $(, $given: $type)*) -> $valid {
                 $valid { $($field: keys!(@value self.$field, [$kind $(($($arg)*))?] [$($default)?]),)* }

@@ -2,10 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::api::{
-    GateStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, RouterStatus, SCHEMA, StateName,
-    Status, TrafficStatus,
-};
+use crate::api::{HostStatus, ModelStatus, RouterStatus, SCHEMA, Status};
 use crate::memory::budget;
 use crate::memory::budget::Planned;
 use crate::registry::{Model, Registry};
@@ -46,42 +43,17 @@ pub fn router(registry: &Registry, problem: Option<String>) -> Option<RouterStat
 }
 
 fn stopped(registry: &Registry, model: &Model, planned: Option<Bytes>) -> ModelStatus {
-    ModelStatus {
-        name: model.name.clone(),
-        repo: model.source.to_string(),
-        start: model.start,
-        state: StateName::Stopped,
-        reason: None,
-        hint: None,
-        pid: None,
-        address: SocketAddr::new(registry.network.host, model.port).to_string(),
-        gate: GateStatus::default(),
-        backend_address: None,
-        uptime_seconds: None,
-        restarts: 0,
-        adopted: false,
-        next_start_seconds: None,
-        idle_seconds: None,
-        stops_in_seconds: None,
-        asleep_until: None,
-        progress: None,
-        running_repo: None,
-        outdated: None,
-        held_back: None,
-        ranks: Vec::new(),
-        memory: ModelMemoryStatus {
-            estimate_bytes: planned.map(|bytes| bytes.0),
-            kv_limit_bytes: model.memory.kv_limit.map(|limit| limit.0),
-            ..ModelMemoryStatus::default()
-        },
-        health: HealthStatus::default(),
-        traffic: TrafficStatus::default(),
-    }
+    let address = SocketAddr::new(registry.network.host, model.port).to_string();
+    let mut status = ModelStatus::stopped(&model.name, model.source.to_string(), model.start, address);
+    status.memory.estimate_bytes = planned.map(|bytes| bytes.0);
+    status.memory.kv_limit_bytes = model.memory.kv_limit.map(|limit| limit.0);
+    status
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::StateName;
     use crate::host::Pressure;
 
     fn plan(memory: Bytes, running: &[String]) -> Status {

@@ -138,7 +138,7 @@ fn record_lost(lane: &mut Lane) {
 fn files_damaged(lane: &mut Lane) {
     lane.kill_supervisor();
     let name = *lane.dice.pick(&["a", "g", "b"]);
-    for file in ["live.json", "json", "kept.json", "failed.json"] {
+    for file in ["live.json", "json", "kept.json"] {
         let path = lane.instance.root().join(format!("run/{name}.{file}"));
         if let Ok(bytes) = std::fs::read(&path) {
             let length = lane.dice.roll(bytes.len().max(1));

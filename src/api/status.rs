@@ -1,5 +1,5 @@
-//! The documents that travel over the control socket, and that `--json` prints. Keys are promises: scripts
-//! stand on them. A value that is not known is null. More may be added.
+//! `GET /v1/status`, and what `mlxctl status --json` prints. Keys are promises: scripts stand on them. A value that is
+//! not known is null. More may be added.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,10 @@ pub const SCHEMA: u32 = 1;
 /// `GET /v1/status`, `mlxctl status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// [`SCHEMA`].
     pub schema: u32,
     /// `None`: no supervisor runs, and the rest is the plan.
     pub supervisor: Option<SupervisorStatus>,
-    /// The machine.
     pub host: HostStatus,
-    /// The memory budget.
     pub budget: BudgetStatus,
     /// In the registry's order.
     pub models: Vec<ModelStatus>,
@@ -32,12 +29,9 @@ pub struct Status {
     pub answer: Option<String>,
 }
 
-/// The daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SupervisorStatus {
-    /// Process id.
     pub pid: i32,
-    /// Its version.
     pub version: String,
     /// Since it started, sleep included.
     pub uptime_seconds: f64,
@@ -62,22 +56,17 @@ pub struct SupervisorStatus {
     pub holding: bool,
 }
 
-/// The machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostStatus {
     /// "macOS 15.1".
     pub os: String,
     /// "Apple M4 Max".
     pub chip: Option<String>,
-    /// Installed.
     pub memory_bytes: u64,
     /// What a new process could take.
     pub available_bytes: Option<u64>,
-    /// The system's own word.
     pub pressure: Pressure,
-    /// Swap in use.
     pub swap_used_bytes: Option<u64>,
-    /// What the GPU may hold.
     pub gpu_limit_bytes: Option<u64>,
 }
 
@@ -92,16 +81,13 @@ pub struct BudgetStatus {
     pub models_bytes: u64,
     /// What is left, negative when the plan does not fit.
     pub free_bytes: i64,
-    /// Each reserve.
     pub reserves: Vec<ReserveStatus>,
 }
 
-/// One reserve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReserveStatus {
     /// "Civ V".
     pub name: String,
-    /// Its size.
     pub bytes: u64,
     /// Whether it is in force now.
     pub active: bool,
@@ -148,23 +134,18 @@ impl StateName {
     }
 }
 
-/// One model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelStatus {
     /// `32b`.
     pub name: String,
-    /// What it serves.
     pub repo: String,
     /// `always` or `manual`.
     pub start: Start,
-    /// In one word.
     pub state: StateName,
     /// Why it is in that state, where that needs saying.
     pub reason: Option<String>,
-    /// What to do about it.
     #[serde(default)]
     pub hint: Option<String>,
-    /// Of the backend.
     pub pid: Option<i32>,
     /// The gate's: `192.168.132.21:8800`.
     pub address: String,
@@ -207,12 +188,43 @@ pub struct ModelStatus {
     /// Its ranks, where it runs on several; as they were last heard of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<RankStatus>,
-    /// Its memory.
     pub memory: ModelMemoryStatus,
-    /// Its health.
     pub health: HealthStatus,
-    /// Its requests.
     pub traffic: TrafficStatus,
+}
+
+impl ModelStatus {
+    /// Of a model that does not run.
+    #[must_use]
+    pub fn stopped(name: &str, repo: String, start: Start, address: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            repo,
+            start,
+            state: StateName::Stopped,
+            reason: None,
+            hint: None,
+            pid: None,
+            address,
+            gate: GateStatus::default(),
+            backend_address: None,
+            uptime_seconds: None,
+            restarts: 0,
+            adopted: false,
+            next_start_seconds: None,
+            idle_seconds: None,
+            stops_in_seconds: None,
+            asleep_until: None,
+            progress: None,
+            running_repo: None,
+            outdated: None,
+            held_back: None,
+            ranks: Vec::new(),
+            memory: ModelMemoryStatus::default(),
+            health: HealthStatus::default(),
+            traffic: TrafficStatus::default(),
+        }
+    }
 }
 
 /// What keeps a model from being started without `--force`, apart from memory.
@@ -220,7 +232,6 @@ pub struct ModelStatus {
 pub struct HeldBack {
     /// Memory pressure, a program that the models yield to, power, a kernel panic.
     pub reason: String,
-    /// What to do about it.
     pub hint: String,
 }
 
@@ -233,12 +244,10 @@ pub struct GateStatus {
     pub problem: Option<String>,
 }
 
-/// A model's memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelMemoryStatus {
     /// What admission reserves for it.
     pub estimate_bytes: Option<u64>,
-    /// Its weights.
     pub weights_bytes: Option<u64>,
     /// Whether its start went past a refusal (`--force`).
     #[serde(default)]
@@ -352,188 +361,6 @@ pub struct TrafficStatus {
     pub ttft_ms: Option<f64>,
 }
 
-/// One line of `mlxctl events --json`, and of the events file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EventRecord {
-    /// Goes up by one an event, across supervisors.
-    pub seq: u64,
-    /// Wall time, RFC 3339, UTC.
-    pub at: String,
-    /// The model it is about; null: the supervisor.
-    pub model: Option<String>,
-    /// `spawned`, `ready`, `crashed`, `restart`, `refused`, `stopped`, `adopted`, `reloaded`, …
-    pub kind: String,
-    /// In one sentence, with why.
-    pub text: String,
-    /// What to do about it, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-/// Body of `POST /v1/models/{name}/start`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StartRequest {
-    /// Whether to go past a refusal.
-    pub force: bool,
-    /// Whether the answer waits until the model is ready (true) or comes at once.
-    pub wait: bool,
-    /// The longest that the answer may take, seconds.
-    pub timeout_seconds: Option<f64>,
-    /// After it was ready for this long, seconds above 0, it is stopped. Manual models only. Not sent where it is not
-    /// used: an older supervisor refuses what it does not know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub for_seconds: Option<f64>,
-}
-
-/// Body of `POST /v1/models/{name}/stop` and `/restart`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StopRequest {
-    /// Whether to skip the drain.
-    pub now: bool,
-    /// The longest that the drain may take, seconds; the registry's, if not named.
-    pub timeout_seconds: Option<f64>,
-}
-
-/// What came of a command that was understood.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CommandDone {
-    /// The model after it.
-    pub model: ModelStatus,
-    /// Whether there was anything to do.
-    pub changed: bool,
-    /// One sentence: "stopped 32b: group gone, port 8800's backend port free, 18.9 GB back".
-    pub text: String,
-}
-
-/// The header of every answer; its value is the server's [`SCHEMA`].
-pub const SCHEMA_HEADER: &str = "x-mlxctl-schema";
-
-/// How far a command is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Of the model, now.
-    pub state: StateName,
-    /// What happens, in a few words: "reading weights, 12.3 GB of 40.9 GB".
-    pub text: String,
-    /// How far loading is, 0 to 1.
-    pub fraction: Option<f64>,
-    /// Since the command's work began, which may be before this request.
-    pub elapsed_seconds: f64,
-}
-
-/// One line of the answer to `start`, `stop` and `restart`: any number of `progress`, then one of the others.
-/// A blank line is a sign of life.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, and none is kept")]
-pub enum Line {
-    /// It goes on.
-    Progress(Progress),
-    /// It is done.
-    Done(CommandDone),
-    /// It was not done.
-    Error(ApiError),
-}
-
-/// `GET /v1/events?after=SEQ&limit=N`: the first `limit` events after `after`; without `after`, the newest ones.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Events {
-    /// Oldest first.
-    pub events: Vec<EventRecord>,
-    /// Pass this as `after` to continue from here.
-    pub next: u64,
-}
-
-/// Body of `POST /v1/reload`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReloadRequest {
-    /// Show what would change, and change nothing.
-    pub dry_run: bool,
-}
-
-/// Body of `POST /v1/handover`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HandoverRequest {
-    /// Answer once nothing is in flight any more, and then stay until SIGTERM, so many seconds at most: for a service
-    /// manager that unloads the job next. `null`: answer and leave.
-    pub hold_seconds: Option<f64>,
-}
-
-/// Answer of `POST /v1/handover`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct HandedOver {
-    /// Nothing is in flight, and the supervisor waits for SIGTERM. Absent: it is older and leaves by itself.
-    pub holds: bool,
-}
-
-/// What a reload changes, or would.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// A line a model, and one for `[router]` and `[metrics]` each, if they change.
-    pub changes: Vec<Change>,
-    /// Whether it is in force now.
-    pub applied: bool,
-}
-
-/// What a reload means for one model, or for a listener that is no model's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    /// Its name.
-    pub model: String,
-    /// In one word.
-    pub change: ChangeKind,
-    /// Which settings, and what happens to the run.
-    pub detail: Option<String>,
-}
-
-/// The kinds of [`Change`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangeKind {
-    /// It is new.
-    Added,
-    /// It is no longer in the registry.
-    Removed,
-    /// Some setting is another.
-    Changed,
-    /// It is as it was.
-    Unchanged,
-}
-
-/// Why a command was not done, with its exit code for the command line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ApiError {
-    /// `unknown_model`, `refused`, `busy`, `failed`, `timeout`, `bad_request`, `shutting_down`.
-    pub code: ErrorCode,
-    /// What and why.
-    pub message: String,
-    /// What to do.
-    pub hint: Option<String>,
-}
-
-/// The kinds of [`ApiError`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorCode {
-    /// Nothing of that name is in the registry.
-    UnknownModel,
-    /// Not now: memory, pressure, the supervisor ends.
-    Refused,
-    /// It was tried and did not succeed.
-    Failed,
-    /// It did not happen in time; it may still.
-    Timeout,
-    /// The request is none.
-    BadRequest,
-    /// The model is not running.
-    NotRunning,
-}
-
 /// Kept prompts on disk, as the launcher counts them since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -561,7 +388,6 @@ pub struct StoreFacts {
 /// One rank of a model that runs on several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankStatus {
-    /// Its number.
     pub rank: usize,
     /// Where it runs, as the registry names it.
     pub host: String,
@@ -569,7 +395,6 @@ pub struct RankStatus {
     pub pid: Option<i32>,
     /// What that host charges its Python.
     pub footprint_bytes: Option<u64>,
-    /// In one word.
     pub state: RankState,
 }
 
@@ -579,10 +404,8 @@ pub struct RankStatus {
 pub enum RankState {
     /// It has no Python yet.
     Starting,
-    /// Its Python runs.
     Running,
     /// Signs of life are missing.
     Silent,
-    /// It is gone.
     Ended,
 }
