@@ -27,7 +27,7 @@ use waiters::Waiters;
 use crate::api::{EventRecord, ModelStatus, Status};
 use crate::clock::Moment;
 use crate::lifecycle::{Outcome, WaiterId};
-use crate::metrics::{Listener, Snapshot, Source};
+use crate::metrics::{Listener, Snapshot};
 use crate::notify::Sent;
 use crate::page;
 use crate::registry::Registry;
@@ -53,7 +53,7 @@ impl Answers {
     pub fn new(
         started: Moment,
         registry: &Registry,
-        source: impl Source + page::Source + Clone,
+        source: impl page::Source,
         past: &[EventRecord],
         report: Arc<dyn Fn(Sent) + Send + Sync>,
     ) -> Self {
