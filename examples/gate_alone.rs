@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use mlxctl::gate::{Availability, Gate, GateConfig, Upstream};
-use mlxctl::registry::{Limits, Network, Start};
-use mlxctl::units::Bytes;
+use mlxctl::internals::gate::{Availability, Gate, GateConfig, Upstream};
+use mlxctl::internals::registry::{Limits, Network, Start};
+use mlxctl::internals::units::Bytes;
 use tokio::sync::{mpsc, watch};
 
 type Failure = Box<dyn std::error::Error>;

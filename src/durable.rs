@@ -13,7 +13,7 @@ const PREFIX: &str = ".mlxctl-";
 const OLD: Duration = Duration::from_secs(3600);
 
 /// Removes what writers left that were killed. Best effort: it is only untidy.
-pub fn sweep(folder: &Path) {
+pub(crate) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let age = entry.metadata().and_then(|found| found.modified()).map(|written| written.elapsed());
@@ -28,7 +28,7 @@ pub fn sweep(folder: &Path) {
 ///
 /// # Errors
 /// The system's own; then the old content is still there.
-pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut fresh = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
     fresh.write_all(bytes)?;
@@ -38,10 +38,7 @@ pub fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Brings what was renamed in a folder to disk.
-///
-/// # Errors
-/// The system's own.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     unless_it_cannot(fs::File::open(folder)?.sync_all())
 }
 

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::process::Command;
 
 /// Variables of the supervisor's environment that a backend is given.
-pub const INHERITED: &[&str] = &[
+pub(crate) const INHERITED: &[&str] = &[
     "PATH",
     "HOME",
     "USER",
@@ -28,7 +28,7 @@ pub const INHERITED: &[&str] = &[
 
 /// What every one of them is given. Without the first two a folder of the working directory, or of the user's own
 /// packages, comes before those of the environment.
-pub const GIVEN: [(&str, &str); 4] = [
+pub(crate) const GIVEN: [(&str, &str); 4] = [
     ("PYTHONSAFEPATH", "1"),
     ("PYTHONNOUSERSITE", "1"),
     ("PYTHONUNBUFFERED", "1"),
@@ -78,8 +78,7 @@ const SOURCES: &[&str] = &[
 ];
 
 /// Whether a variable of somebody's environment could change what a Python of ours imports or where it installs.
-#[must_use]
-pub fn misleads(name: &str) -> bool {
+pub(crate) fn misleads(name: &str) -> bool {
     // The second is set by framework Pythons on macOS and leads the children of one environment into another.
     matches!(name, "__PYVENV_LAUNCHER__" | "VIRTUAL_ENV" | "VIRTUAL_ENV_PROMPT")
         || name.starts_with("PYTHON")
@@ -96,8 +95,7 @@ fn is_index_credential(name: &str) -> bool {
 
 /// What `pip config list` tells of where packages come from, as variables. A line is `section.key='value'`, the value as
 /// Python writes a text; what stands for all commands comes before what stands for `install`, and that before variables.
-#[must_use]
-pub fn pip_sources(listed: &str) -> Vec<(String, String)> {
+pub(crate) fn pip_sources(listed: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     for section in ["global", "install", ":env:"] {
         for line in listed.lines() {
@@ -118,7 +116,7 @@ pub fn pip_sources(listed: &str) -> Vec<(String, String)> {
 }
 
 /// Takes from the environment that `command` inherits what misleads, and gives it what all of ours have.
-pub fn cleaned(command: &mut Command) {
+pub(crate) fn cleaned(command: &mut Command) {
     let names = std::env::vars_os().map(|(name, _)| name);
     remove(command, names);
     command.envs(GIVEN);
@@ -133,8 +131,7 @@ fn remove(command: &mut Command, names: impl Iterator<Item = impl AsRef<OsStr>>)
 }
 
 /// Why a variable may not be set in the registry for the supervisor and its backends; `None`: it may.
-#[must_use]
-pub fn refused(name: &str) -> Option<&'static str> {
+pub(crate) fn refused(name: &str) -> Option<&'static str> {
     match name {
         "PATH" => Some("PATH has a key of its own, `path` in [agent]"),
         "LD_PRELOAD" | "DYLD_INSERT_LIBRARIES" => Some("it puts other code into every program"),
@@ -151,8 +148,7 @@ pub fn refused(name: &str) -> Option<&'static str> {
 }
 
 /// As [`refused`], for one model's backend.
-#[must_use]
-pub fn refused_for_model(name: &str) -> Option<&'static str> {
+pub(crate) fn refused_for_model(name: &str) -> Option<&'static str> {
     match name {
         "HF_HOME" | "HF_HUB_CACHE" | "HUGGINGFACE_HUB_CACHE" | "XDG_CACHE_HOME" | "HOME" => Some(
             "all models have one cache: set it in `environment` of [agent], and in your shell for `mlxctl pull`",

@@ -3,7 +3,7 @@
 
 /// Dies here, if this is the place.
 #[cfg(debug_assertions)]
-pub fn point(place: &str) {
+pub(crate) fn point(place: &str) {
     use std::sync::OnceLock;
     static WANTED: OnceLock<Option<String>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| std::env::var("MLXCTL_DIE_AT").ok());

@@ -4,21 +4,18 @@
 use std::path::PathBuf;
 
 /// The registry's: `~/Library/Application Support/mlxctl`, else `$XDG_CONFIG_HOME/mlxctl` or `~/.config/mlxctl`.
-#[must_use]
-pub fn config() -> PathBuf {
+pub(crate) fn config() -> PathBuf {
     place("Library/Application Support", "XDG_CONFIG_HOME", ".config")
 }
 
 /// Environments, logs, state: `~/Library/Application Support/mlxctl`, else `$XDG_DATA_HOME/mlxctl` or
 /// `~/.local/share/mlxctl`.
-#[must_use]
-pub fn data() -> PathBuf {
+pub(crate) fn data() -> PathBuf {
     place("Library/Application Support", "XDG_DATA_HOME", ".local/share")
 }
 
 /// What can be made again: `~/Library/Caches/mlxctl`, else `$XDG_CACHE_HOME/mlxctl` or `~/.cache/mlxctl`.
-#[must_use]
-pub fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     place("Library/Caches", "XDG_CACHE_HOME", ".cache")
 }
 

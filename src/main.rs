@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use mlxctl::backend::exec;
+use mlxctl::internals::backend::exec;
 
 fn main() -> ExitCode {
     // Before anything is initialised: every start of a backend passes here.
     if let Some(spec_file) = exec::requested(std::env::args_os()) {
         return ExitCode::from(exec::run(&spec_file));
     }
-    if let Some(code) = mlxctl::cluster::hidden(std::env::args_os()) {
+    if let Some(code) = mlxctl::internals::cluster::hidden(std::env::args_os()) {
         return ExitCode::from(code);
     }
-    ExitCode::from(mlxctl::cli::main() as u8)
+    ExitCode::from(mlxctl::internals::cli::main() as u8)
 }

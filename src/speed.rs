@@ -9,9 +9,8 @@ const LEAST_TOKENS: u64 = 8;
 const LEAST_TIME: Duration = Duration::from_millis(5);
 
 /// `tokens` in `time`; `None`: an answer so short is not extrapolated.
-#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
-pub fn per_second(tokens: u64, time: Duration) -> Option<f64> {
+pub(crate) fn per_second(tokens: u64, time: Duration) -> Option<f64> {
     (tokens >= LEAST_TOKENS && time >= LEAST_TIME).then(|| tokens as f64 / time.as_secs_f64())
 }
 

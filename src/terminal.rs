@@ -7,8 +7,7 @@ use serde_json::Value;
 
 /// `text` with every control character but line end and tab made visible: `^[` for ESC as `cat -v` shows it, `�` for the
 /// C1 controls and for those that change the direction of writing. A carriage return before a line end goes.
-#[must_use]
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     if !text.chars().any(obeyed) {
         return Cow::Borrowed(text);
     }
@@ -33,7 +32,7 @@ fn obeyed(c: char) -> bool {
 }
 
 /// Applies [`shown`] to every text of a document, keys included.
-pub fn clean(value: &mut Value) {
+pub(crate) fn clean(value: &mut Value) {
     match value {
         Value::String(text) => {
             if let Cow::Owned(clean) = shown(text) {
@@ -58,7 +57,7 @@ pub fn clean(value: &mut Value) {
 ///
 /// # Errors
 /// Invalid JSON, or JSON of another shape.
-pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     let mut value: Value = serde_json::from_slice(bytes)?;
     clean(&mut value);
     serde_json::from_value(value)
@@ -66,14 +65,14 @@ pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Resul
 
 /// Makes a stream of bytes fit to be shown, block by block.
 #[derive(Debug, Default)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// The start of a character, or a carriage return, whose rest is in the next block.
     begun: Vec<u8>,
 }
 
 impl Shown {
     /// The text of the next block.
-    pub fn block(&mut self, block: &[u8]) -> String {
+    pub(crate) fn block(&mut self, block: &[u8]) -> String {
         let mut bytes = std::mem::take(&mut self.begun);
         bytes.extend_from_slice(block);
         let cut = bytes.len() - unfinished(&bytes);

@@ -24,19 +24,16 @@ impl Bytes {
     pub const ZERO: Self = Self(0);
 
     /// `n` decimal gigabytes.
-    #[must_use]
     pub const fn gb(n: u64) -> Self {
         Self(n.saturating_mul(1_000_000_000))
     }
 
     /// `n` decimal megabytes.
-    #[must_use]
     pub const fn mb(n: u64) -> Self {
         Self(n.saturating_mul(1_000_000))
     }
 
     /// Exactly, as a registry has it: `20GB`, `256MB`, `0B`.
-    #[must_use]
     pub fn exact(self) -> String {
         let units = [("GB", Self::gb(1).0), ("MB", Self::mb(1).0)];
         let whole = units.into_iter().find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
@@ -45,13 +42,11 @@ impl Bytes {
     }
 
     /// What is left after `other` is taken away, zero if nothing is.
-    #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
     /// The smallest number of bytes that is at least `factor` times this; `factor` ≥ 0.
-    #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -165,11 +160,9 @@ impl FromStr for Bytes {
 pub struct Percent(pub u8);
 
 impl Percent {
-    /// All of it.
     pub const ALL: Self = Self(100);
 
     /// `length`, if only this share of it counted: 10 s at 50% are 20 s.
-    #[must_use]
     pub fn stretched(self, length: std::time::Duration) -> std::time::Duration {
         length.saturating_mul(100) / u32::from(self.0.max(1))
     }

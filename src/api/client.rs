@@ -21,7 +21,7 @@ use crate::{host, terminal};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a backend may take to give up what it keeps: gigabytes are written to disk, and one token is waited for. Its
 /// launcher gives up after 120 s.
-pub const GIVING_UP: Duration = Duration::from_secs(150);
+pub(crate) const GIVING_UP: Duration = Duration::from_secs(150);
 /// A document is never longer, bytes.
 const DOCUMENT_MAX: u64 = 64 << 20;
 /// A line of a stream is never longer, bytes.
@@ -69,35 +69,26 @@ pub struct Client {
 
 impl Client {
     /// For the supervisor of `run`. Nothing is opened yet.
-    #[must_use]
     pub fn new(run: &Path) -> Self {
         Self { socket: paths::socket_path(run), owner: paths::owner(run), patience: PATIENCE }
     }
 
     /// Waits so long, instead of 10 s, for an answer that should come at once.
-    #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
     /// The socket that is asked.
-    #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// `GET /v1/status`
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn status(&self) -> Result<Status> {
         self.document("GET", "/v1/status", None::<&()>)
     }
 
     /// `GET /v1/events`: the first `limit` events after `after`, or the newest ones.
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn events(&self, after: Option<u64>, limit: usize) -> Result<Events> {
         let after = after.map_or_else(String::new, |seq| format!("after={seq}&"));
         self.document("GET", &format!("/v1/events?{after}limit={limit}"), None::<&()>)
@@ -121,9 +112,6 @@ impl Client {
     }
 
     /// `POST /v1/models/{model}/start`
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn start(
         &self,
         model: &str,
@@ -137,9 +125,6 @@ impl Client {
     }
 
     /// `POST /v1/models/{model}/stop`
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn stop(
         &self,
         model: &str,
@@ -150,9 +135,6 @@ impl Client {
     }
 
     /// `POST /v1/models/{model}/restart`
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn restart(
         &self,
         model: &str,
@@ -163,44 +145,29 @@ impl Client {
     }
 
     /// `POST /v1/models/{model}/trim`: kept prompts are written to disk before, which takes a while.
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn trim(&self, model: &str) -> Result<CommandDone> {
         let patience = self.patience.saturating_add(GIVING_UP);
         self.clone().with_patience(patience).document("POST", &model_target(model, "trim"), None::<&()>)
     }
 
     /// `POST /v1/models/{model}/forget`
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn forget(&self, model: &str) -> Result<CommandDone> {
         let patience = self.patience.saturating_add(GIVING_UP);
         self.clone().with_patience(patience).document("POST", &model_target(model, "forget"), None::<&()>)
     }
 
     /// `POST /v1/reload`
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn reload(&self, dry_run: bool) -> Result<Reloaded> {
         self.document("POST", "/v1/reload", Some(&ReloadRequest { dry_run }))
     }
 
     /// `POST /v1/handover`: the supervisor ends and its backends stay, for the next one to adopt.
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn handover(&self) -> Result<()> {
         self.ask("POST", "/v1/handover", None::<&()>, Some(self.patience)).map(drop)
     }
 
     /// The same, but answered once nothing is in flight any more, which takes `drain` at most; then it stays for `time`,
     /// or until SIGTERM. Whether it does: an older one leaves by itself.
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
     pub fn hand_over_and_hold(&self, drain: Duration, time: Duration) -> Result<bool> {
         let request = HandoverRequest { hold_seconds: Some(time.as_secs_f64()) };
         let patience = drain.saturating_add(self.patience);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::status::{ModelStatus, StateName};
 
 /// The header of every answer; its value is the server's [`super::SCHEMA`].
-pub const SCHEMA_HEADER: &str = "x-mlxctl-schema";
+pub(crate) const SCHEMA_HEADER: &str = "x-mlxctl-schema";
 
 /// One line of `mlxctl events --json`, and of the events file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,7 +99,7 @@ pub struct Events {
 /// Body of `POST /v1/reload`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ReloadRequest {
+pub(crate) struct ReloadRequest {
     /// Only say what would change.
     pub dry_run: bool,
 }
@@ -107,7 +107,7 @@ pub struct ReloadRequest {
 /// Body of `POST /v1/handover`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct HandoverRequest {
+pub(crate) struct HandoverRequest {
     /// Answer once nothing is in flight any more, and then stay until SIGTERM, so many seconds at most: for a service
     /// manager that unloads the job next. `null`: answer and leave.
     pub hold_seconds: Option<f64>,
@@ -116,7 +116,7 @@ pub struct HandoverRequest {
 /// Answer of `POST /v1/handover`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct HandedOver {
+pub(crate) struct HandedOver {
     /// Nothing is in flight, and the supervisor waits for SIGTERM. Absent: it is older and leaves by itself.
     pub holds: bool,
 }

@@ -9,10 +9,12 @@ pub(crate) const HEAD_MAX: usize = 16 * 1024;
 const SIZE_MAX: u64 = 64;
 
 /// Writes one request. `body` is JSON.
-///
-/// # Errors
-/// The stream's own.
-pub fn request(stream: &mut impl Write, method: &str, target: &str, body: Option<&[u8]>) -> io::Result<()> {
+pub(crate) fn request(
+    stream: &mut impl Write,
+    method: &str,
+    target: &str,
+    body: Option<&[u8]>,
+) -> io::Result<()> {
     let mut bytes =
         format!("{method} {target} HTTP/1.1\r\nhost: mlxctl\r\nconnection: close\r\n").into_bytes();
     if let Some(body) = body {
@@ -25,7 +27,7 @@ pub fn request(stream: &mut impl Write, method: &str, target: &str, body: Option
 }
 
 /// The head of an answer, and its body to be read.
-pub struct Response<R> {
+pub(crate) struct Response<R> {
     /// 200, 404, …
     pub status: u16,
     /// Value of the header that was asked for, if it is there.
@@ -38,7 +40,7 @@ pub struct Response<R> {
 ///
 /// # Errors
 /// `InvalidData` if it is not HTTP; the stream's own otherwise.
-pub fn response<R: Read>(stream: R, wanted: &str) -> io::Result<Response<R>> {
+pub(crate) fn response<R: Read>(stream: R, wanted: &str) -> io::Result<Response<R>> {
     let mut reader = BufReader::new(stream);
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -112,7 +114,7 @@ pub(crate) fn percent_decode(text: &str) -> String {
 }
 
 /// A body, whatever its framing.
-pub struct Body<R> {
+pub(crate) struct Body<R> {
     reader: BufReader<R>,
     framing: Framing,
 }

@@ -12,29 +12,25 @@ use sha2::{Digest, Sha256};
 
 /// The longest path of a Unix socket, bytes: `sun_path` has 104 on macOS (sys/un.h) and 108 on Linux (unix(7)),
 /// the last one a NUL.
-pub const SOCKET_PATH_MAX: usize = 103;
+pub(crate) const SOCKET_PATH_MAX: usize = 103;
 
 /// The control API's socket: `<run>/mlxctl.sock`, or a short path where that is too long.
-#[must_use]
 pub fn socket_path(run: &Path) -> PathBuf {
     fitting(run, "mlxctl.sock")
 }
 
 /// The launcher's socket of `model`: `<run>/<model>.sock`, or a short path where that is too long.
-#[must_use]
-pub fn link_path(run: &Path, model: &str) -> PathBuf {
+pub(crate) fn link_path(run: &Path, model: &str) -> PathBuf {
     fitting(run, &format!("{model}.sock"))
 }
 
 /// The folder that stands in for `run` where its sockets' paths are too long: `/tmp/mlxctl-UID-HASH`.
-#[must_use]
-pub fn short_folder(run: &Path) -> PathBuf {
+pub(crate) fn short_folder(run: &Path) -> PathBuf {
     PathBuf::from(format!("/tmp/mlxctl-{}-{}", owner(run), hash(run.as_os_str().as_bytes())))
 }
 
 /// The user whose supervisor has its sockets in `run`: this one. Root, who may ask everybody's, is told by the folder.
-#[must_use]
-pub fn owner(run: &Path) -> u32 {
+pub(crate) fn owner(run: &Path) -> u32 {
     let me = nix::unistd::getuid().as_raw();
     owner_for(me, std::fs::metadata(run).ok().map(|folder| folder.uid()))
 }
@@ -44,8 +40,7 @@ fn owner_for(me: u32, folder: Option<u32>) -> u32 {
 }
 
 /// Whether the supervisor of user `me` answers user `peer`.
-#[must_use]
-pub fn may_ask(peer: u32, me: u32) -> bool {
+pub(crate) fn may_ask(peer: u32, me: u32) -> bool {
     peer == me || peer == 0
 }
 
@@ -54,7 +49,7 @@ pub fn may_ask(peer: u32, me: u32) -> bool {
 /// # Errors
 /// `PermissionDenied` where it is there and is a link, another user's, or open to others: everybody may write to
 /// `/tmp`, so that a stranger may have made it first. The system's own otherwise.
-pub fn make_folder(socket: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(socket: &Path) -> io::Result<()> {
     let Some(folder) = socket.parent() else { return Ok(()) };
     match std::fs::DirBuilder::new().mode(0o700).recursive(false).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -71,10 +66,7 @@ pub fn make_folder(socket: &Path) -> io::Result<()> {
 }
 
 /// Notes that the supervisor of `config` has its sockets in `run`, for [`announced`].
-///
-/// # Errors
-/// The system's own.
-pub fn announce(config: &Path, run: &Path) -> io::Result<()> {
+pub(crate) fn announce(config: &Path, run: &Path) -> io::Result<()> {
     let note = note_path(config);
     if let Some(folder) = note.parent() {
         std::fs::create_dir_all(folder)?;
@@ -86,8 +78,7 @@ pub fn announce(config: &Path, run: &Path) -> io::Result<()> {
 
 /// The `run` folder that the last supervisor of `config` announced: the way to a running supervisor while the
 /// registry cannot be read.
-#[must_use]
-pub fn announced(config: &Path) -> Option<PathBuf> {
+pub(crate) fn announced(config: &Path) -> Option<PathBuf> {
     let bytes = std::fs::read(note_path(config)).ok()?;
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))).filter(|run| run.is_absolute())
 }

@@ -128,7 +128,6 @@ pub enum StateName {
 
 impl StateName {
     /// Whether memory is granted to a model in this state.
-    #[must_use]
     pub fn holds_memory(self) -> bool {
         !matches!(self, Self::Stopped | Self::Failed | Self::Backoff)
     }
@@ -195,7 +194,6 @@ pub struct ModelStatus {
 
 impl ModelStatus {
     /// Of a model that does not run.
-    #[must_use]
     pub fn stopped(name: &str, repo: String, start: Start, address: String) -> Self {
         Self {
             name: name.to_owned(),
@@ -311,7 +309,6 @@ pub struct Counts {
     pub errors: u64,
     /// Streamed chunks and counted tokens of answers.
     pub tokens: u64,
-    /// Tokens of prompts.
     #[serde(default)]
     pub prompt_tokens: u64,
     /// Those of them that were not computed, but kept from an earlier prompt.
@@ -327,7 +324,6 @@ pub struct Counts {
 
 impl Counts {
     /// These, after what was counted `before` them.
-    #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
         for (name, usage) in &before.keys {
             self.keys.entry(name.clone()).or_default().add(*usage);

@@ -13,7 +13,7 @@ use crate::units::Bytes;
 
 /// What a start of a model would be held to, and would take.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Assessment {
+pub(crate) struct Assessment {
     /// Flags, limits and environment follow from it.
     pub bounds: Bounds,
     /// What kept prompts and a prefill share.
@@ -33,8 +33,7 @@ pub struct Assessment {
 }
 
 /// The file of learned footprints.
-#[must_use]
-pub fn learned_file(registry: &Registry) -> std::path::PathBuf {
+pub(crate) fn learned_file(registry: &Registry) -> std::path::PathBuf {
     registry.paths.state.join("learned.json")
 }
 
@@ -42,7 +41,7 @@ pub fn learned_file(registry: &Registry) -> std::path::PathBuf {
 ///
 /// # Errors
 /// The [`Problem`] with its files or its bounds: a start is certain to fail.
-pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<Assessment, Problem> {
+pub(crate) fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<Assessment, Problem> {
     let profiles = Profiles::of(registry);
     let files = weights::of_model(model, &profiles)?;
     let draft = weights::of_draft(model, &profiles)?;
@@ -69,10 +68,11 @@ pub fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<
 }
 
 /// What a plan counts `model` with: its estimate, or its declared size for want of files. `None`: neither is known.
-///
-/// # Errors
-/// As [`assess`].
-pub fn planned(registry: &Registry, model: &Model, platform: Platform) -> Result<Option<Planned>, Problem> {
+pub(crate) fn planned(
+    registry: &Registry,
+    model: &Model,
+    platform: Platform,
+) -> Result<Option<Planned>, Problem> {
     let estimate = assess(registry, model, platform)?.estimate;
     Ok(estimate.map(|estimate| Planned { bytes: estimate.reserve(), declared: estimate.declared }))
 }
@@ -89,14 +89,12 @@ fn thumb(profiles: &Profiles, model: &Model) -> Option<String> {
 }
 
 /// Under what the footprints of a run are learned: what it serves, the versions, what it is held to.
-#[must_use]
-pub fn learning_key(model: &Model, versions: &str, bounds: &Bounds) -> String {
+pub(crate) fn learning_key(model: &Model, versions: &str, bounds: &Bounds) -> String {
     learn::key(&model.source.to_string(), versions, &bounds.fingerprint())
 }
 
 /// The versions that a footprint depends on.
-#[must_use]
-pub fn versions(registry: &Registry) -> String {
+pub(crate) fn versions(registry: &Registry) -> String {
     match venv::existing(&SetupRequest::new(registry, false)) {
         Ok(environment) => format!("mlx-{} mlx-lm-{}", environment.versions.mlx, environment.versions.mlx_lm),
         Err(_) => "unknown".to_owned(),

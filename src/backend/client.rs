@@ -14,7 +14,7 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// What a backend answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     /// The body, or the first 64 KiB of it.
     pub body: String,
@@ -22,8 +22,7 @@ pub struct Answer {
 
 impl Answer {
     /// `mlx_lm.server`'s `{"error": "text"}`, or the start of whatever it said.
-    #[must_use]
-    pub fn error(&self) -> String {
+    pub(crate) fn error(&self) -> String {
         serde_json::from_str::<serde_json::Value>(&self.body)
             .ok()
             .and_then(|value| value.get("error")?.as_str().map(str::to_owned))
@@ -35,15 +34,12 @@ impl Answer {
 ///
 /// # Errors
 /// The socket's; `InvalidData` when what answers speaks no HTTP.
-pub async fn health(port: u16, secret: &str) -> io::Result<Answer> {
+pub(crate) async fn health(port: u16, secret: &str) -> io::Result<Answer> {
     request(port, &format!("GET /health HTTP/1.0\r\n{SECRET_HEADER}: {secret}\r\n\r\n")).await
 }
 
 /// One token: the only proof of readiness. Takes as long as the model takes to load.
-///
-/// # Errors
-/// As [`health`].
-pub async fn one_token(port: u16, secret: &str) -> io::Result<Answer> {
+pub(crate) async fn one_token(port: u16, secret: &str) -> io::Result<Answer> {
     let body = r#"{"prompt":"a","max_tokens":1,"temperature":0}"#;
     let head = request_head("/v1/completions", secret, body.len());
     request(port, &[&head, body].concat()).await

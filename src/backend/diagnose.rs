@@ -121,8 +121,7 @@ const SIGNS: &[Sign] = &[
 ];
 
 /// The failure that an error text tells of, `fallback` in class where it tells of none that is known.
-#[must_use]
-pub fn explain(text: &str, fallback: FailureKind) -> Failure {
+pub(crate) fn explain(text: &str, fallback: FailureKind) -> Failure {
     let last =
         text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason was given");
     for line in text.lines().rev() {
@@ -141,8 +140,7 @@ pub fn explain(text: &str, fallback: FailureKind) -> Failure {
 }
 
 /// What a run that ended by itself died of: by its exit, and by what its log says since it was spawned.
-#[must_use]
-pub fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
+pub(crate) fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
     // Whoever is killed has no last words: what its log says is of something else.
     let killed = matches!(exit, Exit::Signal(libc::SIGKILL | libc::SIGTERM));
     let Some(line) = telling_line(log).filter(|_| !killed) else {
@@ -161,8 +159,7 @@ pub fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
 
 /// The last line that speaks of an error: an exception's last line, a logged ERROR, an abort's message, a refusal of the
 /// arguments. Warnings are none.
-#[must_use]
-pub fn telling_line(log: &str) -> Option<&str> {
+pub(crate) fn telling_line(log: &str) -> Option<&str> {
     log.lines().rev().map(str::trim).find(|line| {
         let error_name = line.split(':').next().is_some_and(|head| {
             !head.contains(' ') && (head.ends_with("Error") || head.ends_with("Exception"))

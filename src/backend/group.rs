@@ -47,7 +47,6 @@ const SHARED: &[&str] = &["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "X
 impl Group {
     /// The group of a model. `env`: what its conductor is given. What that has from this machine's environment stays
     /// here, but for what is in `SHARED`; what the registry and mlxctl set is for the ranks too.
-    #[must_use]
     pub fn of(cluster: &Cluster, python: &Path, binary: &Path, env: &[(String, String)]) -> Self {
         let shared = |name: &str| SHARED.contains(&name) || !INHERITED.contains(&name);
         let mut variables: Vec<_> = env.iter().filter(|(name, _)| shared(name)).cloned().collect();
@@ -65,7 +64,6 @@ impl Group {
     }
 
     /// What tells one group from another, for people: "ring over laptop, studio; silence 5s".
-    #[must_use]
     pub fn words(&self) -> String {
         let hosts: Vec<_> = self
             .places
@@ -80,19 +78,16 @@ impl Group {
     }
 
     /// Between two signs of life.
-    #[must_use]
     pub fn heartbeat(&self) -> Duration {
         Duration::from_millis(self.heartbeat_ms)
     }
 
     /// So long a silence is taken for death.
-    #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
 
     /// "rank 1 on studio.local".
-    #[must_use]
     pub fn name(&self, rank: usize) -> String {
         match self.places.get(rank) {
             Some(place) => format!("rank {rank} on {}", place.host),
@@ -101,7 +96,6 @@ impl Group {
     }
 
     /// Every host with its ranks, in the order of their first ones.
-    #[must_use]
     pub fn hosts(&self) -> Vec<(&Place, Vec<usize>)> {
         let mut hosts: Vec<(&Place, Vec<usize>)> = Vec::new();
         for (rank, place) in self.places.iter().enumerate() {
@@ -115,7 +109,6 @@ impl Group {
 
     /// The host file as `mlx.launch` reads it. Ranks on this machine are named `127.0.0.1`: that is how it knows that
     /// they need no ssh.
-    #[must_use]
     pub fn hostfile(&self) -> Value {
         let hosts: Vec<_> = self
             .places
@@ -154,20 +147,17 @@ impl Place {
 }
 
 /// The folder of the ranks' files, on every host.
-#[must_use]
-pub fn ranks_folder(run: &Path) -> PathBuf {
+pub(crate) fn ranks_folder(run: &Path) -> PathBuf {
     run.join("ranks")
 }
 
 /// For the files that are made on the conductor's machine while `mlx.launch` runs.
-#[must_use]
-pub fn scratch(run: &Path, model: &str) -> PathBuf {
+pub(crate) fn scratch(run: &Path, model: &str) -> PathBuf {
     ranks_folder(run).join(format!("{model}.tmp"))
 }
 
 /// The name that a rank's files have.
-#[must_use]
-pub fn rank_name(model: &str, rank: usize) -> String {
+pub(crate) fn rank_name(model: &str, rank: usize) -> String {
     format!("{model}.rank{rank}")
 }
 

@@ -15,7 +15,7 @@ use crate::units::Bytes;
 
 /// The bounds that make the memory promise hold, as flags and launcher limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bound of MLX's buffer cache.
     pub cache: Option<Bytes>,
     /// Bound of the prompt cache.
@@ -33,7 +33,7 @@ pub struct Limits {
 }
 
 /// Everything that a spec is made from.
-pub struct Launch<'a> {
+pub(crate) struct Launch<'a> {
     pub model: &'a Model,
     /// What `--model` names: the folder with its files, or the repository while they are not there.
     pub served: &'a str,
@@ -61,8 +61,7 @@ pub struct Launch<'a> {
 
 impl Launch<'_> {
     /// The spec. `inherited` looks a variable of our own environment up.
-    #[must_use]
-    pub fn spec(self, inherited: impl Fn(&str) -> Option<String>) -> Spec {
+    pub(crate) fn spec(self, inherited: impl Fn(&str) -> Option<String>) -> Spec {
         let served = match (&self.model.cluster, &self.model.source) {
             // Every host has a cache of its own: each rank looks for the files itself.
             (Some(_), Source::Hub(repo)) => repo,
@@ -161,7 +160,7 @@ fn environment(
 ///
 /// # Errors
 /// The system's, if it has no randomness to give.
-pub fn secret() -> std::io::Result<String> {
+pub(crate) fn secret() -> std::io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
     Ok(hex(&bytes))
@@ -234,8 +233,7 @@ fn server_arguments(model: &Model, served: &str, draft: Option<String>, limits: 
 
 /// How the run that was started as `started` differs from one that were started as `wanted`: a flag each, for people.
 /// `None`: not at all.
-#[must_use]
-pub fn difference(started: &Spec, wanted: &Spec) -> Option<String> {
+pub(crate) fn difference(started: &Spec, wanted: &Spec) -> Option<String> {
     if started.settings == wanted.settings {
         return None;
     }

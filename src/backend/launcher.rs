@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::units::Bytes;
 
 /// Name and text. The last one is what a backend runs; it imports the others from its own folder.
-pub const FILES: [(&str, &str); 4] = [
+pub(crate) const FILES: [(&str, &str); 4] = [
     ("pace.py", include_str!("pace.py")),
     ("serving.py", include_str!("serving.py")),
     ("prompt_store.py", include_str!("prompt_store.py")),
@@ -35,8 +35,7 @@ pub fn write(folder: &Path) -> io::Result<()> {
 }
 
 /// Where a model's prompts are stored.
-#[must_use]
-pub fn prompts(state: &Path, model: &str) -> PathBuf {
+pub(crate) fn prompts(state: &Path, model: &str) -> PathBuf {
     state.join("prompts").join(model)
 }
 
@@ -44,7 +43,7 @@ pub fn prompts(state: &Path, model: &str) -> PathBuf {
 ///
 /// # Errors
 /// The system's: something may be left.
-pub fn forget(folder: &Path) -> io::Result<Bytes> {
+pub(crate) fn forget(folder: &Path) -> io::Result<Bytes> {
     let mut freed = 0;
     let entries = match fs_err::read_dir(folder) {
         Ok(entries) => entries,

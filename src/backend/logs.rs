@@ -17,10 +17,7 @@ const KEPT: u32 = 3;
 const LONGEST_TAIL: u64 = 64 * 1024;
 
 /// Puts a large log aside: `x.log` → `x.log.1` → … → `x.log.3` → deleted. A missing log is not an error.
-///
-/// # Errors
-/// The system's own.
-pub fn rotate(log: &Path) -> io::Result<()> {
+pub(crate) fn rotate(log: &Path) -> io::Result<()> {
     if !too_large(log) {
         return Ok(());
     }
@@ -38,7 +35,7 @@ pub fn rotate(log: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's own; then a file may hold some lines twice.
-pub fn trim(log: &Path, first: Aside) -> io::Result<()> {
+pub(crate) fn trim(log: &Path, first: Aside) -> io::Result<()> {
     for n in first as u32..=KEPT {
         match keep_end(&numbered(log, n), LARGEST) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -49,14 +46,13 @@ pub fn trim(log: &Path, first: Aside) -> io::Result<()> {
 }
 
 /// Whether [`trim`] has anything to do.
-#[must_use]
-pub fn oversized(log: &Path, first: Aside) -> bool {
+pub(crate) fn oversized(log: &Path, first: Aside) -> bool {
     (first as u32..=KEPT).any(|n| mark(&numbered(log, n)).length > LARGEST)
 }
 
 /// The rotated files of a log, which are no longer written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aside {
+pub(crate) enum Aside {
     /// All: no process runs that has it open.
     All = 0,
     /// Those that were put aside: the log itself is another file by now.
@@ -92,8 +88,7 @@ fn keep_end(file: &Path, most: u64) -> io::Result<()> {
 }
 
 /// Whether it is time to put it aside.
-#[must_use]
-pub fn too_large(log: &Path) -> bool {
+pub(crate) fn too_large(log: &Path) -> bool {
     mark(log).length >= LARGEST
 }
 
@@ -109,20 +104,18 @@ fn numbered(log: &Path, n: u32) -> PathBuf {
 
 /// A place in a log that is still known after it was put aside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mark {
+pub(crate) struct Mark {
     file: u64,
     length: u64,
 }
 
 /// Its end now; the beginning of whatever comes, if it is not there.
-#[must_use]
-pub fn mark(log: &Path) -> Mark {
+pub(crate) fn mark(log: &Path) -> Mark {
     fs::metadata(log).map(|found| Mark { file: found.ino(), length: found.len() }).unwrap_or_default()
 }
 
 /// What was appended since, the last 64 KiB of it at most, also where it was put aside once meanwhile.
-#[must_use]
-pub fn since(log: &Path, start: Mark) -> String {
+pub(crate) fn since(log: &Path, start: Mark) -> String {
     let aside = numbered(log, 1);
     let mut bytes = if start.file != 0 && mark(&aside).file == start.file {
         tail(&aside, start.length).unwrap_or_default()

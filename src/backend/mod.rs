@@ -1,23 +1,23 @@
 //! The Python process that serves one model.
 
-pub mod assess;
-pub mod client;
-pub mod diagnose;
-pub mod exec;
-pub mod group;
-pub mod launch;
-pub mod launcher;
-pub mod link;
-pub mod logs;
-pub mod probe;
-pub mod record;
-pub mod spec;
-pub mod trial;
-pub mod watchdog;
-pub mod weights;
+pub(crate) mod assess;
+pub(crate) mod client;
+pub(crate) mod diagnose;
+pub(crate) mod exec;
+pub(crate) mod group;
+pub(crate) mod launch;
+pub(crate) mod launcher;
+pub(crate) mod link;
+pub(crate) mod logs;
+pub(crate) mod probe;
+pub(crate) mod record;
+pub(crate) mod spec;
+pub(crate) mod trial;
+pub(crate) mod watchdog;
+pub(crate) mod weights;
 
 /// The header that carries a run's secret to its launcher.
-pub const SECRET_HEADER: &str = "x-mlxctl-secret";
+pub(crate) const SECRET_HEADER: &str = "x-mlxctl-secret";
 
 /// The hidden first argument of a conductor: our own binary as the backend of a model on several machines.
-pub const CONDUCT: &str = "__conduct";
+pub(crate) const CONDUCT: &str = "__conduct";

@@ -38,7 +38,7 @@ const CLOSING: Duration = Duration::from_millis(1500);
 
 /// What `status` says of a run's health; written by the probe, read by the loop.
 #[derive(Debug, Default)]
-pub struct Vitals {
+pub(crate) struct Vitals {
     listening: AtomicBool,
     answering: AtomicBool,
     /// Milliseconds on the host's clock; 0: never.
@@ -51,26 +51,22 @@ pub struct Vitals {
 
 impl Vitals {
     /// This process alone listens on its port.
-    #[must_use]
-    pub fn listening(&self) -> bool {
+    pub(crate) fn listening(&self) -> bool {
         self.listening.load(Ordering::Relaxed)
     }
 
     /// It completed a token, and passed its last check.
-    #[must_use]
-    pub fn answering(&self) -> bool {
+    pub(crate) fn answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
     }
 
     /// The ranks, by number; empty where there is no more than one.
-    #[must_use]
-    pub fn ranks(&self) -> Vec<RankStatus> {
+    pub(crate) fn ranks(&self) -> Vec<RankStatus> {
         self.ranks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Kept prompts on disk; `None`: the launcher has told of none.
-    #[must_use]
-    pub fn store(&self) -> Option<StoreFacts> {
+    pub(crate) fn store(&self) -> Option<StoreFacts> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -83,17 +79,16 @@ impl Vitals {
     }
 
     /// When it passed its last check, as the host's clock tells time.
-    #[must_use]
-    pub fn last_passed(&self) -> Option<Duration> {
+    pub(crate) fn last_passed(&self) -> Option<Duration> {
         Some(self.last_passed.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 }
 
 /// A question to the launcher, with the place for its answer.
-pub type Question = (Request, oneshot::Sender<Reply>);
+pub(crate) type Question = (Request, oneshot::Sender<Reply>);
 
 /// Everything a probe needs.
-pub struct Probe {
+pub(crate) struct Probe {
     pub host: Arc<dyn Host>,
     pub identity: Identity,
     pub generation: u64,
@@ -139,7 +134,7 @@ struct Knowledge {
 
 impl Probe {
     /// Probes until it is dropped.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut known = Knowledge {
             port: None,
             ready: false,

@@ -14,21 +14,16 @@ use serde::de::DeserializeOwned;
 use super::spec::{Record, Spec};
 
 /// `<run>/<model>.json`.
-#[must_use]
-pub fn spec_file(run: &Path, model: &str) -> PathBuf {
+pub(crate) fn spec_file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.json"))
 }
 
 /// `<run>/<model>.live.json`.
-#[must_use]
-pub fn record_file(run: &Path, model: &str) -> PathBuf {
+pub(crate) fn record_file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.live.json"))
 }
 
 /// Writes what a backend is to be started with; answers with the file's path.
-///
-/// # Errors
-/// The system's own.
 pub fn write_spec(run: &Path, spec: &Spec) -> io::Result<PathBuf> {
     let path = spec_file(run, &spec.model);
     replace(&path, spec)?;
@@ -53,27 +48,18 @@ pub fn read_record(run: &Path, model: &str) -> io::Result<Option<Record>> {
 }
 
 /// Forgets a model that is no more: everything that [`forget`] removes, and what its runs were started with.
-///
-/// # Errors
-/// The system's own.
-pub fn forget_model(run: &Path, model: &str) -> io::Result<()> {
+pub(crate) fn forget_model(run: &Path, model: &str) -> io::Result<()> {
     forget(run, model)?;
     remove(&spec_file(run, model))
 }
 
 /// Writes the record of a run that lost its own.
-///
-/// # Errors
-/// The system's own.
-pub fn write_record(run: &Path, record: &Record) -> io::Result<()> {
+pub(crate) fn write_record(run: &Path, record: &Record) -> io::Result<()> {
     replace(&record_file(run, &record.spec.model), record)
 }
 
 /// Removes the record of a run that is over. A missing file is not an error.
-///
-/// # Errors
-/// The system's own.
-pub fn forget(run: &Path, model: &str) -> io::Result<()> {
+pub(crate) fn forget(run: &Path, model: &str) -> io::Result<()> {
     remove(&record_file(run, model))
 }
 

@@ -22,7 +22,6 @@ pub const SCHEMA: u32 = 1;
 /// Everything that a backend is started with. The launcher reads it too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
-    /// [`SCHEMA`].
     pub schema: u32,
     pub model: String,
     /// What it serves, as the registry named it when the run was started; empty in files of earlier versions.
@@ -85,7 +84,6 @@ pub struct PromptStore {
 pub struct Record {
     pub spec: Spec,
     pub identity: Identity,
-    /// On which boot.
     pub boot_id: String,
     /// Wall time of the spawn, seconds since the epoch; for people only.
     pub spawned_at: u64,

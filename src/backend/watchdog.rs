@@ -12,7 +12,7 @@ const IDLE_SHARE: f64 = 0.01;
 
 /// What was seen of a backend at one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Observation {
+pub(crate) struct Observation {
     /// When, on the clock that stands still while the machine sleeps: a backend does nothing then, and is to blame
     /// for nothing.
     pub now: Moment,
@@ -28,7 +28,7 @@ pub struct Observation {
 
 /// Remembers the last sign of progress.
 #[derive(Debug, Clone, Default)]
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     last: Option<Observation>,
     progress: Option<Moment>,
 }
@@ -39,7 +39,7 @@ impl Watchdog {
     /// Something to do: a request in flight, or a check that is not answered. Something done: bytes came, or
     /// the process used more than 1 % of a core since the check before. A check that is answered is progress
     /// only while nothing is in flight, since the server's HTTP threads live on when the GPU hangs (mlx-lm 1493).
-    pub fn observe(&mut self, seen: Observation, health: &Health) -> Option<Failure> {
+    pub(crate) fn observe(&mut self, seen: Observation, health: &Health) -> Option<Failure> {
         let worked = self.last.is_none_or(|last| {
             let elapsed = seen.now.since(last.now).as_secs_f64();
             let used = match (seen.cpu, last.cpu) {

@@ -15,7 +15,7 @@ use crate::registry::{Model, Source};
 ///
 /// # Errors
 /// The [`Problem`] that makes files which are there unusable.
-pub fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Problem> {
+pub(crate) fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Problem> {
     let declared = model.size.map_or(ModelFiles::Unknown, ModelFiles::Declared);
     let mut files = read(folder(&model.source), profiles, division(model), declared)?;
     if let (ModelFiles::Read(files), Some(adapter)) = (&mut files, &model.server.adapter_path) {
@@ -25,8 +25,7 @@ pub fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Proble
 }
 
 /// How `model` is divided over the ranks of its cluster, if it has one.
-#[must_use]
-pub fn division(model: &Model) -> Option<Division> {
+pub(crate) fn division(model: &Model) -> Option<Division> {
     let cluster = model.cluster.as_ref()?;
     Some(Division { mode: cluster.mode, ranks: cluster.ranks.len() })
 }
@@ -35,7 +34,7 @@ pub fn division(model: &Model) -> Option<Division> {
 ///
 /// # Errors
 /// [`Problem::Cluster`]: mlx_lm was asked, and cannot divide it so; what keeps `config.json` from being read.
-pub fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Shape>, Problem> {
+pub(crate) fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Shape>, Problem> {
     let Some(folder) = folder(&model.source) else { return Ok(None) };
     match profile(&folder, profiles, division(model))? {
         Some(_) => Ok(None),
@@ -44,8 +43,7 @@ pub fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Shape>, Pr
 }
 
 /// A file of `model`, its draft model or its adapter that is not what its name says, also where others are missing.
-#[must_use]
-pub fn impostor(model: &Model) -> Option<Problem> {
+pub(crate) fn impostor(model: &Model) -> Option<Problem> {
     let own = match &model.source {
         Source::Hub(repo) => hub::cached(repo).map(|model| model.folder),
         Source::Folder(_) | Source::Tiny => folder(&model.source),
@@ -57,10 +55,7 @@ pub fn impostor(model: &Model) -> Option<Problem> {
 }
 
 /// The files of the draft model, if `model` has one.
-///
-/// # Errors
-/// As [`of_model`].
-pub fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<ModelFiles>, Problem> {
+pub(crate) fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<ModelFiles>, Problem> {
     let folder = draft_folder(model);
     if model.server.draft_model.is_none() {
         return Ok(None);
@@ -69,23 +64,20 @@ pub fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<ModelFiles>
 }
 
 /// The folder of the draft model, if there is one and it is whole.
-#[must_use]
-pub fn draft_folder(model: &Model) -> Option<PathBuf> {
+pub(crate) fn draft_folder(model: &Model) -> Option<PathBuf> {
     let name = model.server.draft_model.as_ref()?;
     if Path::new(name).is_dir() { Some(PathBuf::from(name)) } else { complete(name) }
 }
 
 /// What `--draft-model` names: the draft model's folder, or its name while its files are not there.
-#[must_use]
-pub fn draft(model: &Model) -> Option<String> {
+pub(crate) fn draft(model: &Model) -> Option<String> {
     let name = model.server.draft_model.as_ref()?;
     let found = if Path::new(name).is_dir() { None } else { complete(name) };
     Some(found.map_or_else(|| name.clone(), |folder| folder.display().to_string()))
 }
 
 /// Why the files of `model` are not those that the hub's cache names as current, if they are not.
-#[must_use]
-pub fn instead(source: &Source) -> Option<String> {
+pub(crate) fn instead(source: &Source) -> Option<String> {
     match source {
         Source::Hub(repo) => hub::cached(repo)?.instead,
         Source::Folder(_) | Source::Tiny => None,
@@ -93,8 +85,7 @@ pub fn instead(source: &Source) -> Option<String> {
 }
 
 /// The folder that the model is loaded from, if it is there and whole.
-#[must_use]
-pub fn folder(source: &Source) -> Option<PathBuf> {
+pub(crate) fn folder(source: &Source) -> Option<PathBuf> {
     match source {
         Source::Hub(repo) => complete(repo),
         Source::Folder(folder) => folder.is_dir().then(|| folder.clone()),

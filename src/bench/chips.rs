@@ -2,7 +2,7 @@
 
 /// One chip, or one variant of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Chip {
+pub(crate) struct Chip {
     /// As `machdep.cpu.brand_string` or the NVIDIA driver names it.
     pub name: &'static str,
     /// CPU cores that tell this variant from the others of the name; 0: there is one variant.
@@ -48,8 +48,7 @@ const CHIPS: &[Chip] = &[
 ];
 
 /// The chip of that name and number of CPU cores; of a name with variants and a number that fits none, nothing.
-#[must_use]
-pub fn find(name: &str, cores: u32) -> Option<&'static Chip> {
+pub(crate) fn find(name: &str, cores: u32) -> Option<&'static Chip> {
     let is = |chip: &&Chip| {
         chip.name.eq_ignore_ascii_case(name.trim()) && (chip.cores == 0 || chip.cores == cores)
     };

@@ -12,7 +12,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 
 /// A server that is asked.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub(crate) struct Target {
     client: reqwest::Client,
     url: String,
     model: Option<String>,
@@ -23,7 +23,7 @@ pub struct Target {
 
 /// One answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// As the server counted it.
     pub prompt_tokens: u64,
     /// Of those, what its cache had.
@@ -40,22 +40,19 @@ pub struct Sample {
 
 impl Sample {
     /// Tokens a second between the first and the last; `None` for an answer that is too short to tell.
-    #[must_use]
-    pub fn rate(&self) -> Option<f64> {
+    pub(crate) fn rate(&self) -> Option<f64> {
         speed::per_second(self.tokens.saturating_sub(1), self.last.duration_since(self.first))
     }
 }
 
-/// `count` in `time`.
-#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
-pub fn rate(count: u64, time: Duration) -> Option<f64> {
+pub(crate) fn rate(count: u64, time: Duration) -> Option<f64> {
     (count > 0 && !time.is_zero()).then(|| count as f64 / time.as_secs_f64())
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub(crate) enum AskError {
     /// The connection.
     #[error("the request failed")]
     Http(#[from] reqwest::Error),
@@ -73,10 +70,7 @@ pub enum AskError {
 
 impl Target {
     /// `url` without a path; `model`: what it is called there, `None` where the server knows by itself.
-    ///
-    /// # Errors
-    /// The HTTP library's.
-    pub fn new(
+    pub(crate) fn new(
         url: String,
         model: Option<String>,
         key: Option<String>,
@@ -88,10 +82,7 @@ impl Target {
     }
 
     /// Has `prompt` continued by `tokens` tokens.
-    ///
-    /// # Errors
-    /// [`AskError`].
-    pub async fn ask(&self, prompt: &str, tokens: u32) -> Result<Sample, AskError> {
+    pub(crate) async fn ask(&self, prompt: &str, tokens: u32) -> Result<Sample, AskError> {
         let mut body = json!({
             "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": true,
             "stream_options": { "include_usage": true },
@@ -126,14 +117,13 @@ impl Target {
 }
 
 /// The documents of a streamed answer, as they come; other lines are passed over.
-pub struct Events {
+pub(crate) struct Events {
     response: reqwest::Response,
     pending: Vec<u8>,
 }
 
 impl Events {
-    #[must_use]
-    pub fn of(response: reqwest::Response) -> Self {
+    pub(crate) fn of(response: reqwest::Response) -> Self {
         Self { response, pending: Vec::new() }
     }
 
@@ -141,7 +131,7 @@ impl Events {
     ///
     /// # Errors
     /// The connection's.
-    pub async fn next(&mut self) -> reqwest::Result<Option<Value>> {
+    pub(crate) async fn next(&mut self) -> reqwest::Result<Option<Value>> {
         loop {
             while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.pending.drain(..=end).collect();

@@ -10,9 +10,8 @@ const BUFFER: usize = 64 << 20;
 const TIME: Duration = Duration::from_millis(400);
 
 /// Bytes a second, read and written ones together, of `cores` threads at once. Takes half a second and 128 MiB a core.
-#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
-pub fn bytes_per_second(cores: u32) -> f64 {
+pub(crate) fn bytes_per_second(cores: u32) -> f64 {
     let rates = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores.clamp(1, 16)).map(|_| scope.spawn(one)).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect::<Vec<(u64, f64)>>()

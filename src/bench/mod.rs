@@ -3,11 +3,11 @@
 //! [`run`] asks and takes times, through the gate, as any client would. Everything else is pure: [`stats`],
 //! [`roofline`], [`chips`].
 
-pub mod chips;
-pub mod client;
-pub mod copy;
-pub mod report;
-pub mod roofline;
-pub mod run;
-pub mod shape;
-pub mod stats;
+pub(crate) mod chips;
+pub(crate) mod client;
+pub(crate) mod copy;
+pub(crate) mod report;
+pub(crate) mod roofline;
+pub(crate) mod run;
+pub(crate) mod shape;
+pub(crate) mod stats;

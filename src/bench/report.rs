@@ -7,12 +7,11 @@ use super::run::Measured;
 use crate::registry::{Model, ProcessType, ServerOptions};
 
 /// The version of the document.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// One run of the bench.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// [`SCHEMA`].
+pub(crate) struct Report {
     pub schema: u32,
     /// RFC 3339, UTC.
     pub at: String,
@@ -43,8 +42,7 @@ pub struct Report {
 }
 
 /// The server options of a model that bear on its speed, in the registry's words.
-#[must_use]
-pub fn settings(model: &Model) -> String {
+pub(crate) fn settings(model: &Model) -> String {
     let ServerOptions { draft_model, num_draft_tokens, kv_bits, kv_group_size, quantized_kv_start, .. } =
         &model.server;
     let ServerOptions { decode_concurrency, prompt_concurrency, prefill_step_size, adapter_path, .. } =

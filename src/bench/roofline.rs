@@ -7,8 +7,7 @@ use super::shape::Shape;
 
 /// How fast memory is, and who says so.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Bandwidth {
-    /// Bytes a second.
+pub(crate) struct Bandwidth {
     pub bytes_per_second: f64,
     /// The maker's table, or the copy test.
     pub source: String,
@@ -18,15 +17,13 @@ pub struct Bandwidth {
 
 impl Bandwidth {
     /// Of a chip in the table.
-    #[must_use]
-    pub fn of(chip: &Chip) -> Self {
+    pub(crate) fn of(chip: &Chip) -> Self {
         let source = format!("{}, {}", chip.name, chip.source);
         Self { bytes_per_second: chip.gigabytes * 1e9, source, lower_bound: false }
     }
 
     /// By the copy test, on a chip that the table does not know.
-    #[must_use]
-    pub fn measured(bytes_per_second: f64, chip: &str) -> Self {
+    pub(crate) fn measured(bytes_per_second: f64, chip: &str) -> Self {
         let source = format!("measured by copying memory with all CPU cores; {chip} is in no table here");
         Self { bytes_per_second, source, lower_bound: true }
     }
@@ -34,7 +31,7 @@ impl Bandwidth {
 
 /// The limit of one stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Roofline {
+pub(crate) struct Roofline {
     pub bandwidth: Bandwidth,
     /// What a token reads, at the start of a context.
     pub bytes_per_token: u64,
@@ -44,9 +41,8 @@ pub struct Roofline {
 
 impl Roofline {
     /// Bandwidth ÷ bytes. `None` where the weights are not known, or not all read for each token.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
-    pub fn new(bandwidth: Bandwidth, shape: &Shape) -> Option<Self> {
+    pub(crate) fn new(bandwidth: Bandwidth, shape: &Shape) -> Option<Self> {
         let bytes = shape.weights.filter(|weights| weights.0 > 0 && !shape.sparse)?.0;
         let tokens_per_second = bandwidth.bytes_per_second / bytes as f64;
         Some(Self { bandwidth, bytes_per_token: bytes, tokens_per_second })
@@ -56,7 +52,7 @@ impl Roofline {
 /// What a target means beside the limit and what was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TargetVerdict {
+pub(crate) enum TargetVerdict {
     /// One stream has it.
     Met,
     /// It does not, and the bus would allow it.
@@ -66,8 +62,7 @@ pub enum TargetVerdict {
 }
 
 /// Holds a target against one stream's speed and its limit. A lower bound forbids nothing.
-#[must_use]
-pub fn judge(target: f64, measured: f64, roofline: Option<&Roofline>) -> TargetVerdict {
+pub(crate) fn judge(target: f64, measured: f64, roofline: Option<&Roofline>) -> TargetVerdict {
     let limit = roofline.filter(|roofline| !roofline.bandwidth.lower_bound);
     if measured >= target {
         TargetVerdict::Met

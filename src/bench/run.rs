@@ -12,7 +12,7 @@ use crate::speed;
 
 /// What is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Prompts, tokens; about, since only the server can count.
     pub prompts: Vec<u32>,
     /// Tokens of an answer.
@@ -25,8 +25,7 @@ pub struct Plan {
 
 impl Plan {
     /// Leaves out what the model's context and the gate's turns do not allow.
-    #[must_use]
-    pub fn within(mut self, context: Option<u32>, in_flight: u32) -> Self {
+    pub(crate) fn within(mut self, context: Option<u32>, in_flight: u32) -> Self {
         // A prompt is an estimate: a quarter more may come of it.
         let fits = |prompt: u32| context.is_none_or(|context| prompt.saturating_mul(5) / 4 < context);
         self.prompts.retain(|prompt| fits(*prompt));
@@ -40,7 +39,7 @@ impl Plan {
 
 /// A prompt of some length.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Prefill {
+pub(crate) struct Prefill {
     /// As the server counted it.
     pub prompt_tokens: u64,
     /// Prompt tokens ÷ time to first token.
@@ -51,7 +50,7 @@ pub struct Prefill {
 
 /// Some streams at once.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Decode {
+pub(crate) struct Decode {
     pub streams: u32,
     /// All of them together, from the first token of the first to the last of the last.
     pub tokens_per_second: Stats,
@@ -63,19 +62,17 @@ pub struct Decode {
 
 /// A prompt that the server has seen before.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CacheHit {
+pub(crate) struct CacheHit {
     pub prompt_tokens: u64,
     /// Of those, what the server had.
     pub cached_tokens: u64,
     /// Time to first token without it, milliseconds.
     pub cold_ms: f64,
-    /// And with it.
     pub hit_ms: f64,
 }
 
-/// What was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// By length, shortest first.
     pub prefill: Vec<Prefill>,
     /// By number of streams.
@@ -87,14 +84,12 @@ pub struct Measured {
 
 impl Measured {
     /// Decode of one stream.
-    #[must_use]
-    pub fn one_stream(&self) -> Option<&Decode> {
+    pub(crate) fn one_stream(&self) -> Option<&Decode> {
         self.decode.iter().find(|decode| decode.streams == 1)
     }
 
     /// The most tokens a second of any number of streams.
-    #[must_use]
-    pub fn most(&self) -> Option<&Decode> {
+    pub(crate) fn most(&self) -> Option<&Decode> {
         self.decode.iter().max_by(|a, b| a.tokens_per_second.median.total_cmp(&b.tokens_per_second.median))
     }
 }
@@ -106,7 +101,11 @@ const WARM_UP: u32 = 32;
 ///
 /// # Errors
 /// The first request that is not answered: a number with a hole in it is none.
-pub async fn measure(target: &Target, plan: &Plan, mut tell: impl FnMut(&str)) -> Result<Measured, AskError> {
+pub(crate) async fn measure(
+    target: &Target,
+    plan: &Plan,
+    mut tell: impl FnMut(&str),
+) -> Result<Measured, AskError> {
     tell("warm-up");
     let mut prompts = Prompts::new();
     let first = target.ask(&prompts.next(WARM_UP), 8).await?;

@@ -9,7 +9,7 @@ use crate::units::Bytes;
 
 /// A model, as far as its speed goes.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Bytes of the weights.
     pub weights: Option<Bytes>,
     /// Whether only some of the weights are read for a token (a mixture of experts).
@@ -22,8 +22,7 @@ pub struct Shape {
 
 impl Shape {
     /// Of the files in a folder; what they do not say is `None`.
-    #[must_use]
-    pub fn read(folder: &Path) -> Self {
+    pub(crate) fn read(folder: &Path) -> Self {
         let json = |name: &str| -> Value {
             let bytes = fs_err::read(folder.join(name)).unwrap_or_default();
             serde_json::from_slice(&bytes).unwrap_or_default()
@@ -34,8 +33,7 @@ impl Shape {
     }
 
     /// Of its configurations.
-    #[must_use]
-    pub fn of(config: &Value, generation: &Value) -> Self {
+    pub(crate) fn of(config: &Value, generation: &Value) -> Self {
         let find = |key: &str| config.get(key).or_else(|| config.get("text_config")?.get(key));
         let number = |key: &str| find(key).and_then(Value::as_u64);
         let sparse = ["num_experts", "num_local_experts", "n_routed_experts"];

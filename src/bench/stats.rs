@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// Several measurements of one thing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Half of them are above, half below.
     pub median: f64,
     pub min: f64,
@@ -14,8 +14,7 @@ pub struct Stats {
 
 impl Stats {
     /// `None` without a finite measurement.
-    #[must_use]
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
@@ -23,8 +22,7 @@ impl Stats {
     }
 
     /// Half the distance between the extremes, as a share of the median; 0 where the median is 0.
-    #[must_use]
-    pub fn spread(&self) -> f64 {
+    pub(crate) fn spread(&self) -> f64 {
         if self.median == 0.0 { 0.0 } else { (self.max - self.min) / 2.0 / self.median.abs() }
     }
 }

@@ -11,7 +11,7 @@ use crate::folders;
 /// Supervises local language models served by mlx_lm.server.
 #[derive(Debug, Parser)]
 #[command(name = "mlxctl", version, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Path of the registry [default: mlxctl/models.toml in the per-user configuration folder]
     #[arg(long, global = true, value_name = "FILE", env = "MLXCTL_CONFIG")]
     pub config: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 // The arguments of a verb are put together when it is the one that was typed.
 #[command(defer = true)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run everything once with a built-in tiny model, from an empty folder to a clean stop
     Demo(commands::demo::Args),
     /// Write a commented registry for this machine, with models that fit
@@ -105,8 +105,7 @@ pub enum Command {
 impl Cli {
     /// The registry's file: what was named, else the per-user default
     /// (`~/Library/Application Support/mlxctl` on macOS, `$XDG_CONFIG_HOME/mlxctl` or `~/.config/mlxctl` elsewhere).
-    #[must_use]
-    pub fn config_file(&self) -> PathBuf {
+    pub(crate) fn config_file(&self) -> PathBuf {
         if let Some(file) = &self.config {
             return file.clone();
         }

@@ -9,7 +9,7 @@ use crate::bench::client::Events;
 use crate::registry::{Model, Registry};
 
 /// What is asked.
-pub struct Question<'a> {
+pub(super) struct Question<'a> {
     /// `http://address:port`
     pub address: &'a str,
     pub model: &'a str,
@@ -22,7 +22,7 @@ pub struct Question<'a> {
 
 /// How an answer ended.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub(super) struct Answer {
     pub text: String,
     /// The server's word: `stop`, `length`.
     pub finish: Option<String>,
@@ -32,7 +32,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// Exit 75 where the gate is busy or the model is not ready, 1 otherwise; what `piece` answers.
-pub async fn ask(
+pub(super) async fn ask(
     question: &Question<'_>,
     mut piece: impl FnMut(&str) -> Result<bool, CliError>,
 ) -> Result<Answer, CliError> {
@@ -74,8 +74,7 @@ pub async fn ask(
 }
 
 /// Where a model's gate is asked from this machine.
-#[must_use]
-pub fn address(registry: &Registry, model: &Model) -> String {
+pub(super) fn address(registry: &Registry, model: &Model) -> String {
     let host = registry.network.host;
     let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
     format!("http://{}", SocketAddr::new(host, model.port))
@@ -85,7 +84,7 @@ pub fn address(registry: &Registry, model: &Model) -> String {
 ///
 /// # Errors
 /// There is none, and the gate `asks` for one; `command`: what is to be called with it.
-pub fn key(asks: bool, command: &str) -> Result<Option<String>, CliError> {
+pub(super) fn key(asks: bool, command: &str) -> Result<Option<String>, CliError> {
     let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
     if asks && key.is_none() {
         return Err(CliError::failed("the gate asks for a key")

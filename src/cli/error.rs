@@ -5,9 +5,7 @@ use crate::terminal::shown;
 /// The exit codes, a promise to scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
     Done = 0,
-    /// It failed.
     Failed = 1,
     /// The command line or the registry is not valid.
     Usage = 2,
@@ -21,7 +19,7 @@ pub enum Exit {
 
 /// A failure: what, why, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CliError {
+pub(crate) struct CliError {
     pub exit: Exit,
     /// What did not work, in one line.
     pub what: String,
@@ -33,33 +31,29 @@ pub struct CliError {
 
 impl CliError {
     /// An error with nothing but its line.
-    #[must_use]
-    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self { exit, what: shown(&what.into()).into_owned(), why: None, hint: None }
     }
 
     /// Exit 1.
-    #[must_use]
-    pub fn failed(what: impl Into<String>) -> Self {
+    pub(crate) fn failed(what: impl Into<String>) -> Self {
         Self::new(Exit::Failed, what)
     }
 
     /// Adds why.
-    #[must_use]
-    pub fn why(mut self, why: impl ToString) -> Self {
+    pub(crate) fn why(mut self, why: impl ToString) -> Self {
         self.why = Some(shown(&why.to_string()).into_owned());
         self
     }
 
     /// Adds what to do.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(shown(&hint.into()).into_owned());
         self
     }
 }
 
 /// That a log cannot be read.
-pub fn unreadable(error: std::io::Error) -> CliError {
+pub(crate) fn unreadable(error: std::io::Error) -> CliError {
     CliError::failed("cannot read the log").why(error)
 }

@@ -10,7 +10,7 @@ use super::render::progress;
 use crate::api::{Progress, StateName};
 
 /// Shows progress on stderr until it is dropped.
-pub struct Live<'a> {
+pub(super) struct Live<'a> {
     output: &'a Output,
     model: &'a str,
     bar: Option<ProgressBar>,
@@ -19,13 +19,12 @@ pub struct Live<'a> {
 
 impl<'a> Live<'a> {
     /// Nothing is shown before the first progress.
-    #[must_use]
-    pub fn new(context: &'a Context, model: &'a str) -> Self {
+    pub(super) fn new(context: &'a Context, model: &'a str) -> Self {
         Self { output: &context.output, model, bar: None, last: None }
     }
 
     /// Shows how far it is.
-    pub fn show(&mut self, now: &Progress) {
+    pub(super) fn show(&mut self, now: &Progress) {
         if self.output.interactive {
             let elapsed = Duration::try_from_secs_f64(now.elapsed_seconds).unwrap_or_default();
             let bar = self.bar.get_or_insert_with(spinner);

@@ -2,11 +2,10 @@
 
 use crate::host::Host;
 use crate::registry::Registry;
-pub use crate::supervisor::host_status;
+pub(crate) use crate::supervisor::host_status;
 
 /// Which of the programs that the registry's reserves are tied to run now.
-#[must_use]
-pub fn running(host: &dyn Host, registry: &Registry) -> Vec<String> {
+pub(super) fn running(host: &dyn Host, registry: &Registry) -> Vec<String> {
     let names: Vec<String> =
         registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
     if names.is_empty() { names } else { host.running(&names) }

@@ -1,15 +1,15 @@
 //! The command line: one file per command in `commands/`; stdout is data, stderr is messages.
 
-pub mod args;
+pub(crate) mod args;
 mod ask;
 mod commands;
-pub mod error;
+pub(crate) mod error;
 mod live;
 mod machine;
-pub mod output;
+pub(crate) mod output;
 mod parse;
-pub mod remote;
-pub mod render;
+pub(crate) mod remote;
+pub(crate) mod render;
 mod several;
 mod starter;
 mod sudo;
@@ -27,7 +27,7 @@ use output::Output;
 use crate::registry::{Problems, Registry};
 
 /// What every command may use.
-pub struct Context {
+pub(crate) struct Context {
     /// `--config`, or `$MLXCTL_CONFIG`, or the per-user default.
     pub config: PathBuf,
     pub output: Output,
@@ -38,13 +38,12 @@ impl Context {
     ///
     /// # Errors
     /// Exit 2, with every problem.
-    pub fn registry(&self) -> Result<Registry, CliError> {
+    pub(crate) fn registry(&self) -> Result<Registry, CliError> {
         Registry::load(&self.config).map_err(|problems| self.broken(&problems))
     }
 
     /// The failure that says what is wrong with the registry.
-    #[must_use]
-    pub fn broken(&self, problems: &Problems) -> CliError {
+    pub(crate) fn broken(&self, problems: &Problems) -> CliError {
         let what = match problems.len() {
             1 => "the registry has a problem".to_owned(),
             many => format!("the registry has {many} problems"),
@@ -62,7 +61,6 @@ impl Context {
 }
 
 /// Runs the command line and returns the exit code; errors are printed.
-#[must_use]
 pub fn main() -> Exit {
     // Hidden from clap, so that completion scripts do not offer it.
     let names = std::env::args_os().nth(1).is_some_and(|first| first == commands::completions::MODELS);

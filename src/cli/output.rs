@@ -8,7 +8,7 @@ use super::wrap::fold;
 
 /// `--color`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Color {
+pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
     /// Also into a pipe.
@@ -24,7 +24,7 @@ fn width(stream: impl AsFd) -> usize {
 
 /// The two streams and what they may carry.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     /// Whether stdout takes colour.
     pub color: bool,
     /// Whether stderr takes colour.
@@ -39,8 +39,7 @@ pub struct Output {
 
 impl Output {
     /// Looks at the streams and the environment once.
-    #[must_use]
-    pub fn new(color: Color, verbose: u8) -> Self {
+    pub(crate) fn new(color: Color, verbose: u8) -> Self {
         let wanted = |terminal: bool| match color {
             Color::Always => true,
             Color::Never => false,
@@ -60,25 +59,19 @@ impl Output {
     ///
     /// # Errors
     /// When stdout cannot be written. A closed pipe ends the process quietly: the reader has what it wanted.
-    pub fn data(&self, text: &str) -> Result<(), CliError> {
+    pub(crate) fn data(&self, text: &str) -> Result<(), CliError> {
         let end = if text.ends_with('\n') { "" } else { "\n" };
         self.bytes(format!("{text}{end}").as_bytes())
     }
 
     /// A document, as indented JSON.
-    ///
-    /// # Errors
-    /// As [`Self::data`].
-    pub fn json(&self, document: &impl serde::Serialize) -> Result<(), CliError> {
+    pub(crate) fn json(&self, document: &impl serde::Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(document);
         self.data(&text.map_err(|error| CliError::failed("cannot write the answer as JSON").why(error))?)
     }
 
     /// Data that need not be text, as it is.
-    ///
-    /// # Errors
-    /// As [`Self::data`].
-    pub fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
         if !self.offer(bytes)? {
             std::process::exit(0);
         }
@@ -89,7 +82,7 @@ impl Output {
     ///
     /// # Errors
     /// When stdout cannot be written for another reason.
-    pub fn offer(&self, bytes: &[u8]) -> Result<bool, CliError> {
+    pub(crate) fn offer(&self, bytes: &[u8]) -> Result<bool, CliError> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -99,12 +92,12 @@ impl Output {
     }
 
     /// Ends the process quietly as soon as stdout is closed.
-    pub fn quit_when_unread(&self) {
+    pub(crate) fn quit_when_unread(&self) {
         self.when_unread(|| std::process::exit(0));
     }
 
     /// Calls `what` as soon as stdout is closed. A command that waits would notice only at its next write.
-    pub fn when_unread(&self, what: impl FnOnce() + Send + 'static) {
+    pub(crate) fn when_unread(&self, what: impl FnOnce() + Send + 'static) {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         std::thread::spawn(move || {
             let out = io::stdout();
@@ -120,12 +113,12 @@ impl Output {
     }
 
     /// A message to stderr, folded to the terminal. A closed stderr is nobody's concern.
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         let _ = writeln!(io::stderr().lock(), "{}", fold(line, 2, self.width_err));
     }
 
     /// A failure: what, why, what to do.
-    pub fn error(&self, error: &CliError) {
+    pub(crate) fn error(&self, error: &CliError) {
         let (red, cyan, reset) =
             if self.color_err { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
         let painted = |text: &str, word: &str, color: &str| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// What is wrong with `text`.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit()) && text.trim() != "0"
     {
         return Err(format!("a duration needs a unit: `{0}s`? `{0}m`?", text.trim()));
@@ -18,7 +18,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// What is wrong with `text`.
-pub fn some_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn some_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it must be longer than 0, for example 90m or 3h".to_owned()),
         time => Ok(time),

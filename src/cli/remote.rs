@@ -10,7 +10,7 @@ use crate::api::{ApiError, ErrorCode, Status};
 use crate::registry::{Registry, UnknownModel};
 
 /// The supervisor of one registry.
-pub struct Remote {
+pub(crate) struct Remote {
     /// Asks it.
     pub client: Client,
     /// What the file on disk says; `None` where it is broken and a supervisor may hold an older copy.
@@ -23,7 +23,7 @@ impl Remote {
     ///
     /// # Errors
     /// The registry's problems, where no supervisor of it is known.
-    pub fn find(context: &Context) -> Result<Self, CliError> {
+    pub(crate) fn find(context: &Context) -> Result<Self, CliError> {
         match context.registry() {
             Ok(registry) => {
                 let run = &registry.paths.run;
@@ -54,16 +54,14 @@ impl Remote {
     }
 
     /// The name that the supervisor is asked for: what was typed, or what it is an alias of.
-    #[must_use]
-    pub fn name(&self, typed: &str) -> String {
+    pub(crate) fn name(&self, typed: &str) -> String {
         let found = self.registry.as_ref().and_then(|registry| registry.model(typed).ok());
         found.map_or_else(|| typed.to_owned(), |model| model.name.clone())
     }
 
     /// What went wrong with a request about the model that was `typed`. The file on disk has the last word on
     /// names: the supervisor may have read it before the model was added, or not run at all.
-    #[must_use]
-    pub fn explain(&self, error: ClientError, typed: &str) -> CliError {
+    pub(crate) fn explain(&self, error: ClientError, typed: &str) -> CliError {
         let known = self.registry.as_ref().map(|registry| registry.model(typed).is_ok());
         match (&error, known) {
             (ClientError::NotRunning { .. }, Some(false)) => self.unknown(typed),
@@ -89,8 +87,7 @@ impl Remote {
 }
 
 /// Exit 4, with the names there are and the nearest one.
-#[must_use]
-pub fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
+pub(crate) fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
     let error = CliError::new(Exit::UnknownModel, format!("no model is called `{}`", unknown.asked));
     let all: Vec<&str> = registry.models.iter().map(|model| model.name.as_str()).collect();
     let error = match all.as_slice() {
@@ -107,8 +104,7 @@ pub fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
 /// registry first would cost several times as much as the question. `None` where it must be looked for, or where
 /// there is more to say than its document tells: nobody answers there, or the supervisor of another registry does, or
 /// the file is not what it has in force.
-#[must_use]
-pub fn status_at_once(context: &Context) -> Option<Result<Status, ClientError>> {
+pub(crate) fn status_at_once(context: &Context) -> Option<Result<Status, ClientError>> {
     let run = paths::announced(&context.config)?;
     match Client::new(&run).status() {
         Ok(status) => {

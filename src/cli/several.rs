@@ -8,7 +8,7 @@ use super::error::CliError;
 ///
 /// # Errors
 /// The only one's own; of several, how many failed, with the first one's exit code.
-pub fn each<'a>(
+pub(super) fn each<'a>(
     context: &Context,
     names: &'a [String],
     stopped: impl Fn() -> bool,

@@ -2,13 +2,13 @@
 
 mod text;
 
-pub use text::{FIRST_PORT, Machine, text};
+pub(crate) use text::{FIRST_PORT, Machine, text};
 
 use crate::units::Bytes;
 
 /// A model that is worth proposing, all of them on the Hugging Face hub in 4 bits.
 #[derive(Debug, PartialEq)]
-pub struct Known {
+pub(super) struct Known {
     pub name: &'static str,
     pub repo: &'static str,
     pub aliases: &'static [&'static str],
@@ -86,7 +86,7 @@ const LEAST: u32 = 8192;
 
 /// One proposed model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Proposal {
+pub(super) struct Proposal {
     pub model: &'static Known,
     pub always: bool,
     /// Longest prompt plus answer, tokens.
@@ -96,7 +96,7 @@ pub struct Proposal {
 }
 
 impl Known {
-    pub fn weights(&self) -> Bytes {
+    pub(super) fn weights(&self) -> Bytes {
         Bytes::mb(self.weights_mb)
     }
 
@@ -129,8 +129,7 @@ fn cache(memory: Bytes) -> Bytes {
 
 /// What fits: one model that is always on, and one beside it that is started by hand, if there is room. Models fit into
 /// what the reserve leaves and into 75 % of memory, the smallest default of what macOS lets the GPU hold.
-#[must_use]
-pub fn propose(memory: Bytes) -> Vec<Proposal> {
+pub(super) fn propose(memory: Bytes) -> Vec<Proposal> {
     let room = memory.saturating_sub(reserve(memory)).min(memory.scale(0.75));
     let cache = cache(memory);
     let fits = |model: &'static Known, always, contexts: &[u32], room: Bytes| {

@@ -8,8 +8,7 @@ use crate::folders;
 
 /// What to do where root's own registry is missing and the command was run through sudo. The caller's registry is never
 /// used unasked: root would write files into folders of that user, who could then not change them.
-#[must_use]
-pub fn advice(config: &Path) -> Option<String> {
+pub(super) fn advice(config: &Path) -> Option<String> {
     if !geteuid().is_root() || config.exists() || config != folders::config().join("models.toml") {
         return None;
     }

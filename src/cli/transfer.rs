@@ -10,7 +10,7 @@ use crate::python::pull::{Plan, Step};
 use crate::units::Bytes;
 
 /// Shows a download on stderr until it is dropped.
-pub struct Transfer<'a> {
+pub(super) struct Transfer<'a> {
     output: &'a Output,
     model: &'a str,
     repo: &'a str,
@@ -24,13 +24,11 @@ pub struct Transfer<'a> {
 
 impl<'a> Transfer<'a> {
     /// Nothing is shown before the hub has answered.
-    #[must_use]
-    pub fn new(output: &'a Output, model: &'a str, repo: &'a str) -> Self {
+    pub(super) fn new(output: &'a Output, model: &'a str, repo: &'a str) -> Self {
         Self { output, model, repo, began: Instant::now(), plan: None, bar: None, tenth: 0, waits: false }
     }
 
-    /// Shows a step.
-    pub fn show(&mut self, step: &Step) {
+    pub(super) fn show(&mut self, step: &Step) {
         match step {
             Step::Planned(plan) => self.planned(plan),
             Step::Progress(done) => self.progress(*done),

@@ -3,8 +3,7 @@
 use unicode_width::UnicodeWidthStr;
 
 /// `text` as lines of at most `width` columns, broken at blanks; a word that is longer stands alone.
-#[must_use]
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
         let mut line = String::new();
@@ -24,8 +23,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// `text`, whose lines of more than `width` columns are broken at blanks. What follows is indented `indent` columns further
 /// than its line. A line with escape sequences stays as it is: it was made for this terminal.
-#[must_use]
-pub fn fold(text: &str, indent: usize, width: usize) -> String {
+pub(crate) fn fold(text: &str, indent: usize, width: usize) -> String {
     let mut out = Vec::new();
     for line in text.lines() {
         if line.width() <= width || line.contains('\x1b') {

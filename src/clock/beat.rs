@@ -13,7 +13,7 @@ thread_local! {
 
 /// How long until the next beat of those that are `every` apart, all of them multiples of it from one moment on: more
 /// than nothing, and `every` at most.
-pub fn wait(every: Duration) -> Duration {
+pub(crate) fn wait(every: Duration) -> Duration {
     let now = Instant::now();
     let first = FIRST.with(|first| *first.get_or_init(|| now));
     left(now.saturating_duration_since(first), every)

@@ -33,7 +33,6 @@ pub enum HoursError {
 
 impl LocalTime {
     /// `seconds` since midnight; what is more than a day begins the next one.
-    #[must_use]
     pub fn of(seconds: u32) -> Self {
         Self { seconds: seconds % DAY }
     }
@@ -61,9 +60,6 @@ impl FromStr for TimeOfDay {
 
 impl Hours {
     /// From texts such as `08:00-23:30`. The index of the wrong one comes with the error.
-    ///
-    /// # Errors
-    /// [`HoursError`].
     pub fn parse<'a>(ranges: impl IntoIterator<Item = &'a str>) -> Result<Self, (usize, HoursError)> {
         let ranges = ranges.into_iter().enumerate();
         let ranges: Result<Vec<_>, _> =
@@ -72,7 +68,6 @@ impl Hours {
     }
 
     /// Whether it is open at this time.
-    #[must_use]
     pub fn open(&self, at: LocalTime) -> bool {
         let holds = |(from, to): &(TimeOfDay, TimeOfDay)| {
             let minute = u16::try_from(at.seconds / 60).unwrap_or_default();
@@ -82,7 +77,6 @@ impl Hours {
     }
 
     /// When it opens or closes next, and how long that is away; `None`: never.
-    #[must_use]
     pub fn next(&self, at: LocalTime) -> Option<(TimeOfDay, Duration)> {
         let now = self.open(at);
         let bounds = self.0.iter().flat_map(|(from, to)| [*from, TimeOfDay(to.0 % (24 * 60))]);

@@ -1,7 +1,7 @@
 //! Time: the moments that everything is measured in, and the beats that periodic work shares.
 
-pub mod beat;
-pub mod hours;
+pub(crate) mod beat;
+pub(crate) mod hours;
 
 use std::time::Duration;
 
@@ -19,13 +19,11 @@ pub struct Moment(pub Duration);
 
 impl Moment {
     /// The moment `wait` later; the end of time where that cannot be held.
-    #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(wait))
     }
 
     /// The time from `earlier` to here, zero if it lies ahead.
-    #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }

@@ -17,7 +17,7 @@ const LONGEST: u64 = 1 << 20;
 
 /// How a machine is reached.
 #[derive(Debug, Clone)]
-pub struct Ssh {
+pub(crate) struct Ssh {
     pub program: PathBuf,
     /// `mlxctl`, at the same path on every machine.
     pub binary: PathBuf,
@@ -26,19 +26,17 @@ pub struct Ssh {
 }
 
 /// What a machine said, or in one sentence why it said nothing.
-pub type Answer = Result<Report, String>;
+pub(crate) type Answer = Result<Report, String>;
 
 impl Ssh {
     /// The system's, for a `mlxctl` at `binary`.
-    #[must_use]
-    pub fn new(binary: &Path) -> Self {
+    pub(crate) fn new(binary: &Path) -> Self {
         Self { program: PathBuf::from("ssh"), binary: binary.to_owned(), limit: ANSWER }
     }
 
     /// Asks every other machine of `cluster`, all at once; by host, in the order of their ranks. Blocks for as long as
     /// the slowest takes, no more than the limit.
-    #[must_use]
-    pub fn ask(&self, cluster: &Cluster, question: &Question) -> Vec<(String, Answer)> {
+    pub(crate) fn ask(&self, cluster: &Cluster, question: &Question) -> Vec<(String, Answer)> {
         std::thread::scope(|scope| {
             let asked: Vec<_> = cluster
                 .others()

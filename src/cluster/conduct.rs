@@ -33,8 +33,7 @@ const SETTLE: Duration = Duration::from_millis(700);
 const GOODBYES: Duration = Duration::from_secs(1);
 
 /// Runs it; the exit code: 0 where it was asked to end.
-#[must_use]
-pub fn run(spec_file: &Path) -> u8 {
+pub(crate) fn run(spec_file: &Path) -> u8 {
     let conducted = read(spec_file).and_then(|(spec, group)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -22,7 +22,7 @@ const CHECKSUM: usize = 8;
 /// From a rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "up", rename_all = "snake_case")]
-pub enum Up {
+pub(crate) enum Up {
     /// It lives, and is as it says.
     Beat(Beat),
     Log {
@@ -35,11 +35,11 @@ pub enum Up {
 }
 
 /// The longest line of a rank's output that is passed on, characters.
-pub const LONGEST_LINE: usize = 1500;
+pub(crate) const LONGEST_LINE: usize = 1500;
 
 /// A rank's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Beat {
+pub(crate) struct Beat {
     pub rank: usize,
     /// Of its `mlxctl`.
     pub version: String,
@@ -57,7 +57,7 @@ pub struct Beat {
 
 /// How a rank ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gone {
+pub(crate) struct Gone {
     pub rank: usize,
     pub why: Why,
     /// How its Python ended, if it had one.
@@ -68,7 +68,7 @@ pub struct Gone {
 /// What made a rank end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub(crate) enum Why {
     /// The conductor said so, a signal did, or the connection was closed.
     Asked,
     /// Nothing was heard of the conductor for too long.
@@ -81,20 +81,19 @@ pub enum Why {
 /// To all ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "down", rename_all = "snake_case")]
-pub enum Down {
+pub(crate) enum Down {
     /// The conductor lives.
     Beat,
     /// Start Python. The first one counts.
     Order(Box<Order>),
     /// Have MLX's buffer cache emptied.
     Trim,
-    /// End.
     End,
 }
 
 /// What a rank's Python is started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub(crate) struct Order {
     pub model: String,
     pub generation: u64,
     /// The run folder, on every host.
@@ -120,8 +119,7 @@ pub struct Order {
 }
 
 /// One frame, with its line's end. ASCII alone: `mlx.launch` drops bytes of characters that a read cuts.
-#[must_use]
-pub fn encode(message: &impl Serialize) -> Vec<u8> {
+pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
     use std::fmt::Write;
     // Our own messages have string keys and no other way to fail.
     let json = serde_json::to_string(message).unwrap_or_default();
@@ -144,8 +142,7 @@ pub fn encode(message: &impl Serialize) -> Vec<u8> {
 }
 
 /// The message of a line, if it has a whole one: what stands before the last mark is a torn frame's beginning.
-#[must_use]
-pub fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     let start = memchr::memrchr(MARK, line)? + 1;
     let frame = line.get(start..)?.trim_ascii_end();
     let (sum, json) = frame.split_at_checked(CHECKSUM)?;

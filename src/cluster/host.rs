@@ -14,7 +14,7 @@ use crate::registry::Source;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Question {
+pub(crate) struct Question {
     /// The environment whose versions count.
     pub venv: Option<PathBuf>,
     /// The model whose files count.
@@ -25,7 +25,7 @@ pub struct Question {
 
 /// The document of `mlxctl host --json`; keys are promises. What is not known is null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     pub schema: u32,
     /// "macOS 26.2".
     pub os: String,
@@ -51,7 +51,7 @@ pub struct Report {
 
 /// An environment as it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Environment {
+pub(crate) struct Environment {
     pub path: PathBuf,
     /// Why it cannot be used; null: it can.
     pub problem: Option<String>,
@@ -62,15 +62,14 @@ pub struct Environment {
 
 /// A model's files as they are there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelFiles {
+pub(crate) struct ModelFiles {
     pub folder: PathBuf,
     /// SHA-256 of the index and of `config.json`; without an index of the names and sizes of the weights.
     pub index_sha256: String,
 }
 
 /// Looks at this machine.
-#[must_use]
-pub fn report(host: &dyn Host, question: &Question) -> Report {
+pub(crate) fn report(host: &dyn Host, question: &Question) -> Report {
     let (facts, memory) = (host.facts(), host.memory().unwrap_or_default());
     Report {
         schema: SCHEMA,

@@ -20,11 +20,10 @@ const LONGEST_LINE: u64 = 64 * 1024;
 
 /// What a conductor knows, as clients are told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub(super) struct Seen {
     pub generation: u64,
     /// Where rank 0 listens.
     pub port: Option<u16>,
-    /// All ranks.
     pub ranks: Vec<RankStatus>,
     /// The least CPU time that a rank has used, milliseconds.
     pub cpu_ms: Option<u64>,
@@ -34,8 +33,7 @@ pub struct Seen {
 
 impl Seen {
     /// Nothing yet.
-    #[must_use]
-    pub fn new(generation: u64) -> Self {
+    pub(super) fn new(generation: u64) -> Self {
         Self { generation, port: None, ranks: Vec::new(), cpu_ms: None, lost: None }
     }
 
@@ -57,7 +55,11 @@ impl Seen {
 ///
 /// # Errors
 /// The system's, if the socket cannot be made.
-pub fn serve(path: &Path, seen: watch::Receiver<Seen>, asked: UnboundedSender<Input>) -> io::Result<()> {
+pub(super) fn serve(
+    path: &Path,
+    seen: watch::Receiver<Seen>,
+    asked: UnboundedSender<Input>,
+) -> io::Result<()> {
     crate::api::paths::make_folder(path)?;
     crate::backend::record::remove(path)?;
     let listener = UnixListener::bind(path)?;

@@ -4,20 +4,20 @@
 //! as Python is, so that it is journaled, adopted and stopped as any backend. It runs `mlx.launch` with `mlxctl __rank`
 //! on every rank, which starts the launcher there and keeps it tied to the group. See `docs/architecture.md`, "Ranks".
 
-pub mod ask;
-pub mod conduct;
-pub mod frame;
-pub mod host;
+pub(crate) mod ask;
+pub(crate) mod conduct;
+pub(crate) mod frame;
+pub(crate) mod host;
 mod inputs;
 mod link_server;
 mod mlx_launch;
-pub mod proof;
-pub mod rank;
+pub(crate) mod proof;
+pub(crate) mod rank;
 mod rank_python;
-pub mod record;
-pub mod silence;
-pub mod streams;
-pub mod verdict;
+pub(crate) mod record;
+pub(crate) mod silence;
+pub(crate) mod streams;
+pub(crate) mod verdict;
 mod watched;
 
 use std::ffi::OsString;

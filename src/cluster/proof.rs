@@ -18,7 +18,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 
 /// The words of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
+pub(crate) struct Word {
     pub host: String,
     pub ranks: Vec<usize>,
     /// Why it could not be asked; `None`: it said that they are gone.
@@ -26,14 +26,12 @@ pub struct Word {
 }
 
 /// A word of a shell's command line.
-#[must_use]
-pub fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// The arguments of ssh that run our binary on a host without prompting.
-#[must_use]
-pub fn ssh_arguments(host: &str, binary: &Path, arguments: &[&str]) -> Vec<String> {
+pub(crate) fn ssh_arguments(host: &str, binary: &Path, arguments: &[&str]) -> Vec<String> {
     let line: Vec<_> = std::iter::once(binary.to_string_lossy().as_ref())
         .chain(arguments.iter().copied())
         .map(quoted)
@@ -48,7 +46,7 @@ pub fn ssh_arguments(host: &str, binary: &Path, arguments: &[&str]) -> Vec<Strin
 }
 
 /// Waits until every one of `ranks` is gone. `unheard`: for how long the ranks have heard nothing of a conductor.
-pub async fn gone(
+pub(crate) async fn gone(
     host: &dyn Host,
     run: &Path,
     model: &str,

@@ -34,8 +34,7 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Runs it; the exit code.
-#[must_use]
-pub fn run() -> u8 {
+pub(crate) fn run() -> u8 {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
     runtime.block_on(async {
         match Rank::new() {

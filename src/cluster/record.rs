@@ -20,35 +20,27 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Who a rank is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RankRecord {
+pub(crate) struct RankRecord {
     pub generation: u64,
     /// `mlxctl __rank`.
     pub keeper: Identity,
     /// Its Python, once there is one.
     pub python: Option<Identity>,
-    /// On which boot.
     pub boot_id: String,
 }
 
 /// `<run>/ranks/<model>.rank<N>.live.json`.
-#[must_use]
-pub fn file(run: &Path, model: &str, rank: usize) -> PathBuf {
+pub(crate) fn file(run: &Path, model: &str, rank: usize) -> PathBuf {
     ranks_folder(run).join(format!("{}.live.json", rank_name(model, rank)))
 }
 
 /// Writes it.
-///
-/// # Errors
-/// The system's own.
-pub fn write(run: &Path, model: &str, rank: usize, record: &RankRecord) -> io::Result<()> {
+pub(crate) fn write(run: &Path, model: &str, rank: usize, record: &RankRecord) -> io::Result<()> {
     replace(&file(run, model, rank), record)
 }
 
 /// Removes everything that a rank has in the file system; the secret is in one of these files.
-///
-/// # Errors
-/// The system's own.
-pub fn forget(run: &Path, model: &str, rank: usize) -> io::Result<()> {
+pub(crate) fn forget(run: &Path, model: &str, rank: usize) -> io::Result<()> {
     let (ranks, name) = (ranks_folder(run), rank_name(model, rank));
     remove(&link_path(&ranks, &name))?;
     remove(&ranks.join(format!("{name}.json")))?;
@@ -60,7 +52,7 @@ pub fn forget(run: &Path, model: &str, rank: usize) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's own; `TimedOut` if it is there although it was killed.
-pub async fn wait_gone(
+pub(crate) async fn wait_gone(
     host: &dyn Host,
     run: &Path,
     model: &str,
@@ -97,8 +89,7 @@ pub async fn wait_gone(
 
 /// `mlxctl __end_ranks RUN MODEL RANKS PATIENCE_MS`: waits until these ranks are gone from this host, kills what is
 /// not, and says what went wrong; the exit code.
-#[must_use]
-pub fn end_ranks(arguments: &[String]) -> u8 {
+pub(crate) fn end_ranks(arguments: &[String]) -> u8 {
     let [run, model, ranks, patience] = arguments else { return 2 };
     let ranks: Option<Vec<usize>> = ranks.split(',').map(|rank| rank.parse().ok()).collect();
     let (Some(ranks), Ok(patience)) = (ranks, patience.parse().map(Duration::from_millis)) else { return 2 };

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Watches one other end.
 #[derive(Debug, Clone, Copy)]
-pub struct Silence {
+pub(crate) struct Silence {
     heard: Instant,
     looked: Instant,
     limit: Duration,
@@ -15,19 +15,18 @@ pub struct Silence {
 
 impl Silence {
     /// From now on; it is looked at about once in `every`.
-    #[must_use]
-    pub fn new(now: Instant, limit: Duration, every: Duration) -> Self {
+    pub(crate) fn new(now: Instant, limit: Duration, every: Duration) -> Self {
         Self { heard: now, looked: now, limit, every }
     }
 
     /// The other end lives.
-    pub fn heard(&mut self, now: Instant) {
+    pub(crate) fn heard(&mut self, now: Instant) {
         self.heard = self.heard.max(now);
     }
 
     /// Whether nothing was heard for too long. Time in which we did not look does not count (we were stopped, or the
     /// machine was busy): what was said meanwhile may still wait to be read.
-    pub fn too_long(&mut self, now: Instant) -> bool {
+    pub(crate) fn too_long(&mut self, now: Instant) -> bool {
         let away = now.saturating_duration_since(self.looked).saturating_sub(self.every * 2);
         self.looked = now;
         self.heard = (self.heard + away).min(now);
@@ -35,8 +34,7 @@ impl Silence {
     }
 
     /// How long nothing was heard.
-    #[must_use]
-    pub fn length(&self, now: Instant) -> Duration {
+    pub(crate) fn length(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard)
     }
 }

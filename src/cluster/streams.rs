@@ -12,7 +12,7 @@ const WAITING: usize = 256;
 const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Reads lines until the end, each with its line's end, and calls `end` then.
-pub fn read_lines(
+pub(crate) fn read_lines(
     reader: impl Read + Send + 'static,
     mut line: impl FnMut(Vec<u8>) + Send + 'static,
     end: impl FnOnce() + Send + 'static,
@@ -32,15 +32,14 @@ pub fn read_lines(
 
 /// Writes what it is given; what comes faster than the other end reads is dropped.
 #[derive(Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     frames: Option<SyncSender<Vec<u8>>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Writer {
     /// Writes to `output` from now on.
-    #[must_use]
-    pub fn new(mut output: impl Write + Send + 'static) -> Self {
+    pub(crate) fn new(mut output: impl Write + Send + 'static) -> Self {
         let (frames, waiting) = sync_channel::<Vec<u8>>(WAITING);
         let thread = thread::spawn(move || {
             for frame in waiting {
@@ -53,13 +52,13 @@ impl Writer {
     }
 
     /// Says something; whether it will be written.
-    pub fn say(&self, frame: Vec<u8>) -> bool {
+    pub(crate) fn say(&self, frame: Vec<u8>) -> bool {
         let sent = self.frames.as_ref().map(|frames| frames.try_send(frame));
         !matches!(sent, None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))))
     }
 
     /// Closes the stream once everything is written, and waits at most `limit` for that.
-    pub fn close(mut self, limit: Duration) {
+    pub(crate) fn close(mut self, limit: Duration) {
         self.frames = None;
         let Some(thread) = self.thread.take() else { return };
         let step = Duration::from_millis(5);

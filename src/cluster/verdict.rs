@@ -8,7 +8,7 @@ use crate::host::Exit;
 
 /// A sign that a rank is of no use any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sign {
+pub(crate) enum Sign {
     /// Nothing was heard of it for this many seconds.
     Silent(u64),
     /// Its connection or process ended and it took no leave; the code that `mlx.launch` saw.
@@ -28,8 +28,7 @@ pub enum Sign {
 
 impl Sign {
     /// What a goodbye says, unless the rank was asked to go.
-    #[must_use]
-    pub fn of_goodbye(gone: &Gone) -> Option<Self> {
+    pub(crate) fn of_goodbye(gone: &Gone) -> Option<Self> {
         match &gone.why {
             Why::Asked => None,
             // It says so, thus its words come through: what failed is the way down.
@@ -40,8 +39,7 @@ impl Sign {
     }
 
     /// What a beat says, where it says anything bad.
-    #[must_use]
-    pub fn of_beat(beat: &Beat) -> Option<Self> {
+    pub(crate) fn of_beat(beat: &Beat) -> Option<Self> {
         if beat.version != env!("CARGO_PKG_VERSION") {
             return Some(Self::Version(beat.version.clone()));
         }
@@ -96,13 +94,13 @@ fn speaks_of_a_peer(error: &str) -> bool {
 
 /// The signs so far, in the order in which they came.
 #[derive(Debug, Clone, Default)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     signs: Vec<(usize, Sign)>,
 }
 
 impl Verdict {
     /// Takes a sign in; the first of each rank and kind counts.
-    pub fn see(&mut self, rank: usize, sign: Sign) {
+    pub(crate) fn see(&mut self, rank: usize, sign: Sign) {
         let same = |(known, seen): &(usize, Sign)| {
             *known == rank && std::mem::discriminant(seen) == std::mem::discriminant(&sign)
         };
@@ -112,26 +110,23 @@ impl Verdict {
     }
 
     /// A rank that said goodbye was not lost.
-    pub fn forgive_loss(&mut self, rank: usize) {
+    pub(crate) fn forgive_loss(&mut self, rank: usize) {
         self.signs
             .retain(|(known, sign)| *known != rank || !matches!(sign, Sign::Lost(_) | Sign::Unreached(_)));
     }
 
     /// Whether anything is wrong.
-    #[must_use]
-    pub fn is_bad(&self) -> bool {
+    pub(crate) fn is_bad(&self) -> bool {
         !self.signs.is_empty()
     }
 
     /// The rank that is to blame, with what it did: the likeliest cause, and of equals the one that came first.
-    #[must_use]
-    pub fn culprit(&self) -> Option<(usize, &Sign)> {
+    pub(crate) fn culprit(&self) -> Option<(usize, &Sign)> {
         self.signs.iter().min_by_key(|(_, sign)| sign.rank_of_causes()).map(|(rank, sign)| (*rank, sign))
     }
 
     /// In one line, which a diagnosis finds in the log: which rank, which host, what happened, what it said last.
-    #[must_use]
-    pub fn line(&self, group: &Group, said: impl Fn(usize) -> String) -> Option<String> {
+    pub(crate) fn line(&self, group: &Group, said: impl Fn(usize) -> String) -> Option<String> {
         let (rank, sign) = self.culprit()?;
         let text = sign.text();
         let said = said(rank);

@@ -26,17 +26,17 @@ pub(super) struct Watched {
 
 impl Watched {
     /// A rank of which nothing was heard yet.
-    pub fn new(silence: Silence) -> Self {
+    pub(super) fn new(silence: Silence) -> Self {
         Self { beat: None, silence, gone: None, lost: false, tail: VecDeque::new() }
     }
 
     /// It will say no more.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.gone.is_some() || self.lost
     }
 
     /// Keeps a line of its output.
-    pub fn remember(&mut self, line: String) {
+    pub(super) fn remember(&mut self, line: String) {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
@@ -44,12 +44,12 @@ impl Watched {
     }
 
     /// The last lines of its output.
-    pub fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
     /// As `status` shows it.
-    pub fn status(&self, rank: usize, host: &str, now: Instant, heartbeat: Duration) -> RankStatus {
+    pub(super) fn status(&self, rank: usize, host: &str, now: Instant, heartbeat: Duration) -> RankStatus {
         let beat = self.beat.as_ref();
         let state = if self.is_over() {
             RankState::Ended

@@ -1,4 +1,4 @@
 //! The supervisor's end of the API ([`crate::api`]) on a Unix socket.
 
-pub mod server;
-pub mod unsupervised;
+pub(crate) mod server;
+pub(crate) mod unsupervised;

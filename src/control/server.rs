@@ -40,7 +40,7 @@ const EVENTS_MAX: usize = 1000;
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The bound socket.
-pub struct Server {
+pub(crate) struct Server {
     listener: UnixListener,
     socket: PathBuf,
 }
@@ -48,10 +48,7 @@ pub struct Server {
 impl Server {
     /// Binds the socket of `run`, in place of one that a dead supervisor left. The caller holds the lock, so that
     /// no living one has it.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn bind(run: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(run: &Path) -> io::Result<Self> {
         let socket = paths::socket_path(run);
         paths::make_folder(&socket)?;
         match std::fs::remove_file(&socket) {
@@ -64,7 +61,7 @@ impl Server {
     }
 
     /// Serves until it is dropped.
-    pub async fn run(self, handle: Handle, config: PathBuf) {
+    pub(crate) async fn run(self, handle: Handle, config: PathBuf) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) if may_ask(&stream) => {

@@ -7,7 +7,7 @@ use crate::host::Host;
 use crate::registry::Start;
 
 /// Shows what lives in a document that was made as a plan. What a run was granted takes the place of what was planned.
-pub fn show(status: &mut Status, live: &[Record], host: &dyn Host) {
+pub(crate) fn show(status: &mut Status, live: &[Record], host: &dyn Host) {
     for record in live {
         let Some(model) = status.models.iter_mut().find(|model| model.name == record.spec.model) else {
             continue;
@@ -34,7 +34,7 @@ pub fn show(status: &mut Status, live: &[Record], host: &dyn Host) {
 }
 
 /// Names who holds the ports that gates and router wait for. Looks at processes, but only where a port is taken.
-pub fn name_holders(status: &mut Status) {
+pub(crate) fn name_holders(status: &mut Status) {
     let supervisor = status.supervisor.as_ref().map(|supervisor| supervisor.pid);
     let mut named: Vec<(String, String)> = Vec::new();
     let gates = status.models.iter_mut().map(|model| (&model.address, &mut model.gate.problem));

@@ -7,7 +7,7 @@ use crate::registry::{ClusterBackend, Model};
 
 /// The machines of one cluster, as they answered.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub(crate) struct Seen<'a> {
     /// The model, which has a cluster.
     pub model: &'a Model,
     /// This machine.
@@ -19,8 +19,7 @@ pub struct Seen<'a> {
 }
 
 /// All checks of one model's cluster; none for a model without one.
-#[must_use]
-pub fn checks(seen: &Seen<'_>) -> Vec<Finding> {
+pub(crate) fn checks(seen: &Seen<'_>) -> Vec<Finding> {
     let Some(cluster) = &seen.model.cluster else { return Vec::new() };
     let mut findings = vec![reachable(seen), local_network(seen), versions(seen), paths(seen), files(seen)];
     if cluster.backend == ClusterBackend::Jaccl {

@@ -16,8 +16,7 @@ const FULL: Bytes = Bytes::mb(100);
 
 /// Whether there is room for what is written while models run, and whether those that are not downloaded yet fit.
 /// `missing`: name and declared size. `free`: of the cache's disk. `written`: folders with what their disks have free.
-#[must_use]
-pub fn space(
+pub(crate) fn space(
     missing: &[(String, Option<Bytes>)],
     free: Option<Bytes>,
     written: &[(String, Bytes)],
@@ -63,8 +62,7 @@ pub fn space(
 }
 
 /// Whether logs can be written and are not eating the disk. `writable`: the error, if they cannot.
-#[must_use]
-pub fn logs(folder: &Path, writable: Result<(), String>, largest: Option<(String, Bytes)>) -> Finding {
+pub(crate) fn logs(folder: &Path, writable: Result<(), String>, largest: Option<(String, Bytes)>) -> Finding {
     let id = "logs";
     let place = folder.display();
     match (writable, largest) {
@@ -82,7 +80,7 @@ pub fn logs(folder: &Path, writable: Result<(), String>, largest: Option<(String
 
 /// What a supervisor that is gone left behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Leftovers {
+pub(crate) struct Leftovers {
     /// Whether a supervisor answers: then nothing is left over.
     pub supervisor: bool,
     /// Backends that run without one.
@@ -93,8 +91,7 @@ pub struct Leftovers {
 
 /// Whether something of an earlier life is in the way. None of it is: the next supervisor adopts what runs and
 /// clears away what does not, but memory that an orphan holds should be known.
-#[must_use]
-pub fn leftovers(found: Leftovers) -> Finding {
+pub(crate) fn leftovers(found: Leftovers) -> Finding {
     let id = "leftovers";
     match found {
         Leftovers { supervisor: true, .. } => Finding::ok(id, "none: a supervisor is running"),
@@ -112,8 +109,7 @@ pub fn leftovers(found: Leftovers) -> Finding {
 }
 
 /// Whether the sockets' paths fit into the system's 103 bytes.
-#[must_use]
-pub fn socket_path(wanted: &Path, used: &Path, longest: usize) -> Finding {
+pub(crate) fn socket_path(wanted: &Path, used: &Path, longest: usize) -> Finding {
     let id = "socket-path";
     let length = |path: &Path| path.as_os_str().len();
     if length(used) > longest {
@@ -134,8 +130,7 @@ pub fn socket_path(wanted: &Path, used: &Path, longest: usize) -> Finding {
 }
 
 /// Whether only the owner reads the keys. `mode`: the file's permission bits; `None`: there is no file.
-#[must_use]
-pub fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
+pub(crate) fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
     let id = "keys";
     let place = file.display();
     match mode {
@@ -156,7 +151,7 @@ pub fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
 
 /// The hub's cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HubCache {
+pub(crate) struct HubCache {
     /// Where it is; `None`: it is not there.
     pub folder: Option<String>,
     /// Models of the registry that are there in part.
@@ -165,8 +160,7 @@ pub struct HubCache {
 
 /// Whether the hub's cache is one that the server can read. Without the folder `/v1/models` of mlx_lm.server is an
 /// empty reply: `scan_cache_dir` raises.
-#[must_use]
-pub fn hub_cache(found: &HubCache) -> Finding {
+pub(crate) fn hub_cache(found: &HubCache) -> Finding {
     let id = "hub-cache";
     let Some(folder) = &found.folder else {
         return Finding::warn(id, "there is no Hugging Face cache yet", "mlxctl pull creates it");

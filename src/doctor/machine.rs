@@ -13,8 +13,7 @@ const OLDEST_MACOS: u32 = 14;
 const SWAP_UNREMARKABLE: Bytes = Bytes::gb(2);
 
 /// Whether MLX can run here. `os` is "macOS 15.1" or "Linux 6.18"; `arch` is this program's.
-#[must_use]
-pub fn system(os: &str, chip: Option<&str>, arch: &str) -> Finding {
+pub(crate) fn system(os: &str, chip: Option<&str>, arch: &str) -> Finding {
     let id = "system";
     let seen = chip.map_or_else(|| os.to_owned(), |chip| format!("{os} on {chip}"));
     let Some(version) = os.strip_prefix("macOS ") else { return Finding::ok(id, seen) };
@@ -38,8 +37,7 @@ pub fn system(os: &str, chip: Option<&str>, arch: &str) -> Finding {
 }
 
 /// Whether the models that are always on fit into what the GPU may hold.
-#[must_use]
-pub fn gpu_limit(limit: Option<GpuLimit>, always_on: Bytes) -> Finding {
+pub(crate) fn gpu_limit(limit: Option<GpuLimit>, always_on: Bytes) -> Finding {
     let id = "gpu-limit";
     match limit {
         // macOS decides (67 to 84 % of memory in reports), and only tells a program that uses Metal.
@@ -59,8 +57,7 @@ pub fn gpu_limit(limit: Option<GpuLimit>, always_on: Bytes) -> Finding {
 }
 
 /// Whether the machine has run out of memory lately.
-#[must_use]
-pub fn swap(used: Option<Bytes>) -> Finding {
+pub(crate) fn swap(used: Option<Bytes>) -> Finding {
     let id = "swap";
     match used {
         None => Finding::skip(id, "the system does not say how much swap is in use"),
@@ -75,7 +72,7 @@ pub fn swap(used: Option<Bytes>) -> Finding {
 
 /// Where the power comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Power {
+pub(crate) struct Power {
     /// `Some(true)`: on battery. `None`: unknown.
     pub battery: Option<bool>,
     /// Whether low power mode is on.
@@ -85,8 +82,7 @@ pub struct Power {
 impl Power {
     /// Reads `pmset -g batt` (its first line names the source) and `pmset -g` (`lowpowermode 1`, or on machines
     /// with three modes `powermode`, whose 1 is low).
-    #[must_use]
-    pub fn parse(battery: &str, settings: &str) -> Self {
+    pub(crate) fn parse(battery: &str, settings: &str) -> Self {
         let source = battery.lines().next().unwrap_or_default();
         let setting = |name: &str| {
             let mut words = settings.lines().map(str::split_whitespace);
@@ -106,8 +102,7 @@ impl Power {
 }
 
 /// Whether power is what slows the models down.
-#[must_use]
-pub fn power(power: Power) -> Finding {
+pub(crate) fn power(power: Power) -> Finding {
     let id = "power";
     match power {
         Power { low_power: Some(true), .. } => Finding::warn(
@@ -126,8 +121,7 @@ pub fn power(power: Power) -> Finding {
 }
 
 /// Whether the clock can be right: never earlier than this program was made.
-#[must_use]
-pub fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Finding {
+pub(crate) fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Finding {
     let id = "clock";
     // A day of grace: archives carry the time of another machine.
     match program_made.and_then(|made| made.duration_since(now).ok()) {
@@ -142,8 +136,7 @@ pub fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Finding {
 
 /// Whether every client that the registry admits can be connected. `wanted` is what the models' connections need;
 /// `soft` and `hard` are this process's limits.
-#[must_use]
-pub fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
+pub(crate) fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
     let id = "open-files";
     if hard < wanted {
         return Finding::fail(
@@ -168,7 +161,7 @@ pub fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::State;
-    use crate::memory::LimitSource;
+    use crate::memory::gpu::LimitSource;
 
     #[test]
     fn mlx_needs_apple_silicon_and_a_recent_macos() {

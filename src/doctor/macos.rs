@@ -7,7 +7,7 @@ use std::path::Path;
 use super::Finding;
 
 /// The folder of `socketfilterfw`, which is in nobody's PATH.
-pub const FIREWALL: &str = "/usr/libexec/ApplicationFirewall";
+pub(crate) const FIREWALL: &str = "/usr/libexec/ApplicationFirewall";
 
 /// Whether the application firewall lets others connect. `global` and `app` are what `socketfilterfw` prints for
 /// `--getglobalstate` and `--getappblocked PROGRAM`; empty: there is no such program here. Its words are in no manual:
@@ -15,8 +15,7 @@ pub const FIREWALL: &str = "/usr/libexec/ApplicationFirewall";
 ///
 /// An ad-hoc signature counts as none, so a new binary is a stranger to a firewall that is on: connections from other
 /// machines are dropped without a word, while those from this one pass.
-#[must_use]
-pub fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Finding {
+pub(crate) fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Finding {
     let id = "firewall";
     let (global, app) = (global.trim(), app.trim());
     if global.is_empty() {
@@ -111,8 +110,7 @@ fn admitted(app: &str) -> Option<Admitted> {
 }
 
 /// Whether this boot began with a kernel panic. `reports`: `None`: this system writes none.
-#[must_use]
-pub fn panics(reports: Option<io::Result<Vec<String>>>) -> Finding {
+pub(crate) fn panics(reports: Option<io::Result<Vec<String>>>) -> Finding {
     let id = "kernel-panics";
     match reports {
         None => Finding::skip(id, "this system writes no panic reports"),

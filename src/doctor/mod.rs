@@ -3,22 +3,22 @@
 //! A check is a pure function from what was observed to a [`Finding`]; [`observe`] is the only part that looks.
 //! [`trials`] try out the operating system itself.
 
-pub mod cluster;
-pub mod disk;
-pub mod machine;
-pub mod macos;
-pub mod network;
-pub mod observe;
-pub mod python;
-pub mod service;
-pub mod trials;
+pub(crate) mod cluster;
+pub(crate) mod disk;
+pub(crate) mod machine;
+pub(crate) mod macos;
+pub(crate) mod network;
+pub(crate) mod observe;
+pub(crate) mod python;
+pub(crate) mod service;
+pub(crate) mod trials;
 
 use serde::Serialize;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     /// As it should be.
     Ok,
     /// It does not apply here, or could not be looked at.
@@ -31,7 +31,7 @@ pub enum State {
 
 /// What a check found. The ids are promises to scripts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Of the check: `plist`.
     pub id: &'static str,
     pub state: State,
@@ -43,26 +43,22 @@ pub struct Finding {
 
 impl Finding {
     /// As it should be.
-    #[must_use]
-    pub fn ok(id: &'static str, seen: impl Into<String>) -> Self {
+    pub(crate) fn ok(id: &'static str, seen: impl Into<String>) -> Self {
         Self { id, state: State::Ok, seen: seen.into(), fix: None }
     }
 
     /// It does not apply, and why.
-    #[must_use]
-    pub fn skip(id: &'static str, why: impl Into<String>) -> Self {
+    pub(crate) fn skip(id: &'static str, why: impl Into<String>) -> Self {
         Self { id, state: State::Skip, seen: why.into(), fix: None }
     }
 
     /// Worth knowing.
-    #[must_use]
-    pub fn warn(id: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn warn(id: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { id, state: State::Warn, seen: seen.into(), fix: Some(fix.into()) }
     }
 
     /// In the way.
-    #[must_use]
-    pub fn fail(id: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn fail(id: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { id, state: State::Fail, seen: seen.into(), fix: Some(fix.into()) }
     }
 }

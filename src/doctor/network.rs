@@ -8,8 +8,7 @@ use super::Finding;
 use crate::host::PortHolder;
 
 /// Whether an interface has the gates' address.
-#[must_use]
-pub fn address(host: IpAddr, present: &[IpAddr]) -> Finding {
+pub(crate) fn address(host: IpAddr, present: &[IpAddr]) -> Finding {
     let id = "address";
     if host.is_loopback() || host.is_unspecified() || present.contains(&host) {
         return Finding::ok(id, host.to_string());
@@ -29,7 +28,7 @@ pub fn address(host: IpAddr, present: &[IpAddr]) -> Finding {
 
 /// Who has a gate's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortUse {
+pub(crate) enum PortUse {
     /// Nobody.
     Free,
     /// The supervisor of this registry.
@@ -43,8 +42,7 @@ pub enum PortUse {
 impl PortUse {
     /// What was found where a gate of ours could not be bound. `holders`: who listens on that port; `supervisor`: its pid;
     /// `listens`: whether it says that its gate listens there, which decides where nobody can be looked at.
-    #[must_use]
-    pub fn in_use(holders: Vec<PortHolder>, supervisor: Option<i32>, listens: bool) -> Self {
+    pub(crate) fn in_use(holders: Vec<PortHolder>, supervisor: Option<i32>, listens: bool) -> Self {
         let is_ours = |holder: &PortHolder| Some(holder.pid) == supervisor;
         // Both can hold the port, on different addresses; whose it is here is the supervisor's to know.
         if listens && (holders.is_empty() || holders.iter().any(is_ours)) {
@@ -56,8 +54,7 @@ impl PortUse {
 }
 
 /// Whether every gate can listen. `ports`: model, port, who has it.
-#[must_use]
-pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
+pub(crate) fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
     let id = "ports";
     let with = |words: fn(&PortUse) -> Option<String>| -> Vec<String> {
         let named = ports.iter().filter_map(|(model, port, used)| Some((model, port, words(used)?)));
@@ -100,8 +97,7 @@ pub fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
 }
 
 /// Whether the allow-list lets in those who can reach the address, and only those.
-#[must_use]
-pub fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> Finding {
+pub(crate) fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> Finding {
     let id = "allow-list";
     if host.is_loopback() {
         return Finding::ok(id, "only this machine can connect");

@@ -27,8 +27,7 @@ use crate::service::agent::Agent;
 use crate::units::Bytes;
 
 /// The checks that need no registry.
-#[must_use]
-pub fn machine(host: &dyn Host) -> Vec<Finding> {
+pub(crate) fn machine(host: &dyn Host) -> Vec<Finding> {
     let (facts, memory) = (host.facts(), host.memory().ok());
     let made = std::env::current_exe().and_then(fs_err::metadata).and_then(|file| file.modified());
     vec![
@@ -41,15 +40,13 @@ pub fn machine(host: &dyn Host) -> Vec<Finding> {
 }
 
 /// The check that says why the others are missing.
-#[must_use]
-pub fn broken(problems: &Problems, file: &Path) -> Finding {
+pub(crate) fn broken(problems: &Problems, file: &Path) -> Finding {
     let problems = problems.iter().map(ToString::to_string).collect();
     service::registry(&file.to_string_lossy(), Err(problems))
 }
 
 /// The checks of a deployment. `status` is what a supervisor says, if one answers.
-#[must_use]
-pub fn deployment(
+pub(crate) fn deployment(
     registry: &Registry,
     agent: Result<&dyn Agent, String>,
     status: Option<&Status>,
@@ -72,8 +69,7 @@ pub fn deployment(
 }
 
 /// The checks of every model that is spread over several machines: each of these is asked over ssh.
-#[must_use]
-pub fn clusters(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> Vec<Finding> {
+pub(crate) fn clusters(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> Vec<Finding> {
     let Ok(binary) = std::env::current_exe() else { return Vec::new() };
     let ssh = Ssh::new(&binary);
     let found = registry.models.iter().filter_map(|model| {

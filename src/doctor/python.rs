@@ -6,8 +6,7 @@ use super::Finding;
 use crate::python::requirement::refused_mlx_lm;
 
 /// Whether an environment could be made. `found`: where and which version, or why none fits.
-#[must_use]
-pub fn interpreter(found: Result<(&Path, String), String>, has_venv: bool) -> Finding {
+pub(crate) fn interpreter(found: Result<(&Path, String), String>, has_venv: bool) -> Finding {
     let id = "python";
     match found {
         Ok((path, version)) => Finding::ok(id, format!("{version} at {}", path.display())),
@@ -24,8 +23,7 @@ pub fn interpreter(found: Result<(&Path, String), String>, has_venv: bool) -> Fi
 const INSTALL: &str = "install uv (https://docs.astral.sh/uv) or Python 3.12, then mlxctl setup";
 
 /// Whether the environment is whole. `found`: why `setup` would change it, if it would; or why it cannot be used.
-#[must_use]
-pub fn venv(found: Result<(&Path, Option<&str>), (&str, &str)>) -> Finding {
+pub(crate) fn venv(found: Result<(&Path, Option<&str>), (&str, &str)>) -> Finding {
     let id = "venv";
     match found {
         Ok((python, None)) => Finding::ok(id, format!("verified, {}", python.display())),
@@ -34,17 +32,15 @@ pub fn venv(found: Result<(&Path, Option<&str>), (&str, &str)>) -> Finding {
     }
 }
 
-/// What is installed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Installed {
+pub(crate) struct Installed {
     pub mlx_lm: String,
     pub mlx: String,
     pub transformers: String,
 }
 
 /// Whether the versions are known to work together.
-#[must_use]
-pub fn versions(installed: Option<&Installed>) -> Finding {
+pub(crate) fn versions(installed: Option<&Installed>) -> Finding {
     let id = "versions";
     let Some(found) = installed else { return Finding::skip(id, "there is no Python environment yet") };
     let Installed { mlx_lm, mlx, transformers } = found;
@@ -62,8 +58,7 @@ pub fn versions(installed: Option<&Installed>) -> Finding {
 
 /// Whether mlx-lm is one that runs code out of a model's folder (CVE-2026-5843, up to 0.31.3) and keeps answering
 /// `/health` with 200 after its generation thread died.
-#[must_use]
-pub fn cve(installed: Option<&Installed>) -> Finding {
+pub(crate) fn cve(installed: Option<&Installed>) -> Finding {
     let id = "cve-2026-5843";
     let Some(found) = installed else { return Finding::skip(id, "there is no Python environment yet") };
     match refused_mlx_lm(&found.mlx_lm) {

@@ -5,8 +5,7 @@ use crate::registry::ProcessType;
 use crate::service::agent::Seen;
 
 /// Whether the registry is valid. `problems`: one a line.
-#[must_use]
-pub fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
+pub(crate) fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
     let id = "registry";
     match problems {
         Ok(models) => Finding::ok(id, format!("{file}, {models} models")),
@@ -22,8 +21,7 @@ pub fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
 }
 
 /// Whether a supervisor answers, and with the registry on disk. `answer`: why the file is not in force, if so.
-#[must_use]
-pub fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
+pub(crate) fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
     let id = "supervisor";
     match answer {
         None => Finding::warn(id, "none runs", "mlxctl agent install, or mlxctl serve in a terminal"),
@@ -42,8 +40,7 @@ pub fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
 }
 
 /// Whether the agent's file is what the registry asks for. `differences`: `None`: there is no file.
-#[must_use]
-pub fn agent_file(file: &str, differences: Option<&[String]>) -> Finding {
+pub(crate) fn agent_file(file: &str, differences: Option<&[String]>) -> Finding {
     let id = "agent-file";
     match differences {
         None => {
@@ -57,8 +54,7 @@ pub fn agent_file(file: &str, differences: Option<&[String]>) -> Finding {
 }
 
 /// Whether the service manager runs the agent. `seen`: why it does not say, if it does not.
-#[must_use]
-pub fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Option<i32>) -> Finding {
+pub(crate) fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Option<i32>) -> Finding {
     let id = "agent-state";
     let seen = match seen {
         Err(why) => return Finding::skip(id, why),
@@ -92,8 +88,7 @@ pub fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Opt
 
 /// What the process type costs. Reports disagree (11 against 87 tokens a second on an M4 Max; "no difference"; a
 /// stall under Interactive), so it is the owner's choice, and the bench's to measure.
-#[must_use]
-pub fn process_type(chosen: ProcessType, macos: bool) -> Finding {
+pub(crate) fn process_type(chosen: ProcessType, macos: bool) -> Finding {
     let id = "process-type";
     if !macos {
         return Finding::skip(id, "only launchd knows process types");

@@ -11,10 +11,11 @@ mod wire;
 
 pub(crate) use policy::access::check_host;
 pub use policy::contract::{Availability, GateConfig, Report, Upstream};
-pub use policy::{keys, template};
+pub(crate) use policy::{keys, template};
 pub(crate) use serve::crowd::{Crowd, Place};
-pub use serve::handle::{Gate, LAST_WORDS};
-pub use serve::histogram::Counted;
+pub use serve::handle::Gate;
+pub(crate) use serve::handle::LAST_WORDS;
+pub(crate) use serve::histogram::Counted;
 pub(crate) use serve::listen::TAKEN;
 pub use serve::router::{Listening, Router, RouterConfig};
-pub use serve::traffic::{Traffic, TrafficDetail};
+pub(crate) use serve::traffic::{Traffic, TrafficDetail};

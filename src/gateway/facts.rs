@@ -8,7 +8,7 @@ use crate::registry::{Model, Registry, Start};
 
 /// What a gateway has to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// In the registry's order.
     pub backends: Vec<Backend>,
     /// The model that reasons: the one that is called so, else the first that is always on.
@@ -21,7 +21,7 @@ pub struct Facts {
 
 /// One model as its clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Backend {
+pub(crate) struct Backend {
     pub name: String,
     /// `http://192.168.132.21:8800`
     pub url: String,
@@ -39,7 +39,7 @@ pub struct Backend {
 /// The gates listen on the wildcard address, which clients cannot connect to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("network.host is {host}, which other machines cannot connect to")]
-pub struct NoAddress {
+pub(crate) struct NoAddress {
     /// As the registry has it.
     pub host: String,
 }
@@ -49,7 +49,7 @@ impl Facts {
     ///
     /// # Errors
     /// [`NoAddress`] without a `host`, where `network.host` is `0.0.0.0` or `::`.
-    pub fn new(registry: &Registry, host: Option<&str>) -> Result<Self, NoAddress> {
+    pub(crate) fn new(registry: &Registry, host: Option<&str>) -> Result<Self, NoAddress> {
         let network = &registry.network;
         let host = match host {
             Some(host) if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
@@ -75,8 +75,7 @@ impl Facts {
     }
 
     /// Whom to ask instead of `name`: the model of the other role.
-    #[must_use]
-    pub fn stand_ins(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn stand_ins(&self, name: &str) -> Vec<&str> {
         [&self.reasoning, &self.large]
             .into_iter()
             .flatten()

@@ -8,11 +8,11 @@ mod json;
 mod litellm;
 mod python;
 
-pub use facts::{Backend, Facts, NoAddress};
+pub(crate) use facts::{Backend, Facts};
 
 /// The formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// A module for a gateway in Python with httpx: health, routing, fallback
     Python,
     /// A complete gateway as a FastAPI app, which imports the module that `python` prints
@@ -26,8 +26,7 @@ pub enum Format {
 }
 
 /// The whole text, with a line end.
-#[must_use]
-pub fn render(format: Format, facts: &Facts) -> String {
+pub(crate) fn render(format: Format, facts: &Facts) -> String {
     match format {
         Format::Python => python::render(facts),
         Format::Fastapi => python::APP.to_owned(),

@@ -4,7 +4,7 @@ use crate::host::seam::Facts;
 use crate::units::Bytes;
 
 /// Asks the system once; takes some milliseconds, so it is done when the first caller asks.
-pub fn collect(os: String, memory: Bytes, boot_id: String) -> Facts {
+pub(super) fn collect(os: String, memory: Bytes, boot_id: String) -> Facts {
     let cpu = sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing());
     let system = sysinfo::System::new_with_specifics(cpu);
     let brand = system.ok().and_then(|system| Some(system.cpus().first()?.brand().trim().to_owned()));

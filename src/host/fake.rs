@@ -73,7 +73,6 @@ impl Process {
 
 impl Fake {
     /// A machine with this much memory, all of it available.
-    #[must_use]
     pub fn new(memory: Bytes) -> Arc<Self> {
         let facts = Facts {
             os: "Fake 1.0".to_owned(),
@@ -188,7 +187,6 @@ impl Fake {
         self.state().memory_lag = lag;
     }
 
-    /// The folder of panic reports.
     pub fn set_panic_reports(&self, folder: &Path) {
         self.state().panic_reports = Some(folder.to_owned());
     }
@@ -199,20 +197,17 @@ impl Fake {
     }
 
     /// Whether idle sleep is held off now, and how often that was begun so far.
-    #[must_use]
     pub fn sleep_held(&self) -> (bool, u32) {
         let state = self.state();
         (Arc::strong_count(&state.held) > 1, state.holds)
     }
 
     /// How often memory was given back so far.
-    #[must_use]
     pub fn given_back(&self) -> u32 {
         self.state().given_back
     }
 
     /// Every signal that was sent so far, in order.
-    #[must_use]
     pub fn signals(&self) -> Vec<(Identity, Signal)> {
         self.state().signals.clone()
     }
@@ -224,7 +219,6 @@ impl Fake {
     }
 
     /// Every change of priority so far, in order.
-    #[must_use]
     pub fn priorities(&self) -> Vec<(Identity, Priority)> {
         self.state().priorities.clone()
     }

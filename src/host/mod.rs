@@ -2,14 +2,14 @@
 //!
 //! [`Host`] has one implementation an OS and a fake. "Unsupported" is a value, so that no caller needs a `cfg`.
 
-pub mod fake;
-pub mod posix;
-pub mod socket;
+pub(crate) mod fake;
+pub(crate) mod posix;
+pub(crate) mod socket;
 
 #[cfg(any(target_os = "macos", test))]
 mod darwin;
 mod facts;
-pub mod panics;
+pub(crate) mod panics;
 #[cfg(any(target_os = "macos", test))]
 mod power;
 #[cfg(any(target_os = "linux", test))]
@@ -29,15 +29,15 @@ use macos as native;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use seam::PortHolder;
 pub use seam::{
-    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, PortHolder, Power, Pressure,
-    Priority, Signal, SleepHold,
+    Exit, ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Pressure, Priority,
+    Signal, SleepHold,
 };
 
 use crate::clock::Moment;
 
 /// This machine. Cheap: what takes time is asked when it is first needed.
-#[must_use]
 pub fn system() -> Arc<dyn Host> {
     Arc::new(native::system())
 }
@@ -52,12 +52,12 @@ pub fn boot_id() -> io::Result<String> {
 
 /// Gives back what the allocator keeps of what was freed: after megabytes, at once. See [`Host::give_back`] for the rest.
 /// Takes up to some milliseconds where much was freed.
-pub fn relieve() {
+pub(crate) fn relieve() {
     native::relieve();
 }
 
 /// Has the allocator give large blocks back to the system when they are freed, for as long as this process lives.
-pub fn keep_no_large_blocks() {
+pub(crate) fn keep_no_large_blocks() {
     native::keep_no_large_blocks();
 }
 
@@ -71,13 +71,11 @@ pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
 
 /// Who listens on this TCP port, on whatever address; without those whom this user may not look at. Looks through all of
 /// this user's processes (Linux), or runs `lsof` (macOS), which takes a part of a second: for a person who waits.
-#[must_use]
-pub fn port_holders(port: u16) -> Vec<PortHolder> {
+pub(crate) fn port_holders(port: u16) -> Vec<PortHolder> {
     native::port_holders(port)
 }
 
 /// The time on the clock that keeps running during sleep; what [`Host::now`] says, without the rest.
-#[must_use]
 pub fn now() -> Moment {
     native::now()
 }
@@ -86,6 +84,6 @@ pub fn now() -> Moment {
 ///
 /// # Errors
 /// `NotFound` if it is no such child; the system's own otherwise.
-pub fn identify_child(pid: i32) -> io::Result<Identity> {
+pub(crate) fn identify_child(pid: i32) -> io::Result<Identity> {
     native::identify_child(pid)
 }

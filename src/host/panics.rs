@@ -15,7 +15,7 @@ const SLACK: Duration = Duration::from_secs(60);
 /// # Errors
 /// The system's own, where the folder may not be read (on macOS it is for administrators only). A folder that is
 /// not there is empty.
-pub fn fresh(host: &dyn Host) -> io::Result<Vec<String>> {
+pub(crate) fn fresh(host: &dyn Host) -> io::Result<Vec<String>> {
     let Some(folder) = host.panic_reports() else { return Ok(Vec::new()) };
     let booted = SystemTime::now().checked_sub(host.now().0 + SLACK).unwrap_or(SystemTime::UNIX_EPOCH);
     since(&folder, booted)

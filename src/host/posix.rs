@@ -46,11 +46,8 @@ pub(super) fn gone(pid: i32) -> io::Error {
 
 /// Every signal does what it does by default again, and none is blocked. Rust's own runtime ignores SIGPIPE, and
 /// what is ignored or blocked is inherited through exec.
-///
-/// # Errors
-/// The system's own.
 #[expect(unsafe_code, reason = "sigaction has no safe wrapper, for a handler could be anything")]
-pub fn reset_signals() -> io::Result<()> {
+pub(crate) fn reset_signals() -> io::Result<()> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, sigaction};
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
@@ -70,11 +67,8 @@ const OPEN_FILES: u64 = 8192;
 
 /// What a process does that shall live for weeks: a limit on the size of files is an error of a write, as a full disk
 /// is, and no reason to die; and descriptors are not short before they have to be.
-///
-/// # Errors
-/// The system's own.
 #[expect(unsafe_code, reason = "sigaction has no safe wrapper, for a handler could be anything")]
-pub fn serve_long() -> io::Result<()> {
+pub(crate) fn serve_long() -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, Signal, sigaction};
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
@@ -92,7 +86,7 @@ pub fn serve_long() -> io::Result<()> {
 ///
 /// # Errors
 /// `PermissionDenied` if it is another user; the system's own otherwise.
-pub fn peer_is(owner: u32, stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
+pub(crate) fn peer_is(owner: u32, stream: &std::os::unix::net::UnixStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     let peer = {
         use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -109,9 +103,8 @@ pub fn peer_is(owner: u32, stream: &std::os::unix::net::UnixStream) -> io::Resul
 
 /// Whether SIGHUP means that this process's terminal is gone: it has one, and was not told (nohup) to outlive it. To be
 /// asked before a handler is installed.
-#[must_use]
 #[expect(unsafe_code, reason = "nix's sigaction cannot ask without changing")]
-pub fn ends_with_terminal() -> bool {
+pub(crate) fn ends_with_terminal() -> bool {
     // The controlling terminal, whatever stdin is (tty(4)).
     if std::fs::File::open("/dev/tty").is_err() {
         return false;
@@ -124,8 +117,7 @@ pub fn ends_with_terminal() -> bool {
 }
 
 /// Wall time as this machine's people read it: "2026-02-08 11:00:00", in the zone of `TZ` or the system.
-#[must_use]
-pub fn local_time(at: std::time::SystemTime) -> Option<String> {
+pub(crate) fn local_time(at: std::time::SystemTime) -> Option<String> {
     let tm = local(at)?;
     let (year, month, day) = (tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday);
     Some(format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", tm.tm_hour, tm.tm_min, tm.tm_sec))
@@ -159,7 +151,7 @@ fn local(at: std::time::SystemTime) -> Option<libc::tm> {
 
 /// Closes every file descriptor above stderr. Only for a process that is about to become another one.
 #[expect(unsafe_code, reason = "descriptors are closed behind the backs of whoever owns them")]
-pub fn close_inherited() {
+pub(crate) fn close_inherited() {
     #[cfg(target_os = "linux")]
     {
         // SAFETY: a plain system call. What it closes is not used again: the caller only execs.
@@ -181,7 +173,7 @@ pub fn close_inherited() {
 /// # Errors
 /// `PermissionDenied` for that; the system's own otherwise.
 #[expect(unsafe_code, reason = "nix has no setpriority")]
-pub fn add_nice(add: i8) -> io::Result<()> {
+pub(crate) fn add_nice(add: i8) -> io::Result<()> {
     if add == 0 {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use crate::host::seam::{Power, SleepHold};
 
 /// `pmset -g batt` names the source in its first line; `pmset -g` has `lowpowermode 1`, or `powermode`, whose 1 is low
 /// and 2 is high, on machines with three modes (pmset(1)).
-pub fn parse(battery: &str, settings: &str) -> Power {
+pub(super) fn parse(battery: &str, settings: &str) -> Power {
     let source = battery.lines().next().unwrap_or_default();
     let setting = |name: &str| {
         settings.lines().find_map(|line| {
@@ -29,7 +29,7 @@ pub fn parse(battery: &str, settings: &str) -> Power {
 }
 
 /// Asks `pmset` twice, some 20 ms.
-pub fn ask(pmset: &Path) -> io::Result<Power> {
+pub(super) fn ask(pmset: &Path) -> io::Result<Power> {
     let output = |arguments: &[&str]| {
         let done = Command::new(pmset).args(arguments).stdin(Stdio::null()).output()?;
         if done.status.success() {
@@ -43,7 +43,7 @@ pub fn ask(pmset: &Path) -> io::Result<Power> {
 /// `caffeinate -i` prevents idle sleep for as long as it runs, which with `-w` is never longer than this process
 /// (caffeinate(8)). A closed lid, or the menu, still puts the machine to sleep. A child rather than an assertion of
 /// our own: `pmset -g assertions` shows it, and nothing is left behind by a crash.
-pub fn hold(caffeinate: &Path) -> io::Result<SleepHold> {
+pub(super) fn hold(caffeinate: &Path) -> io::Result<SleepHold> {
     let child = Command::new(caffeinate)
         .args(["-i", "-w", &std::process::id().to_string()])
         .stdin(Stdio::null())

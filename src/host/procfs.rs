@@ -7,7 +7,7 @@ use crate::units::Bytes;
 
 /// One line of `/proc/PID/stat`, as far as it is needed (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stat {
+pub(super) struct Stat {
     /// Field 3, a letter: `R`, `S`, `D`, `Z` (zombie), `X` (dead), …
     pub state: u8,
     /// Field 4.
@@ -26,13 +26,13 @@ pub struct Stat {
 
 impl Stat {
     /// Whether it is more than an entry that waits to be reaped.
-    pub fn alive(&self) -> bool {
+    pub(super) fn alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }
 }
 
 /// Reads `/proc/PID/stat`. A process may call itself anything, `) R 1 1` too: the fields start behind the last `)`.
-pub fn stat(text: &str) -> Option<Stat> {
+pub(super) fn stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().take(20).collect();
     // The first one here is field 3 of the manual.
     let field = |number: usize| fields.get(number - 3).copied();
@@ -48,7 +48,7 @@ pub fn stat(text: &str) -> Option<Stat> {
 }
 
 /// The value of `Key:   123 kB` (`/proc/meminfo`, `/proc/PID/status`; their kB are 1024 bytes), or of `key: 123`.
-pub fn labelled(text: &str, key: &str) -> Option<Bytes> {
+pub(super) fn labelled(text: &str, key: &str) -> Option<Bytes> {
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     let mut words = value.split_ascii_whitespace();
     let number: u64 = words.next()?.parse().ok()?;
@@ -57,14 +57,14 @@ pub fn labelled(text: &str, key: &str) -> Option<Bytes> {
 
 /// What a process holds that cannot be dropped and read again: anonymous and shared memory, and what of it is
 /// swapped out. `None` for a kernel thread or a zombie.
-pub fn footprint(status: &str) -> Option<Bytes> {
+pub(super) fn footprint(status: &str) -> Option<Bytes> {
     let part = |key| labelled(status, key);
     Some(part("RssAnon")? + part("RssShmem")? + part("VmSwap").unwrap_or_default())
 }
 
 /// `/proc/pressure/memory`: the share of the last ten seconds in which tasks stood still for want of memory. Warning
 /// from 10 % for some of them, critical from 10 % for all of them at once; these two bounds are this program's own.
-pub fn pressure(text: &str) -> Pressure {
+pub(super) fn pressure(text: &str) -> Pressure {
     let share = |who: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(who));
         let value =
@@ -81,25 +81,25 @@ pub fn pressure(text: &str) -> Pressure {
 }
 
 /// The cgroup v2 path of a process, from its `/proc/PID/cgroup`.
-pub fn cgroup_path(text: &str) -> Option<&str> {
+pub(super) fn cgroup_path(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 /// A limit such as `memory.max`; `None` for `max`.
-pub fn cgroup_limit(text: &str) -> Option<Bytes> {
+pub(super) fn cgroup_limit(text: &str) -> Option<Bytes> {
     text.trim().parse().ok().map(Bytes)
 }
 
 /// What a cgroup can still take: its limit less its use, where cached file pages that are not in active use do not
 /// count as used, for the kernel drops them before it lets the limit be hit. `stat` is `memory.stat`.
-pub fn cgroup_available(limit: Bytes, current: Bytes, stat: &str) -> Bytes {
+pub(super) fn cgroup_available(limit: Bytes, current: Bytes, stat: &str) -> Bytes {
     let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok());
     limit.saturating_sub(current.saturating_sub(Bytes(cached.unwrap_or(0))))
 }
 
 /// A TCP socket that listens where a connection to 127.0.0.1 arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listener {
+pub(super) struct Listener {
     /// Its inode, which `/proc/PID/fd` names.
     pub inode: u64,
     /// Bound to 127.0.0.1 itself, so that the kernel prefers it to one that is bound to every address.
@@ -108,13 +108,13 @@ pub struct Listener {
 
 /// The listeners on `port` in `/proc/net/tcp` or `/proc/net/tcp6`. Bound to `::`, a socket counts, though it may
 /// be one that refuses IPv4; that is not to be seen here.
-pub fn listeners(table: &str, port: u16) -> Vec<Listener> {
+pub(super) fn listeners(table: &str, port: u16) -> Vec<Listener> {
     let reached = |(bound, inode)| Some(Listener { inode, exact: reaches_loopback(bound)? });
     listening(table, port).filter_map(reached).collect()
 }
 
 /// The sockets that listen on `port`, on whatever address: where, and their inodes.
-pub fn listening(table: &str, port: u16) -> impl Iterator<Item = (IpAddr, u64)> {
+pub(super) fn listening(table: &str, port: u16) -> impl Iterator<Item = (IpAddr, u64)> {
     const LISTEN: &str = "0A";
     let row = move |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
@@ -142,7 +142,7 @@ fn address(hex: &str) -> Option<IpAddr> {
 }
 
 /// `None` where a connection to 127.0.0.1 does not arrive at this address, else whether it is 127.0.0.1 itself.
-pub fn reaches_loopback(address: IpAddr) -> Option<bool> {
+pub(super) fn reaches_loopback(address: IpAddr) -> Option<bool> {
     let v4 = match address {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(v6) if v6.is_unspecified() => return Some(false),
@@ -156,7 +156,7 @@ pub fn reaches_loopback(address: IpAddr) -> Option<bool> {
 }
 
 /// Whether a process goes by `name`: its `comm` (15 bytes at most) or, for longer names, its executable's file name.
-pub fn goes_by(name: &str, comm: &str, executable: impl FnOnce() -> Option<String>) -> bool {
+pub(super) fn goes_by(name: &str, comm: &str, executable: impl FnOnce() -> Option<String>) -> bool {
     const COMM_BYTES: usize = 15;
     let comm = comm.trim_end_matches('\n');
     if name.len() <= COMM_BYTES {

@@ -14,7 +14,7 @@ use crate::units::Bytes;
 
 /// Who listens on a TCP port of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortHolder {
+pub(crate) struct PortHolder {
     pub pid: i32,
     /// Its program, as the system keeps the name.
     pub name: String,
@@ -49,7 +49,6 @@ pub struct Marked {
 pub enum Exit {
     /// By itself, with this code.
     Code(i32),
-    /// By this signal.
     Signal(i32),
     /// It is gone, and it was no child of ours: only its parent learns how.
     Unknown,

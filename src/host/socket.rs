@@ -8,10 +8,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Registers a connection that does not block. tokio's own `TcpStream` always asks for both readiness kinds, and
 /// any other would wake the event loop for nothing.
-///
-/// # Errors
-/// The system's own.
-pub fn register(stream: TcpStream, interest: Interest) -> io::Result<AsyncFd<TcpStream>> {
+pub(crate) fn register(stream: TcpStream, interest: Interest) -> io::Result<AsyncFd<TcpStream>> {
     #[expect(unsafe_code, reason = "tokio cannot know that a type keeps its descriptor")]
     // SAFETY: a TcpStream owns its descriptor, names the same one for all of its life and closes it only when it is
     // dropped; AsyncFd gives it out by shared reference only, and deregisters before it drops it.

@@ -7,7 +7,7 @@ use crate::units::Bytes;
 /// What shall be done.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Ask the other machines of its cluster for room. Answered by `Agreed` or `Refused`.
     Ask { model: Name, generation: Generation },
     /// Make a process. Answered by `Spawned` or `SpawnFailed`.
@@ -22,17 +22,11 @@ pub enum Effect {
         why: String,
     },
     /// Tell the run's process group.
-    Signal {
-        model: Name,
-        run: Run,
-        /// What.
-        signal: Signal,
-    },
+    Signal { model: Name, run: Run, signal: Signal },
     /// Answer a waiter.
     Reply {
         /// Whom.
         waiter: WaiterId,
-        /// What.
         outcome: Outcome,
     },
     /// Write into the history.
@@ -51,19 +45,17 @@ pub enum Effect {
 
 /// One command that awaits its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaiterId(pub u64);
+pub(crate) struct WaiterId(pub u64);
 
 /// The answer to a command.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// It is ready.
+pub(crate) enum Outcome {
     Ready {
         /// Whether the command did anything.
         changed: bool,
     },
     /// The start was granted; the rest was not waited for.
     Granted,
-    /// It is down.
     Down {
         /// Whether the command did anything.
         changed: bool,

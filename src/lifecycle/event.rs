@@ -10,7 +10,7 @@ use crate::lifecycle::effect::WaiterId;
 
 /// What may happen to the fleet.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub(crate) enum Event {
     /// The supervisor is up and has adopted what there was: always-on models come up.
     Boot,
     /// `mlxctl start`; `waiter` is answered when the model is ready, or cannot be.
@@ -57,7 +57,6 @@ pub enum Event {
         model: Name,
         /// Which run's; stale ones die in `step`.
         generation: Generation,
-        /// What.
         signed: Signed,
     },
     /// What an earlier supervisor knew of a model. Comes before its `Adopt` and before `Boot`.
@@ -91,7 +90,7 @@ pub enum Event {
 
 /// What may happen to one run. Signed with its generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Signed {
+pub(crate) enum Signed {
     /// The other machines of its cluster have room.
     Agreed,
     /// One of them has none, or could not be asked.
@@ -99,7 +98,6 @@ pub enum Signed {
     Spawned(Identity),
     /// It could not be made.
     SpawnFailed(Failure),
-    /// It listens.
     Listening(u16),
     /// It completed a token and owns its port.
     Answered,

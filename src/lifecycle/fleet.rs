@@ -12,7 +12,7 @@ use crate::units::Bytes;
 
 /// What the registry says about a model's life.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Always-on or manual.
     pub start: Start,
     /// After a crash.
@@ -38,7 +38,7 @@ impl From<&Model> for Policy {
 }
 
 /// Whether a model may start now. Asked inside the loop, so that what is read is what is acted on.
-pub trait Admission {
+pub(crate) trait Admission {
     /// Judges a start. `live` is what is reserved now, a pair a live run.
     ///
     /// # Errors
@@ -56,8 +56,7 @@ pub trait Admission {
 
 /// A granted start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// What is reserved for it.
+pub(crate) struct Verdict {
     pub reserved: Bytes,
     /// The refusal that `--force` went past.
     pub overridden: Option<String>,
@@ -67,8 +66,7 @@ pub struct Verdict {
 
 /// One model with its life.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Managed {
-    /// Its name.
+pub(crate) struct Managed {
     pub name: Name,
     /// What the registry says.
     pub policy: Policy,
@@ -90,7 +88,7 @@ pub struct Managed {
 
 /// All models, and all that wait for them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     pub(super) models: Vec<Managed>,
     pub(super) waiters: Waiters,
     pub(super) closing: bool,
@@ -101,28 +99,24 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet at rest. `last` is each model's last generation, as far as records tell; `seed` spreads restarts.
-    #[must_use]
-    pub fn new(models: impl IntoIterator<Item = (Name, Policy, Generation)>, seed: u64) -> Self {
+    pub(crate) fn new(models: impl IntoIterator<Item = (Name, Policy, Generation)>, seed: u64) -> Self {
         let models =
             models.into_iter().map(|(name, policy, last)| Managed::new(name, policy, last)).collect();
         Self { models, waiters: Waiters::default(), closing: false, finished: false, dice: seed }
     }
 
     /// In the registry's order.
-    #[must_use]
-    pub fn models(&self) -> &[Managed] {
+    pub(crate) fn models(&self) -> &[Managed] {
         &self.models
     }
 
     /// One of them.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Managed> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Managed> {
         self.models.iter().find(|model| &*model.name == name)
     }
 
     /// Bytes reserved by live runs, a pair a run. Derived, so that it cannot drift.
-    #[must_use]
-    pub fn reserved(&self) -> Vec<(Name, Bytes)> {
+    pub(crate) fn reserved(&self) -> Vec<(Name, Bytes)> {
         self.models
             .iter()
             .filter(|model| model.state.generation().is_some())
@@ -131,8 +125,7 @@ impl Fleet {
     }
 
     /// When a [`super::Event::Tick`] is due.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         self.models.iter().filter_map(|model| model.state.deadline()).chain(self.waiters.deadline()).min()
     }
 
@@ -162,8 +155,7 @@ impl Managed {
     }
 
     /// Why it is in its state, where that needs saying.
-    #[must_use]
-    pub fn reason(&self) -> Option<String> {
+    pub(crate) fn reason(&self) -> Option<String> {
         match &self.state {
             State::Stopped { why } => Some(why.text().into_owned()),
             State::Backoff { last, .. } | State::Failed { last } => Some(last.text.clone()),
@@ -178,8 +170,7 @@ impl Managed {
     }
 
     /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match &self.state {
             State::Backoff { last, .. } | State::Failed { last } => {
                 last.hint.clone().or_else(|| match self.state {

@@ -15,7 +15,7 @@ const SHORT_NOTICE: Duration = Duration::from_secs(60);
 
 /// `mlxctl start --for`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lent {
+pub(crate) struct Lent {
     /// As it was asked for.
     pub length: Duration,
     /// Its end; `None` until the model is ready, which is when the time begins.
@@ -24,7 +24,7 @@ pub struct Lent {
 
 /// What may end a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The registry's `stop.idle`.
     pub idle: Option<Duration>,
     /// The time that a person gave it, which counts instead.
@@ -33,7 +33,7 @@ pub struct Limits {
 
 /// A run at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Whether a request is in flight or waits for its turn.
     pub busy: bool,
     /// When it was last of use to somebody.
@@ -42,25 +42,24 @@ pub struct Usage {
 
 /// What to do with a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Nothing.
     Keep,
     /// Say that it stops after this time, unless somebody needs it.
     Warn(Duration, StopReason),
-    /// Stop it.
     Stop(StopReason),
 }
 
 /// The state, one per run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Idle {
+pub(crate) struct Idle {
     /// The end that was announced, and when it is due, which is later where it was announced late.
     announced: Option<(Moment, Moment)>,
 }
 
 impl Idle {
     /// The next step. A run is stopped only after a notice, and never while it is busy.
-    pub fn step(&mut self, now: Moment, usage: Usage, limits: Limits) -> Decision {
+    pub(crate) fn step(&mut self, now: Moment, usage: Usage, limits: Limits) -> Decision {
         let Some((end, length, why)) = end(usage, limits) else { return Decision::Keep };
         match self.announced {
             Some((announced, due)) if announced == end => {
@@ -83,8 +82,7 @@ impl Idle {
     }
 
     /// When it goes, if nothing changes.
-    #[must_use]
-    pub fn due(&self, usage: Usage, limits: Limits) -> Option<Moment> {
+    pub(crate) fn due(&self, usage: Usage, limits: Limits) -> Option<Moment> {
         let (end, ..) = end(usage, limits)?;
         match self.announced {
             Some((announced, due)) if announced == end => Some(due),

@@ -39,8 +39,8 @@ mod waiters;
 #[cfg(test)]
 mod properties;
 
-pub use effect::{Effect, Outcome, WaiterId};
-pub use event::{Event, Signed};
-pub use fleet::{Admission, Fleet, Managed, Policy, Verdict};
-pub use idle::{Decision, Idle, Lent, Limits, Usage};
-pub use state::{Cause, Failure, FailureKind, Generation, Grant, Name, Next, Run, Rung, State, StopReason};
+pub(crate) use effect::{Effect, Outcome, WaiterId};
+pub(crate) use event::{Event, Signed};
+pub(crate) use fleet::{Admission, Fleet, Managed, Policy, Verdict};
+pub(crate) use idle::{Decision, Idle, Lent, Limits, Usage};
+pub(crate) use state::{Failure, FailureKind, Generation, Name, Next, Run, State, StopReason};

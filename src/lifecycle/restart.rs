@@ -27,13 +27,13 @@ pub(super) struct Wait {
 
 impl Failures {
     /// Forgets everything: a stable run, or a person's command.
-    pub fn forgive(&mut self) {
+    pub(super) fn forgive(&mut self) {
         *self = Self::default();
     }
 
     /// How long to wait for something that the model is not to blame for: memory, a venv. Nothing is counted
     /// towards the quarantine.
-    pub fn wait_out(&mut self, policy: &Restart, dice: u64) -> Wait {
+    pub(super) fn wait_out(&mut self, policy: &Restart, dice: u64) -> Wait {
         self.in_a_row = self.in_a_row.saturating_add(1);
         Wait { delay: backoff(self.in_a_row, policy, dice), attempt: self.in_a_row, quarantined: false }
     }
@@ -43,7 +43,7 @@ impl Failures {
     /// A stable run (`ready` ≥ `stable_after`) forgives what was before, and its own end waits for nothing.
     /// Otherwise `backoff_min` · 2ⁿ⁻¹ up to `backoff_max`, of which the last quarter is random, so that models
     /// that died together do not load together. `dice` is any number; its low bits are used.
-    pub fn count(&mut self, now: Moment, ready: Duration, policy: &Restart, dice: u64) -> Wait {
+    pub(super) fn count(&mut self, now: Moment, ready: Duration, policy: &Restart, dice: u64) -> Wait {
         if ready >= policy.stable_after {
             self.forgive();
             return Wait { delay: Duration::ZERO, attempt: 0, quarantined: false };

@@ -276,16 +276,14 @@ impl Fleet {
 
 impl Failure {
     /// Whether the model is innocent: it waits for memory, or for something to be prepared.
-    #[must_use]
-    pub fn waits_for_others(&self) -> bool {
+    pub(crate) fn waits_for_others(&self) -> bool {
         matches!(self.kind, FailureKind::Refused | FailureKind::NotPrepared)
     }
 }
 
 impl State {
     /// Whether it is down because the files that it would serve are not there.
-    #[must_use]
-    pub fn waits_for_files(&self) -> bool {
+    pub(crate) fn waits_for_files(&self) -> bool {
         matches!(self, Self::Failed { last } if last.kind == FailureKind::FilesMissing)
     }
 }

@@ -14,17 +14,15 @@ use crate::host::Identity;
 use crate::units::Bytes;
 
 /// A model's name; the key of everything here.
-pub type Name = Arc<str>;
+pub(crate) type Name = Arc<str>;
 
 /// Counts a model's runs, from 1, across supervisors. An event of another generation is stale.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Generation(pub u64);
+pub(crate) struct Generation(pub u64);
 
 impl Generation {
-    /// The next one.
-    #[must_use]
-    pub fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 }
@@ -37,7 +35,7 @@ impl fmt::Display for Generation {
 
 /// A start that was granted: from here on its bytes are reserved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// Of the run to be.
     pub generation: Generation,
     /// What admission granted.
@@ -48,7 +46,7 @@ pub struct Grant {
 
 /// One life of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
+pub(crate) struct Run {
     /// Its number.
     pub generation: Generation,
     /// Its process, which leads its own group.
@@ -67,7 +65,7 @@ pub struct Run {
 
 /// What a model is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// No process, and nothing will make one by itself.
     Stopped {
         /// Why not.
@@ -82,28 +80,24 @@ pub enum State {
     },
     /// The process is being made.
     Spawning {
-        /// What was granted.
         grant: Grant,
         /// What shall follow instead of loading, if a command came meanwhile.
         instead: Option<Next>,
     },
     /// It reads its weights. Listening is not ready.
     Loading {
-        /// The run.
         run: Run,
         /// When it must have completed a token.
         deadline: Moment,
     },
     /// It has completed a token and owns its port.
     Ready {
-        /// The run.
         run: Run,
         /// Since when.
         since: Moment,
     },
     /// It finishes what is in flight and takes nothing new.
     Draining {
-        /// The run.
         run: Run,
         /// When the rest is cut.
         deadline: Moment,
@@ -112,7 +106,6 @@ pub enum State {
     },
     /// It was told to end.
     Stopping {
-        /// The run.
         run: Run,
         /// How it was told.
         rung: Rung,
@@ -139,7 +132,7 @@ pub enum State {
 
 /// Who wanted a start, which decides what its refusal by another machine leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// A person, who is told; the model goes back to what it did.
     Person(Box<State>),
     /// The supervisor; the model waits, as after every refusal.
@@ -150,7 +143,7 @@ pub enum Cause {
 
 /// Why a stopped model is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopReason {
+pub(crate) enum StopReason {
     /// Nobody has started it yet.
     NeverStarted,
     /// `mlxctl stop`.
@@ -173,7 +166,7 @@ pub enum StopReason {
 
 /// How firmly a process was told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rung {
+pub(crate) enum Rung {
     /// SIGTERM: the launcher tears down.
     Term,
     /// SIGKILL: the last rung, since it can strand wired memory on a Mac (jundot/omlx 2184).
@@ -182,7 +175,7 @@ pub enum Rung {
 
 /// What follows when a run that is being stopped is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// It stays down.
     Stop(StopReason),
     /// It is started again, by command.
@@ -196,7 +189,7 @@ pub enum Next {
 
 /// What went wrong with a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// In a class.
     pub kind: FailureKind,
     /// In one sentence, with the telling log line where there is one.
@@ -210,7 +203,7 @@ pub struct Failure {
 /// The classes of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// Something that a start needs is not there, or cannot be used yet: venv, disk space, permission.
     NotPrepared,
     /// The files that it serves are not on this disk. No later try helps before somebody brings them, so there is none.
@@ -237,8 +230,7 @@ pub enum FailureKind {
 
 impl State {
     /// In one word.
-    #[must_use]
-    pub fn name(&self) -> StateName {
+    pub(crate) fn name(&self) -> StateName {
         match self {
             Self::Stopped { .. } => StateName::Stopped,
             Self::Asking { .. } | Self::Spawning { .. } => StateName::Spawning,
@@ -252,8 +244,7 @@ impl State {
     }
 
     /// The live run, if there is one.
-    #[must_use]
-    pub fn run(&self) -> Option<&Run> {
+    pub(crate) fn run(&self) -> Option<&Run> {
         match self {
             Self::Loading { run, .. }
             | Self::Ready { run, .. }
@@ -267,9 +258,7 @@ impl State {
         }
     }
 
-    /// What is reserved for it.
-    #[must_use]
-    pub fn reserved(&self) -> Bytes {
+    pub(crate) fn reserved(&self) -> Bytes {
         match self {
             Self::Asking { grant, .. } | Self::Spawning { grant, .. } => grant.reserved,
             other => other.run().map_or(Bytes::ZERO, |run| run.reserved),
@@ -277,8 +266,7 @@ impl State {
     }
 
     /// Whether its start went past a refusal.
-    #[must_use]
-    pub fn forced(&self) -> bool {
+    pub(crate) fn forced(&self) -> bool {
         match self {
             Self::Asking { grant, .. } | Self::Spawning { grant, .. } => grant.forced,
             other => other.run().is_some_and(|run| run.forced),
@@ -286,8 +274,7 @@ impl State {
     }
 
     /// The generation whose events it hears.
-    #[must_use]
-    pub fn generation(&self) -> Option<Generation> {
+    pub(crate) fn generation(&self) -> Option<Generation> {
         match self {
             Self::Asking { grant, .. } | Self::Spawning { grant, .. } => Some(grant.generation),
             other => other.run().map(|run| run.generation),
@@ -295,8 +282,7 @@ impl State {
     }
 
     /// When time alone changes it.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         match self {
             Self::Loading { deadline, .. }
             | Self::Draining { deadline, .. }
@@ -313,14 +299,12 @@ impl State {
 
 impl Failure {
     /// A failure that is said in one sentence.
-    #[must_use]
-    pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: FailureKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into(), detail: None, hint: None }
     }
 
     /// Adds what to do about it.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -328,8 +312,7 @@ impl Failure {
 
 impl StopReason {
     /// For `status`.
-    #[must_use]
-    pub fn text(self) -> Cow<'static, str> {
+    pub(crate) fn text(self) -> Cow<'static, str> {
         let text = match self {
             Self::NeverStarted => "not started",
             Self::ByHand => "stopped by hand",

@@ -17,7 +17,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(10);
 
 impl Fleet {
     /// Takes one event in and says what shall be done, in order.
-    pub fn step(&mut self, now: Moment, event: Event, admission: &mut dyn Admission) -> Vec<Effect> {
+    pub(crate) fn step(&mut self, now: Moment, event: Event, admission: &mut dyn Admission) -> Vec<Effect> {
         let mut turn = Turn { now, admission, effects: Vec::new() };
         match event {
             Event::Boot => self.boot(&mut turn),
@@ -198,15 +198,15 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    pub fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
+    pub(super) fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
         self.effects.push(Effect::Reply { waiter, outcome });
     }
 
-    pub fn note(&mut self, model: &Name, kind: &'static str, text: impl Into<String>) {
+    pub(super) fn note(&mut self, model: &Name, kind: &'static str, text: impl Into<String>) {
         self.note_hinted(model, kind, text, None);
     }
 
-    pub fn note_hinted(
+    pub(super) fn note_hinted(
         &mut self,
         model: &Name,
         kind: &'static str,

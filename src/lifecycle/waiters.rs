@@ -31,34 +31,34 @@ pub(super) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
     /// Lets `id` wait.
-    pub fn add(&mut self, id: WaiterId, model: &Name, wants: Wants, deadline: Option<Moment>) {
+    pub(super) fn add(&mut self, id: WaiterId, model: &Name, wants: Wants, deadline: Option<Moment>) {
         self.0.push(Waiter { id, model: model.clone(), wants, deadline });
     }
 
     /// The earliest deadline.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(super) fn deadline(&self) -> Option<Moment> {
         self.0.iter().filter_map(|waiter| waiter.deadline).min()
     }
 
     /// Answers those whose time is up.
-    pub fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    pub(super) fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| {
             waiter.deadline.filter(|deadline| *deadline <= now).map(|_| Outcome::TimedOut)
         });
     }
 
     /// Answers those of `model` for whom `state` is an answer.
-    pub fn settle(&mut self, model: &Name, state: &State, effects: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, model: &Name, state: &State, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| if waiter.model == *model { answer(waiter.wants, state) } else { None });
     }
 
     /// Answers everyone who waits for `model`, which is going away.
-    pub fn dismiss(&mut self, model: &Name, why: StopReason, effects: &mut Vec<Effect>) {
+    pub(super) fn dismiss(&mut self, model: &Name, why: StopReason, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| (waiter.model == *model).then_some(Outcome::Superseded(why)));
     }
 
     /// Answers everyone who waits for a start of `model`, which was refused.
-    pub fn refuse(&mut self, model: &Name, why: &Failure, effects: &mut Vec<Effect>) {
+    pub(super) fn refuse(&mut self, model: &Name, why: &Failure, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| {
             let starts = matches!(waiter.wants, Wants::Ready(_) | Wants::Granted);
             (waiter.model == *model && starts).then(|| Outcome::Failed(why.clone()))
@@ -67,7 +67,7 @@ impl Waiters {
 
     /// How many wait.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 

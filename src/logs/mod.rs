@@ -3,5 +3,5 @@
 mod request;
 mod tail;
 
-pub use request::{Request, Requests};
-pub use tail::Tail;
+pub(crate) use request::{Request, Requests};
+pub(crate) use tail::Tail;

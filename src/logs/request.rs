@@ -10,7 +10,7 @@ use crate::terminal::shown;
 
 /// One request, as the access log has it. Keys are promises.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Request {
+pub(crate) struct Request {
     /// When it ended, RFC 3339, UTC.
     pub at: String,
     pub model: String,
@@ -34,7 +34,7 @@ pub struct Request {
 
 impl Request {
     /// A line of the access log; `None`: something else, or half of one.
-    pub fn parse(model: &str, line: &str) -> Option<Self> {
+    pub(crate) fn parse(model: &str, line: &str) -> Option<Self> {
         let line = shown(line.trim_end());
         let mut words = line.split(' ');
         let mut word = || words.next().map(str::to_owned);
@@ -83,7 +83,7 @@ impl Request {
 }
 
 /// The access log of one model, and the beginning of a line that is not there wholly yet.
-pub struct Requests {
+pub(crate) struct Requests {
     model: String,
     tail: Tail,
     pending: Vec<u8>,
@@ -91,10 +91,7 @@ pub struct Requests {
 
 impl Requests {
     /// From the last `lines` lines on; a log that is not there yet holds none.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn open_at_last(logs: &Path, model: &str, lines: usize) -> io::Result<Self> {
+    pub(crate) fn open_at_last(logs: &Path, model: &str, lines: usize) -> io::Result<Self> {
         let mut tail = Tail::new(logs.join(format!("{model}.access.log")));
         match tail.open_at_last(lines) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -103,10 +100,7 @@ impl Requests {
     }
 
     /// Those that have ended since, in the order in which they did.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn more(&mut self) -> io::Result<Vec<Request>> {
+    pub(crate) fn more(&mut self) -> io::Result<Vec<Request>> {
         let Self { model, tail, pending } = self;
         let mut requests = Vec::new();
         tail.catch_up()?;

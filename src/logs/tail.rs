@@ -10,13 +10,13 @@ use fs_err::File;
 const BLOCK: u64 = 64 * 1024;
 
 /// A log that may be truncated, or moved away and made anew.
-pub struct Tail {
+pub(crate) struct Tail {
     pub path: PathBuf,
     file: Option<File>,
 }
 
 impl Tail {
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, file: None }
     }
 
@@ -29,7 +29,7 @@ impl Tail {
     ///
     /// # Errors
     /// The system's own; `NotFound` where there is no file yet, which [`Self::catch_up`] waits for.
-    pub fn open_at_last(&mut self, lines: usize) -> io::Result<()> {
+    pub(crate) fn open_at_last(&mut self, lines: usize) -> io::Result<()> {
         self.open()?;
         let Some(file) = &mut self.file else { return Ok(()) };
         let start = start_of_last(file, lines)?;
@@ -37,10 +37,7 @@ impl Tail {
     }
 
     /// The next block of what there is; `None`: that was all, for now.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn block(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn block(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = &mut self.file else { return Ok(None) };
         let mut bytes = Vec::new();
         let read = file.by_ref().take(BLOCK).read_to_end(&mut bytes)?;
@@ -50,10 +47,7 @@ impl Tail {
     /// Continues at the right place: at the start of a file that has become shorter, or that is a new one. What the
     /// old one got before it was moved away was read before, except for a last line that may have been added since:
     /// that is read before it is left.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn catch_up(&mut self) -> io::Result<()> {
+    pub(crate) fn catch_up(&mut self) -> io::Result<()> {
         let there = match std::fs::metadata(&self.path) {
             Ok(there) => there,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

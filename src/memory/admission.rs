@@ -17,7 +17,7 @@ use crate::units::Bytes;
 ///
 /// # Errors
 /// A [`Refusal`] whose lines add up to the byte.
-pub fn judge(
+pub(crate) fn judge(
     ledger: &Ledger,
     live: Live<'_>,
     model: &str,

@@ -7,7 +7,7 @@ use crate::units::Bytes;
 
 /// What one backend is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Longest prompt plus answer, tokens: what the gate lets through.
     pub context: u32,
     /// Sequences decoded at once (`--decode-concurrency`, and the gate's in-flight limit).
@@ -38,8 +38,7 @@ pub struct Bounds {
 impl Bounds {
     /// The flags of `mlx_lm.server` that follow. Not among them: quantised caches and the draft model, which are
     /// the model's own options.
-    #[must_use]
-    pub fn arguments(&self) -> Vec<String> {
+    pub(crate) fn arguments(&self) -> Vec<String> {
         [
             ("--decode-concurrency", u64::from(self.concurrency)),
             ("--prompt-concurrency", u64::from(self.prompt_concurrency)),
@@ -53,8 +52,7 @@ impl Bounds {
     }
 
     /// Tells runs apart whose footprints are not comparable: a hash of everything here.
-    #[must_use]
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();
         Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }

@@ -8,7 +8,7 @@ use crate::units::Bytes;
 
 /// A model in the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlannedModel {
+pub(crate) struct PlannedModel {
     /// `32b`.
     pub name: String,
     /// `always` or `manual`.
@@ -23,7 +23,7 @@ pub struct PlannedModel {
 
 /// One case of the plan: these models run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Case {
+pub(crate) struct Case {
     /// "always-on only", "with 70b".
     pub name: String,
     /// Their names.
@@ -39,7 +39,7 @@ pub struct Case {
 
 /// The plan for a machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// With the reserves and models that were said to be running.
     pub now: BudgetStatus,
     /// In the registry's order.
@@ -50,7 +50,7 @@ pub struct Budget {
 
 /// What is known of one model: what admission would reserve, and whether that is only declared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// [`super::Estimate::reserve`].
     pub bytes: Bytes,
     /// [`super::Estimate::declared`].
@@ -58,8 +58,7 @@ pub struct Planned {
 }
 
 /// Whether `reserve` holds while these programs or reserves (by name, without case) are said to run.
-#[must_use]
-pub fn in_force(reserve: &Reserve, running: &[String]) -> bool {
+pub(crate) fn in_force(reserve: &Reserve, running: &[String]) -> bool {
     reserve.while_running.is_empty()
         || running.iter().any(|name| {
             reserve.name.eq_ignore_ascii_case(name)
@@ -69,8 +68,7 @@ pub fn in_force(reserve: &Reserve, running: &[String]) -> bool {
 
 /// The sum: total − reserves in force − models. Everything that shows or judges a budget takes it from here.
 /// `running` names programs and reserves that run; `models` is what models hold, granted or planned.
-#[must_use]
-pub fn balance(total: Bytes, reserves: &[Reserve], running: &[String], models: Bytes) -> BudgetStatus {
+pub(crate) fn balance(total: Bytes, reserves: &[Reserve], running: &[String], models: Bytes) -> BudgetStatus {
     let reserves: Vec<ReserveStatus> = reserves
         .iter()
         .map(|reserve| ReserveStatus {
@@ -92,8 +90,12 @@ pub fn balance(total: Bytes, reserves: &[Reserve], running: &[String], models: B
 
 /// Plans a machine of `total` bytes. `running` names models (or their aliases), programs and reserves that run,
 /// beside the always-on models; `planned` is in the order of the registry's models.
-#[must_use]
-pub fn budget(registry: &Registry, total: Bytes, running: &[String], planned: &[Option<Planned>]) -> Budget {
+pub(crate) fn budget(
+    registry: &Registry,
+    total: Bytes,
+    running: &[String],
+    planned: &[Option<Planned>],
+) -> Budget {
     let models: Vec<PlannedModel> = registry
         .models
         .iter()

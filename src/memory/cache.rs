@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use serde::Deserialize;
 
 /// Caches grow by so many tokens at once (`KVCache.step` in `mlx_lm/models/cache.py`).
-pub const CACHE_STEP: NonZeroU64 = NonZeroU64::new(256).unwrap();
+pub(crate) const CACHE_STEP: NonZeroU64 = NonZeroU64::new(256).unwrap();
 
 /// One kind of cache.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -102,11 +102,10 @@ pub enum Law {
 
 /// Quantised caches: bits, group size, and the position from which they are quantised (`--kv-bits`,
 /// `--kv-group-size`, `--quantized-kv-start`).
-pub type Quantized = (u64, u64, u64);
+pub(crate) type Quantized = (u64, u64, u64);
 
 impl Law {
     /// Rows after `tokens` tokens.
-    #[must_use]
     pub fn rows(self, tokens: u64) -> u64 {
         match self {
             Self::Fixed => 1,
@@ -124,7 +123,6 @@ impl Law {
     }
 
     /// The longest that it gets; `None`: it grows as long as the sequence does.
-    #[must_use]
     pub fn window(self) -> Option<u64> {
         match self {
             Self::Stepped { .. } | Self::Bound { .. } | Self::Quotient { .. } => None,
@@ -148,7 +146,6 @@ fn grown(tokens: u64, step: NonZeroU64) -> u64 {
 
 impl Slot {
     /// Keys, or values, of `heads` heads.
-    #[must_use]
     pub fn of(heads: u64, width: u64, element: u64, law: Law) -> Self {
         Self { element, heads, width, bytes: heads.saturating_mul(width).saturating_mul(element), law }
     }

@@ -13,7 +13,7 @@ pub(super) const AVAILABLE: &str = "available now";
 
 /// One of the things that must leave room. Σ of the lines = `free`; `missing` = `need` − `free`, if that is positive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// "plan", "available now", "GPU limit", "free on the GPU".
     pub name: String,
     pub lines: Vec<Line>,
@@ -26,7 +26,7 @@ pub struct Check {
 
 /// A summand; 0 for a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub(crate) struct Line {
     /// For people.
     pub name: String,
     /// Bytes, negative where they are taken away. A sum of a few 64-bit numbers always fits.

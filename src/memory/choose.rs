@@ -10,17 +10,17 @@ use crate::units::Bytes;
 
 /// Bytes of caches kept between requests where the registry names none, or one whole context if that is more: the
 /// next turn of a conversation never costs its whole prefill again.
-pub const KV_LIMIT: Bytes = Bytes::gb(4);
+pub(super) const KV_LIMIT: Bytes = Bytes::gb(4);
 /// MLX's buffer cache where the registry names no limit. Without one it keeps whatever was ever in use.
-pub const CACHE_LIMIT: Bytes = Bytes::gb(1);
+pub(super) const CACHE_LIMIT: Bytes = Bytes::gb(1);
 /// Prompt tokens per step that memory is promised for where the registry names none; the server's own default of
 /// 2048 takes four times the temporaries.
-pub const PREFILL_STEP: u32 = 512;
+pub(super) const PREFILL_STEP: u32 = 512;
 /// Prompt tokens per step where the registry names none and the room allows it: the server's own default. Steps of 512
 /// made the first turn of a 16,000-token conversation 38 % slower on an H100.
-pub const PREFILL_MOST: u32 = 2048;
+pub(super) const PREFILL_MOST: u32 = 2048;
 /// The server's own default number of kept sequences.
-pub const PROMPT_CACHES: u32 = 10;
+pub(super) const PROMPT_CACHES: u32 = 10;
 /// Below this a prefill gets slow and saves nothing that counts.
 const SMALLEST_STEP: u32 = 128;
 /// No model is of use with less context; contexts that are derived are multiples of it.
@@ -34,7 +34,7 @@ const SMALLEST_CONTEXT: u32 = 1024;
 /// # Errors
 /// A ceiling below the idle figure, a ceiling that cannot hold one request of the context that the registry names, or
 /// quantised caches for a family whose caches mlx_lm cannot quantise.
-pub fn bounds(
+pub(crate) fn bounds(
     model: &Model,
     files: &ModelFiles,
     draft: Option<&ModelFiles>,

@@ -6,8 +6,7 @@ use crate::registry::{ClusterMode, Complaint, Model, Registry};
 /// Every model that mlx_lm was asked about and cannot divide so, or whose `config.json` says that its KV heads,
 /// attention heads or layers do not come out even on its ranks. `shape`: what is known of a model that mlx_lm was not
 /// asked about, if it is here.
-#[must_use]
-pub fn divides(
+pub(crate) fn divides(
     registry: &Registry,
     shape: impl Fn(&Model) -> Result<Option<Shape>, Problem>,
 ) -> Vec<Complaint> {

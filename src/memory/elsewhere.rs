@@ -14,7 +14,7 @@ use crate::units::Bytes;
 
 /// Another machine as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Elsewhere {
+pub(crate) struct Elsewhere {
     pub host: String,
     /// Installed.
     pub total: Bytes,
@@ -28,7 +28,7 @@ pub struct Elsewhere {
 
 /// What a live run of another model holds on that machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub(crate) struct Held {
     pub model: String,
     /// What was granted for it there.
     pub grant: Grant,
@@ -41,7 +41,7 @@ pub struct Held {
 ///
 /// # Errors
 /// A [`Refusal`] that names the machine, and whose lines add up to the byte.
-pub fn judge_there(
+pub(crate) fn judge_there(
     machine: &Elsewhere,
     reserves: &[Reserve],
     held: &[Held],

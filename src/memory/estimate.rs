@@ -15,7 +15,7 @@ use crate::units::Bytes;
 
 /// What is known of a model's files.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ModelFiles {
+pub(crate) enum ModelFiles {
     /// They are there.
     Read(Box<Files>),
     /// They are not there; the registry says so much.
@@ -112,8 +112,7 @@ impl Terms {
 
 /// Adds up what a model takes under `bounds`. `None`: nothing is known, not even a declared size, and a start is
 /// refused unless forced.
-#[must_use]
-pub fn estimate(
+pub(crate) fn estimate(
     files: &ModelFiles,
     draft: Option<&ModelFiles>,
     bounds: &Bounds,

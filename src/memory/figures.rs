@@ -13,7 +13,7 @@ pub(super) const WORKING: &str = "prefill working set";
 /// Where a number comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Origin {
+pub(crate) enum Origin {
     /// Read from the weights' files.
     File,
     /// Follows from `config.json`.
@@ -30,8 +30,7 @@ pub enum Origin {
 
 impl Origin {
     /// As `mlxctl estimate` prints it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::File => "file",
             Self::Config => "config",
@@ -46,7 +45,7 @@ impl Origin {
 /// The three figures; also the first one that a term counts in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Figure {
+pub(crate) enum Figure {
     /// Loaded, nothing cached.
     Idle,
     /// Between requests.
@@ -57,7 +56,7 @@ pub enum Figure {
 
 /// One summand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Term {
+pub(crate) struct Term {
     /// For people.
     pub name: String,
     pub bytes: Bytes,
@@ -73,8 +72,7 @@ pub struct Term {
 
 /// The sum of terms, a figure each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Estimate {
-    /// All terms.
+pub(crate) struct Estimate {
     pub terms: Vec<Term>,
     /// Loaded, nothing cached.
     pub idle: Bytes,
@@ -90,14 +88,11 @@ pub struct Estimate {
 
 impl Estimate {
     /// What admission reserves: the peak, or the ceiling that the backend is held to.
-    #[must_use]
-    pub fn reserve(&self) -> Bytes {
+    pub(crate) fn reserve(&self) -> Bytes {
         self.ceiling.map_or(self.peak, |ceiling| self.peak.min(ceiling))
     }
 
-    /// One figure.
-    #[must_use]
-    pub fn figure(&self, figure: Figure) -> Bytes {
+    pub(crate) fn figure(&self, figure: Figure) -> Bytes {
         match figure {
             Figure::Idle => self.idle,
             Figure::Resident => self.resident,
@@ -106,8 +101,7 @@ impl Estimate {
     }
 
     /// Adds up.
-    #[must_use]
-    pub fn of(terms: Vec<Term>, ceiling: Option<Bytes>) -> Self {
+    pub(crate) fn of(terms: Vec<Term>, ceiling: Option<Bytes>) -> Self {
         let sum =
             |figure| terms.iter().filter(|term| term.figures.contains(&figure)).map(|term| term.bytes).sum();
         let declared = terms.iter().any(|term| term.origin == Origin::Declared);

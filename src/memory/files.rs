@@ -33,7 +33,7 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
 ///
 /// # Errors
 /// A file that cannot be read, or describes no model.
-pub fn read_config(folder: &Path) -> Result<Shape, Problem> {
+pub(crate) fn read_config(folder: &Path) -> Result<Shape, Problem> {
     thumb::shape(&read_small(&folder.join("config.json"))?)
 }
 
@@ -91,17 +91,13 @@ pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, 
 }
 
 /// What the folder of an adapter adds to a model's weights (`adapters.safetensors`, as mlx_lm loads it).
-///
-/// # Errors
-/// As [`read_folder`].
-pub fn read_adapter(folder: &Path) -> Result<Header, Problem> {
+pub(crate) fn read_adapter(folder: &Path) -> Result<Header, Problem> {
     Ok(read_header(&folder.join("adapters.safetensors"))?.0)
 }
 
 /// A file in the folder that is not what its name says: empty, or what Git LFS leaves in its place; or weights in
 /// another format alone. Reads a few bytes of each file.
-#[must_use]
-pub fn impostor(folder: &Path) -> Option<Problem> {
+pub(crate) fn impostor(folder: &Path) -> Option<Problem> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     files.sort();
@@ -144,8 +140,7 @@ fn is_shard(path: &Path) -> bool {
 
 /// The learned footprints that `file` keeps; none if it is not there or cannot be understood: everything in it can be
 /// learned again.
-#[must_use]
-pub fn read_learned(file: &Path) -> Store {
+pub(crate) fn read_learned(file: &Path) -> Store {
     read_small(file).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
@@ -170,7 +165,7 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
 ///
 /// # Errors
 /// That it cannot be read, holds nothing, or does not hold what its header says.
-pub fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
+pub(crate) fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable { file: show(file), why: error.to_string() };
     let bad = |why: String| Problem::Header { file: show(file), why };
     let mut open = std::fs::File::open(file).map_err(unreadable)?;

@@ -10,7 +10,7 @@ use crate::units::Bytes;
 
 /// A limit that holds for all models together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct GpuLimit {
+pub(crate) struct GpuLimit {
     pub bytes: Bytes,
     pub source: LimitSource,
 }
@@ -18,7 +18,7 @@ pub struct GpuLimit {
 /// Where a limit comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LimitSource {
+pub(crate) enum LimitSource {
     /// The owner set `iogpu.wired_limit_mb`.
     Sysctl,
     /// macOS's default, as Metal told MLX when `mlxctl setup` verified the environment.
@@ -32,16 +32,14 @@ pub enum LimitSource {
 impl GpuLimit {
     /// What a Mac with `total` bytes lets its GPU hold, where nobody can ask it. Reports of 128 GB machines say 84 % and
     /// 75 %; the smallest counts.
-    #[must_use]
-    pub fn assumed(platform: Platform, total: Bytes) -> Option<Self> {
+    pub(crate) fn assumed(platform: Platform, total: Bytes) -> Option<Self> {
         let bytes = Bytes(total.0 / 4 * 3);
         (platform == Platform::Metal).then_some(Self { bytes, source: LimitSource::Assumed })
     }
 
     /// The limit on a machine that reads so; `noted` is what `mlxctl setup` was told ([`LimitSource::Setup`]).
     /// `None`: there is no GPU, or nobody says.
-    #[must_use]
-    pub fn of(platform: Platform, reading: &MemoryReading, noted: Option<Bytes>) -> Option<Self> {
+    pub(crate) fn of(platform: Platform, reading: &MemoryReading, noted: Option<Bytes>) -> Option<Self> {
         let with = |source| move |bytes| Self { bytes, source };
         match platform {
             Platform::Cpu => None,
@@ -57,8 +55,7 @@ impl GpuLimit {
 
 impl LimitSource {
     /// As a remark in brackets.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sysctl => "iogpu.wired_limit_mb",
             Self::Setup => "macOS's default, from mlxctl setup",

@@ -17,7 +17,7 @@ use crate::units::Bytes;
 
 /// What one machine of a cluster holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HostEstimate {
+pub(crate) struct HostEstimate {
     pub host: String,
     /// It is this machine.
     pub local: bool,
@@ -27,7 +27,7 @@ pub struct HostEstimate {
 
 /// What a start would be held to, and would take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outlook {
+pub(crate) struct Outlook {
     /// What each process of it is held to.
     pub bounds: Bounds,
     /// What kept prompts and a prefill share; `None`: nothing, or the files are not there.
@@ -43,7 +43,7 @@ pub struct Outlook {
 ///
 /// # Errors
 /// As [`bounds`]; and [`Problem::Cluster`] where the model cannot be divided.
-pub fn outlook(
+pub(crate) fn outlook(
     model: &Model,
     files: &ModelFiles,
     draft: Option<&ModelFiles>,

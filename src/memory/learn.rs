@@ -10,7 +10,7 @@ use crate::units::Bytes;
 /// The highest footprints of one model under one version and one set of bounds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Learned {
+pub(crate) struct Learned {
     /// Just loaded, nothing cached.
     pub idle: Option<Bytes>,
     /// Between requests.
@@ -22,7 +22,7 @@ pub struct Learned {
 /// Everything that was learned; the document that is kept in `learned.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Store {
+pub(crate) struct Store {
     /// The version of this document, [`SCHEMA`].
     pub schema: u32,
     /// By [`key`].
@@ -30,21 +30,19 @@ pub struct Store {
 }
 
 /// The version of [`Store`]. A store of another version is not read: everything can be learned again.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// No more entries than this are kept; a registry has a few models and each a few settings.
 const MOST: usize = 256;
 
 /// Under what a footprint is kept: the repository or folder, the versions of MLX and mlx-lm, and the settings' hash.
-#[must_use]
-pub fn key(repo: &str, versions: &str, settings: &str) -> String {
+pub(crate) fn key(repo: &str, versions: &str, settings: &str) -> String {
     format!("{repo} {versions} {settings}")
 }
 
 impl Learned {
     /// The higher of both in everything.
-    #[must_use]
-    pub fn merge(self, other: Self) -> Self {
+    pub(crate) fn merge(self, other: Self) -> Self {
         Self {
             idle: self.idle.max(other.idle),
             resident: self.resident.max(other.resident),
@@ -57,8 +55,7 @@ impl Learned {
     /// Idle is reached in every run, so the measured one replaces the estimated one. Of resident and peak only more
     /// than estimated counts: that less was seen says nothing of a request beside a full prompt cache, which may come
     /// any time. Only fitted terms are changed, never exact ones.
-    #[must_use]
-    pub fn correct(&self, estimate: Estimate) -> Estimate {
+    pub(crate) fn correct(&self, estimate: Estimate) -> Estimate {
         let corrected = match self.idle {
             Some(idle) => shift(estimate, Figure::Idle, RUNTIME, idle),
             None => estimate,
@@ -78,7 +75,7 @@ impl Learned {
 
 impl Store {
     /// Takes in what a run has shown.
-    pub fn observe(&mut self, key: &str, seen: Learned) {
+    pub(crate) fn observe(&mut self, key: &str, seen: Learned) {
         self.schema = SCHEMA;
         if self.models.len() >= MOST && !self.models.contains_key(key) {
             self.models.clear();
@@ -88,8 +85,7 @@ impl Store {
     }
 
     /// What is known, unless the store is of another version.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Learned> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Learned> {
         self.models.get(key).filter(|_| self.schema == SCHEMA)
     }
 }

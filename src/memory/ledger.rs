@@ -12,7 +12,7 @@ use crate::units::Bytes;
 
 /// Bytes that a live run may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Grant {
+pub(crate) struct Grant {
     pub bytes: Bytes,
     /// Whether `--force` went past a refusal; stays visible for as long as the run lives.
     pub forced: bool,
@@ -20,7 +20,7 @@ pub struct Grant {
 
 /// Who may take what. Owned by the supervisor's loop; nothing else changes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// Whose memory, as ssh calls it; `None`: this machine's.
     pub host: Option<String>,
     pub total: Bytes,
@@ -30,7 +30,7 @@ pub struct Ledger {
 
 /// The machine as it is now.
 #[derive(Debug, Clone, Copy)]
-pub struct Live<'a> {
+pub(crate) struct Live<'a> {
     pub reading: &'a MemoryReading,
     /// What the OS charges the running models.
     pub footprints: &'a BTreeMap<String, Footprint>,
@@ -43,32 +43,28 @@ pub struct Live<'a> {
 
 impl Ledger {
     /// A ledger without grants.
-    #[must_use]
-    pub fn new(total: Bytes, reserves: Vec<Reserve>) -> Self {
+    pub(crate) fn new(total: Bytes, reserves: Vec<Reserve>) -> Self {
         Self { host: None, total, reserves, granted: BTreeMap::new() }
     }
 
     /// That of another machine.
-    #[must_use]
-    pub fn of_host(self, host: &str) -> Self {
+    pub(crate) fn of_host(self, host: &str) -> Self {
         Self { host: Some(host.to_owned()), ..self }
     }
 
     /// All grants by model name.
-    #[must_use]
-    pub fn granted(&self) -> &BTreeMap<String, Grant> {
+    pub(crate) fn granted(&self) -> &BTreeMap<String, Grant> {
         &self.granted
     }
 
     /// The sum of all grants.
-    #[must_use]
-    pub fn sum(&self) -> Bytes {
+    pub(crate) fn sum(&self) -> Bytes {
         self.granted.values().map(|grant| grant.bytes).sum()
     }
 
     /// Reserves bytes for a start that [`super::judge`] allowed, or that was forced; `false`: the model has a grant already.
     #[must_use = "a second grant of the same model is not entered"]
-    pub fn enter(&mut self, model: &str, grant: Grant) -> bool {
+    pub(crate) fn enter(&mut self, model: &str, grant: Grant) -> bool {
         if self.granted.contains_key(model) {
             return false;
         }
@@ -77,7 +73,7 @@ impl Ledger {
     }
 
     /// Takes the grant of a run back, once its memory is back.
-    pub fn release(&mut self, model: &str) -> Option<Grant> {
+    pub(crate) fn release(&mut self, model: &str) -> Option<Grant> {
         self.granted.remove(model)
     }
 }

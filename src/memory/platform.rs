@@ -8,7 +8,7 @@ use crate::units::Bytes;
 /// The backend of MLX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Platform {
+pub(crate) enum Platform {
     /// Apple Silicon: one memory for CPU and GPU.
     Metal,
     /// NVIDIA: figures are bytes of the card.
@@ -19,8 +19,7 @@ pub enum Platform {
 
 impl Platform {
     /// Where MLX runs on a machine that reads so: Metal on macOS, else the card, if there is one.
-    #[must_use]
-    pub fn of(reading: &MemoryReading) -> Self {
+    pub(crate) fn of(reading: &MemoryReading) -> Self {
         match (cfg!(target_os = "macos"), reading.gpu_limit) {
             (true, _) => Self::Metal,
             (false, Some(_)) => Self::Cuda,
@@ -29,8 +28,7 @@ impl Platform {
     }
 
     /// As a person says it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Metal => "Metal",
             Self::Cuda => "CUDA",
@@ -44,8 +42,7 @@ impl Platform {
     /// what its libraries take in clean pages is shared and can be dropped. CUDA: measured on an H100,
     /// 950 MiB over the active bytes (context and kernels). Metal: not measured; Python, compiled kernels and the
     /// heap of small buffers, until a footprint is learned.
-    #[must_use]
-    pub const fn runtime(self) -> Bytes {
+    pub(crate) const fn runtime(self) -> Bytes {
         match self {
             Self::Metal => Bytes::mb(500),
             Self::Cuda => Bytes(950 << 20),
@@ -55,8 +52,7 @@ impl Platform {
 
     /// What Python holds of a tokenizer, a word of the vocabulary. Measured: 64,000 words take 30 MB. A card holds none
     /// of it.
-    #[must_use]
-    pub const fn word(self) -> u64 {
+    pub(crate) const fn word(self) -> u64 {
         match self {
             Self::Metal | Self::Cpu => 470,
             Self::Cuda => 0,
@@ -67,8 +63,7 @@ impl Platform {
     ///
     /// On a CPU, MLX takes its buffers from malloc, and glibc raises the size above which it returns them at once
     /// with every larger one it sees, to 32 MiB (mallopt(3), `M_MMAP_THRESHOLD`); naming a size fixes it.
-    #[must_use]
-    pub const fn environment(self) -> &'static [(&'static str, &'static str)] {
+    pub(crate) const fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Cpu => &[("MALLOC_MMAP_THRESHOLD_", "65536")],
             Self::Metal | Self::Cuda => &[],
@@ -79,8 +74,7 @@ impl Platform {
     ///
     /// CUDA: measured on an H100, driver bytes less active, cached and context bytes after 30,000 tokens, 1.3 GiB.
     /// CPU: measured, 1 to 3 MB with [`environment`](Self::environment), 20 to 100 MB without. Metal: not measured.
-    #[must_use]
-    pub const fn slack(self) -> Bytes {
+    pub(crate) const fn slack(self) -> Bytes {
         match self {
             Self::Metal => Bytes::mb(200),
             Self::Cuda => Bytes(1340 << 20),

@@ -13,7 +13,7 @@ use crate::units::{Bytes, Percent};
 
 /// A running model, as far as this matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
+pub(crate) struct Running {
     pub name: String,
     /// `always` or `manual`.
     pub start: Start,
@@ -24,7 +24,7 @@ pub struct Running {
 
 /// What to do, each once. Every one is an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Give back the cached memory of all models.
     TrimAll {
         /// In a few words.
@@ -49,7 +49,7 @@ pub enum Action {
 
 /// The state machine.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub(crate) struct Policy {
     settings: PressureSettings,
     /// The level that holds: the highest since pressure was last calm.
     level: Pressure,
@@ -70,8 +70,7 @@ pub struct Policy {
 
 impl Policy {
     /// A policy at rest.
-    #[must_use]
-    pub fn new(settings: PressureSettings) -> Self {
+    pub(crate) fn new(settings: PressureSettings) -> Self {
         Self {
             settings,
             level: Pressure::Normal,
@@ -86,14 +85,13 @@ impl Policy {
     }
 
     /// Takes in changed settings; what holds goes on holding.
-    pub fn set(&mut self, settings: PressureSettings) {
+    pub(crate) fn set(&mut self, settings: PressureSettings) {
         self.settings = settings;
     }
 
     /// Why a start is refused now, if it is. `running` are the programs of [`PressureSettings::yield_to`] that run at this moment,
     /// which may be more than were seen in the last step.
-    #[must_use]
-    pub fn refuses(&self, start: Start, running: &[String]) -> Option<String> {
+    pub(crate) fn refuses(&self, start: Start, running: &[String]) -> Option<String> {
         if self.level > Pressure::Normal {
             return Some("memory pressure is not normal yet".to_owned());
         }
@@ -108,26 +106,22 @@ impl Policy {
     }
 
     /// The programs that the models yield to now, as last seen; none: they do not.
-    #[must_use]
-    pub fn yielding_to(&self) -> &[String] {
+    pub(crate) fn yielding_to(&self) -> &[String] {
         if self.yielding { &self.programs } else { &[] }
     }
 
     /// The share of the time that the models work; `None`: all of it.
-    #[must_use]
-    pub fn pace(&self) -> Option<Percent> {
+    pub(crate) fn pace(&self) -> Option<Percent> {
         self.settings.pace.filter(|_| self.yielding)
     }
 
     /// Whether requests wait in line until the programs have ended.
-    #[must_use]
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.yielding && self.settings.yield_actions.contains(&YieldAction::Hold)
     }
 
     /// When to step again even if nothing changes; `None`: not before something does.
-    #[must_use]
-    pub fn next(&self) -> Option<Moment> {
+    pub(crate) fn next(&self) -> Option<Moment> {
         [
             self.critical_since.map(|since| since.after(self.settings.critical_hold)),
             self.calm_since.map(|since| since.after(self.settings.calm_hold)),
@@ -139,7 +133,7 @@ impl Policy {
     }
 
     /// The next step: `programs` are those of [`PressureSettings::yield_to`] that run.
-    pub fn step(
+    pub(crate) fn step(
         &mut self,
         now: Moment,
         pressure: Pressure,

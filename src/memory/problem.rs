@@ -104,7 +104,6 @@ pub enum Problem {
 
 impl Problem {
     /// What to do about it.
-    #[must_use]
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { .. } => return None,

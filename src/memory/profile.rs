@@ -85,7 +85,6 @@ pub struct Activation {
 /// A chat template, which was parsed and not run.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Template {
-    /// The file that it is in.
     pub file: String,
     /// The variables that it reads.
     #[serde(default)]
@@ -135,7 +134,6 @@ pub enum RefusedKind {
 
 impl Template {
     /// The variables that it reads; `None`: it cannot be parsed.
-    #[must_use]
     pub fn read(self) -> Option<BTreeSet<String>> {
         self.error.is_none().then_some(self.variables)
     }
@@ -174,7 +172,6 @@ impl Profile {
     }
 
     /// What the estimate computes with.
-    #[must_use]
     pub fn shape(&self) -> Shape {
         Shape {
             family: self.family.clone(),
@@ -192,7 +189,6 @@ impl Profile {
     }
 
     /// The weights as served, where they were seen.
-    #[must_use]
     pub fn weights(&self, files: Header) -> Header {
         match self.source {
             Source::Config => files,
@@ -203,7 +199,6 @@ impl Profile {
 
 impl Weights {
     /// In the place of what the files hold.
-    #[must_use]
     pub fn over(self, files: Header) -> Header {
         Header { tensors: self.tensors, bytes: self.bytes, ..files }
     }

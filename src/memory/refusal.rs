@@ -10,7 +10,7 @@ use crate::units::Bytes;
 
 /// A start that may not happen now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     pub model: String,
     /// The machine that is short, as ssh calls it; `None`: this one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,7 +25,7 @@ pub struct Refusal {
 /// The kinds of refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub(crate) enum Why {
     /// Its start was granted before.
     AlreadyGranted,
     /// Nobody knows what it takes.
@@ -40,21 +40,17 @@ pub enum Why {
 
 impl Refusal {
     /// The largest shortage of all checks.
-    #[must_use]
-    pub fn missing(&self) -> Bytes {
+    pub(crate) fn missing(&self) -> Bytes {
         self.checks.iter().map(|check| check.missing).max().unwrap_or(Bytes::ZERO)
     }
 
     /// Whether nothing but what is available at the moment is short: another moment may bring another answer.
-    #[must_use]
-    pub fn for_now(&self) -> bool {
+    pub(crate) fn for_now(&self) -> bool {
         let mut short = self.checks.iter().filter(|check| check.missing > Bytes::ZERO).peekable();
         short.peek().is_some() && short.all(|check| check.name == AVAILABLE)
     }
 
-    /// In one sentence.
-    #[must_use]
-    pub fn sentence(&self) -> String {
+    pub(crate) fn sentence(&self) -> String {
         let model = &self.model;
         match &self.why {
             Why::AlreadyGranted => format!("{model} is starting or running already"),
@@ -69,8 +65,7 @@ impl Refusal {
     }
 
     /// What to do, a line each.
-    #[must_use]
-    pub fn hint(&self) -> String {
+    pub(crate) fn hint(&self) -> String {
         let force = format!("mlxctl start {} --force", self.model);
         match &self.why {
             Why::AlreadyGranted => format!("mlxctl status {}", self.model),
@@ -130,8 +125,7 @@ impl fmt::Display for Refusal {
 }
 
 /// "18.4 GB", "−2.10 GB".
-#[must_use]
-pub fn signed(bytes: i128) -> String {
+pub(crate) fn signed(bytes: i128) -> String {
     let size = Bytes(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX));
     if bytes < 0 { format!("−{size}") } else { size.to_string() }
 }

@@ -9,7 +9,7 @@ use crate::units::Bytes;
 
 /// One thing that a person could do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Remedy {
+pub(crate) struct Remedy {
     /// "stop 32b", "quit Civ V", "trim 32b".
     pub act: String,
     /// The command for it, if mlxctl has one.

@@ -41,8 +41,7 @@ pub struct Row {
 }
 
 /// The table for a run under `bounds`. `None`: nothing is shared, or the files are not there.
-#[must_use]
-pub fn room(
+pub(crate) fn room(
     files: &ModelFiles,
     draft: Option<&ModelFiles>,
     bounds: &Bounds,

@@ -8,7 +8,7 @@ use super::cache::{Cache, Kind, Law, Quantized, Slot};
 use crate::units::Bytes;
 
 /// No model has more layers; a config.json that says so describes none.
-pub const MOST_LAYERS: u64 = 4096;
+pub(crate) const MOST_LAYERS: u64 = 4096;
 
 /// A model as far as memory is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,6 @@ pub struct Shape {
 
 impl Shape {
     /// Bytes of all caches of one sequence of `tokens` tokens, as they are allocated.
-    #[must_use]
     pub fn kv(&self, tokens: u64, quantized: Option<Quantized>) -> Bytes {
         let of = |cache: &Cache| -> u64 {
             let how = cache.quantized(quantized);
@@ -50,7 +49,6 @@ impl Shape {
     }
 
     /// Bytes that one more token takes while all caches still grow.
-    #[must_use]
     pub fn per_token(&self, quantized: Option<Quantized>) -> Bytes {
         let of = |cache: &Cache| -> u64 {
             let each = cache.slots.iter().map(|slot| match (slot.law, cache.quantized(quantized)) {
@@ -75,7 +73,6 @@ impl Shape {
 
     /// The width of a query, which is what the fused attention kernels are made for; `None`: no attention, or of
     /// several widths.
-    #[must_use]
     pub fn query_width(&self) -> Option<u64> {
         let mut widths = self.growing().map(|slot| slot.width);
         let first = widths.next()?;
@@ -83,7 +80,6 @@ impl Shape {
     }
 
     /// Bytes of the largest float32 state of a recurrent layer; 0: there is none.
-    #[must_use]
     pub fn largest_state(&self) -> u64 {
         let wide = |cache: &Cache| {
             let states = cache.slots.iter().filter(|slot| slot.law == Law::Fixed && slot.element == 4);
@@ -93,7 +89,6 @@ impl Shape {
     }
 
     /// Layers that keep a state of fixed size.
-    #[must_use]
     pub fn recurrent_layers(&self) -> u64 {
         let keeps = |cache: &&Cache| cache.slots.iter().any(|slot| slot.law == Law::Fixed);
         self.caches.iter().filter(keeps).map(|cache| cache.count).sum()
@@ -102,7 +97,6 @@ impl Shape {
     /// What sliding caches hold of a sequence after a step of its prompt: to the window, less one, all of the step is
     /// appended (`_update_concat` of `RotatingKVCache` and its batched kind in mlx_lm/models/cache.py), and cut off
     /// again by the next one. After a step of one token, the window.
-    #[must_use]
     pub fn sliding(&self, tokens: u64, step: u64) -> Bytes {
         let rows = |window: u64| window.saturating_sub(1).saturating_add(step).min(tokens);
         let of = |slot: &Slot| match slot.law {
@@ -114,7 +108,6 @@ impl Shape {
     }
 
     /// The most tokens that a token attends to at a sequence of `tokens` tokens, while `step` are processed.
-    #[must_use]
     pub fn attended(&self, tokens: u64, step: u64) -> u64 {
         let of = |slot: &Slot| match slot.law {
             Law::Quotient { step: group } => tokens / group,
@@ -124,7 +117,6 @@ impl Shape {
     }
 
     /// The caches that mlx_lm cannot quantise, if there are any: `--kv-bits` makes it fail in the first request.
-    #[must_use]
     pub fn unquantizable(&self) -> Option<&'static str> {
         let has = |kind| self.caches.iter().any(|cache| cache.kind == kind);
         (!self.quantizes).then(|| match () {
@@ -135,7 +127,6 @@ impl Shape {
     }
 
     /// The same in another activation type.
-    #[must_use]
     pub fn computed_in(mut self, activation: u64) -> Self {
         for slot in self.caches.iter_mut().flat_map(|cache| &mut cache.slots) {
             if slot.element == self.activation && slot.element > 0 {

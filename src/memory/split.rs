@@ -26,7 +26,7 @@ pub fn split(files: &Files, mode: ClusterMode, ranks: usize) -> Result<Vec<Files
 ///
 /// # Errors
 /// [`Problem::Cluster`]: they do not come out even.
-pub fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<(), Problem> {
+pub(crate) fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<(), Problem> {
     let uneven = |what: &str, n: u64| {
         Err(Problem::Cluster { why: format!("{n} {what} cannot be divided over {ranks} ranks") })
     };

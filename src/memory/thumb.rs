@@ -20,7 +20,7 @@ const RECURRENT: [&str; 6] = ["linear_attention", "mamba", "conv", "recurrent", 
 ///
 /// # Errors
 /// [`Problem::Config`] with the key that is missing, of the wrong type or out of range.
-pub fn shape(json: &str) -> Result<Shape, Problem> {
+pub(crate) fn shape(json: &str) -> Result<Shape, Problem> {
     // Python's JSON has numbers that JSON has not; none of them says anything here.
     let plain = || json.replace("-Infinity", "0").replace("Infinity", "0").replace("NaN", "0");
     let outer: Value = serde_json::from_str(json)

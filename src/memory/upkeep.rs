@@ -10,7 +10,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// What to do with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Empty MLX's buffer cache, which costs the next request nothing: it was idle for `trim_after`.
     Trim,
     /// Give up kept prompts as well.
@@ -21,7 +21,7 @@ pub enum Action {
 
 /// The reasons for which one backend gives up kept prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     /// It was idle for `forget_after`.
     Idle,
     /// It is over its ceiling.
@@ -30,7 +30,7 @@ pub enum Why {
 
 /// A backend at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
+pub(crate) struct Now {
     pub footprint: Bytes,
     /// Requests in flight.
     pub in_flight: u64,
@@ -40,7 +40,7 @@ pub struct Now {
 
 /// What one backend is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub ceiling: Bytes,
     /// The registry's `trim_after`.
     pub trim_after: Duration,
@@ -50,7 +50,7 @@ pub struct Limits {
 
 /// The state, a run of a backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Upkeep {
+pub(crate) struct Upkeep {
     /// The last request before the last idle trim: a new one makes a new trim worth while.
     trimmed_for: Option<Moment>,
     /// The last request before kept prompts were given up.
@@ -62,7 +62,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// The next step; at most one action.
-    pub fn step(&mut self, now: Moment, backend: Now, limits: Limits) -> Option<Action> {
+    pub(crate) fn step(&mut self, now: Moment, backend: Now, limits: Limits) -> Option<Action> {
         if backend.footprint > limits.ceiling {
             return self.over(now, backend);
         }

@@ -11,7 +11,7 @@ use crate::units::Bytes;
 
 /// Longest header that is read, bytes; the reference implementation has the same limit. Nothing is allocated for
 /// a longer one: the length field of a lying file can say 2⁶⁴−1.
-pub const HEADER_LIMIT: u64 = 100_000_000;
+pub(crate) const HEADER_LIMIT: u64 = 100_000_000;
 
 /// What one safetensors file holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,17 +27,15 @@ pub struct Header {
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub(crate) struct Named {
     /// `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Its bytes.
     pub bytes: u64,
 }
 
 impl Named {
     /// Whether it belongs to one of the layers.
-    #[must_use]
-    pub fn in_a_layer(&self) -> bool {
+    pub(crate) fn in_a_layer(&self) -> bool {
         let number = |rest: &str| rest.split('.').next().is_some_and(|word| word.parse::<u32>().is_ok());
         self.name.strip_prefix("layers.").is_some_and(number)
             || self.name.split(".layers.").skip(1).any(number)
@@ -47,7 +45,6 @@ impl Named {
 impl Header {
     /// Bytes of one element of an activation or a KV cache: 4 where most floating-point weights are float32, else 2.
     /// `None`: there are none.
-    #[must_use]
     pub fn activation(&self) -> Option<u64> {
         match self.float_bytes {
             [0, 0] => None,
@@ -56,7 +53,6 @@ impl Header {
     }
 
     /// The sum over several files.
-    #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
             tensors: self.tensors.saturating_add(other.tensors),
@@ -70,7 +66,7 @@ impl Header {
 ///
 /// # Errors
 /// When the file is too short for what it says, or says more than [`HEADER_LIMIT`].
-pub fn header_length(first: [u8; 8], file_length: u64) -> Result<u64, String> {
+pub(crate) fn header_length(first: [u8; 8], file_length: u64) -> Result<u64, String> {
     let length = u64::from_le_bytes(first);
     if length > HEADER_LIMIT {
         return Err(format!("its header says that it is {length} bytes long"));
@@ -110,7 +106,7 @@ fn element(dtype: &str) -> Option<(u64, bool)> {
 ///
 /// # Errors
 /// One sentence about what does not fit.
-pub fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec<Named>), String> {
+pub(crate) fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec<Named>), String> {
     let entries: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(json).map_err(|error| format!("its header is no JSON object: {error}"))?;
     let mut header = Header::default();
@@ -165,7 +161,7 @@ pub fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec<Named>
 ///
 /// # Errors
 /// One sentence, when it is no index or names a file outside its folder.
-pub fn parse_index(json: &[u8]) -> Result<BTreeSet<String>, String> {
+pub(crate) fn parse_index(json: &[u8]) -> Result<BTreeSet<String>, String> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,

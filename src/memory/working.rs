@@ -20,12 +20,11 @@ const GRAPH_A_TOKEN: u64 = 27_000;
 
 /// One prefill step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub(super) struct Step {
     /// Prompt tokens processed at once, all sequences together.
     pub tokens: u64,
     /// Length of a sequence at its end.
     pub context: u64,
-    /// Sequences.
     pub sequences: u64,
 }
 
@@ -41,8 +40,7 @@ pub struct Step {
 /// f = layers in flight. Fitted: CUDA to an H100 (32B and 72B shapes, 2,000 to 30,000 tokens, step 512; residuals
 /// of the whole peak −8 % to +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not
 /// measured.
-#[must_use]
-pub fn prefill(
+pub(super) fn prefill(
     shape: &Shape,
     weights: Bytes,
     step: Step,

@@ -9,23 +9,21 @@ use crate::web::{self, Body, Peer, Service, whole};
 
 /// The listener, whether or not it listens. Ends when it is dropped.
 #[derive(Debug)]
-pub struct Listener(web::Listener);
+pub(crate) struct Listener(web::Listener);
 
 impl Listener {
     /// Listens nowhere, until it is told where.
-    #[must_use]
-    pub fn spawn(source: impl Source) -> Self {
+    pub(crate) fn spawn(source: impl Source) -> Self {
         Self(web::Listener::spawn(Metrics(source)))
     }
 
     /// Follows a registry.
-    pub fn listen(&self, registry: &Registry) {
+    pub(crate) fn listen(&self, registry: &Registry) {
         self.0.listen(registry.metrics.address, &registry.network);
     }
 
     /// Why it does not listen where it should.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         self.0.problem()
     }
 }

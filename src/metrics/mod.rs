@@ -7,27 +7,27 @@ mod text;
 
 use std::collections::BTreeMap;
 
-pub use listen::Listener;
-pub use text::render;
+pub(crate) use listen::Listener;
+pub(crate) use text::render;
 
 use crate::api::Status;
 use crate::gate::TrafficDetail;
 
 /// The format's name.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Who knows everything that is counted. The supervisor does; it lies above this folder.
-pub trait Source: Clone + Send + Sync + 'static {
+pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// Everything, now; `None` when it is ending.
     fn snapshot(&self) -> impl Future<Output = Option<Snapshot>> + Send;
 }
 
 /// How often each kind of event was noted, by model; without one: the supervisor's own.
-pub type Noted = BTreeMap<(Option<String>, String), u64>;
+pub(crate) type Noted = BTreeMap<(Option<String>, String), u64>;
 
 /// The supervisor at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// As `status` shows it.
     pub status: Status,
     /// By model.

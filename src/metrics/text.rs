@@ -19,8 +19,7 @@ const STATES: [StateName; 8] = [
 ];
 
 /// The whole text. A value that is not known has no line.
-#[must_use]
-pub fn render(snapshot: &Snapshot) -> String {
+pub(crate) fn render(snapshot: &Snapshot) -> String {
     let mut page = Page::default();
     supervisor(&mut page, snapshot);
     memory(&mut page, snapshot);

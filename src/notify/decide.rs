@@ -8,12 +8,12 @@ use crate::registry::{NotifyKind, Start};
 /// What is wrong now and was told. An episode is one kind of trouble of one model, from the first event of it until the
 /// model is ready again.
 #[derive(Debug, Default)]
-pub struct Episodes(BTreeSet<(NotifyKind, String)>);
+pub(crate) struct Episodes(BTreeSet<(NotifyKind, String)>);
 
 impl Episodes {
     /// Takes an event in. The kind that it is told as, if it begins an episode; `start`: of its model, `None` where the
     /// registry has no such model.
-    pub fn take(&mut self, event: &EventRecord, start: Option<Start>) -> Option<NotifyKind> {
+    pub(crate) fn take(&mut self, event: &EventRecord, start: Option<Start>) -> Option<NotifyKind> {
         let model = event.model.as_deref();
         let subject = model.unwrap_or_default().to_owned();
         let (kind, subject) = match (event.kind.as_str(), model) {

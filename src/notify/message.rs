@@ -14,7 +14,7 @@ const HINT: usize = 500;
 
 /// One notification: the JSON document that a command reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Message {
+pub(crate) struct Message {
     schema: u32,
     /// Null in a test.
     kind: Option<NotifyKind>,
@@ -33,8 +33,7 @@ pub struct Message {
 
 impl Message {
     /// Of an event that is told as `kind`.
-    #[must_use]
-    pub fn new(event: &EventRecord, kind: NotifyKind) -> Self {
+    pub(crate) fn new(event: &EventRecord, kind: NotifyKind) -> Self {
         let hint = event.hint.as_deref().map(|hint| short(hint, HINT));
         let model = event.model.as_deref().map(|model| short(model, HINT));
         Self {
@@ -51,8 +50,7 @@ impl Message {
     }
 
     /// The one of `mlxctl notify --test`.
-    #[must_use]
-    pub fn test(at: std::time::SystemTime) -> Self {
+    pub(crate) fn test(at: std::time::SystemTime) -> Self {
         Self {
             schema: SCHEMA,
             kind: None,
@@ -67,15 +65,13 @@ impl Message {
     }
 
     /// As a command reads it, with a line end.
-    #[must_use]
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         // Nothing in it can fail to be written: strings, numbers and flags.
         format!("{}\n", serde_json::to_string(self).unwrap_or_default())
     }
 
     /// For commands that read no JSON; empty where there is nothing to say.
-    #[must_use]
-    pub fn variables(&self) -> [(&'static str, &str); 5] {
+    pub(crate) fn variables(&self) -> [(&'static str, &str); 5] {
         [
             ("MLXCTL_NOTIFY_KIND", self.kind.map_or("test", NotifyKind::name)),
             ("MLXCTL_NOTIFY_MODEL", self.model.as_deref().unwrap_or_default()),
@@ -86,14 +82,12 @@ impl Message {
     }
 
     /// The line in bold.
-    #[must_use]
-    pub fn title(&self) -> &str {
+    pub(crate) fn title(&self) -> &str {
         &self.title
     }
 
     /// What stands below the title.
-    #[must_use]
-    pub fn body(&self) -> String {
+    pub(crate) fn body(&self) -> String {
         match &self.hint {
             Some(hint) => format!("{}. Try: {hint}", self.text),
             None => self.text.clone(),

@@ -9,8 +9,8 @@ mod notifier;
 mod send;
 mod trouble;
 
-pub use decide::Episodes;
-pub use message::Message;
-pub use notifier::{Notifier, Sent};
-pub use send::{Way, send, ways};
-pub use trouble::{News, Trouble};
+pub(crate) use decide::Episodes;
+pub(crate) use message::Message;
+pub(crate) use notifier::{Notifier, Sent};
+pub(crate) use send::{send, ways};
+pub(crate) use trouble::{News, Trouble};

@@ -13,10 +13,10 @@ const WAITING: usize = 16;
 
 /// What came of one message: what went wrong, if anything.
 #[derive(Debug)]
-pub struct Sent(Result<(), String>);
+pub(crate) struct Sent(Result<(), String>);
 
 /// Takes events in and tells the owner of some. Costs nothing where `[notify]` names no way.
-pub struct Notifier {
+pub(crate) struct Notifier {
     notify: Notify,
     path: String,
     ways: Vec<Way>,
@@ -33,8 +33,11 @@ pub struct Notifier {
 impl Notifier {
     /// `past`: what was told, or would have been, before; `report` brings what comes of each message to
     /// [`Notifier::sent`].
-    #[must_use]
-    pub fn new(registry: &Registry, past: &[EventRecord], report: Arc<dyn Fn(Sent) + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        registry: &Registry,
+        past: &[EventRecord],
+        report: Arc<dyn Fn(Sent) + Send + Sync>,
+    ) -> Self {
         let mut episodes = Episodes::default();
         for event in past {
             episodes.take(event, start(registry, event));
@@ -53,14 +56,14 @@ impl Notifier {
     }
 
     /// Another registry is in force.
-    pub fn follow(&mut self, registry: &Registry) {
+    pub(crate) fn follow(&mut self, registry: &Registry) {
         self.ways = ways(&registry.notify);
         self.notify.clone_from(&registry.notify);
         self.path.clone_from(&registry.agent.path);
     }
 
     /// Takes an event in. Episodes go on where nobody is told, so that a way that is added later tells no old news.
-    pub fn heard(&mut self, event: &EventRecord, registry: &Registry) {
+    pub(crate) fn heard(&mut self, event: &EventRecord, registry: &Registry) {
         let Some(kind) = self.episodes.take(event, start(registry, event)) else { return };
         if self.ways.is_empty() || !self.notify.kinds.contains(&kind) {
             return;
@@ -74,7 +77,7 @@ impl Notifier {
     }
 
     /// One is done: the next is sent. What is to be said of it: the first failure after a success, in one sentence.
-    pub fn sent(&mut self, Sent(outcome): Sent) -> Option<String> {
+    pub(crate) fn sent(&mut self, Sent(outcome): Sent) -> Option<String> {
         self.busy = false;
         let dropped = std::mem::take(&mut self.dropped);
         self.go_on();

@@ -28,7 +28,7 @@ const SCRIPT: [&str; 3] =
 
 /// A way to tell the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// A program and its arguments.
     Command(Vec<String>),
     /// A macOS notification.
@@ -37,8 +37,7 @@ pub enum Way {
 
 impl Way {
     /// The key of `[notify]`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Command(_) => "command",
             Self::Desktop => "desktop",
@@ -47,8 +46,7 @@ impl Way {
 }
 
 /// The ways that the registry names.
-#[must_use]
-pub fn ways(notify: &Notify) -> Vec<Way> {
+pub(crate) fn ways(notify: &Notify) -> Vec<Way> {
     let command = (!notify.command.is_empty()).then(|| Way::Command(notify.command.clone()));
     command.into_iter().chain(notify.desktop.then_some(Way::Desktop)).collect()
 }
@@ -57,7 +55,7 @@ pub fn ways(notify: &Notify) -> Vec<Way> {
 ///
 /// # Errors
 /// What went wrong, in one sentence.
-pub fn send(way: &Way, message: &Message, path: &str) -> Result<(), String> {
+pub(crate) fn send(way: &Way, message: &Message, path: &str) -> Result<(), String> {
     match way {
         Way::Command(argv) => run(argv, message, path, LIMIT),
         Way::Desktop if cfg!(target_os = "macos") => run(&desktop(message), message, path, LIMIT),

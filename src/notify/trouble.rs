@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 /// What was seen last of the disk and of the keys.
 #[derive(Debug, Default)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     disk: bool,
     /// When the file of keys was written, and whose keys it held; `None`: nobody has looked.
     keys: Option<(Option<SystemTime>, Vec<String>)>,
@@ -12,7 +12,7 @@ pub struct Trouble {
 
 /// An event to note.
 #[derive(Debug, PartialEq, Eq)]
-pub struct News {
+pub(crate) struct News {
     pub kind: &'static str,
     /// In one sentence.
     pub text: String,
@@ -21,7 +21,7 @@ pub struct News {
 
 impl Trouble {
     /// Why something cannot be written now, if it cannot: at its beginning and at its end there is news.
-    pub fn disk(&mut self, problem: Option<&str>) -> Option<News> {
+    pub(crate) fn disk(&mut self, problem: Option<&str>) -> Option<News> {
         let before = std::mem::replace(&mut self.disk, problem.is_some());
         match problem {
             Some(problem) if !before => Some(News {
@@ -39,18 +39,17 @@ impl Trouble {
     }
 
     /// Nobody wants to know of keys: the next look is the first.
-    pub fn forget_keys(&mut self) {
+    pub(crate) fn forget_keys(&mut self) {
         self.keys = None;
     }
 
     /// Whether the file of keys has to be read: it was written since the last look.
-    #[must_use]
-    pub fn keys_changed(&self, written: Option<SystemTime>) -> bool {
+    pub(crate) fn keys_changed(&self, written: Option<SystemTime>) -> bool {
         self.keys.as_ref().is_none_or(|(seen, _)| *seen != written)
     }
 
     /// Whose keys there are now: those that are gone are news. The first look has none.
-    pub fn keys(&mut self, written: Option<SystemTime>, names: Vec<String>) -> Vec<News> {
+    pub(crate) fn keys(&mut self, written: Option<SystemTime>, names: Vec<String>) -> Vec<News> {
         let before = self.keys.replace((written, names.clone()));
         let gone = before.into_iter().flat_map(|(_, before)| before).filter(|name| !names.contains(name));
         gone.map(|name| News {

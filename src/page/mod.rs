@@ -13,7 +13,7 @@ mod stream;
 mod view;
 mod watched;
 
-pub use serve::Listener;
+pub(crate) use serve::Listener;
 use tokio::sync::mpsc;
 
 use crate::api::{ApiError, CommandDone, EventRecord};
@@ -21,15 +21,14 @@ use crate::metrics;
 
 /// What a button of the page does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Press {
+pub(crate) enum Press {
     Start,
     Stop,
 }
 
 impl Press {
     /// As a command line would say it.
-    #[must_use]
-    pub fn verb(self) -> &'static str {
+    pub(crate) fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
@@ -38,7 +37,7 @@ impl Press {
 }
 
 /// Who knows everything that is shown, and does what a button says. The supervisor does; it lies above this folder.
-pub trait Source: metrics::Source {
+pub(crate) trait Source: metrics::Source {
     /// The newest events, oldest first.
     fn newest(&self, limit: usize) -> impl Future<Output = Vec<EventRecord>> + Send;
 

@@ -25,7 +25,6 @@ use crate::web::{self, Body, Peer, Service, whole};
 
 /// The longest body, bytes.
 const BODY_MAX: usize = 4 * 1024;
-/// For a body.
 const BODY: Duration = Duration::from_secs(10);
 /// How long a press may take before it is answered without its outcome, which the page sees anyway.
 const PRESS: Duration = Duration::from_secs(5);
@@ -47,23 +46,21 @@ const FILES: [(&str, &str, &str); 7] = [
 
 /// The listener of the registry's `[page]`, whether or not it listens. Ends when it is dropped.
 #[derive(Debug)]
-pub struct Listener(web::Listener);
+pub(crate) struct Listener(web::Listener);
 
 impl Listener {
     /// Listens nowhere, until it is told where.
-    #[must_use]
-    pub fn spawn(source: impl Source, paths: &Paths) -> Self {
+    pub(crate) fn spawn(source: impl Source, paths: &Paths) -> Self {
         Self(web::Listener::spawn(Site::new(source, paths)))
     }
 
     /// Follows a registry.
-    pub fn listen(&self, registry: &Registry) {
+    pub(crate) fn listen(&self, registry: &Registry) {
         self.0.listen(registry.page.address, &registry.network);
     }
 
     /// Why it does not listen where it should.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         self.0.problem()
     }
 }

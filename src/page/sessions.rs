@@ -68,9 +68,6 @@ impl Sessions {
     }
 
     /// Takes a key and returns the session with its cookie, which nobody can show again.
-    ///
-    /// # Errors
-    /// [`Refused`]
     pub(super) fn open(&self, client: IpAddr, key: &str, now: Moment) -> Result<(Session, String), Refused> {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         let address = network(client);

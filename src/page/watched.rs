@@ -34,7 +34,6 @@ struct Log {
     begun: bool,
 }
 
-/// What is new.
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// The last hour and the last requests, if there were any.

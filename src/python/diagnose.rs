@@ -59,8 +59,7 @@ const CAUSES: [(&[&str], &str); 6] = [
 ];
 
 /// The telling line of an installer's output (pip's or uv's), and what to do about it.
-#[must_use]
-pub fn installer(lines: &[String]) -> Diagnosis {
+pub(crate) fn installer(lines: &[String]) -> Diagnosis {
     for (words, hint) in CAUSES {
         let found = lines.iter().find(|line| {
             let line = line.to_ascii_lowercase();

@@ -12,7 +12,7 @@ use crate::units::Bytes;
 
 /// A model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedModel {
+pub(crate) struct CachedModel {
     /// The folder with `config.json`.
     pub folder: PathBuf,
     /// All files in it.
@@ -26,13 +26,12 @@ pub struct CachedModel {
 /// The hub's cache folder, as `huggingface_hub` finds it (its `constants.py`): `$HF_HUB_CACHE`,
 /// `$HUGGINGFACE_HUB_CACHE` (the old name), `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`,
 /// `~/.cache/huggingface/hub`. An empty variable counts as unset, and `~` and `$NAME` in one are expanded.
-#[must_use]
-pub fn cache_folder() -> Option<PathBuf> {
+pub(crate) fn cache_folder() -> Option<PathBuf> {
     cache_folder_from(|name| std::env::var_os(name).map(PathBuf::from))
 }
 
 /// As [`cache_folder`], with the variables that `env` knows.
-pub fn cache_folder_from(env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+pub(crate) fn cache_folder_from(env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let env = |name: &str| env(name).filter(|value| !value.as_os_str().is_empty());
     env("HF_HUB_CACHE")
         .or_else(|| env("HUGGINGFACE_HUB_CACHE"))
@@ -73,8 +72,7 @@ fn expand(path: &Path, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
 }
 
 /// What the hub's cache holds of `repo` (`org/name`); `None`: nothing.
-#[must_use]
-pub fn cached(repo: &str) -> Option<CachedModel> {
+pub(crate) fn cached(repo: &str) -> Option<CachedModel> {
     cached_in(&cache_folder()?, repo)
 }
 
@@ -82,8 +80,7 @@ pub fn cached(repo: &str) -> Option<CachedModel> {
 ///
 /// The commit that `refs/main` names counts, if it is whole; else the newest one that is. A commit is whole by what is in
 /// its folder: partial files beside the blobs may be left from any other one.
-#[must_use]
-pub fn cached_in(cache: &Path, repo: &str) -> Option<CachedModel> {
+pub(crate) fn cached_in(cache: &Path, repo: &str) -> Option<CachedModel> {
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     let named = text(&folder.join("refs/main")).map(|name| name.trim().to_owned());
     let named = named.filter(|name| is_revision(name));
@@ -126,8 +123,7 @@ fn newest_first(snapshots: &Path) -> Vec<PathBuf> {
 }
 
 /// What a model's folder holds; `None`: it is not a folder.
-#[must_use]
-pub fn inspect(folder: &Path) -> Option<CachedModel> {
+pub(crate) fn inspect(folder: &Path) -> Option<CachedModel> {
     if !folder.is_dir() {
         return None;
     }

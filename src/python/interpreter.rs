@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::process;
 
 /// The oldest minor version of Python 3 that mlx-lm 0.32 runs on.
-pub const OLDEST: u32 = 11;
+pub(crate) const OLDEST: u32 = 11;
 /// The newest minor version of Python 3 that MLX has wheels for.
-pub const NEWEST: u32 = 14;
+pub(crate) const NEWEST: u32 = 14;
 
 /// How long a Python may take to say what it is; a cold disk included.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
@@ -41,7 +41,6 @@ pub struct Probe {
 
 impl Probe {
     /// "3.12.7".
-    #[must_use]
     pub fn version_text(&self) -> String {
         let [major, minor, micro] = self.version;
         format!("{major}.{minor}.{micro}")
@@ -50,7 +49,7 @@ impl Probe {
 
 /// A Python that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     pub path: PathBuf,
     /// What it says, or why it says nothing.
     pub probe: Result<Probe, String>,
@@ -58,7 +57,7 @@ pub struct Candidate {
 
 /// What a Python must fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Platform {
+pub(crate) struct Platform {
     /// Whether this is a Mac: only native arm64 has MLX.
     pub macos: bool,
     /// Whether `uv` makes the virtual environment, so that Python's own `venv` is not needed.
@@ -98,7 +97,7 @@ impl std::fmt::Display for NoInterpreter {
 ///
 /// # Errors
 /// Why each was refused, and what to do.
-pub fn choose(candidates: &[Candidate], platform: Platform) -> Result<Interpreter, NoInterpreter> {
+pub(crate) fn choose(candidates: &[Candidate], platform: Platform) -> Result<Interpreter, NoInterpreter> {
     let mut refused = Vec::new();
     for candidate in candidates {
         match fitness(candidate, platform) {
@@ -153,8 +152,7 @@ fn is_apple_shim(path: &Path) -> bool {
 }
 
 /// Asks a Python what it is.
-#[must_use]
-pub fn probe(path: &Path) -> Candidate {
+pub(crate) fn probe(path: &Path) -> Candidate {
     let probe = probe_or_passing(path);
     probe.unwrap_or_else(|why| Candidate { path: path.to_owned(), probe: Err(why) })
 }
@@ -163,7 +161,7 @@ pub fn probe(path: &Path) -> Candidate {
 ///
 /// # Errors
 /// Why there was no answer, where that says nothing about the Python.
-pub fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
+pub(crate) fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
     let mut command = process::command(path);
     command.args(["-I", "-c", PROBE]);
     let probe = match process::answer(command, PROBE_LIMIT) {
@@ -181,7 +179,7 @@ pub fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
 ///
 /// # Errors
 /// Why each was refused, and what to do.
-pub fn find(named: Option<&Path>, uv: Option<&Path>) -> Result<Interpreter, NoInterpreter> {
+pub(crate) fn find(named: Option<&Path>, uv: Option<&Path>) -> Result<Interpreter, NoInterpreter> {
     let platform = Platform { macos: cfg!(target_os = "macos"), uv: uv.is_some() };
     let paths: Vec<PathBuf> = match named {
         Some(path) => vec![path.to_owned()],
@@ -208,8 +206,7 @@ pub fn find(named: Option<&Path>, uv: Option<&Path>) -> Result<Interpreter, NoIn
 }
 
 /// The program of this name on `PATH`.
-#[must_use]
-pub fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     search_folders().into_iter().map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 

@@ -4,13 +4,10 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The file's name in the state folder: it describes this machine, so it does not lie beside the registry.
-pub const NAME: &str = "python.lock.txt";
+pub(crate) const NAME: &str = "python.lock.txt";
 
 /// Writes the set down, whole or not at all; answers with the file's path. One that says so already stays.
-///
-/// # Errors
-/// The system's own.
-pub fn write(state: &Path, resolved: &[String]) -> io::Result<PathBuf> {
+pub(crate) fn write(state: &Path, resolved: &[String]) -> io::Result<PathBuf> {
     let path = state.join(NAME);
     let mut text =
         "# What mlxctl setup installed and verified; written by every setup, upgrade and rollback.\n"

@@ -3,14 +3,14 @@
 //! Everything here blocks and is meant for commands; the supervisor only uses [`venv::existing`] and
 //! [`tiny::existing`], which look at a few files.
 
-pub mod diagnose;
-pub mod hub;
-pub mod interpreter;
-pub mod lock_file;
+pub(crate) mod diagnose;
+pub(crate) mod hub;
+pub(crate) mod interpreter;
+pub(crate) mod lock_file;
 pub(crate) mod process;
-pub mod profile;
-pub mod pull;
-pub mod requirement;
-pub mod tiny;
-pub mod venv;
-pub mod whole;
+pub(crate) mod profile;
+pub(crate) mod pull;
+pub(crate) mod requirement;
+pub(crate) mod tiny;
+pub(crate) mod venv;
+pub(crate) mod whole;

@@ -15,7 +15,7 @@ use crate::terminal::shown;
 const KEPT_LINES: usize = 400;
 
 /// A command with the environment that all our Pythons have ([`environment`]), and nothing to read.
-pub fn command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     environment::cleaned(&mut command);
     command.stdin(Stdio::null());
@@ -24,13 +24,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// How a program ended, and the last lines that it wrote to either stream.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     pub status: ExitStatus,
     pub lines: Vec<String>,
 }
 
 /// Runs `command` to its end and shows each line of its stdout and stderr to `line`.
-pub fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<Ended> {
+pub(crate) fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<Ended> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (sender, receiver) = mpsc::channel();
     let readers: Vec<_> = [
@@ -65,7 +65,7 @@ pub fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<En
 
 /// Why a program gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Silence {
+pub(crate) struct Silence {
     /// In one sentence.
     pub why: String,
     /// Whether it says nothing about the program: a busy machine, no permission, no more processes.
@@ -79,12 +79,12 @@ impl Silence {
 }
 
 /// Runs `command` for at most `limit` and returns its stdout; otherwise why there is none, in one sentence.
-pub fn output(command: Command, limit: Duration) -> Result<String, String> {
+pub(crate) fn output(command: Command, limit: Duration) -> Result<String, String> {
     answer(command, limit).map_err(|silence| silence.why)
 }
 
 /// As [`output`], and whether that may pass.
-pub fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> {
+pub(crate) fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> {
     let mut child =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| Silence {
             why: format!("it does not start: {error}"),

@@ -55,22 +55,20 @@ const LARGEST: u64 = 4 << 20;
 
 /// The profiles of one instance, under the versions of its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profiles {
+pub(crate) struct Profiles {
     folder: PathBuf,
     environment: Option<(PathBuf, String)>,
 }
 
 impl Profiles {
     /// Of a registry's state folder and environment.
-    #[must_use]
-    pub fn of(registry: &Registry) -> Self {
+    pub(crate) fn of(registry: &Registry) -> Self {
         let environment = venv::existing(&SetupRequest::to_look(registry)).ok();
         Self::new(&registry.paths.state, environment.as_ref())
     }
 
     /// Of a state folder and an environment; without one there are none.
-    #[must_use]
-    pub fn new(state: &Path, environment: Option<&Environment>) -> Self {
+    pub(crate) fn new(state: &Path, environment: Option<&Environment>) -> Self {
         let environment = environment.map(|Environment { python, versions, .. }| {
             let versions = format!(
                 "mlx {} mlx-lm {} transformers {}",
@@ -82,14 +80,16 @@ impl Profiles {
     }
 
     /// When a profile last came or went.
-    #[must_use]
-    pub fn changed(&self) -> Option<SystemTime> {
+    pub(crate) fn changed(&self) -> Option<SystemTime> {
         fs_err::metadata(&self.folder).and_then(|found| found.modified()).ok()
     }
 
     /// The profile of a model's folder, if it was made with these versions. Reads two small files.
-    #[must_use]
-    pub fn stored(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
+    pub(crate) fn stored(
+        &self,
+        model: &Path,
+        division: Option<Division>,
+    ) -> Option<Result<Profile, Refused>> {
         let file = self.file(model, division)?;
         let known = fs_err::metadata(&file).is_ok_and(|found| found.len() <= LARGEST);
         let text = known.then(|| fs_err::read_to_string(&file).ok()).flatten()?;
@@ -101,8 +101,7 @@ impl Profiles {
     }
 
     /// The same, made if it is not there, which takes seconds. `None`: there is no Python environment yet to make it with.
-    #[must_use]
-    pub fn make(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
+    pub(crate) fn make(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
         if let Some(found) = self.stored(model, division) {
             return Some(found);
         }
@@ -214,8 +213,7 @@ pub fn describe(
 
 /// Why the model of a `config.json` cannot be served by this environment's mlx_lm, whatever its weights: it lacks the
 /// family, or the configuration describes no model.
-#[must_use]
-pub fn hopeless(python: &Path, model: &Path) -> Option<String> {
+pub(crate) fn hopeless(python: &Path, model: &Path) -> Option<String> {
     let refused = Profile::parse(&describe(python, model, None, LIMITS).ok()?).err()?;
     let certain = matches!(refused.kind, RefusedKind::Family | RefusedKind::Config | RefusedKind::Code);
     certain.then_some(refused.message)

@@ -29,7 +29,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What is wanted.
 #[derive(Debug, Clone, Serialize)]
-pub struct PullRequest {
+pub(crate) struct PullRequest {
     /// The environment's interpreter.
     #[serde(skip)]
     pub python: PathBuf,
@@ -43,7 +43,7 @@ pub struct PullRequest {
 
 /// What the hub says of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub cache: PathBuf,
     pub endpoint: String,
     pub commit: String,
@@ -57,7 +57,7 @@ pub struct Plan {
 
 /// How far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// It begins.
     Planned(Plan),
     /// So much is there.
@@ -70,19 +70,13 @@ pub enum Step {
 
 /// Why the files are not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PullError {
+pub(crate) enum PullError {
     /// It was told to stop; what has come stays.
     #[error("the download was interrupted")]
     Interrupted,
     /// There is not enough disk space; nothing was downloaded.
     #[error("there is too little disk space for {repo}")]
-    NoRoom {
-        repo: String,
-        needed: Bytes,
-        free: Bytes,
-        /// Where.
-        cache: PathBuf,
-    },
+    NoRoom { repo: String, needed: Bytes, free: Bytes, cache: PathBuf },
     /// The model is not for mlx-lm, is damaged, or brings code.
     #[error("{repo} cannot be served")]
     Flawed { repo: String, flaw: Flaw },
@@ -100,7 +94,7 @@ pub enum PullError {
 /// What a failure comes down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// `HF_HUB_OFFLINE` is set.
     Offline,
     /// Its licence has to be accepted first.
@@ -143,7 +137,7 @@ enum Message {
 ///
 /// # Errors
 /// [`PullError`]; the part downloaded so far stays in the cache, unless it is not what the hub lists.
-pub fn pull(
+pub(crate) fn pull(
     request: &PullRequest,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Step),
@@ -207,8 +201,7 @@ fn fits(needed: Bytes, free: Bytes) -> bool {
 }
 
 /// What an ordinary user may still write below `folder`, see statvfs(3); `None`: there is no such folder.
-#[must_use]
-pub fn free_space(folder: &Path) -> Option<Bytes> {
+pub(crate) fn free_space(folder: &Path) -> Option<Bytes> {
     let found = nix::sys::statvfs::statvfs(folder).ok()?;
     #[allow(clippy::unnecessary_cast, reason = "the first is narrower on macOS")]
     Some(Bytes((found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64)))

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 /// The oldest mlx-lm that is served with. Before it, `model_file` in a model's `config.json` runs code
 /// (CVE-2026-5843), and `/health` stays 200 after the generation thread died.
-pub const OLDEST_MLX_LM: [u32; 3] = [0, 32, 0];
+pub(crate) const OLDEST_MLX_LM: [u32; 3] = [0, 32, 0];
 
 /// Version of an NVIDIA kernel driver, major and minor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,7 +12,6 @@ pub struct DriverVersion(pub u32, pub u32);
 
 impl DriverVersion {
     /// From the text of `/proc/driver/nvidia/version`, or the plain number that `nvidia-smi` prints.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         text.lines().next()?.split_whitespace().find_map(|word| {
             let mut parts = word.split('.');
@@ -27,8 +26,7 @@ impl DriverVersion {
 ///
 /// `os` is `std::env::consts::OS`. The bounds are those of NVIDIA's CUDA 13.0 (driver 580) and of MLX's CUDA 12
 /// builds (driver 550.54); an older driver runs neither, so MLX computes on the CPU.
-#[must_use]
-pub fn platform_requirement(os: &str, nvidia: Option<DriverVersion>) -> Option<&'static str> {
+pub(crate) fn platform_requirement(os: &str, nvidia: Option<DriverVersion>) -> Option<&'static str> {
     match nvidia {
         _ if os == "macos" => None,
         Some(driver) if driver >= DriverVersion(580, 0) => Some("mlx[cuda13]"),
@@ -38,8 +36,7 @@ pub fn platform_requirement(os: &str, nvidia: Option<DriverVersion>) -> Option<&
 }
 
 /// Everything to install: the registry's packages, and the platform's MLX unless they name MLX themselves.
-#[must_use]
-pub fn requirements(packages: &[String], os: &str, nvidia: Option<DriverVersion>) -> Vec<String> {
+pub(crate) fn requirements(packages: &[String], os: &str, nvidia: Option<DriverVersion>) -> Vec<String> {
     let mut all = packages.to_vec();
     if !packages.iter().any(|package| name(package) == "mlx") {
         all.extend(platform_requirement(os, nvidia).map(str::to_owned));
@@ -48,8 +45,7 @@ pub fn requirements(packages: &[String], os: &str, nvidia: Option<DriverVersion>
 }
 
 /// Tells one set of requirements from another; their order does not matter.
-#[must_use]
-pub fn hash(requirements: &[String]) -> String {
+pub(crate) fn hash(requirements: &[String]) -> String {
     let mut sorted: Vec<_> = requirements.iter().map(|text| text.trim()).collect();
     sorted.sort_unstable();
     let digest = Sha256::digest(sorted.join("\n"));
@@ -57,8 +53,7 @@ pub fn hash(requirements: &[String]) -> String {
 }
 
 /// Why this version of mlx-lm is refused; `None`: it is not.
-#[must_use]
-pub fn refused_mlx_lm(version: &str) -> Option<String> {
+pub(crate) fn refused_mlx_lm(version: &str) -> Option<String> {
     let mut numbers: Vec<u32> = version
         .split('.')
         .map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>())
@@ -78,8 +73,7 @@ pub fn refused_mlx_lm(version: &str) -> Option<String> {
 }
 
 /// The first pinned requirement (`mlx-lm==…`) that is refused, and why.
-#[must_use]
-pub fn refused_pin(packages: &[String]) -> Option<String> {
+pub(crate) fn refused_pin(packages: &[String]) -> Option<String> {
     packages
         .iter()
         .filter(|package| name(package) == "mlx-lm")

@@ -8,7 +8,7 @@ use super::process;
 use super::venv::Environment;
 
 /// Makes the model: `python -c SCRIPT <folder> [--hidden N] [--layers N] [--untrained] …`.
-pub const SCRIPT: &str = include_str!("tiny_model.py");
+pub(crate) const SCRIPT: &str = include_str!("tiny_model.py");
 
 /// Without these, or with one of them empty, a folder holds no model.
 const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
@@ -22,7 +22,6 @@ pub struct TinyError {
 }
 
 /// Where the model lies below `cache` (see [`crate::folders::cache`]), made or not: a folder a version of the script.
-#[must_use]
 pub fn location(cache: &Path) -> PathBuf {
     let digest = Sha256::digest(SCRIPT);
     let hash: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
@@ -30,8 +29,7 @@ pub fn location(cache: &Path) -> PathBuf {
 }
 
 /// The model's folder, if it is there and whole. Looks at a few files only.
-#[must_use]
-pub fn existing(cache: &Path) -> Option<PathBuf> {
+pub(crate) fn existing(cache: &Path) -> Option<PathBuf> {
     let folder = location(cache);
     is_whole(&folder).then_some(folder)
 }
@@ -44,7 +42,7 @@ fn is_whole(folder: &Path) -> bool {
 ///
 /// # Errors
 /// [`TinyError`] with the telling line: no space, no permission, an environment that does not work.
-pub fn ensure(
+pub(crate) fn ensure(
     environment: &Environment,
     cache: &Path,
     progress: &mut dyn FnMut(&str),

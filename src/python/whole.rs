@@ -38,7 +38,7 @@ pub(super) fn is_text(name: &str) -> bool {
 
 /// A folder that holds everything that a start needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Whole {
+pub(crate) struct Whole {
     pub folder: PathBuf,
     /// Files of weights.
     pub shards: usize,
@@ -50,7 +50,7 @@ pub struct Whole {
 
 /// Why a folder cannot be served from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// The configuration names code of the model's own.
     #[error(
         "config.json names a `model_file` ({0}): code of the model's author, which mlx-lm before 0.32 runs (CVE-2026-5843)"
@@ -71,10 +71,7 @@ impl Flaw {
 }
 
 /// Looks at all of it.
-///
-/// # Errors
-/// The first [`Flaw`].
-pub fn check(folder: &Path) -> Result<Whole, Flaw> {
+pub(crate) fn check(folder: &Path) -> Result<Whole, Flaw> {
     match files::impostor(folder) {
         Some(Problem::Hollow { file, why }) => {
             let name =
@@ -118,10 +115,7 @@ pub fn check(folder: &Path) -> Result<Whole, Flaw> {
 
 /// What can be told before the weights are there: the configuration, the tokenizer, and that the index names only
 /// files of the repository.
-///
-/// # Errors
-/// The first [`Flaw`].
-pub fn check_description(folder: &Path, files: &[String]) -> Result<(), Flaw> {
+pub(crate) fn check_description(folder: &Path, files: &[String]) -> Result<(), Flaw> {
     check_texts(folder)?;
     let shards = index(folder)?.into_iter().flat_map(HashMap::into_values);
     for shard in shards.collect::<BTreeSet<_>>() {

@@ -3,8 +3,7 @@
 use super::Registry;
 
 /// Remarks on a valid registry, one line each; none is a reason to refuse it.
-#[must_use]
-pub fn advice(registry: &Registry) -> Vec<String> {
+pub(crate) fn advice(registry: &Registry) -> Vec<String> {
     let mut notes = Vec::new();
     let network = &registry.network;
     let host = network.host;

@@ -9,7 +9,7 @@ use super::{Problems, Registry, UnknownModel};
 
 /// What [`use_repo`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     pub model: String,
     pub from: String,
     /// What it serves from its next start on; the same as `from` when nothing had to change.
@@ -20,7 +20,7 @@ pub struct Change {
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
-pub enum EditError {
+pub(crate) enum EditError {
     /// The registry is not valid as it is.
     #[error("the registry is not valid")]
     Invalid(#[source] Problems),
@@ -48,7 +48,7 @@ pub enum EditError {
 ///
 /// # Errors
 /// When the registry, the model or the repository is not right, or the file cannot be written. Then nothing changed.
-pub fn use_repo(file: &Path, model: &str, repo: &str) -> Result<Change, EditError> {
+pub(crate) fn use_repo(file: &Path, model: &str, repo: &str) -> Result<Change, EditError> {
     // A link stays a link: what it points to is replaced.
     let target = fs_err::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let registry = Registry::load(&target).map_err(EditError::Invalid)?;

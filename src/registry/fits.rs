@@ -6,8 +6,7 @@ use crate::units::Bytes;
 
 /// Whether the always-on models, by their declared sizes, fit beside the reserves that always hold into a machine with
 /// `total` bytes. Models without a declared size count nothing: admission measures them.
-#[must_use]
-pub fn fits(registry: &Registry, total: Bytes) -> Problems {
+pub(crate) fn fits(registry: &Registry, total: Bytes) -> Problems {
     Problems::new(&registry.file, registry.written.text.clone(), too_much(registry, total))
 }
 

@@ -16,7 +16,7 @@ use super::{Registry, fits};
 use crate::units::Bytes;
 
 /// The registry of `mlxctl demo`: the built-in tiny model on loopback.
-pub const DEMO: &str = include_str!("../../config/demo.toml");
+pub(crate) const DEMO: &str = include_str!("../../config/demo.toml");
 
 /// Larger than any real registry; guards against device files.
 const LARGEST: u64 = 1 << 20;
@@ -56,7 +56,6 @@ impl Registry {
     }
 
     /// These complaints, each with its place in the file.
-    #[must_use]
     pub fn problems(&self, complaints: Vec<Complaint>) -> Problems {
         let found = complaints.into_iter().map(|complaint| Finding {
             span: self.written.find(&complaint.key),
@@ -77,7 +76,6 @@ impl Registry {
     }
 
     /// The demo's registry, everything of it below `root`, its model on `port`.
-    #[must_use]
     pub fn demo(root: &Path, port: u16) -> Self {
         let root = absolute(root);
         let file = root.join("demo.toml");

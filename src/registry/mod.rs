@@ -23,18 +23,19 @@ mod reader;
 mod resolve;
 mod types;
 
-pub use advice::advice;
+pub(crate) use advice::advice;
 pub use choices::*;
-pub use edit::{Change, EditError, use_repo};
-pub use fits::fits;
-pub use keys::{
-    Health, Limits, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
+pub(crate) use edit::{EditError, use_repo};
+pub(crate) use fits::fits;
+pub use keys::Limits;
+pub(crate) use keys::{
+    Health, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
 };
 pub(crate) use keys::{Key, TABLES};
-pub use load::DEMO;
-pub use lookup::UnknownModel;
-pub use pin::{MIN_MLX_LM, check_pin, is_too_old};
-pub use places::dangling;
-pub use places::{check_owners, check_paths};
-pub use problem::{Complaint, Place, Problem, Problems, Written};
+pub(crate) use load::DEMO;
+pub(crate) use lookup::UnknownModel;
+pub(crate) use places::check_owners;
+pub(crate) use places::dangling;
+pub use problem::Problems;
+pub(crate) use problem::{Complaint, Written};
 pub use types::*;

@@ -31,35 +31,40 @@ struct Unknown {
 
 impl Notes {
     /// Notes a problem; no span: it is about something that was not written.
-    pub fn add(&self, span: Option<Range<usize>>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add(
+        &self,
+        span: Option<Range<usize>>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         let hint = Some(hint.into()).filter(|hint: &String| !hint.is_empty());
         self.findings.borrow_mut().push(Finding { span, message: message.into(), hint });
     }
 
     /// Notes a problem of a value.
-    pub fn wrong<T>(&self, at: &At<T>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn wrong<T>(&self, at: &At<T>, message: impl Into<String>, hint: impl Into<String>) {
         self.add(Some(at.span.clone()), message, hint);
     }
 
     /// Records that a value at `path` is known, whether or not it is present.
-    pub fn asked(&self, path: &str) {
+    pub(super) fn asked(&self, path: &str) {
         self.known.borrow_mut().push(without_index(path));
     }
 
     /// Notes where the value at `path` stands.
-    pub fn stands(&self, path: String, span: Range<usize>) {
+    pub(super) fn stands(&self, path: String, span: Range<usize>) {
         self.spans.borrow_mut().insert(path, span);
     }
 
     /// Records an unknown key.
-    pub fn unknown(&self, table: &str, key: &str, span: Range<usize>) {
+    pub(super) fn unknown(&self, table: &str, key: &str, span: Range<usize>) {
         let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), span };
         self.unknown.borrow_mut().push(unknown);
     }
 
     /// Every key that was looked for, `model.server.kv_bits`, sorted.
     #[cfg(test)]
-    pub fn known(&self) -> Vec<String> {
+    pub(super) fn known(&self) -> Vec<String> {
         let mut known = self.known.borrow().clone();
         known.sort();
         known.dedup();
@@ -67,7 +72,7 @@ impl Notes {
     }
 
     /// Finishes reading: keys that were not read become problems, each with the nearest known key.
-    pub fn finish(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>) {
+    pub(super) fn finish(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>) {
         let known = self.known.borrow();
         for unknown in self.unknown.borrow().iter() {
             let message = format!("unknown key `{}` in {}", quote(&unknown.key), header(&unknown.table));

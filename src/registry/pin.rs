@@ -6,15 +6,14 @@ use std::cmp::Ordering;
 ///
 /// CVE-2026-5843: up to 0.31.3 a model's `model_file` runs code when it is loaded, and a client can name the model;
 /// and there `/health` stays 200 when the generation thread is dead.
-pub const MIN_MLX_LM: &str = "0.32.0";
+pub(crate) const MIN_MLX_LM: &str = "0.32.0";
 
 /// Why an older one is refused, for people.
 const WHY: &str = "before 0.32.0 a model's `model_file` runs code (CVE-2026-5843) and /health stays 200 when the generation thread is dead";
 
 /// Whether this version of mlx-lm is older than [`MIN_MLX_LM`]. Pre-releases of it are (PEP 440: rc, a, b, dev come
 /// before, post after).
-#[must_use]
-pub fn is_too_old(version: &str) -> bool {
+pub(crate) fn is_too_old(version: &str) -> bool {
     let version = version.trim().trim_start_matches('v');
     let release_end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
     let (release, rest) = version.split_at(release_end);
@@ -38,7 +37,6 @@ pub fn is_too_old(version: &str) -> bool {
 }
 
 /// Whether the requirement is one of mlx-lm, by any of its spellings (PEP 503).
-#[must_use]
 pub(super) fn is_mlx_lm(requirement: &str) -> bool {
     let name: String = requirement
         .trim()
@@ -54,7 +52,7 @@ pub(super) fn is_mlx_lm(requirement: &str) -> bool {
 /// # Errors
 /// What is wrong and what to write instead: an option of pip, or an mlx-lm that is not pinned or too old. A direct
 /// reference (`mlx-lm @ https://…`) cannot be judged before it is installed and passes.
-pub fn check_pin(requirement: &str) -> Result<(), (String, String)> {
+pub(crate) fn check_pin(requirement: &str) -> Result<(), (String, String)> {
     let text = requirement.trim();
     let first = text.chars().next();
     if !first.is_some_and(|c| c.is_ascii_alphanumeric()) || text.chars().any(char::is_control) {

@@ -19,7 +19,7 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Of a registry in `file`, for this user. `file` is absolute.
-    pub fn of(file: &Path) -> Self {
+    pub(super) fn of(file: &Path) -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
         let base = if cfg!(target_os = "macos") {
@@ -38,7 +38,7 @@ impl Surroundings {
     ///
     /// # Errors
     /// What is wrong with it, and what to write instead.
-    pub fn expand(&self, written: &str, base: &Path) -> Result<PathBuf, (String, String)> {
+    pub(super) fn expand(&self, written: &str, base: &Path) -> Result<PathBuf, (String, String)> {
         let hint = "use an absolute path, or one below ~/";
         if written.trim().is_empty() {
             return Err(("the path is empty".into(), hint.into()));
@@ -71,8 +71,7 @@ impl Surroundings {
 }
 
 /// Whether everything that mlxctl writes to can be written to, or made, by this user on this machine. Creates nothing.
-#[must_use]
-pub fn check_paths(registry: &Registry) -> Problems {
+pub(crate) fn check_paths(registry: &Registry) -> Problems {
     let mut findings = unwritable(registry, &|folder| {
         use nix::unistd::{AccessFlags, access};
         access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from)
@@ -82,8 +81,7 @@ pub fn check_paths(registry: &Registry) -> Problems {
 }
 
 /// Whether another user could put code, or something to believe, where mlxctl keeps its own.
-#[must_use]
-pub fn check_owners(registry: &Registry) -> Problems {
+pub(crate) fn check_owners(registry: &Registry) -> Problems {
     Problems::new(&registry.file, registry.written.text.clone(), open_to_others(registry))
 }
 
@@ -191,8 +189,7 @@ fn is_private(gid: u32, me: u32) -> bool {
 }
 
 /// What a link that leads nowhere leads to, in a sentence. The disk that it names is usually not mounted.
-#[must_use]
-pub fn dangling(link: &Path) -> String {
+pub(crate) fn dangling(link: &Path) -> String {
     match fs_err::read_link(link) {
         Ok(target) => format!(
             "{} is a link to {}, which does not exist (is its disk mounted?)",

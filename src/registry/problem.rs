@@ -52,7 +52,6 @@ pub struct Problems {
 
 impl Problems {
     /// A problem of the file as a whole.
-    #[must_use]
     pub fn of_file(file: &Path, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let problem =
             Problem { file: file.to_owned(), place: None, message: message.into(), hint: Some(hint.into()) };
@@ -75,7 +74,6 @@ impl Problems {
     }
 
     /// These and those, in the file's order. Both are about the same file.
-    #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         if self.list.is_empty() {
             return other;
@@ -86,13 +84,11 @@ impl Problems {
     }
 
     /// Whether nothing is wrong.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// How many things are wrong.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
@@ -103,13 +99,11 @@ impl Problems {
     }
 
     /// A line a problem: `file:line:column: message (hint)`.
-    #[must_use]
     pub fn plain(&self) -> String {
         self.list.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
     }
 
     /// For people: each problem with its line of the file underlined, as compilers do it.
-    #[must_use]
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         self.list.iter().map(|problem| self.render_one(problem, &renderer)).collect::<Vec<_>>().join("\n\n")

@@ -48,7 +48,7 @@ pub(super) struct RawOptions {
 }
 
 impl RawRegistry {
-    pub fn read(file: &Section<'_>) -> Self {
+    pub(super) fn read(file: &Section<'_>) -> Self {
         let (reserves, pressure) =
             file.section("memory", |memory| (RawReserves::read(memory), RawPressure::read(memory)));
         Self {
@@ -95,7 +95,7 @@ impl RawOptions {
     }
 
     /// These values, and `shared` where one is missing.
-    pub fn over(&self, shared: &Self) -> Self {
+    pub(super) fn over(&self, shared: &Self) -> Self {
         Self {
             environment: self.environment.clone(),
             server: self.server.over(&shared.server),

@@ -33,7 +33,7 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// Reads the outermost table.
-    pub fn read<T>(notes: &'a Notes, table: &'a DeTable<'a>, read: impl FnOnce(&Self) -> T) -> T {
+    pub(super) fn read<T>(notes: &'a Notes, table: &'a DeTable<'a>, read: impl FnOnce(&Self) -> T) -> T {
         Self::scope(notes, Some(table), String::new(), None, read)
     }
 
@@ -75,27 +75,27 @@ impl<'a> Section<'a> {
     }
 
     /// Where the table stands; `None`: it was not written, or is none.
-    pub fn place(&self) -> Option<Range<usize>> {
+    pub(super) fn place(&self) -> Option<Range<usize>> {
         self.table.and(self.span.clone())
     }
 
     /// What was written, even if wrongly.
-    pub fn keys(&self) -> BTreeSet<String> {
+    pub(super) fn keys(&self) -> BTreeSet<String> {
         self.table.into_iter().flatten().map(|(key, _)| key.get_ref().to_string()).collect()
     }
 
     /// Whether `key` was written, even if wrongly.
-    pub fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// Whether `key` is a list with nothing in it.
-    pub fn has_empty_list(&self, key: &str) -> bool {
+    pub(super) fn has_empty_list(&self, key: &str) -> bool {
         let value = self.table.and_then(|table| table.get(key)).map(Spanned::get_ref);
         matches!(value, Some(DeValue::Array(array)) if array.is_empty())
     }
 
-    pub fn text(&self, key: &'static str, example: &str) -> Option<At<String>> {
+    pub(super) fn text(&self, key: &'static str, example: &str) -> Option<At<String>> {
         let value = self.get(key)?;
         let DeValue::String(text) = value.get_ref() else {
             self.mismatch(key, "text", value, format_args!("\"{example}\""));
@@ -104,7 +104,7 @@ impl<'a> Section<'a> {
         Some(At { value: text.to_string(), span: value.span() })
     }
 
-    pub fn flag(&self, key: &'static str) -> Option<At<bool>> {
+    pub(super) fn flag(&self, key: &'static str) -> Option<At<bool>> {
         let value = self.get(key)?;
         let DeValue::Boolean(flag) = value.get_ref() else {
             self.mismatch(key, "true or false", value, true);
@@ -114,7 +114,11 @@ impl<'a> Section<'a> {
     }
 
     /// A whole number within `range`, which has to fit into `T`.
-    pub fn whole<T: TryFrom<i64>>(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<At<T>> {
+    pub(super) fn whole<T: TryFrom<i64>>(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<i64>,
+    ) -> Option<At<T>> {
         let value = self.get(key)?;
         let span = value.span();
         let DeValue::Integer(integer) = value.get_ref() else {
@@ -140,7 +144,7 @@ impl<'a> Section<'a> {
     }
 
     /// A number within `range`, with or without a fraction.
-    pub fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<At<f64>> {
+    pub(super) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<At<f64>> {
         let value = self.get(key)?;
         let span = value.span();
         let text = match value.get_ref() {
@@ -165,7 +169,7 @@ impl<'a> Section<'a> {
     }
 
     /// One range of hours, or a list of them.
-    pub fn hours(&self, key: &'static str) -> Option<At<Hours>> {
+    pub(super) fn hours(&self, key: &'static str) -> Option<At<Hours>> {
         let value = self.get(key)?;
         let example = "\"08:00-23:30\"";
         let text = |item: &Spanned<DeValue<'_>>| item.get_ref().as_str().map(str::to_owned);
@@ -196,7 +200,7 @@ impl<'a> Section<'a> {
     }
 
     /// A share in whole percent within `range`.
-    pub fn percent(&self, key: &'static str, range: RangeInclusive<u8>) -> Option<At<Percent>> {
+    pub(super) fn percent(&self, key: &'static str, range: RangeInclusive<u8>) -> Option<At<Percent>> {
         let value = self.get(key)?;
         let span = value.span();
         let (low, high) = (Percent(*range.start()), Percent(*range.end()));
@@ -222,7 +226,7 @@ impl<'a> Section<'a> {
     }
 
     /// A size with its unit; above zero, unless `zero` means something.
-    pub fn size(&self, key: &'static str, zero: bool) -> Option<At<Bytes>> {
+    pub(super) fn size(&self, key: &'static str, zero: bool) -> Option<At<Bytes>> {
         let value = self.get(key)?;
         let span = value.span();
         let written = match value.get_ref() {
@@ -285,7 +289,7 @@ impl<'a> Section<'a> {
     }
 
     /// A time above zero and below a year, with its unit.
-    pub fn duration(&self, key: &'static str) -> Option<At<Duration>> {
+    pub(super) fn duration(&self, key: &'static str) -> Option<At<Duration>> {
         const EXAMPLE: &str = "for example \"30s\", \"2m\" or \"1h 30m\"";
         let value = self.get(key)?;
         let span = value.span();
@@ -322,7 +326,7 @@ impl<'a> Section<'a> {
     }
 
     /// One of a few words.
-    pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<At<T>> {
+    pub(super) fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<At<T>> {
         let text = self.text(key, words.first().map_or("", |(word, _)| word))?;
         self.word(text, words, |text| format!("`{key}` cannot be `{text}`"))
     }

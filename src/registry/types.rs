@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use cluster::{Cluster, Rank};
+pub(crate) use cluster::{Cluster, Rank};
 use ipnet::IpNet;
 
 use crate::clock::hours::Hours;
@@ -20,10 +20,10 @@ use crate::units::Bytes;
 
 /// Longest prompt plus answer where the registry names none, tokens (no longer than the model's own limit). A 32B
 /// and a 72B model, 4-bit, fit beside macOS and a game into 128 GB with it.
-pub const CONTEXT: u32 = 32_768;
+pub(crate) const CONTEXT: u32 = 32_768;
 /// Requests in the backend at once where the registry names none: each further one is promised a whole context of KV
 /// (8.59 GB for a 32B model). The rest queues at the gate.
-pub const CONCURRENCY: u32 = 1;
+pub(crate) const CONCURRENCY: u32 = 1;
 
 /// A valid registry. Paths are absolute, names are unique, ports are distinct.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,7 +116,6 @@ pub struct Agent {
     pub low_priority_io: bool,
     /// `PATH` of the agent.
     pub path: String,
-    /// `WorkingDirectory`.
     pub working_directory: PathBuf,
     /// `StandardOutPath` and `StandardErrorPath`.
     pub log: PathBuf,
@@ -203,7 +202,6 @@ pub struct Preset {
 
 impl Sampling {
     /// What is set, by the name that requests have for it.
-    #[must_use]
     pub fn values(&self) -> Vec<(&'static str, serde_json::Number)> {
         let real = |value: Option<f64>| value.and_then(serde_json::Number::from_f64);
         [

@@ -8,12 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use launchd::LaunchdAgent;
-pub use systemd::SystemdAgent;
+pub(crate) use launchd::LaunchdAgent;
+pub(crate) use systemd::SystemdAgent;
 
 /// The agent as its service manager has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Whether the manager knows a job of this name.
     pub loaded: bool,
     pub pid: Option<i32>,
@@ -32,14 +32,14 @@ pub struct Seen {
 /// Why the service manager could not be brought to do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
-pub struct AgentError {
+pub(crate) struct AgentError {
     /// What, in one line.
     pub what: String,
     pub hint: String,
 }
 
 /// A service manager and the one job of it that runs the supervisor.
-pub trait Agent {
+pub(crate) trait Agent {
     /// What the manager is called: `launchd`, `systemd`.
     fn manager(&self) -> &'static str;
 
@@ -104,7 +104,7 @@ pub trait Agent {
 
 /// What came of asking the supervisor to hand over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handed {
+pub(crate) enum Handed {
     /// It does not answer.
     No,
     /// It lets what is in flight end and leaves by itself.
@@ -118,7 +118,7 @@ pub enum Handed {
 
 /// What is to be done so that the agent is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Install {
+pub(crate) enum Install {
     /// It runs from this very file.
     Nothing,
     /// It is loaded from this very file, and has no process.
@@ -130,8 +130,7 @@ pub enum Install {
 }
 
 /// Compares what is there with what is wanted. `file` is the content on disk, if there is any.
-#[must_use]
-pub fn plan(file: Option<&str>, wanted: &str, program: &Path, seen: &Seen) -> Install {
+pub(crate) fn plan(file: Option<&str>, wanted: &str, program: &Path, seen: &Seen) -> Install {
     if !seen.loaded {
         return Install::Load;
     }
@@ -146,10 +145,7 @@ pub fn plan(file: Option<&str>, wanted: &str, program: &Path, seen: &Seen) -> In
 
 /// Writes `text` as the whole file: complete or not at all, this user's, mode 0644 (launchd refuses a file that
 /// others may write). The folder is made if it is missing.
-///
-/// # Errors
-/// The system's own.
-pub fn write(file: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write(file: &Path, text: &str) -> io::Result<()> {
     let folder = file.parent().unwrap_or_else(|| Path::new("/"));
     fs_err::create_dir_all(folder)?;
     let mut new = tempfile::Builder::new().prefix(".mlxctl-").tempfile_in(folder)?;
@@ -162,10 +158,7 @@ pub fn write(file: &Path, text: &str) -> io::Result<()> {
 
 /// Keeps the file that is about to be replaced, below `state`; where it went, if there was one. Not beside the
 /// original: the manager reads that folder at login.
-///
-/// # Errors
-/// The system's own.
-pub fn keep(file: &Path, state: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn keep(file: &Path, state: &Path) -> io::Result<Option<PathBuf>> {
     let Some(name) = file.file_name().filter(|_| file.exists()) else { return Ok(None) };
     let mut kept = name.to_owned();
     kept.push(".replaced");

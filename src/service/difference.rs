@@ -4,7 +4,7 @@ use plist::{Dictionary, Value};
 
 /// One key of which the file says something else than the registry.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// launchd's name of it: `ProcessType`.
     pub key: String,
     /// What the file says; `None`: nothing.
@@ -16,8 +16,7 @@ pub struct Difference {
 }
 
 /// Every key that differs: the registry's keys in their order, then the ones that only the file has.
-#[must_use]
-pub fn differences(registry: &Dictionary, file: &Dictionary) -> Vec<Difference> {
+pub(crate) fn differences(registry: &Dictionary, file: &Dictionary) -> Vec<Difference> {
     let asked = registry.iter().filter(|(key, value)| file.get(key) != Some(value)).map(|(key, value)| {
         let found = file.get(key);
         Difference {

@@ -1,7 +1,7 @@
 //! launchctl: what it says ([`mod@print`]), what to do about it ([`procedure`]), and the hand that calls it.
 
-pub mod print;
-pub mod procedure;
+pub(crate) mod print;
+pub(crate) mod procedure;
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,6 @@ pub enum Domain {
 
 impl Domain {
     /// As launchctl names it: `gui/501`.
-    #[must_use]
     pub fn of(self, uid: u32) -> String {
         match self {
             Self::Gui => format!("gui/{uid}"),
@@ -60,7 +59,6 @@ pub enum Error {
 
 impl Launchctl {
     /// The real one, for `label` of the user `uid`.
-    #[must_use]
     pub fn new(uid: u32, label: &str, plist: &Path, exit_timeout: Duration) -> Self {
         Self {
             program: PathBuf::from("/bin/launchctl"),
@@ -73,8 +71,6 @@ impl Launchctl {
         }
     }
 
-    /// The arguments of one step.
-    #[must_use]
     pub fn arguments(&self, step: Step) -> Vec<String> {
         let domain = self.domain.of(self.uid);
         let service = format!("{domain}/{}", self.label);
@@ -87,7 +83,6 @@ impl Launchctl {
     }
 
     /// The same job in the other of its user's domains.
-    #[must_use]
     pub fn elsewhere(&self) -> Self {
         let domain = match self.domain {
             Domain::Gui => Domain::User,
@@ -149,7 +144,6 @@ impl Launchctl {
     }
 
     /// The kind of session this process is in; `Aqua` is a GUI session. `None`: launchctl does not say.
-    #[must_use]
     pub fn session(&self) -> Option<String> {
         let reply = self.call(&["managername".into()]).ok()?;
         Some(reply.output.trim().to_owned()).filter(|name| reply.code == 0 && !name.is_empty())

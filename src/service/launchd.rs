@@ -10,7 +10,7 @@ use crate::registry::{Agent, ProcessType};
 /// A job of launchd. The fields' order is the file's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Job {
+pub(crate) struct Job {
     /// Unique in its domain.
     pub label: String,
     /// The supervisor's command line; the first is its absolute path, launchd searches nothing.
@@ -51,7 +51,7 @@ pub struct Job {
 /// The limits that are raised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct ResourceLimits {
+pub(crate) struct ResourceLimits {
     /// Open files.
     pub number_of_files: u64,
 }
@@ -61,8 +61,7 @@ impl Job {
     ///
     /// Both paths must be absolute: launchd knows neither a shell's PATH nor its folder. Names that are not
     /// UTF-8 cannot occur: APFS and HFS+ hold none, and a property list could not say them.
-    #[must_use]
-    pub fn new(agent: &Agent, program: &Path, config: &Path) -> Self {
+    pub(crate) fn new(agent: &Agent, program: &Path, config: &Path) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         Self {
             label: agent.label.clone(),
@@ -91,7 +90,7 @@ impl Job {
     ///
     /// # Errors
     /// The writer's own; writing to memory, it has none to expect.
-    pub fn to_xml(&self) -> Result<String, plist::Error> {
+    pub(crate) fn to_xml(&self) -> Result<String, plist::Error> {
         let mut xml = Vec::new();
         let options = plist::XmlWriteOptions::default().indent(b' ', 4);
         plist::to_writer_xml_with_options(&mut xml, self, &options)?;
@@ -100,18 +99,12 @@ impl Job {
     }
 
     /// The job as untyped keys and values, to be compared with a file that may hold anything.
-    ///
-    /// # Errors
-    /// The serializer's own.
-    pub fn to_dictionary(&self) -> Result<plist::Dictionary, plist::Error> {
+    pub(crate) fn to_dictionary(&self) -> Result<plist::Dictionary, plist::Error> {
         Ok(plist::to_value(self)?.into_dictionary().unwrap_or_default())
     }
 }
 
 /// The property list of `agent`: what is written to `~/Library/LaunchAgents`.
-///
-/// # Errors
-/// As [`Job::to_xml`].
 pub fn render(agent: &Agent, program: &Path, config: &Path) -> Result<String, plist::Error> {
     Job::new(agent, program, config).to_xml()
 }
@@ -122,7 +115,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub fn agent() -> Agent {
+    pub(crate) fn agent() -> Agent {
         Agent {
             label: "com.cherokee.mlx-server".into(),
             process_type: ProcessType::Background,
@@ -138,7 +131,7 @@ pub(super) mod tests {
         }
     }
 
-    pub fn job() -> Job {
+    pub(crate) fn job() -> Job {
         let (program, config) =
             ("/Users/Shared/ganuda/bin/mlxctl", "/Users/Shared/ganuda/config/models.toml");
         Job::new(&agent(), Path::new(program), Path::new(config))

@@ -1,8 +1,8 @@
 //! The launchd agent and the systemd user unit.
 
-pub mod agent;
-pub mod difference;
-pub mod launchctl;
-pub mod launchd;
-pub mod notify;
-pub mod systemd;
+pub(crate) mod agent;
+pub(crate) mod difference;
+pub(crate) mod launchctl;
+pub(crate) mod launchd;
+pub(crate) mod notify;
+pub(crate) mod systemd;

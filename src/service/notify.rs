@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The way to the service manager.
 #[derive(Debug)]
-pub struct Notifier {
+pub(crate) struct Notifier {
     socket: Socket,
     manager: SockAddr,
     watchdog: Option<Duration>,
@@ -22,15 +22,15 @@ impl Notifier {
     ///
     /// # Errors
     /// The socket's name is none, or no socket can be made.
-    pub fn from_env() -> io::Result<Option<Self>> {
+    pub(crate) fn from_env() -> io::Result<Option<Self>> {
         Self::from_variables(|name| std::env::var_os(name), std::process::id())
     }
 
     /// As [`Self::from_env`], with the variables of someone else.
-    ///
-    /// # Errors
-    /// As [`Self::from_env`].
-    pub fn from_variables(get: impl Fn(&str) -> Option<OsString>, pid: u32) -> io::Result<Option<Self>> {
+    pub(crate) fn from_variables(
+        get: impl Fn(&str) -> Option<OsString>,
+        pid: u32,
+    ) -> io::Result<Option<Self>> {
         let Some(name) = get("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         // A manager that is stuck must not hold up the supervisor: a datagram that finds no room is dropped.
@@ -41,8 +41,7 @@ impl Notifier {
 
     /// How often [`Self::alive`] must be called at least; half of what the manager allows, as
     /// sd_watchdog_enabled(3) advises. `None`: the manager does not watch.
-    #[must_use]
-    pub fn watchdog(&self) -> Option<Duration> {
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
@@ -50,7 +49,7 @@ impl Notifier {
     ///
     /// # Errors
     /// The manager's socket is gone or full.
-    pub fn ready(&self, status: &str) -> io::Result<()> {
+    pub(crate) fn ready(&self, status: &str) -> io::Result<()> {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
@@ -58,7 +57,7 @@ impl Notifier {
     ///
     /// # Errors
     /// The manager's socket is gone or full.
-    pub fn alive(&self) -> io::Result<()> {
+    pub(crate) fn alive(&self) -> io::Result<()> {
         self.send("WATCHDOG=1")
     }
 

@@ -9,14 +9,12 @@ use crate::registry::Agent;
 const WATCHDOG_SECONDS: u32 = 60;
 
 /// The unit's name: launchd's label with systemd's ending.
-#[must_use]
 pub fn unit_name(agent: &Agent) -> String {
     format!("{}.service", agent.label)
 }
 
 /// Where a user's units lie: `$XDG_CONFIG_HOME/systemd/user`, else `~/.config/systemd/user` (systemd.unit(5)).
-#[must_use]
-pub fn unit_file(agent: &Agent, config_home: Option<&Path>, home: &Path) -> PathBuf {
+pub(crate) fn unit_file(agent: &Agent, config_home: Option<&Path>, home: &Path) -> PathBuf {
     let base =
         config_home.filter(|path| path.is_absolute()).map_or_else(|| home.join(".config"), Path::to_owned);
     base.join("systemd/user").join(unit_name(agent))
@@ -27,7 +25,6 @@ pub fn unit_file(agent: &Agent, config_home: Option<&Path>, home: &Path) -> Path
 /// `KillMode=process`: a backend outlives a supervisor that crashed or was replaced, and the next one adopts it;
 /// the supervisor itself ends every backend when it is told to stop. `StartLimitIntervalSec=0`: like launchd,
 /// systemd never gives up, because the supervisor itself waits out what may pass.
-#[must_use]
 pub fn render(agent: &Agent, program: &Path, config: &Path) -> String {
     let seconds = agent.exit_timeout.as_secs() + u64::from(agent.exit_timeout.subsec_nanos() > 0);
     let io =
@@ -84,15 +81,14 @@ fn word(text: &str, command: bool) -> String {
 }
 
 /// The program of a line that [`render`] wrote: `ExecStart="/usr/bin/mlxctl" serve …`.
-#[must_use]
-pub fn program_in(line: &str) -> Option<String> {
+pub(crate) fn program_in(line: &str) -> Option<String> {
     let (quoted, _) = line.strip_prefix("ExecStart=\"")?.split_once("\" serve ")?;
     Some(quoted.replace("$$", "$").replace("%%", "%").replace("\\\"", "\"").replace("\\\\", "\\"))
 }
 
 /// What systemd says of the unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// Whether it has read a file of this name.
     pub loaded: bool,
     /// Whether it starts at login.
@@ -107,12 +103,11 @@ pub struct Shown {
 }
 
 /// The properties that [`Shown`] is read from.
-pub const PROPERTIES: &str = "LoadState,ActiveState,SubState,MainPID,NRestarts,Result,UnitFileState";
+pub(crate) const PROPERTIES: &str = "LoadState,ActiveState,SubState,MainPID,NRestarts,Result,UnitFileState";
 
 impl Shown {
     /// Reads `systemctl show --property=…`: `Name=value` lines, stable by systemctl(1).
-    #[must_use]
-    pub fn parse(output: &str) -> Self {
+    pub(crate) fn parse(output: &str) -> Self {
         let get = |name: &str| {
             output
                 .lines()
@@ -134,7 +129,7 @@ impl Shown {
 
 /// How to call systemctl.
 #[derive(Debug, Clone)]
-pub struct Systemctl {
+pub(crate) struct Systemctl {
     /// The program: `systemctl`, or a stand-in.
     pub program: PathBuf,
     pub unit: String,
@@ -142,7 +137,7 @@ pub struct Systemctl {
 
 /// Why systemctl could not be brought to do it.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// It could not be called at all.
     #[error("cannot run {}: {source}", .program.display())]
     Call { program: PathBuf, source: std::io::Error },
@@ -156,8 +151,7 @@ pub enum Error {
 
 impl Error {
     /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Call { .. } => "without systemd, run `mlxctl serve` under your own service manager",
             Self::NoSession(_) => "log in as that user (not with su or sudo), or `loginctl enable-linger`",
@@ -171,7 +165,7 @@ impl Systemctl {
     ///
     /// # Errors
     /// It is missing, has no manager to talk to, or refused.
-    pub fn call(&self, arguments: &[&str]) -> Result<String, Error> {
+    pub(crate) fn call(&self, arguments: &[&str]) -> Result<String, Error> {
         let output = Command::new(&self.program)
             .arg("--user")
             .args(arguments)
@@ -193,7 +187,7 @@ impl Systemctl {
     ///
     /// # Errors
     /// As [`Self::call`]; a missing unit is not an error.
-    pub fn show(&self) -> Result<Shown, Error> {
+    pub(crate) fn show(&self) -> Result<Shown, Error> {
         let properties = format!("--property={PROPERTIES}");
         self.call(&["show", &self.unit, &properties]).map(|output| Shown::parse(&output))
     }

@@ -27,7 +27,7 @@ pub(super) struct Adopted {
 
 impl Adopted {
     /// `memory`: lines of `[memory]`; `model`: of the model. Nothing of the backend is there but its record.
-    pub fn new(memory: &str, model: &str) -> Self {
+    pub(super) fn new(memory: &str, model: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_path_buf();
         let run = root.join("run");

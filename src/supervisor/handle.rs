@@ -82,9 +82,6 @@ impl Handle {
     }
 
     /// `mlxctl restart`.
-    ///
-    /// # Errors
-    /// As [`Handle::start`].
     pub async fn restart(&self, model: &str, request: StopRequest) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Restart(model.to_owned(), request, answer)).await
     }
@@ -125,7 +122,6 @@ impl Handle {
     }
 
     /// Everything from now on, until the receiver is dropped or falls behind.
-    #[must_use]
     pub fn follow(&self) -> mpsc::Receiver<EventRecord> {
         let (sender, receiver) = mpsc::channel(256);
         self.tell(Ask::Follow(sender));

@@ -21,13 +21,15 @@ mod idle_tests;
 #[cfg(test)]
 mod trim_tests;
 
-pub use answers::{host_status, planned_status};
-pub use capacity::missing;
+pub(crate) use answers::{host_status, planned_status};
+pub(crate) use capacity::missing;
 pub use handle::Handle;
-pub use records::{Journal, LockError};
-pub use run::{Options, StartError, Supervisor};
-pub use runs::{Orphans, running};
-pub use signals::on_signals;
+pub use records::Journal;
+pub(crate) use records::LockError;
+pub(crate) use run::StartError;
+pub use run::{Options, Supervisor};
+pub(crate) use runs::{Orphans, running};
+pub(crate) use signals::on_signals;
 
 use std::path::Path;
 

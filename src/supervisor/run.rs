@@ -65,9 +65,6 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Makes folders, takes the lock, reads what earlier ones left, opens the gates. Nothing is started yet.
-    ///
-    /// # Errors
-    /// [`StartError`].
     pub fn new(options: Options) -> Result<Self, StartError> {
         let Options { registry, host, binary } = options;
         let io = |what| move |source| StartError::Io { what, source };
@@ -101,7 +98,6 @@ impl Supervisor {
     }
 
     /// A way into the loop.
-    #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }

@@ -15,7 +15,7 @@ use crate::host::posix;
 ///
 /// # Errors
 /// The system's, if it takes no handlers.
-pub fn on_signals(handle: Handle, config: PathBuf) -> std::io::Result<()> {
+pub(crate) fn on_signals(handle: Handle, config: PathBuf) -> std::io::Result<()> {
     let ends_with_terminal = posix::ends_with_terminal();
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     tokio::spawn(async move {

@@ -41,7 +41,6 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Listens nowhere, until it is told where.
-    #[must_use]
     pub(crate) fn spawn(service: impl Service) -> Self {
         let (wanted, want) = watch::channel(None);
         let (say, problem) = watch::channel(None);
@@ -60,7 +59,6 @@ impl Listener {
     }
 
     /// Why it does not listen where it should.
-    #[must_use]
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
     }
@@ -163,7 +161,6 @@ async fn serve(stream: TcpStream, connection: Connection<impl Service>) {
     }
 }
 
-/// One connection.
 struct Connection<S> {
     service: S,
     network: Arc<Network>,

@@ -207,9 +207,9 @@ fn after_a_kill_both_models_are_ready_again_within_a_second_and_no_request_is_lo
 }
 
 /// All processes with the launcher's arguments for a model, oldest first.
-fn with_arguments(instance: &Instance, model: &str) -> Vec<mlxctl::host::Marked> {
+fn with_arguments(instance: &Instance, model: &str) -> Vec<mlxctl::internals::host::Marked> {
     let spec = instance.root().join(format!("run/{model}.json")).display().to_string();
-    let mut found = mlxctl::host::system().find_by_argument(&spec);
+    let mut found = mlxctl::internals::host::system().find_by_argument(&spec);
     found.sort_by_key(|marked| (marked.who.started, marked.who.pid));
     found
 }

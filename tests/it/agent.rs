@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use mlxctl::api::{Status, SupervisorStatus};
-use mlxctl::service::launchctl::print::Printed;
+use mlxctl::internals::api::{Status, SupervisorStatus};
+use mlxctl::internals::service::launchctl::print::Printed;
 
 use crate::command_line::status;
 use crate::control_fake::{Instance, json, serve};

@@ -24,7 +24,7 @@ pub fn model() -> &'static Path {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster-model");
         if !folder.join("config.json").exists() {
             let shape = ["--untrained", "--hidden", "128", "--layers", "4"];
-            mlxctl::python::tiny::make(&real::python(), &folder, &shape, &mut |_| {}).unwrap();
+            mlxctl::internals::python::tiny::make(&real::python(), &folder, &shape, &mut |_| {}).unwrap();
         }
         folder
     })

@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
-use mlxctl::api::{
+use mlxctl::internals::api::{
     ApiError, BudgetStatus, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, HealthStatus,
     HostStatus, Line, ModelMemoryStatus, ModelStatus, Progress, Reloaded, SCHEMA, StartRequest, StateName,
     Status, StopRequest, StoreFacts, SupervisorStatus,
 };
-use mlxctl::registry::Start;
+use mlxctl::internals::registry::Start;
 
 use crate::control_fake::{Instance, json, lines, serve};
 
@@ -43,7 +43,7 @@ pub fn status() -> Status {
             chip: Some("Apple M4 Max".into()),
             memory_bytes: 128_000_000_000,
             available_bytes: None,
-            pressure: mlxctl::host::Pressure::Normal,
+            pressure: mlxctl::internals::host::Pressure::Normal,
             swap_used_bytes: None,
             gpu_limit_bytes: None,
         },

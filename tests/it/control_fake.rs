@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use mlxctl::api::paths;
+use mlxctl::internals::api::paths;
 
 /// An instance: a folder with a registry of two models.
 pub struct Instance {

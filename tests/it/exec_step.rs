@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlxctl::backend::spec::{SCHEMA, Spec};
-use mlxctl::backend::{exec, record};
-use mlxctl::host::{self, Exit, Host, Identity, Signal};
+use mlxctl::internals::backend::spec::{SCHEMA, Spec};
+use mlxctl::internals::backend::{exec, record};
+use mlxctl::internals::host::{self, Exit, Host, Identity, Signal};
 
 /// Far longer than anything here takes, so that a test that hangs ends.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl Run {
             cache_limit: None,
             prompt_cache_bytes: Some(1),
             room: None,
-            wired: mlxctl::registry::Wired::Off,
+            wired: mlxctl::internals::registry::Wired::Off,
             context: None,
             prompt_store: None,
             settings: "hash".to_owned(),
@@ -99,7 +99,7 @@ async fn the_record_names_the_process_before_it_runs() {
     let spec = run.shell("cat 32b.live.json > seen.json; exit 3");
     let (who, exit) = run.finish(&spec).await;
     assert_eq!(exit, Exit::Code(3), "{}", run.log());
-    let seen: mlxctl::backend::spec::Record =
+    let seen: mlxctl::internals::backend::spec::Record =
         serde_json::from_slice(&std::fs::read(run.file("seen.json")).unwrap()).unwrap();
     assert_eq!(seen.identity, who);
     assert_eq!(seen.spec, spec);

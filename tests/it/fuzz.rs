@@ -8,11 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mlxctl::backend::link::Link;
-use mlxctl::backend::record;
-use mlxctl::registry::Registry;
-use mlxctl::service::launchctl::print::Printed;
-use mlxctl::supervisor::Journal;
+use mlxctl::internals::backend::link::Link;
+use mlxctl::internals::backend::record;
+use mlxctl::internals::registry::Registry;
+use mlxctl::internals::service::launchctl::print::Printed;
+use mlxctl::internals::supervisor::Journal;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
@@ -197,12 +197,12 @@ fn any_weights_are_measured_or_refused() {
             "num_key_value_heads":2,"intermediate_size":128,"vocab_size":300}"#;
         std::fs::write(model.path().join("config.json"), config).unwrap();
         std::fs::write(model.path().join("model.safetensors"), input).unwrap();
-        if let Ok(files) = mlxctl::memory::files::read_folder(model.path()) {
+        if let Ok(files) = mlxctl::internals::memory::files::read_folder(model.path()) {
             assert!(files.weights.bytes.0 <= input.len() as u64, "more than there is");
         }
         std::fs::write(model.path().join("model.safetensors.index.json"), input).unwrap();
         // A file outside the folder is never looked at, whatever the index says.
-        if let Ok(files) = mlxctl::memory::files::read_folder(model.path()) {
+        if let Ok(files) = mlxctl::internals::memory::files::read_folder(model.path()) {
             assert_eq!(files.shards, 1);
         }
     });

@@ -1,6 +1,6 @@
 //! Who is let in: by network, by name, by origin, by key.
 
-use mlxctl::gate::{Availability, GateConfig, keys};
+use mlxctl::internals::gate::{Availability, GateConfig, keys};
 
 use crate::support::door::{Answer, Door, chat};
 use crate::support::upstream::{Backend, answer_of, stream};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mlxctl::gate::Availability;
+use mlxctl::internals::gate::Availability;
 
 use crate::support::door::{Client, Door};
 use crate::support::upstream::{Backend, Step, answer_of, comment, done, event, json, stream, stream_head};

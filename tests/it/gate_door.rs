@@ -108,7 +108,7 @@ async fn remote_images_pass_where_the_registry_allows_them_and_data_always() {
             r#"{{"messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"{url}"}}}}]}}]}}"#
         )
     };
-    let ready = || mlxctl::gate::Availability::Ready(backend.upstream(1));
+    let ready = || mlxctl::internals::gate::Availability::Ready(backend.upstream(1));
     let strict = Door::open(ready(), |_| {}).await;
     let open = Door::open(ready(), |config| config.limits.remote_images = true).await;
     let status = async |door: &Door, url: &str| door.post("/v1/chat/completions", &with(url)).await.status;
@@ -121,9 +121,10 @@ async fn remote_images_pass_where_the_registry_allows_them_and_data_always() {
 #[tokio::test]
 async fn without_a_known_vocabulary_what_depends_on_it_is_refused() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
-    let door =
-        Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| config.vocabulary = None)
-            .await;
+    let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
+        config.vocabulary = None
+    })
+    .await;
     assert_eq!(door.chat(r#", "logit_bias": {"1": 1}"#).await.error()["param"], "logit_bias");
     assert_eq!(door.chat(r#", "top_k": 256"#).await.error()["param"], "top_k");
     assert_eq!(door.chat(r#", "top_k": 255"#).await.status, 200);
@@ -174,7 +175,7 @@ async fn tokens_sent(door: &Door, backend: &Backend, path: &str, body: &str) -> 
 #[tokio::test]
 async fn an_answer_that_is_asked_for_is_lowered_to_what_the_context_leaves() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
-    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+    let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
         config.context = Some(1000);
         config.limits.max_tokens = Some(800);
     })
@@ -212,7 +213,7 @@ async fn an_answer_that_is_asked_for_is_lowered_to_what_the_context_leaves() {
 #[tokio::test]
 async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
-    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+    let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
         config.context = Some(1000)
     })
     .await;
@@ -259,7 +260,7 @@ async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
 #[tokio::test]
 async fn where_the_backend_counts_only_what_cannot_fit_is_refused_and_the_context_shortens_nothing() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
-    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+    let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
         config.context = Some(1000);
         config.counted = true;
         config.limits.max_tokens = Some(900);
@@ -360,10 +361,10 @@ async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
 #[tokio::test]
 async fn variables_that_the_models_template_reads_pass_unless_they_are_dangerous() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
-    let door = Door::open(mlxctl::gate::Availability::Ready(backend.upstream(1)), |config| {
+    let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
         let template =
             "{% for document in documents %}{% endfor %}{{ chat_template }}{{ bos_token }}{{ tools }}";
-        config.variables = mlxctl::gate::template::variables(template);
+        config.variables = mlxctl::internals::gate::template::variables(template);
     })
     .await;
     let status = async |variable: &str| {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mlxctl::gate::{Availability, GateConfig};
-use mlxctl::units::Bytes;
+use mlxctl::internals::gate::{Availability, GateConfig};
+use mlxctl::internals::units::Bytes;
 
 use crate::support::door::{Door, chat};
 use crate::support::upstream::{Backend, Step, answer_of, stream};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mlxctl::gate::Availability;
+use mlxctl::internals::gate::Availability;
 
 use crate::support::PATIENCE;
 use crate::support::door::{Client, Door};

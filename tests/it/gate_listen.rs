@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mlxctl::gate::Availability;
+use mlxctl::internals::gate::Availability;
 
 use crate::support::door::{Client, Door};
 use crate::support::upstream::{Backend, answer_of};
@@ -17,8 +17,9 @@ async fn loopback_serves_while_the_address_is_away_and_the_report_names_it() {
     let mut config = crate::support::door::config(&folder);
     config.network.host = away;
     let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
-    let gate = mlxctl::gate::Gate::spawn(config.clone(), ready, sender);
-    let mlxctl::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1 else {
+    let gate = mlxctl::internals::gate::Gate::spawn(config.clone(), ready, sender);
+    let mlxctl::internals::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1
+    else {
         panic!()
     };
     let loopback = SocketAddr::from(([127, 0, 0, 1], config.port));
@@ -30,7 +31,8 @@ async fn loopback_serves_while_the_address_is_away_and_the_report_names_it() {
     // The address comes (here: another one is asked for): loopback is left, and what is under way is not touched.
     config.network.host = [127, 0, 0, 1].into();
     gate.reconfigure(config);
-    let mlxctl::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1 else {
+    let mlxctl::internals::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1
+    else {
         panic!()
     };
     assert_eq!((addresses, problem), (vec![loopback], None));
@@ -49,14 +51,16 @@ async fn a_taken_port_is_named_and_taken_over_once_it_is_free() {
     config.port = port;
     let (_availability, ready) = tokio::sync::watch::channel(Availability::Ready(backend.upstream(1)));
     let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
-    let _gate = mlxctl::gate::Gate::spawn(config, ready, sender);
-    let mlxctl::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1 else {
+    let _gate = mlxctl::internals::gate::Gate::spawn(config, ready, sender);
+    let mlxctl::internals::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1
+    else {
         panic!()
     };
     assert!(addresses.is_empty());
     assert_eq!(problem.unwrap(), format!("port {port} of 127.0.0.1 is in use by another program"));
     drop(stranger);
-    let mlxctl::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1 else {
+    let mlxctl::internals::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1
+    else {
         panic!()
     };
     assert_eq!((addresses.len(), problem), (1, None));

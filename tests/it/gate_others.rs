@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mlxctl::gate::{Availability, GateConfig};
-use mlxctl::units::Bytes;
+use mlxctl::internals::gate::{Availability, GateConfig};
+use mlxctl::internals::units::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -189,7 +189,13 @@ async fn a_refusal_reaches_a_client_that_writes_all_of_its_body_first() {
         config.network.require_key = true;
     })
     .await;
-    let key = mlxctl::gate::keys::add(&door.config.keys, "a", mlxctl::gate::keys::May::Ask, 0).unwrap();
+    let key = mlxctl::internals::gate::keys::add(
+        &door.config.keys,
+        "a",
+        mlxctl::internals::gate::keys::May::Ask,
+        0,
+    )
+    .unwrap();
     let body = format!("{{\"prompt\": \"{}\"}}", "a".repeat(17_000_000));
     let answer = sends_all_first(&door, "", &body).await;
     assert_eq!((answer.status, answer.header("connection")), (401, Some("close")));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mlxctl::gate::{Availability, Report};
-use mlxctl::registry::Start;
+use mlxctl::internals::gate::{Availability, Report};
+use mlxctl::internals::registry::Start;
 
 use crate::support::door::Door;
 use crate::support::upstream::{Backend, answer_of};
@@ -55,7 +55,7 @@ async fn only_a_ready_model_answers_200() {
 
 #[tokio::test]
 async fn the_time_that_a_load_has_left_goes_down_by_itself() {
-    let ready_at = Some(mlxctl::host::now().after(Duration::from_secs(3600)));
+    let ready_at = Some(mlxctl::internals::host::now().after(Duration::from_secs(3600)));
     let door = Door::open(Availability::Loading { ready_at, hold: false }, |_| {}).await;
     let left = async || door.get("/health").await.header("retry-after").unwrap().parse::<u64>().unwrap();
     let first = left().await;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use mlxctl::api::client::Client;
+use mlxctl::internals::api::client::Client;
 use nix::sys::signal::Signal;
 
 use crate::support::{Entry, Instance, PATIENCE, alive, control, insist, signal};

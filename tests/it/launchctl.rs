@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mlxctl::service::launchctl::print::{LastExit, Printed, State};
-use mlxctl::service::launchctl::procedure::{Action, Failure, Goal, Patience, Reply, Step, next, nominal};
+use mlxctl::internals::service::launchctl::print::{LastExit, Printed, State};
+use mlxctl::internals::service::launchctl::procedure::{
+    Action, Failure, Goal, Patience, Reply, Step, next, nominal,
+};
 
 const START: Goal = Goal::Running { not: None };
 const EARLY: Duration = Duration::ZERO;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mlxctl::service::launchctl::print::State;
-use mlxctl::service::launchctl::procedure::{Failure, Goal, Patience, Step};
-use mlxctl::service::launchctl::{Error, Launchctl};
+use mlxctl::internals::service::launchctl::print::State;
+use mlxctl::internals::service::launchctl::procedure::{Failure, Goal, Patience, Step};
+use mlxctl::internals::service::launchctl::{Error, Launchctl};
 
 use crate::fake_launchd::{FakeLaunchd, wait};
 use crate::support::program;

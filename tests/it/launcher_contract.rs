@@ -31,7 +31,7 @@ impl Backend {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("link"), "left behind by a run that was killed").unwrap();
-        mlxctl::backend::launcher::write(folder.path()).unwrap();
+        mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
         let mut whole = json!({"link": path("link"), "generation": 7, "secret": SECRET});
         whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         std::fs::write(path("spec.json"), whole.to_string()).unwrap();
@@ -261,7 +261,7 @@ fn trim_gives_the_buffer_cache_back() {
 #[test]
 fn a_lone_backend_loads_no_mpi_and_a_rank_may() {
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let says = |text: &str, rank: Option<&str>| {
         let mut python = Command::new(real::python());
         python
@@ -466,7 +466,7 @@ fn a_client_that_does_not_read_disturbs_nobody() {
 #[test]
 fn the_prompt_cache_of_this_mlx_lm_takes_the_byte_bound() {
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let output = Command::new(real::python())
         .current_dir(folder.path())
         .args([
@@ -562,7 +562,7 @@ fn an_exception_in_an_answer_is_told_instead_of_a_closed_connection() {
 #[test]
 fn a_stream_with_tokens_and_without_text_is_kept_alive_and_one_without_tokens_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let script = "\
 import http.server, queue, socket, threading, time
 import launcher
@@ -601,7 +601,7 @@ for path in '/tokens', '/hang':
 fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
     const RECOMMENDED: u64 = 5_000_000_000;
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let under = |rule: &str| -> Value {
         let mut python = Command::new(real::python());
         python.current_dir(folder.path()).env("HF_HUB_OFFLINE", "1").env("MLX_MPI_LIBNAME", "none");
@@ -628,7 +628,7 @@ fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
 #[test]
 fn a_conversation_that_is_alone_is_not_copied_before_its_first_token() {
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let mut python = Command::new(real::python());
     let output = python.current_dir(folder.path()).args(["-c", include_str!("alone.py")]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

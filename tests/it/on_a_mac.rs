@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlxctl::api::{ApiError, CommandDone, ErrorCode, StartRequest};
-use mlxctl::host::MemoryReading;
-use mlxctl::host::fake::Fake;
-use mlxctl::registry::Registry;
-use mlxctl::supervisor::{Handle, Options, Supervisor};
-use mlxctl::units::Bytes;
+use mlxctl::internals::api::{ApiError, CommandDone, ErrorCode, StartRequest};
+use mlxctl::internals::host::MemoryReading;
+use mlxctl::internals::host::fake::Fake;
+use mlxctl::internals::registry::Registry;
+use mlxctl::internals::supervisor::{Handle, Options, Supervisor};
+use mlxctl::internals::units::Bytes;
 
 use crate::real;
 

@@ -16,7 +16,7 @@ use crate::support::{Entry, Instance, PATIENCE, copy_program, http};
 #[test]
 fn a_paced_launcher_rests_in_proportion_to_its_work() {
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let script = folder.path().join("try.py");
     std::fs::write(&script, include_str!("pace.py")).unwrap();
     let output = Command::new(real::python()).arg(script).arg(folder.path()).output().unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use mlxctl::gate::{Availability, keys};
+use mlxctl::internals::gate::{Availability, keys};
 use serde_json::Value;
 
 use crate::support::door::Door;

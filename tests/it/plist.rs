@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mlxctl::registry::Registry;
-use mlxctl::service::launchd;
+use mlxctl::internals::registry::Registry;
+use mlxctl::internals::service::launchd;
 
 use crate::support::skipped;
 

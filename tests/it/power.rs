@@ -4,15 +4,15 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mlxctl::api::{ErrorCode, StartRequest, StateName, StopRequest};
-use mlxctl::clock::Moment;
-use mlxctl::clock::hours::LocalTime;
-use mlxctl::host::{
+use mlxctl::internals::api::{ErrorCode, StartRequest, StateName, StopRequest};
+use mlxctl::internals::clock::Moment;
+use mlxctl::internals::clock::hours::LocalTime;
+use mlxctl::internals::host::{
     ExitWatch, Facts, Footprint, Host, Identity, Marked, MemoryReading, Power, Priority, Signal, SleepHold,
 };
-use mlxctl::registry::Registry;
-use mlxctl::supervisor::{Handle, Options, Supervisor};
-use mlxctl::units::Bytes;
+use mlxctl::internals::registry::Registry;
+use mlxctl::internals::supervisor::{Handle, Options, Supervisor};
+use mlxctl::internals::units::Bytes;
 
 use crate::real;
 use crate::support::{PATIENCE, free_port, http, venv};
@@ -141,8 +141,11 @@ async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {
 async fn the_registry_decides_on_battery_and_requests_keep_the_machine_awake() {
     let folder = tempfile::Builder::new().prefix("mlx").tempdir().unwrap();
     let bench = Bench { folder, port: free_port() };
-    let laptop =
-        Arc::new(Laptop { machine: mlxctl::host::system(), power: Mutex::default(), held: Arc::default() });
+    let laptop = Arc::new(Laptop {
+        machine: mlxctl::internals::host::system(),
+        power: Mutex::default(),
+        held: Arc::default(),
+    });
     laptop.unplug(false);
     let supervisor = Supervisor::new(Options {
         registry: bench.registry("on_battery = \"stop_manual\""),

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlxctl::host::{self, Exit, Host, Identity, Priority, Signal};
-use mlxctl::units::Bytes;
+use mlxctl::internals::host::{self, Exit, Host, Identity, Priority, Signal};
+use mlxctl::internals::units::Bytes;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use mlxctl::memory::Profile;
-use mlxctl::memory::files::{read_folder, read_profiled};
-use mlxctl::memory::profile::RefusedKind;
-use mlxctl::python::profile::{LIMITS, Limits};
+use mlxctl::internals::memory::Profile;
+use mlxctl::internals::memory::files::{read_folder, read_profiled};
+use mlxctl::internals::memory::profile::RefusedKind;
+use mlxctl::internals::python::profile::{LIMITS, Limits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ struct Case {
 }
 
 fn describe(model: &Path, limits: Limits) -> String {
-    mlxctl::python::profile::describe(&real::python(), model, None, limits).unwrap()
+    mlxctl::internals::python::profile::describe(&real::python(), model, None, limits).unwrap()
 }
 
 /// A published architecture: what one sequence of 10,000 tokens takes, worked out by hand.

@@ -12,7 +12,7 @@ use crate::support::{Entry, Instance, control, http, signal};
 #[test]
 fn what_is_read_back_is_what_was_kept_and_a_fault_costs_a_recomputation() {
     let folder = tempfile::tempdir().unwrap();
-    mlxctl::backend::launcher::write(folder.path()).unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let script = folder.path().join("try.py");
     std::fs::write(&script, include_str!("prompt_store.py")).unwrap();
     let output = Command::new(real::python()).arg(script).arg(folder.path()).output().unwrap();

@@ -15,8 +15,9 @@ pub fn python() -> PathBuf {
 pub fn tiny_model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {
-        let folder = mlxctl::python::tiny::location(Path::new(env!("CARGO_TARGET_TMPDIR")));
-        mlxctl::python::tiny::make(&python(), &folder, &[], &mut |line| println!("{line}")).unwrap();
+        let folder = mlxctl::internals::python::tiny::location(Path::new(env!("CARGO_TARGET_TMPDIR")));
+        mlxctl::internals::python::tiny::make(&python(), &folder, &[], &mut |line| println!("{line}"))
+            .unwrap();
         folder
     })
 }

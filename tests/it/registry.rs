@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mlxctl::registry::{Problems, ProcessType, Registry, Source, Start};
-use mlxctl::units::Bytes;
+use mlxctl::internals::registry::{Problems, ProcessType, Registry, Source, Start};
+use mlxctl::internals::units::Bytes;
 use proptest::prelude::*;
 
 const SEED: &str = include_str!("../../config/models.toml");

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use mlxctl::gate::{Availability, GateConfig, Listening, Router, RouterConfig, keys};
-use mlxctl::registry::Start;
-use mlxctl::units::Bytes;
+use mlxctl::internals::gate::{Availability, GateConfig, Listening, Router, RouterConfig, keys};
+use mlxctl::internals::registry::Start;
+use mlxctl::internals::units::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 

@@ -251,7 +251,7 @@ fn a_demo_whose_reader_leaves_leaves_no_backend() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(0), "{said}");
         assert!(said.contains("nothing is left running"), "{said}");
-        let left = mlxctl::host::system().find_by_argument(&demo.join("run").to_string_lossy());
+        let left = mlxctl::internals::host::system().find_by_argument(&demo.join("run").to_string_lossy());
         assert_eq!(left, []);
     }
 }

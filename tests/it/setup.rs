@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::support::program;
 use fs_err as fs;
 use fs_err::os::unix::fs::symlink;
-use mlxctl::python::venv::{self, Environment, SetupError, SetupRequest, Step};
-use mlxctl::units::Bytes;
+use mlxctl::internals::python::venv::{self, Environment, SetupError, SetupRequest, Step};
+use mlxctl::internals::units::Bytes;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);

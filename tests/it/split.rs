@@ -1,11 +1,11 @@
 //! What each rank of a cluster is estimated to hold is what it holds: real ranks, which talk over loopback.
 
-use mlxctl::memory::Profile;
-use mlxctl::memory::files::{read_folder, read_profiled};
-use mlxctl::memory::profile::RefusedKind;
-use mlxctl::memory::split::split;
-use mlxctl::python::profile::{Division, LIMITS, describe};
-use mlxctl::registry::ClusterMode;
+use mlxctl::internals::memory::Profile;
+use mlxctl::internals::memory::files::{read_folder, read_profiled};
+use mlxctl::internals::memory::profile::RefusedKind;
+use mlxctl::internals::memory::split::split;
+use mlxctl::internals::python::profile::{Division, LIMITS, describe};
+use mlxctl::internals::registry::ClusterMode;
 use serde::Deserialize;
 
 use crate::real;

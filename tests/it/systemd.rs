@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use mlxctl::registry::{Agent, ProcessType};
-use mlxctl::service::systemd;
+use mlxctl::internals::registry::{Agent, ProcessType};
+use mlxctl::internals::service::systemd;
 
 use crate::support::skipped;
 

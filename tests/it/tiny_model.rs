@@ -46,7 +46,7 @@ fn variants_have_the_shape_that_was_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("wide");
     let shape = ["--untrained", "--hidden", "128", "--layers", "3"];
-    mlxctl::python::tiny::make(&real::python(), &model, &shape, &mut |_| {}).unwrap();
+    mlxctl::internals::python::tiny::make(&real::python(), &model, &shape, &mut |_| {}).unwrap();
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
     assert_eq!((&config["hidden_size"], &config["num_hidden_layers"]), (&128.into(), &3.into()));

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs_err as fs;
-use mlxctl::backend::trial;
-use mlxctl::python::venv::{self, Environment, SetupError, SetupRequest, Step, Trial, Upgraded};
+use mlxctl::internals::backend::trial;
+use mlxctl::internals::python::venv::{self, Environment, SetupError, SetupRequest, Step, Trial, Upgraded};
 
 use crate::real;
 use crate::setup::Machine;

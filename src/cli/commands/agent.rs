@@ -18,7 +18,7 @@ use crate::service::agent::{Agent, AgentError, LaunchdAgent, SystemdAgent};
 const STAND_IN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Args {
 // Not documentation for clap, which would say it of the command: programs to call instead of the system's, for tests and
 // for systems that keep theirs elsewhere.
 #[derive(Debug, clap::Args)]
-pub struct StandIns {
+pub(crate) struct StandIns {
     /// Call this launchctl, and treat this system as one that has launchd
     #[arg(long, global = true, hide = true, value_name = "FILE")]
     launchctl: Option<PathBuf>,
@@ -53,7 +53,7 @@ enum Verb {
 ///
 /// # Errors
 /// What the verb says, with the exit codes of the contract.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     match &args.verb {
         Verb::Install(verb) => install::run(context, &args.stand_ins, verb),
         Verb::Uninstall(verb) => uninstall::run(context, &args.stand_ins, verb),
@@ -68,7 +68,11 @@ impl StandIns {
     ///
     /// # Errors
     /// This user can have none.
-    pub fn installed(&self, context: &Context, registry: &Registry) -> Result<Box<dyn Agent>, CliError> {
+    pub(crate) fn installed(
+        &self,
+        context: &Context,
+        registry: &Registry,
+    ) -> Result<Box<dyn Agent>, CliError> {
         let agent = self.manager(context, registry, None)?;
         match on_disk(agent.as_ref())?.and_then(|found| agent.program_of(&found)) {
             Some(program) => self.manager(context, registry, Some(&program)),

@@ -18,7 +18,7 @@ use crate::cli::render::{self, Look};
 use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias; it must be ready
     model: String,
     /// Print the report as JSON
@@ -48,7 +48,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A model that is unknown (4) or not ready (3); a request that was not answered.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let model = registry
         .model(&args.model)

@@ -17,7 +17,7 @@ use crate::registry::{Registry, Start};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Plan for a machine of this size, for example 128GB, instead of this one
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
@@ -50,7 +50,7 @@ struct Document<'a> {
 ///
 /// # Errors
 /// Exit 2 for the registry, 4 for a name that nothing goes by; when stdout cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     for name in &args.running {
         let reserve = registry.reserves.iter().any(|reserve| {
@@ -95,8 +95,12 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 }
 
 /// The plan as two tables: what is taken now, and what is left in each case.
-#[must_use]
-pub fn show(registry: &Registry, budget: &Budget, gpu_limit: Option<GpuLimit>, width: usize) -> String {
+pub(crate) fn show(
+    registry: &Registry,
+    budget: &Budget,
+    gpu_limit: Option<GpuLimit>,
+    width: usize,
+) -> String {
     let now = &budget.now;
     let mut plan = table::plain(&["", "SIZE", ""]);
     plan.add_row(["memory".to_owned(), Bytes(now.total_bytes).to_string(), String::new()]);

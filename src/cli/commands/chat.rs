@@ -20,7 +20,7 @@ use crate::terminal::Shown;
 const LONGEST: u64 = 8 << 20;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias; a preset's alias applies its sampling values
     model: String,
     /// The question; if omitted or `-`, it is read from standard input
@@ -34,7 +34,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 3 for a model that is not ready, 4 for one that is unknown, 2 without a question, 75 where the gate is busy.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let registry = remote
         .registry

@@ -9,7 +9,7 @@ use crate::registry::{Complaint, Problems, Registry, Start, advice, fits};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Check the registry for a machine with this much memory; this machine's paths are not checked
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
@@ -19,7 +19,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 2 with every problem; when stdout cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = match args.memory {
         Some(total) => Registry::load(&context.config).and_then(|registry| {
             let problems = fits(&registry, total);

@@ -10,10 +10,10 @@ use crate::cli::args::Cli;
 use crate::cli::error::CliError;
 
 /// What the scripts ask for names with.
-pub const MODELS: &str = "__models";
+pub(crate) const MODELS: &str = "__models";
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The shell
     shell: Shell,
 }
@@ -22,7 +22,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&script(args.shell))
 }
 
@@ -31,7 +31,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn names(context: &Context) -> Result<(), CliError> {
+pub(crate) fn names(context: &Context) -> Result<(), CliError> {
     let registry = context.registry();
     let models = registry.iter().flat_map(|registry| &registry.models);
     let names: Vec<&str> = models

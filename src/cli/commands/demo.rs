@@ -24,7 +24,7 @@ use crate::supervisor::{Handle, Options, Supervisor, on_signals};
 const QUESTION: &str = "What are you?";
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Keep running until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -37,7 +37,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Whatever of it failed, and what to do.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = write_registry(&folders::data().join("demo"), free_port()?)?;
     let say = |line: &str| context.output.say(line);
     say(&format!("environment   {}", registry.paths.venv.display()));

@@ -13,7 +13,7 @@ use crate::doctor::{Finding, State, observe, trials};
 use crate::registry::Registry;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
@@ -39,7 +39,7 @@ struct Document<'a> {
 ///
 /// # Errors
 /// Exit 1 if a check failed.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let findings = examine(context, args);
     let with = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failed, warned) = (with(State::Fail), with(State::Warn));

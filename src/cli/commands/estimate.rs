@@ -23,7 +23,7 @@ use crate::supervisor::missing;
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias
     model: String,
 
@@ -142,7 +142,7 @@ impl Counted {
 }
 
 /// The machine as a command sees it that asks no supervisor.
-pub struct LiveReading {
+pub(crate) struct LiveReading {
     /// Its memory now.
     pub reading: MemoryReading,
     /// Programs of the reserves that run.
@@ -157,7 +157,7 @@ pub struct LiveReading {
 ///
 /// # Errors
 /// When the system does not say what memory it has.
-pub fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
+pub(crate) fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
     let host = host::system();
     let reading = host
         .memory()
@@ -179,8 +179,7 @@ fn elsewhere(total: Bytes) -> LiveReading {
 }
 
 /// The failure for files or bounds that cannot work.
-#[must_use]
-pub fn unusable(model: &Model, problem: &Problem) -> CliError {
+pub(crate) fn unusable(model: &Model, problem: &Problem) -> CliError {
     let error = CliError::failed(format!("cannot estimate the memory of {}", model.name)).why(problem);
     match problem.hint() {
         Some(hint) => error.hint(hint.replace("NAME", &model.name)),
@@ -192,7 +191,7 @@ pub fn unusable(model: &Model, problem: &Problem) -> CliError {
 ///
 /// # Errors
 /// Exit 2 or 4 for the registry and the name; files that are no model; when stdout cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let model = registry.model(&args.model).map_err(|error| unknown_model(&registry, &error))?;
     describe(context, &registry, model);
@@ -215,7 +214,7 @@ pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 
 /// Has mlx_lm say what the model and its draft model take, if their files are there and it was not done before. A model
 /// that it cannot describe is estimated all the same.
-pub fn describe(context: &Context, registry: &Registry, model: &Model) {
+pub(crate) fn describe(context: &Context, registry: &Registry, model: &Model) {
     let profiles = Profiles::of(registry);
     let own = weights::folder(&model.source).map(|folder| (folder, weights::division(model)));
     let draft = weights::draft_folder(model).map(|folder| (folder, None));

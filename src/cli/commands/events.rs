@@ -14,7 +14,7 @@ use crate::cli::render::{Look, Style, wrap};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Keep printing events as they happen, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
@@ -30,7 +30,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 3 for `--follow` without a supervisor, or when it ends; whatever else keeps it from knowing.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let look = Look::of(&context.output);
     let show = |event: &EventRecord| context.output.data(&text(event, args.json, &look)?);

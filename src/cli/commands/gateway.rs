@@ -5,7 +5,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::gateway::{Facts, Format, render};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// What to print
     #[arg(long)]
     format: Format,
@@ -18,7 +18,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A broken registry, or no address that clients could use (2).
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let facts = Facts::new(&registry, args.host.as_deref()).map_err(|error| {
         CliError::new(Exit::Usage, error.to_string())

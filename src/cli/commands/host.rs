@@ -10,7 +10,7 @@ use crate::registry::{Registry, Source};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Environment whose package versions to report [default: the registry's, if there is one]
     #[arg(long, value_name = "FOLDER")]
     venv: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A model that is no repository and no folder; when stdout cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = Registry::load(&context.config).ok();
     let venv = args.venv.clone().or_else(|| registry.as_ref().map(|registry| registry.paths.venv.clone()));
     let mut programs = args.running.clone();

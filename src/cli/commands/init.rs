@@ -13,7 +13,7 @@ use crate::python::hub;
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where to write it [default: the registry of --config]
     #[arg(short, long, value_name = "PATH", conflicts_with = "stdout")]
     output: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When there is a file already, or it cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let host = crate::host::system();
     let facts = host.facts();
     let lan = lan();

@@ -7,7 +7,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::gate::keys::{self, KeyError, May};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -39,7 +39,7 @@ enum Action {
 ///
 /// # Errors
 /// Exit 2 for a name that is none, 1 for one that is taken or unknown, and where the file cannot be changed.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let file = registry.paths.state.join("keys.json");
     match &args.action {

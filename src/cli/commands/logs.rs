@@ -18,7 +18,7 @@ const BETWEEN: Duration = Duration::from_millis(200);
 const SUPERVISOR: &str = "supervisor";
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A model's name or alias, or `supervisor`
     model: String,
     /// Keep printing what is added, across rotation and restarts, until Ctrl-C
@@ -41,7 +41,7 @@ struct Log {
 ///
 /// # Errors
 /// Exit 4 for an unknown model; exit 1 where there is no log yet, or it cannot be read.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let log = find(&registry, &args.model)?;
     let mut tail = Tail::new(log.path);

@@ -9,7 +9,7 @@ use crate::cli::args::Cli;
 use crate::cli::error::{CliError, Exit};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Print the page of this command
     command: Option<String>,
     /// Write the pages of all commands into this folder
@@ -21,7 +21,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 2 where there is no such command; when stdout or the folder cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let mut program = Cli::command();
     program.build();
     if let Some(folder) = &args.all {

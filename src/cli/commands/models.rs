@@ -14,7 +14,7 @@ use crate::registry::{Model, Source, Start};
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -59,7 +59,7 @@ struct Cached {
 ///
 /// # Errors
 /// Exit 2 when the registry is not valid; when stdout cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let rows: Vec<Row> = registry.models.iter().map(row).collect();
     if args.json {

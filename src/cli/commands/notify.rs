@@ -7,7 +7,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::notify::{Message, send, ways};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Send one notification in every configured way, and report the results
     #[arg(long, required = true)]
     test: bool,
@@ -17,7 +17,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 2 where the registry names no way, 1 where one failed.
-pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let ways = ways(&registry.notify);
     if ways.is_empty() {

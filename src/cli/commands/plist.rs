@@ -8,7 +8,7 @@ use crate::service::difference::{Difference, differences};
 use crate::service::launchd::Job;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Show how this file differs and why it matters; exit 1 if it does
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub struct Args {
 ///
 /// # Errors
 /// A broken registry (2); a file that cannot be read or differs (1).
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let job = Job::new(
         &registry.agent,

@@ -9,7 +9,7 @@ use crate::cli::remote::{self, Remote};
 use crate::cli::render::{self, Look};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Print JSON: `{"schema":1,"backends":[…]}`, with each backend as in `status --json`
     #[arg(long)]
     json: bool,
@@ -25,7 +25,7 @@ struct Document<'a> {
 ///
 /// # Errors
 /// Exit 3 without a supervisor; whatever else keeps it from knowing.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let status = match remote::status_at_once(context) {
         Some(answer) => answer?,
         None => Remote::find(context)?.client.status()?,

@@ -22,7 +22,7 @@ use crate::python::whole::{self, Flaw, Whole};
 use crate::registry::{Model, Registry, Source};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Models, by name or alias [default: every model in the registry]
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
@@ -39,7 +39,7 @@ pub struct Args {
 /// # Errors
 /// Exit 75 when the disk is too small, before the first byte; 4 for an unknown model; 1 for what went wrong on the
 /// way; the next pull resumes.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let named = |name: &String| registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown));
     // A slip in the last name is found before hours of downloading.

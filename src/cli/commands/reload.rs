@@ -8,7 +8,7 @@ use crate::cli::render::table::{Cell, Column, draw};
 use crate::cli::render::{Look, Style};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -18,7 +18,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The registry's problems (exit 2; what was in force stays in force); exit 3 without a supervisor.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     if remote.registry.is_none() {
         return context.registry().map(drop);

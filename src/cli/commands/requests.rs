@@ -12,7 +12,7 @@ use crate::logs::{Request, Requests};
 const BETWEEN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only requests to this model, by name or alias
     model: Option<String>,
     /// Keep printing requests as they end, until Ctrl-C
@@ -30,7 +30,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 4 for an unknown model; when a log cannot be read.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let models = match &args.model {
         Some(name) => vec![registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown))?],

@@ -10,7 +10,7 @@ use crate::cli::parse::duration;
 use crate::cli::remote::Remote;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias
     model: String,
     /// Cut off requests in flight instead of letting them finish
@@ -25,7 +25,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What kept it from being ready again, with the exit codes of the contract.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let name = remote.name(&args.model);
     let timeout_seconds = args.timeout.map(|timeout| timeout.as_secs_f64());

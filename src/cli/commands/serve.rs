@@ -15,13 +15,13 @@ use tracing_subscriber::fmt::time::FormatTime;
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(crate) struct Args {}
 
 /// Runs the supervisor in the foreground, until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The registry's problems; another supervisor; folders that cannot be made.
-pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     let host = crate::host::system();
     let registry = Registry::load_here(&context.config, host.facts().memory)
         .map_err(|problems| context.broken(&problems))?;
@@ -61,7 +61,7 @@ pub fn run(context: &Context, _: &Args) -> Result<(), CliError> {
 ///
 /// # Errors
 /// The system's, if it has no descriptors left.
-pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -69,7 +69,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 /// Why a supervisor did not come up, for a person.
-pub fn explain(error: StartError) -> CliError {
+pub(crate) fn explain(error: StartError) -> CliError {
     match &error {
         StartError::Lock(_) => CliError::new(Exit::Refused, error.to_string())
             .hint("mlxctl status to see it; mlxctl agent status to see whether launchd runs it"),

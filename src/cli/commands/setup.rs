@@ -20,7 +20,7 @@ use crate::{folders, host};
 const TRIAL: Duration = Duration::from_secs(180);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Verify the environment again even if it was verified before
     #[arg(long)]
     verify: bool,
@@ -36,7 +36,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What could not be made, why, and what to do.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let open = check_owners(&registry);
     if !open.is_empty() {
@@ -134,7 +134,7 @@ fn changes(before: &[String], after: &[String]) -> Vec<String> {
 ///
 /// # Errors
 /// Why it could not be made.
-pub fn tiny_model(output: &Output, environment: &Environment) -> Result<PathBuf, CliError> {
+pub(crate) fn tiny_model(output: &Output, environment: &Environment) -> Result<PathBuf, CliError> {
     tiny::ensure(environment, &folders::cache(), &mut |line| output.say(&format!("tiny model    {line}")))
         .map_err(|error| CliError::failed("cannot make the built-in tiny model").why(error))
 }
@@ -143,7 +143,7 @@ pub fn tiny_model(output: &Output, environment: &Environment) -> Result<PathBuf,
 ///
 /// # Errors
 /// What could not be made, why, and what to do.
-pub fn ensure(output: &Output, request: &SetupRequest) -> Result<Environment, CliError> {
+pub(crate) fn ensure(output: &Output, request: &SetupRequest) -> Result<Environment, CliError> {
     with_progress(output, |progress| venv::setup(request, progress))
 }
 

@@ -20,7 +20,7 @@ The owner of that key can then run, and nothing else:
   ssh mac mlxctl status --json
 
 The command is never passed to a shell. `start --force` is refused.")]
-pub struct Args {
+pub(crate) struct Args {
     /// A model that the key may start and stop, by name or alias; repeat it for more
     #[arg(long = "model", value_name = "MODEL", required = true)]
     models: Vec<String>,
@@ -45,7 +45,7 @@ enum Verb {
 ///
 /// # Errors
 /// A command that the key may not run (2), and whatever the command itself fails with.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let asked = std::env::var_os(ASKED).unwrap_or_default();
     let registry = context.registry().ok();
     match judge(&asked.to_string_lossy(), &args.models, registry.as_ref())? {

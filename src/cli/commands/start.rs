@@ -11,7 +11,7 @@ use crate::cli::parse::{duration, some_duration};
 use crate::cli::remote::Remote;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias
     pub(super) model: String,
     /// Start it even if it does not fit into memory
@@ -32,7 +32,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What kept it from being ready, with the exit codes of the contract.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     // Here, and not in the supervisor, whose loop waits for nothing.
     if let Ok(registry) = context.registry()

@@ -20,7 +20,7 @@ use crate::supervisor::planned_status;
 const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Show only these models, by name or alias
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 3 without a supervisor, after the plan was printed; whatever else keeps it from knowing.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if args.watch {
         return watch(context, &Remote::find(context)?, args);
     }

@@ -11,7 +11,7 @@ use crate::cli::remote::Remote;
 use crate::cli::several::each;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The models, by name or alias
     #[arg(required = true, value_name = "MODEL")]
     pub(super) models: Vec<String>,
@@ -28,7 +28,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What kept it from being stopped, with the exit codes of the contract.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     each(context, &args.models, || false, |typed| stop(context, args, &remote, typed))
 }

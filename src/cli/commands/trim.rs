@@ -11,7 +11,7 @@ use crate::cli::remote::Remote;
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias [default: all running models]
     model: Option<String>,
     /// Delete kept prompts, in memory and on disk, instead of writing them to disk; works for stopped models too
@@ -57,7 +57,7 @@ fn ask(context: &Context, remote: &Remote, forget: bool, name: &str) -> Result<C
 ///
 /// # Errors
 /// Exit 3 where nothing runs; the first model's refusal, after all were asked.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     if let Some(typed) = &args.model {
         let name = remote.name(typed);

@@ -7,7 +7,7 @@ use crate::cli::remote::Remote;
 use crate::cli::render::{Look, table};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias [default: all models]
     model: Option<String>,
     /// Print JSON
@@ -20,7 +20,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Exit 3 without a supervisor, 4 for an unknown model.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let status = remote.client.status()?;
     let name = args.model.as_ref().map(|typed| remote.name(typed));

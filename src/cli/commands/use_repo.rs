@@ -8,7 +8,7 @@ use crate::cli::remote::unknown_model;
 use crate::registry::{EditError, use_repo};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, by name or alias
     model: String,
     /// One of its alternatives in the registry
@@ -20,7 +20,7 @@ pub struct Args {
 /// # Errors
 /// Exit 4 for an unknown model, 2 for a repository that is not offered or a registry that is not valid, 1 when the
 /// file cannot be written.
-pub fn run(context: &Context, args: &Args) -> Result<(), CliError> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let change =
         use_repo(&context.config, &args.model, &args.repo).map_err(|error| failure(context, error))?;
     if change.from == change.to {

@@ -12,8 +12,7 @@ use crate::registry::ProcessType;
 use crate::units::Bytes;
 
 /// The whole report.
-#[must_use]
-pub fn report(report: &Report, look: &Look) -> String {
+pub(crate) fn report(report: &Report, look: &Look) -> String {
     let mut out = heading(report, look);
     let tables = [prefill(report), decode(report), turns(report)];
     for (columns, rows) in tables.iter().filter(|(_, rows)| !rows.is_empty()) {

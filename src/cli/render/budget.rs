@@ -18,8 +18,7 @@ struct Part {
 }
 
 /// The bar, and below it what its parts are.
-#[must_use]
-pub fn bar(status: &Status, look: &Look) -> String {
+pub(crate) fn bar(status: &Status, look: &Look) -> String {
     let budget = &status.budget;
     let parts = parts(status, look);
     let columns = if look.width == usize::MAX { BAR_PIPED } else { look.width };

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 /// A span with its two largest units: "3m 12s", "2d 4h", "0.4s" below ten seconds.
-#[must_use]
-pub fn span(seconds: f64) -> String {
+pub(crate) fn span(seconds: f64) -> String {
     let seconds = if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
     if seconds < 9.95 {
         return format!("{seconds:.1}s");
@@ -20,14 +19,12 @@ pub fn span(seconds: f64) -> String {
 }
 
 /// A share of one as whole percent: "43 %".
-#[must_use]
-pub fn percent(fraction: f64) -> String {
+pub(crate) fn percent(fraction: f64) -> String {
     format!("{:.0} %", fraction.clamp(0.0, 1.0) * 100.0)
 }
 
 /// A number of things: "1 restart", "3 restarts".
-#[must_use]
-pub fn count(number: u64, one: &str) -> String {
+pub(crate) fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 

@@ -1,24 +1,24 @@
 //! Documents → text. Pure: width, colour and alphabet are arguments.
 
-pub mod bench;
-pub mod budget;
+pub(crate) mod bench;
+pub(crate) mod budget;
 mod heading;
-pub mod human;
-pub mod progress;
-pub mod ranks;
-pub mod status;
-pub mod table;
+pub(crate) mod human;
+pub(crate) mod progress;
+pub(crate) mod ranks;
+pub(crate) mod status;
+pub(crate) mod table;
 
 use std::io::IsTerminal;
 
 use unicode_width::UnicodeWidthStr;
 
 use super::output::Output;
-pub use super::wrap::{fold, wrap};
+pub(crate) use super::wrap::{fold, wrap};
 
 /// What the reader's end can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub(crate) struct Look {
     /// Columns; `usize::MAX` where it is not a terminal.
     pub width: usize,
     /// Whether escape sequences are understood.
@@ -29,8 +29,7 @@ pub struct Look {
 
 impl Look {
     /// Of stdout, and of the locale (POSIX: `LC_ALL` before `LC_CTYPE` before `LANG`).
-    #[must_use]
-    pub fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .iter()
             .filter_map(|name| std::env::var(name).ok())
@@ -46,8 +45,7 @@ impl Look {
     }
 
     /// `text` in `style`, where colour is wanted.
-    #[must_use]
-    pub fn paint(&self, style: Style, text: &str) -> String {
+    pub(crate) fn paint(&self, style: Style, text: &str) -> String {
         match style.code().filter(|_| self.color && !text.is_empty()) {
             Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
             None => text.to_owned(),
@@ -55,15 +53,14 @@ impl Look {
     }
 
     /// One of two spellings.
-    #[must_use]
-    pub fn pick<'a>(&self, unicode: &'a str, ascii: &'a str) -> &'a str {
+    pub(crate) fn pick<'a>(&self, unicode: &'a str, ascii: &'a str) -> &'a str {
         if self.unicode { unicode } else { ascii }
     }
 }
 
 /// What a piece of text means; a colour follows from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// As everything else.
     #[default]
     Plain,
@@ -106,8 +103,7 @@ impl Style {
 }
 
 /// `label` and `text` behind it, later lines indented as far as the first.
-#[must_use]
-pub fn hanging(label: &str, label_style: Style, text: &str, style: Style, look: &Look) -> String {
+pub(crate) fn hanging(label: &str, label_style: Style, text: &str, style: Style, look: &Look) -> String {
     let indent = label.width() + 1;
     let room = look.width.saturating_sub(indent).max(20);
     let mut out = String::new();

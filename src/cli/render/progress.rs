@@ -5,8 +5,7 @@ use super::status::state_word;
 use crate::api::{Progress, StateName};
 
 /// "70b  loading 43 %  reading weights, 17.6 GB of 40.9 GB", without the time, which a terminal counts by itself.
-#[must_use]
-pub fn words(model: &str, progress: &Progress) -> String {
+pub(crate) fn words(model: &str, progress: &Progress) -> String {
     let mut line = format!("{model}  {}", state_word(progress.state));
     if let Some(fraction) = progress.fraction {
         line.push_str(&format!(" {}", human::percent(fraction)));
@@ -18,15 +17,13 @@ pub fn words(model: &str, progress: &Progress) -> String {
 }
 
 /// The same for a pipe, with the time: "70b  loading 43 %  … (12s)".
-#[must_use]
-pub fn line(model: &str, progress: &Progress) -> String {
+pub(crate) fn line(model: &str, progress: &Progress) -> String {
     format!("{} ({})", words(model, progress), human::span(progress.elapsed_seconds))
 }
 
 /// What must differ for a new line in a pipe: the state, or a tenth of the loading.
-#[must_use]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates: 0 to 10")]
-pub fn step(progress: &Progress) -> (StateName, u8) {
+pub(crate) fn step(progress: &Progress) -> (StateName, u8) {
     (progress.state, (progress.fraction.unwrap_or(0.0).clamp(0.0, 1.0) * 10.0) as u8)
 }
 

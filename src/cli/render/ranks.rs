@@ -7,8 +7,7 @@ use crate::api::{RankState, RankStatus};
 use crate::units::Bytes;
 
 /// One line a rank, below a line of heads; nothing where no model has any.
-#[must_use]
-pub fn ranks(models: &[ModelStatus], look: &Look) -> String {
+pub(crate) fn ranks(models: &[ModelStatus], look: &Look) -> String {
     const COLUMNS: [Column; 6] = [
         Column::left("MODEL", 0),
         Column::right("RANK", 0),

@@ -10,8 +10,7 @@ use crate::units::Bytes;
 const NARROW: usize = 60;
 
 /// The whole document: supervisor, machine, models, what needs saying, budget.
-#[must_use]
-pub fn status(status: &Status, look: &Look) -> String {
+pub(crate) fn status(status: &Status, look: &Look) -> String {
     let mut out = heading::heading(status, look);
     out.push('\n');
     if status.models.is_empty() {
@@ -41,8 +40,7 @@ pub fn status(status: &Status, look: &Look) -> String {
 }
 
 /// One line a running backend.
-#[must_use]
-pub fn backends(status: &Status, look: &Look) -> String {
+pub(crate) fn backends(status: &Status, look: &Look) -> String {
     const COLUMNS: [Column; 7] = [
         Column::left("MODEL", 0),
         Column::right("PID", 0),
@@ -73,8 +71,7 @@ pub fn backends(status: &Status, look: &Look) -> String {
 }
 
 /// The state as it is written in the document.
-#[must_use]
-pub fn state_word(state: StateName) -> &'static str {
+pub(crate) fn state_word(state: StateName) -> &'static str {
     match state {
         StateName::Stopped => "stopped",
         StateName::Unsupervised => "unsupervised",

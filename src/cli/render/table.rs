@@ -8,7 +8,7 @@ use super::{Look, Style};
 
 /// A column's head and how it behaves.
 #[derive(Debug, Clone, Copy)]
-pub struct Column {
+pub(crate) struct Column {
     pub head: &'static str,
     /// Whether its cells end at the same place, as numbers should.
     pub right: bool,
@@ -18,21 +18,19 @@ pub struct Column {
 
 impl Column {
     /// A column of words.
-    #[must_use]
-    pub const fn left(head: &'static str, rank: u8) -> Self {
+    pub(crate) const fn left(head: &'static str, rank: u8) -> Self {
         Self { head, right: false, rank }
     }
 
     /// A column of numbers.
-    #[must_use]
-    pub const fn right(head: &'static str, rank: u8) -> Self {
+    pub(crate) const fn right(head: &'static str, rank: u8) -> Self {
         Self { head, right: true, rank }
     }
 }
 
 /// One field of a row.
 #[derive(Debug, Clone, Default)]
-pub struct Cell {
+pub(crate) struct Cell {
     /// Without escape sequences or line ends.
     pub text: String,
     pub style: Style,
@@ -40,7 +38,7 @@ pub struct Cell {
 
 impl Cell {
     /// `text`, which means `style`.
-    pub fn new(text: impl Into<String>, style: Style) -> Self {
+    pub(crate) fn new(text: impl Into<String>, style: Style) -> Self {
         Self { text: text.into(), style }
     }
 }
@@ -52,8 +50,7 @@ impl<T: Into<String>> From<T> for Cell {
 }
 
 /// A table without borders, of cells without styles. An empty `head` draws none.
-#[must_use]
-pub fn plain(head: &[&str]) -> comfy_table::Table {
+pub(crate) fn plain(head: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     if head.iter().any(|name| !name.is_empty()) {
@@ -63,8 +60,7 @@ pub fn plain(head: &[&str]) -> comfy_table::Table {
 }
 
 /// Its lines. The columns in `right` end at the same place. Where `width` is too narrow, long cells wrap.
-#[must_use]
-pub fn lines(mut table: comfy_table::Table, right: Range<usize>, width: usize) -> String {
+pub(crate) fn lines(mut table: comfy_table::Table, right: Range<usize>, width: usize) -> String {
     use comfy_table::{CellAlignment, ContentArrangement};
     match u16::try_from(width) {
         Ok(width) => {
@@ -84,8 +80,7 @@ pub fn lines(mut table: comfy_table::Table, right: Range<usize>, width: usize) -
 
 /// Draws heads and rows. A column without a word in it is left out; a column that is given up, wholly.
 /// `None`: what must stay does not fit.
-#[must_use]
-pub fn draw(columns: &[Column], rows: &[Vec<Cell>], look: &Look) -> Option<String> {
+pub(crate) fn draw(columns: &[Column], rows: &[Vec<Cell>], look: &Look) -> Option<String> {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()

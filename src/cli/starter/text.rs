@@ -10,11 +10,11 @@ use crate::registry::{Key, TABLES};
 use crate::units::Bytes;
 
 /// The port of the first model, if it is free.
-pub const FIRST_PORT: u16 = 8800;
+pub(crate) const FIRST_PORT: u16 = 8800;
 
 /// What is known of a machine.
 #[derive(Debug, Clone)]
-pub struct Machine<'a> {
+pub(crate) struct Machine<'a> {
     pub chip: Option<&'a str>,
     pub memory: Bytes,
     /// Its address in a private network.
@@ -26,8 +26,7 @@ pub struct Machine<'a> {
 }
 
 /// The registry as text. `ports`: one per model, in order. `all`: with every other key, commented out.
-#[must_use]
-pub fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: bool) -> String {
+pub(crate) fn text(machine: &Machine<'_>, proposals: &[Proposal], ports: &[u16], all: bool) -> String {
     let mut out = Text::default();
     let chip = machine.chip.unwrap_or("a machine");
     out.comment(&format!("The models of {chip} with {}, as proposed by `mlxctl init`.", machine.memory));

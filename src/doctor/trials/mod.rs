@@ -47,8 +47,7 @@ struct Trial {
 }
 
 /// Tries everything, one after the other; some seconds.
-#[must_use]
-pub fn all(host: &dyn Host) -> Vec<Finding> {
+pub(crate) fn all(host: &dyn Host) -> Vec<Finding> {
     machine::TRIALS.iter().chain(process::TRIALS).map(|trial| finding(trial, host)).collect()
 }
 

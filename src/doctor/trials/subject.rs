@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use crate::host::{Host, Identity};
 
 /// A shell that leads a group of its own, up to the first word that it says. Killed and waited for when it is dropped.
-pub struct Subject {
+pub(super) struct Subject {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
@@ -17,7 +17,7 @@ pub struct Subject {
 
 impl Subject {
     /// Runs `script`, with `argument` as its `$0`, until it has said a line; the line comes too.
-    pub fn start(host: &dyn Host, script: &str, argument: &str) -> io::Result<(Self, String)> {
+    pub(super) fn start(host: &dyn Host, script: &str, argument: &str) -> io::Result<(Self, String)> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script, argument]).process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
@@ -42,14 +42,14 @@ impl Subject {
     }
 
     /// The next line that it says.
-    pub fn line(&mut self) -> io::Result<String> {
+    pub(super) fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         Ok(line.trim_end().to_owned())
     }
 
     /// Lets it `read` a line.
-    pub fn go_on(&mut self) -> io::Result<()> {
+    pub(super) fn go_on(&mut self) -> io::Result<()> {
         self.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(b"\n"))
     }
 }

@@ -20,7 +20,6 @@ pub(crate) enum Caller {
 }
 
 /// Who sends this `Authorization`.
-#[must_use]
 pub(crate) fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) -> Caller {
     if !network.require_key {
         return Caller::Anyone;
@@ -32,7 +31,6 @@ pub(crate) fn caller(authorization: Option<&str>, network: &Network, keys: &KeyR
 }
 
 /// The key in an `Authorization` header.
-#[must_use]
 pub(crate) fn bearer(header: &str) -> Option<&str> {
     let (scheme, key) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
@@ -99,7 +97,6 @@ pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
 }
 
 /// For a client whose address is in no allowed network.
-#[must_use]
 pub(crate) fn stranger(client: IpAddr) -> Refusal {
     let message =
         format!("clients at {client} are not allowed; allowed networks are listed in network.allow_from");

@@ -28,7 +28,6 @@ pub(crate) enum Route {
 }
 
 /// Reads a path. A slash given twice counts once: a base address that ends in one is put together so.
-#[must_use]
 pub(crate) fn route(path: &str) -> Route {
     let mut single = Cow::Borrowed(path);
     while single.contains("//") {
@@ -75,7 +74,6 @@ pub(crate) fn check_method(route: &Route, method: Method, path: &str) -> Result<
 }
 
 /// The answer of a route that only informs.
-#[must_use]
 pub(crate) fn inform(
     route: &Route,
     config: &GateConfig,
@@ -112,7 +110,6 @@ pub(crate) fn inform(
 
 /// A model as OpenAI's list has it. `root` tells which names mean the same one, `preset` what a request under this name
 /// gets where it names no value.
-#[must_use]
 pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
     let mut entry = json!({
         "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": config.name,
@@ -125,7 +122,6 @@ pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
 }
 
 /// What a model is doing, in the word that clients are told.
-#[must_use]
 pub(crate) fn state(availability: &Availability) -> &'static str {
     match availability {
         Availability::Ready(_) => "ready",
@@ -140,13 +136,11 @@ pub(crate) fn state(availability: &Availability) -> &'static str {
 }
 
 /// Whether the model may be called so, in any case.
-#[must_use]
 pub(crate) fn knows(config: &GateConfig, id: &str) -> bool {
     config.accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(id))
 }
 
 /// Why the model is not to be had now; `None`: it is ready.
-#[must_use]
 pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now: Moment) -> Option<Refusal> {
     let name = &config.name;
     let refusal = |state: &'static str, message: String, wait: Duration| {
@@ -201,7 +195,6 @@ pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now:
 
 /// Why a request is turned away now; `None`: the model is ready, or worth waiting for. `patient`: it asked to wait
 /// for a model that is on its way.
-#[must_use]
 pub(crate) fn turned_away(
     config: &GateConfig,
     availability: &Availability,
@@ -239,7 +232,6 @@ fn state_code(state: &'static str) -> &'static str {
 }
 
 /// The answer to a browser that asks before it asks.
-#[must_use]
 pub(crate) fn preflight(wanted_headers: Option<&str>) -> Reply {
     let mut reply = Reply::empty();
     reply.header("access-control-allow-methods", "GET, POST");

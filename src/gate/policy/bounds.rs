@@ -22,7 +22,6 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// Of one gate.
-    #[must_use]
     pub(crate) fn of(config: &GateConfig) -> Self {
         let limits = &config.limits;
         Self { connections: limits.connections, read_timeout: limits.read_timeout, body: limits.body.0 }
@@ -30,13 +29,11 @@ impl Bounds {
 }
 
 /// Of so many places one address may have these: others find room whatever it does.
-#[must_use]
 pub(crate) fn share(places: usize) -> usize {
     places - places / 4
 }
 
 /// How long a connection may stay open without a request, where `taken` of the `places` are.
-#[must_use]
 pub(crate) fn idle(taken: usize, places: usize) -> Duration {
     if taken >= share(places) { IDLE_WHEN_CROWDED } else { IDLE }
 }

@@ -85,7 +85,6 @@ impl GateConfig {
 
     /// Whether a client from `networks` is let in; an empty list lets in everyone. On a socket for IPv6, a client with an
     /// IPv4 address shows as an address of IPv6.
-    #[must_use]
     pub fn admits(networks: &[IpNet], client: std::net::IpAddr) -> bool {
         let client = client.to_canonical();
         networks.is_empty() || client.is_loopback() || networks.iter().any(|net| net.contains(&client))

@@ -13,15 +13,11 @@ use crate::registry::Network;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub method: Method,
-    /// To what.
     pub path: &'a str,
-    /// `Host`
     pub host: Option<&'a str>,
-    /// `Origin`
     pub origin: Option<&'a str>,
     /// `Access-Control-Request-Headers`
     pub wanted_headers: Option<&'a str>,
-    /// `Authorization`
     pub authorization: Option<&'a str>,
     /// By its address.
     pub client: IpAddr,
@@ -39,7 +35,6 @@ pub(crate) enum Verdict {
 }
 
 /// Returns the verdict, and the origin that may read the answer. `inform` answers what only asks how things are.
-#[must_use]
 pub(crate) fn decide<'a>(
     asked: &Asked<'a>,
     caller: &Caller,

@@ -25,13 +25,10 @@ pub(crate) struct Fault {
 /// The kinds of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `null`
     Null,
     /// `true`, `false`
     Bool,
-    /// A number
     Number,
-    /// A string
     String,
     /// `[…]`
     Array,
@@ -41,7 +38,6 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// For people: "a string".
-    #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -64,13 +60,11 @@ pub(crate) struct Text<'a> {
 
 impl<'a> Text<'a> {
     /// Bytes of what it means, in UTF-8. An ASCII-only client writes six for a character of two or three.
-    #[must_use]
     pub(crate) fn length(&self) -> u64 {
         (self.raw.len() - self.escapes) as u64
     }
 
     /// Whether it means nothing but white space. Looks no further than to the first character that is none.
-    #[must_use]
     pub(crate) fn is_blank(&self) -> bool {
         let mut rest = self.raw;
         loop {
@@ -92,7 +86,6 @@ impl<'a> Text<'a> {
     }
 
     /// What it means.
-    #[must_use]
     pub(crate) fn decoded(&self) -> Cow<'a, str> {
         if self.escapes == 0 {
             return Cow::Borrowed(self.raw);
@@ -127,7 +120,6 @@ impl<'a> Scanner<'a> {
     }
 
     /// Where the next byte stands.
-    #[must_use]
     pub(crate) fn position(&self) -> usize {
         self.at
     }
@@ -237,17 +229,11 @@ impl<'a> Scanner<'a> {
     }
 
     /// Checks the value that comes next, whatever it is, and returns the bytes that it takes.
-    ///
-    /// # Errors
-    /// When it is not valid.
     pub(crate) fn skip(&mut self) -> Scan<u64> {
         Ok(self.raw()?.len() as u64)
     }
 
     /// The value that comes next, as it is written.
-    ///
-    /// # Errors
-    /// When it is not valid.
     pub(crate) fn raw(&mut self) -> Scan<&'a str> {
         self.kind()?;
         let start = self.at;

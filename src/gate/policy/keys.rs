@@ -28,7 +28,6 @@ pub enum May {
 
 impl May {
     /// As it is written.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Ask => "ask",
@@ -45,7 +44,7 @@ impl May {
 /// One key, without the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Key {
+pub(crate) struct Key {
     /// Whose it is; unique.
     pub name: String,
     /// SHA-256 of it, hexadecimal.
@@ -89,7 +88,7 @@ pub enum KeyError {
 ///
 /// # Errors
 /// When it cannot be read, or holds something else.
-pub fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
+pub(crate) fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
     let text = match fs_err::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -161,9 +160,6 @@ fn hash(key: &str) -> String {
 }
 
 /// 256 random bits, hexadecimal.
-///
-/// # Errors
-/// The system's own.
 pub(crate) fn random() -> io::Result<String> {
     let mut random = [0_u8; 32];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
@@ -178,21 +174,19 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Which key it is. Every key is compared, each in constant time.
-#[must_use]
-pub fn holder<'k>(keys: &'k [Key], key: &str) -> Option<&'k Key> {
+pub(crate) fn holder<'k>(keys: &'k [Key], key: &str) -> Option<&'k Key> {
     let given = hash(key);
     keys.iter().fold(None, |found, known| if same(&known.sha256, &given) { Some(known) } else { found })
 }
 
 /// Whether two secrets are equal, in a time that does not tell where they differ.
-#[must_use]
 pub(crate) fn same(a: &str, b: &str) -> bool {
     bool::from(a.as_bytes().ct_eq(b.as_bytes()))
 }
 
 /// The keys of a file that others change; read again when it is another file than before.
 #[derive(Debug)]
-pub struct KeyRing {
+pub(crate) struct KeyRing {
     file: PathBuf,
     read: Mutex<Option<(Stamp, Vec<Key>)>>,
 }
@@ -202,25 +196,21 @@ type Stamp = Option<(u64, i64, i64, u64)>;
 
 impl KeyRing {
     /// The keys of `file`, which need not exist.
-    #[must_use]
-    pub fn new(file: PathBuf) -> Self {
+    pub(crate) fn new(file: PathBuf) -> Self {
         Self { file, read: Mutex::new(None) }
     }
 
     /// The owner of a key that may ask models, by the current file. If the file is unreadable, no key is accepted.
-    #[must_use]
-    pub fn holder(&self, key: &str) -> Option<String> {
+    pub(crate) fn holder(&self, key: &str) -> Option<String> {
         self.find(key).filter(|key| key.may == May::Ask).map(|key| key.name)
     }
 
     /// Which key it is, whatever it is for.
-    #[must_use]
     pub(crate) fn find(&self, key: &str) -> Option<Key> {
         self.with(|keys| holder(keys, key).cloned())
     }
 
     /// Whether this very key is still there.
-    #[must_use]
     pub(crate) fn holds(&self, key: &Key) -> bool {
         self.with(|keys| keys.contains(key))
     }

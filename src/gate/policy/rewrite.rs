@@ -29,7 +29,6 @@ pub(crate) enum Edit {
 
 impl Edit {
     /// Renames a key.
-    #[must_use]
     pub(crate) fn neutral(key: &Text<'_>) -> Self {
         Self::Neutral(key.span.clone())
     }
@@ -43,7 +42,6 @@ impl Edit {
 }
 
 /// `body` with the changes, which must not overlap.
-#[must_use]
 pub(crate) fn apply(body: &[u8], edits: &mut [Edit]) -> Vec<u8> {
     // What is put in comes before a change of the key that stands at the same place.
     edits.sort_by_key(|edit| (edit.span().start, edit.span().end));

@@ -16,7 +16,6 @@ pub(crate) enum Endpoint {
 
 impl Endpoint {
     /// Its path at the backend.
-    #[must_use]
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
@@ -52,7 +51,6 @@ pub(crate) struct Rules<'a> {
 
 impl<'a> Rules<'a> {
     /// Those of one gate.
-    #[must_use]
     pub(crate) fn of(config: &'a GateConfig) -> Self {
         Self {
             accepted: &config.accepted,

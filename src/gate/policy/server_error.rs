@@ -18,7 +18,6 @@ pub(crate) enum ServerError {
 pub(crate) const CONTEXT: &str = "context_length_exceeded";
 
 /// Reads the server's error answer.
-#[must_use]
 pub(crate) fn from_server(status: u16, body: &[u8]) -> ServerError {
     let text = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = text.as_ref().and_then(|value| value.get("error"));

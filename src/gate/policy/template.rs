@@ -64,7 +64,6 @@ const SPECIAL: &str = "_token";
 
 /// The variables that a Jinja template reads before it sets them itself. What is no template yields what was found
 /// until there; of a very long or deeply nested one, only the beginning counts.
-#[must_use]
 pub fn variables(template: &str) -> BTreeSet<String> {
     scan::reads(template)
 }

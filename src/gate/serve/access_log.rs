@@ -76,7 +76,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl AccessLog {
     /// Lines go to `path`; the file is made with the first one.
-    #[must_use]
     pub(crate) fn new(path: PathBuf) -> Self {
         let state = State {
             path,

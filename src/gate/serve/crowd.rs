@@ -108,7 +108,6 @@ impl Crowd {
     }
 
     /// How long a connection may stay open without a request now.
-    #[must_use]
     pub(crate) fn idle(&self) -> Duration {
         let table = self.table();
         idle(table.seats.len(), table.places)
@@ -152,7 +151,6 @@ impl Place {
     }
 
     /// See [`Crowd::idle`].
-    #[must_use]
     pub(crate) fn idle(&self) -> Duration {
         self.0.crowd.idle()
     }

@@ -15,7 +15,7 @@ use super::traffic::Traffic;
 use crate::gate::policy::contract::{Availability, GateConfig, Report};
 
 /// How long answers that were ended may take to say so before their connections end.
-pub const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The gate of one model. Dropping it ends it at once; [`Gate::close`] does so properly.
 #[derive(Debug)]
@@ -27,7 +27,6 @@ pub struct Gate {
 impl Gate {
     /// Opens a gate on the current tokio runtime. It never fails: what keeps it from listening is reported and
     /// tried again.
-    #[must_use]
     pub fn spawn(
         config: GateConfig,
         availability: watch::Receiver<Availability>,
@@ -48,7 +47,6 @@ impl Gate {
     }
 
     /// The counters.
-    #[must_use]
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.shared.front.traffic
     }

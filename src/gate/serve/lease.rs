@@ -37,7 +37,6 @@ pub(crate) struct Lease {
 
 impl Leases {
     /// Counts a request as in flight at the run of this generation, until the lease is dropped.
-    #[must_use]
     pub(crate) fn begin(self: &Arc<Self>, generation: u64, traffic: &Arc<Traffic>) -> Lease {
         let state = Arc::new(State { generation, ended: OnceLock::new(), waker: AtomicWaker::new() });
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);

@@ -52,7 +52,6 @@ enum Plan {
 }
 
 /// What binding came to.
-#[must_use]
 fn plan(bound: &io::Result<()>) -> Plan {
     match bound {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Plan::Loopback,

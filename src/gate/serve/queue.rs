@@ -43,7 +43,6 @@ pub(crate) enum Place {
 
 impl Queue {
     /// `limit` at the backend at once, `room` in the line.
-    #[must_use]
     pub(crate) fn new(limit: u32, room: u32) -> Self {
         let line = Line {
             limit: limit as usize,

@@ -53,7 +53,6 @@ enum Step {
 
 impl Relay {
     /// Nothing passed yet; `chunks`: the client understands them.
-    #[must_use]
     pub(crate) fn new(chunks: bool) -> Self {
         Self {
             chunks,
@@ -89,37 +88,31 @@ impl Relay {
     }
 
     /// Whether the head went out.
-    #[must_use]
     pub(crate) fn started(&self) -> bool {
         self.started
     }
 
     /// Whether more than comments went out.
-    #[must_use]
     pub(crate) fn begun(&self) -> bool {
         self.started && (!self.is_events || self.events.begun())
     }
 
     /// When the first event came.
-    #[must_use]
     pub(crate) fn first_token(&self) -> Option<Instant> {
         self.first_token
     }
 
     /// Bytes of the body.
-    #[must_use]
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
     /// What was counted of it; as far as events tell where nobody else has.
-    #[must_use]
     pub(crate) fn usage(&self) -> Usage {
         self.events.usage().unwrap_or(Usage { answer: self.events.tokens(), ..Usage::default() })
     }
 
     /// Bytes that end a stream with an event. A body of a told length can only be cut.
-    #[must_use]
     pub(crate) fn last_words(&self, event: &[u8]) -> Vec<u8> {
         if !self.is_events || self.left.is_some() {
             return Vec::new();

@@ -41,7 +41,6 @@ pub struct RouterConfig {
 
 impl RouterConfig {
     /// Where it listens.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.network.host, self.port)
     }
@@ -66,7 +65,6 @@ pub struct Router {
 impl Router {
     /// Opens it on the current tokio runtime, before these gates, of which the first that fits is meant. It never
     /// fails: what keeps it from listening is reported and tried again.
-    #[must_use]
     pub fn spawn<'g>(
         config: RouterConfig,
         gates: impl IntoIterator<Item = &'g Gate>,
@@ -92,7 +90,6 @@ impl Router {
     }
 
     /// Answers that came from no gate, by HTTP status.
-    #[must_use]
     pub fn codes(&self) -> BTreeMap<u16, u64> {
         self.routes.front.traffic.detail().codes
     }

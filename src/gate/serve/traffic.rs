@@ -43,7 +43,6 @@ pub struct Traffic {
 /// What the metrics show beside [`TrafficStatus`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrafficDetail {
-    /// As in the status.
     pub status: TrafficStatus,
     /// Requests that wait for their turn, or for a model that is on its way.
     pub queued: u64,
@@ -102,14 +101,12 @@ impl Default for Traffic {
 
 impl Traffic {
     /// Requests at the backend now.
-    #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Relaxed)
     }
 
     /// Whether a client waits for something: an answer, its turn, or a model that is on its way. A backend that computes
     /// for a client who has left, or hangs over it, is of no use to anybody.
-    #[must_use]
     pub fn wanted(&self) -> bool {
         self.in_flight() > self.orphaned.load(Relaxed) || self.queued() > 0
     }
@@ -136,27 +133,23 @@ impl Traffic {
     }
 
     /// Requests that wait for their turn, or for a model that is on its way.
-    #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued.load(Relaxed)
     }
 
     /// When the backend last sent a byte; `None`: it has not.
-    #[must_use]
     pub fn last_activity(&self) -> Option<Instant> {
         let millis = self.activity.load(Relaxed).checked_sub(1)?;
         self.started.checked_add(Duration::from_millis(millis))
     }
 
     /// Requests at the backend now, and a number that changes whenever the backend sends a byte.
-    #[must_use]
     pub fn progress(&self) -> (u32, u64) {
         let in_flight = u32::try_from(self.in_flight()).unwrap_or(u32::MAX);
         (in_flight, self.activity.load(Relaxed))
     }
 
     /// As `status` shows them.
-    #[must_use]
     pub fn status(&self) -> TrafficStatus {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         TrafficStatus {
@@ -176,7 +169,6 @@ impl Traffic {
     }
 
     /// As the metrics show them.
-    #[must_use]
     pub fn detail(&self) -> TrafficDetail {
         TrafficDetail {
             status: self.status(),

@@ -122,7 +122,6 @@ fn bad() -> Refusal {
 }
 
 /// 413, with the limit.
-#[must_use]
 pub(crate) fn body_too_large(limit: u64) -> Refusal {
     Refusal::new(413, "body_too_large", format!("the body is larger than {}", crate::units::Bytes(limit)))
 }
@@ -131,7 +130,6 @@ pub(crate) fn body_too_large(limit: u64) -> Refusal {
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// `count` in hexadecimal and a line end, right-aligned; with the number of bytes that count.
-#[must_use]
 pub(crate) fn size_line(mut count: usize) -> ([u8; 10], usize) {
     let mut line = *b"        \r\n";
     let mut used = 2;

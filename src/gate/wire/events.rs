@@ -24,7 +24,6 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// `usage` of a whole answer. It stands at the end, and in a text every quote would have a backslash before it.
-    #[must_use]
     pub(crate) fn of(body: &[u8]) -> Option<Self> {
         const KEYS: [&str; 3] = ["\"completion_tokens\":", "\"prompt_tokens\":", "\"cached_tokens\":"];
         // To make them costs more than to search with them.
@@ -85,19 +84,16 @@ impl Events {
     }
 
     /// Whether anything but comments passed: from here on the answer cannot be begun again.
-    #[must_use]
     pub(crate) fn begun(&self) -> bool {
         self.begun
     }
 
     /// Whether the last event was the one that ends a stream.
-    #[must_use]
     pub(crate) fn done(&self) -> bool {
         self.tail.ends_with(DONE)
     }
 
     /// What the launcher counted; `None`: it did not, or the stream has not ended.
-    #[must_use]
     pub(crate) fn usage(&self) -> Option<Usage> {
         let before = self.tail.strip_suffix(DONE)?.strip_suffix(b"\n\n")?;
         let line = before.rsplit(|byte| *byte == b'\n').next()?.strip_prefix(USAGE)?;
@@ -107,13 +103,11 @@ impl Events {
     }
 
     /// Whether the last byte ended a line, so that an event may follow.
-    #[must_use]
     pub(crate) fn at_line_start(&self) -> bool {
         !self.in_line
     }
 
     /// Tokens that passed: an event a token, but for the one with the finish reason and `[DONE]`.
-    #[must_use]
     pub(crate) fn tokens(&self) -> u64 {
         match self.usage() {
             Some(usage) => usage.answer,

@@ -18,20 +18,15 @@ pub(crate) enum Framing {
     None,
     /// So many bytes.
     Length(u64),
-    /// In chunks.
     Chunked,
 }
 
 /// A method that something here answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// GET
     Get,
-    /// HEAD
     Head,
-    /// POST
     Post,
-    /// OPTIONS
     Options,
     /// Anything else.
     Other,
@@ -39,7 +34,6 @@ pub(crate) enum Method {
 
 impl Method {
     /// As it is written.
-    #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -68,18 +62,14 @@ pub(crate) struct Head {
     pub expects: bool,
     /// How long it asks to wait for a model that is on its way: `Prefer: wait=…` (RFC 7240).
     pub wait: Option<Duration>,
-    /// `Host`
     pub host: Option<Range<usize>>,
-    /// `Origin`
     pub origin: Option<Range<usize>>,
-    /// `Authorization`
     pub authorization: Option<Range<usize>>,
     /// `Access-Control-Request-Headers`
     pub wanted_headers: Option<Range<usize>>,
 }
 
 /// Bytes of the empty lines in front of a request, which count for nothing (RFC 9112, section 2.2).
-#[must_use]
 pub(crate) fn empty_lines(bytes: &[u8]) -> usize {
     bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
 }

@@ -11,13 +11,10 @@ use super::reply::Reply;
 const SHOWN: usize = 128;
 
 /// As much of a client's text as an answer repeats.
-#[must_use]
 pub(crate) fn shown(text: &str) -> &str {
     first(text, SHOWN)
 }
 
-/// The first of a text.
-#[must_use]
 pub(crate) fn first(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
@@ -43,14 +40,12 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     /// Any status, no retry.
-    #[must_use]
     pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { status, code, param: None, message, retry_after: None, state: None, allow: None }
     }
 
     /// 400, with the field at fault. Where that is a client's own name, `message` may hold all of it: both are cut.
-    #[must_use]
     pub(crate) fn invalid(param: Option<&str>, message: String) -> Self {
         let short = param.map(shown);
         let message = match (param, short) {
@@ -61,7 +56,6 @@ impl Refusal {
     }
 
     /// 404 for a model that is not served here.
-    #[must_use]
     pub(crate) fn unknown_model(asked: &str, accepted: &[String]) -> Self {
         let asked = shown(asked);
         let message = format!("no model '{asked}' here; this address serves {}", accepted.join(", "));
@@ -69,13 +63,11 @@ impl Refusal {
     }
 
     /// 503, worth trying again.
-    #[must_use]
     pub(crate) fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(503, code, message) }
     }
 
     /// OpenAI's word for the class of the error.
-    #[must_use]
     pub(crate) fn kind(&self) -> &'static str {
         match self.status {
             401 => "authentication_error",
@@ -87,7 +79,6 @@ impl Refusal {
     }
 
     /// `{"error": {…}}`
-    #[must_use]
     pub(crate) fn body(&self) -> serde_json::Value {
         let mut error = json!({
             "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
@@ -102,7 +93,6 @@ impl Refusal {
     }
 
     /// As an answer.
-    #[must_use]
     pub(crate) fn reply(&self) -> Reply {
         let mut reply = Reply::json(self.status, &self.body());
         if let Some(after) = self.retry_after {
@@ -124,7 +114,6 @@ impl Refusal {
     }
 
     /// As the last event of a stream that had begun.
-    #[must_use]
     pub(crate) fn event(&self) -> Vec<u8> {
         format!("data: {}\n\n", self.body()).into_bytes()
     }

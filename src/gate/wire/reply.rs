@@ -29,8 +29,6 @@ pub(crate) struct Envelope<'a> {
 }
 
 impl Reply {
-    /// A JSON document.
-    #[must_use]
     pub(crate) fn json(status: u16, document: &serde_json::Value) -> Self {
         let mut body = document.to_string().into_bytes();
         body.push(b'\n');
@@ -38,7 +36,6 @@ impl Reply {
     }
 
     /// 204.
-    #[must_use]
     pub(crate) fn empty() -> Self {
         Self { status: 204, headers: String::new(), body: Vec::new() }
     }
@@ -54,7 +51,6 @@ impl Reply {
     }
 
     /// The bytes to send.
-    #[must_use]
     pub(crate) fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
         let mut head = reply_head(self.status, envelope);
         head.push_str(&self.headers);
@@ -72,7 +68,6 @@ impl Reply {
 }
 
 /// The status line and what every answer carries, without the empty line at the end.
-#[must_use]
 pub(crate) fn reply_head(status: u16, envelope: &Envelope<'_>) -> String {
     let mut head = String::with_capacity(320);
     let mut digits = itoa::Buffer::new();

@@ -99,7 +99,6 @@ union Protocol {
     unix: std::mem::ManuallyDrop<UnixSocket>,
 }
 
-/// `struct socket_info`.
 #[repr(C)]
 struct SocketInfo {
     stat: Stat,
@@ -136,21 +135,23 @@ struct SwapUsage {
 }
 
 /// The size of `struct socket_fdinfo`; `proc_pidfdinfo` answers with exactly as much.
-pub const SOCKET_FDINFO: usize = size_of::<SocketFdInfo>();
+pub(crate) const SOCKET_FDINFO: usize = size_of::<SocketFdInfo>();
 /// Of `soi_kind` in it.
-pub const KIND: usize = offset_of!(SocketFdInfo, socket) + offset_of!(SocketInfo, kind);
+pub(super) const KIND: usize = offset_of!(SocketFdInfo, socket) + offset_of!(SocketInfo, kind);
 /// Of `soi_proto` in it, which holds a `tcp_sockinfo`.
 const PROTOCOL: usize = offset_of!(SocketFdInfo, socket) + offset_of!(SocketInfo, proto);
 /// Of `insi_lport` in it.
-pub const LOCAL_PORT: usize = PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, lport);
+pub(super) const LOCAL_PORT: usize =
+    PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, lport);
 /// Of `insi_vflag` in it.
-pub const VERSION: usize = PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, vflag);
+pub(super) const VERSION: usize = PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, vflag);
 /// Of `insi_laddr` in it.
-pub const LOCAL_ADDRESS: usize = PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, laddr);
+pub(super) const LOCAL_ADDRESS: usize =
+    PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, laddr);
 /// Of `tcpsi_state` in it.
-pub const STATE: usize = PROTOCOL + offset_of!(TcpSocket, state);
+pub(super) const STATE: usize = PROTOCOL + offset_of!(TcpSocket, state);
 /// Of `xsu_used` in `struct xsw_usage`.
-pub const SWAP_USED: usize = offset_of!(SwapUsage, used);
+pub(super) const SWAP_USED: usize = offset_of!(SwapUsage, used);
 
 const _: () = {
     assert!(size_of::<FileInfo>() == 24);

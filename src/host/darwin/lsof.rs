@@ -3,7 +3,7 @@
 use crate::host::seam::PortHolder;
 
 /// The processes of the output. `p` begins a process and is its pid, `c` is its command.
-pub fn all(output: &str) -> Vec<PortHolder> {
+pub(crate) fn all(output: &str) -> Vec<PortHolder> {
     let mut found: Vec<PortHolder> = Vec::new();
     for line in output.lines() {
         if let Some(pid) = line.strip_prefix('p').and_then(|pid| pid.parse().ok()) {

@@ -3,10 +3,10 @@
 //! Nothing here has seen a Mac: the layouts ([`layout`]) are those of the headers, the samples are made by hand.
 
 mod layout;
-pub mod lsof;
-pub mod taken;
+pub(super) mod lsof;
+pub(super) mod taken;
 
-pub use layout::SOCKET_FDINFO;
+pub(crate) use layout::SOCKET_FDINFO;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 /// `vm_statistics64` (mach/vm_statistics.h), as far as it is needed. All are counts of pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pages {
+pub(super) struct Pages {
     pub active: u64,
     pub inactive: u64,
     pub speculative: u64,
@@ -33,7 +33,7 @@ pub struct Pages {
 impl Pages {
     /// What a new process could take: `total` less what Activity Monitor calls "used", which counts neither purgeable
     /// pages nor cached files.
-    pub fn available(&self, total: Bytes, page_size: u64) -> Bytes {
+    pub(super) fn available(&self, total: Bytes, page_size: u64) -> Bytes {
         let taken = self.active + self.inactive + self.speculative + self.wired + self.compressor;
         let used = taken.saturating_sub(self.purgeable + self.external);
         total.saturating_sub(Bytes(used.saturating_mul(page_size)))
@@ -41,7 +41,7 @@ impl Pages {
 }
 
 /// `kern.memorystatus_vm_pressure_level` (`DISPATCH_MEMORYPRESSURE_*`, dispatch/source.h): 1, 2 or 4.
-pub fn pressure(level: u64) -> Pressure {
+pub(super) fn pressure(level: u64) -> Pressure {
     match level {
         0 | 1 => Pressure::Normal,
         2 => Pressure::Warning,
@@ -50,7 +50,7 @@ pub fn pressure(level: u64) -> Pressure {
 }
 
 /// A whole number of 4 or 8 bytes, which are the sizes that system variables have; in this machine's order.
-pub fn integer(bytes: &[u8]) -> Option<u64> {
+pub(super) fn integer(bytes: &[u8]) -> Option<u64> {
     match bytes.len() {
         4 => Some(u32::from_ne_bytes(bytes.try_into().ok()?).into()),
         8 => Some(u64::from_ne_bytes(bytes.try_into().ok()?)),
@@ -59,23 +59,23 @@ pub fn integer(bytes: &[u8]) -> Option<u64> {
 }
 
 /// `vm.swapusage`: `struct xsw_usage` (sys/sysctl.h), total, available and used first.
-pub fn swap_used(bytes: &[u8]) -> Option<Bytes> {
+pub(super) fn swap_used(bytes: &[u8]) -> Option<Bytes> {
     integer(bytes.get(layout::SWAP_USED..layout::SWAP_USED + 8)?).map(Bytes)
 }
 
 /// `iogpu.wired_limit_mb`; `None` for 0, which stands for a default that only Metal knows.
-pub fn gpu_limit(megabytes: u64) -> Option<Bytes> {
+pub(super) fn gpu_limit(megabytes: u64) -> Option<Bytes> {
     (megabytes > 0).then(|| Bytes(megabytes.saturating_mul(1 << 20)))
 }
 
 /// Mach time in nanoseconds, by `mach_timebase_info`: on Apple Silicon 125/3.
-pub fn nanoseconds(ticks: u64, numerator: u32, denominator: u32) -> u64 {
+pub(super) fn nanoseconds(ticks: u64, numerator: u32, denominator: u32) -> u64 {
     let nanoseconds = u128::from(ticks) * u128::from(numerator) / u128::from(denominator.max(1));
     u64::try_from(nanoseconds).unwrap_or(u64::MAX)
 }
 
 /// Whether a `struct socket_fdinfo` is a TCP socket that listens on `port`, where a connection to 127.0.0.1 arrives.
-pub fn listens(info: &[u8; SOCKET_FDINFO], port: u16) -> bool {
+pub(super) fn listens(info: &[u8; SOCKET_FDINFO], port: u16) -> bool {
     const SOCKINFO_TCP: u32 = 2;
     const TSI_S_LISTEN: u32 = 1;
     const INI_IPV4: u8 = 1;
@@ -105,7 +105,7 @@ fn reached_from_loopback(address: [u8; 16], v4: bool) -> bool {
 
 /// The arguments in what `KERN_PROCARGS2` answers: their number, the executable's path, padding, the arguments, and
 /// then the environment, which is left out (`sysctl_procargsx` in xnu's bsd/kern/kern_sysctl.c).
-pub fn arguments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn arguments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = bytes.get(..4).and_then(integer).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let rest = bytes.get(4..).unwrap_or_default();
     let path_end = rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len());
@@ -116,14 +116,14 @@ pub fn arguments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether an error of `proc_pidinfo` means that the pid is nobody's of this user: there is no such process, or it is
 /// another user's now (EPERM: `proc_security_policy` in xnu-11417, bsd/kern/proc_info.c). Ours is gone either way.
-pub fn nobody(error: Errno) -> bool {
+pub(super) fn nobody(error: Errno) -> bool {
     matches!(error, Errno::ESRCH | Errno::EPERM)
 }
 
 /// What `NOTE_EXITSTATUS` adds to a `NOTE_EXIT` event: the status as wait(2) gives it, in the low bits of the data
 /// (`NOTE_PDATAMASK`, sys/event.h; `filt_proc` in xnu-11417, bsd/kern/kern_event.c). It is told to whoever may signal
 /// the process, parent or not.
-pub fn exit(data: i64) -> Exit {
+pub(super) fn exit(data: i64) -> Exit {
     let status = i32::try_from(data & 0x000f_ffff).unwrap_or(0);
     // wait(2): a signal's number in the low seven bits, the code above the low eight.
     match status & 0x7f {
@@ -133,7 +133,7 @@ pub fn exit(data: i64) -> Exit {
 }
 
 /// Whether a process goes by `name`; macOS keeps 31 bytes of it (`pbi_name`, sys/proc_info.h).
-pub fn goes_by(name: &str, kept: &str) -> bool {
+pub(super) fn goes_by(name: &str, kept: &str) -> bool {
     const KEPT_BYTES: usize = 31;
     name.get(..KEPT_BYTES).unwrap_or(name).eq_ignore_ascii_case(kept)
 }

@@ -11,7 +11,7 @@ const REACHED: [IpAddr; 3] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
 /// Whether any of them is taken. A socket that shares the port by SO_REUSEPORT is not noticed.
-pub fn taken(port: u16) -> bool {
+pub(crate) fn taken(port: u16) -> bool {
     let in_use = |address| bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
     REACHED.into_iter().any(|address| in_use(SocketAddr::new(address, port)))
 }

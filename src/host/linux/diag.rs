@@ -30,7 +30,7 @@ const PART: usize = 32 * 1024;
 ///
 /// # Errors
 /// The system's own: some sandboxes allow no netlink sockets.
-pub fn listeners(family: AddressFamily, port: u16) -> io::Result<Vec<Listener>> {
+pub(super) fn listeners(family: AddressFamily, port: u16) -> io::Result<Vec<Listener>> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,

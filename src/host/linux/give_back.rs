@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 /// What the allocator keeps of what was freed. Others than glibc's keep little.
-pub fn heap() {
+pub(super) fn heap() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "libc has no safe wrapper")]
     // SAFETY: malloc_trim(3) may be called at any time by any thread; it takes no pointer.
@@ -19,7 +19,7 @@ pub fn heap() {
 const MAPPED: c_int = 128 * 1024;
 
 /// Has the allocator keep no large block, for as long as this process lives.
-pub fn keep_no_large_blocks() {
+pub(super) fn keep_no_large_blocks() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "libc has no safe wrapper")]
     // SAFETY: mallopt(3) takes no pointer, and may be called while others allocate. A refusal changes nothing.
@@ -32,7 +32,7 @@ pub fn keep_no_large_blocks() {
 /// mapped again, 64 KiB at once, where they are used. Most of what is resident of an idle supervisor is code that it
 /// needed once.
 #[expect(unsafe_code, reason = "only the dynamic linker knows what is mapped where")]
-pub fn program() {
+pub(super) fn program() {
     // SAFETY: dl_iterate_phdr(3) calls back before it returns, with pointers that are valid until then.
     unsafe { libc::dl_iterate_phdr(Some(unmap), std::ptr::null_mut()) };
 }

@@ -11,11 +11,11 @@ use crate::units::Bytes;
 /// The memory cgroup (v2) and those above it that can have a limit. A process may be moved to another cgroup, but
 /// nobody does that to a daemon.
 #[derive(Debug, Default)]
-pub struct Cgroups(Vec<PathBuf>);
+pub(super) struct Cgroups(Vec<PathBuf>);
 
 impl Cgroups {
     /// Those of the calling process; none under cgroup v1, whose limits are not looked at.
-    pub fn own() -> Self {
+    pub(super) fn own() -> Self {
         let text = read("/proc/self/cgroup").unwrap_or_default();
         let Some(path) = procfs::cgroup_path(&text) else { return Self::default() };
         let root = Path::new("/sys/fs/cgroup");
@@ -25,7 +25,7 @@ impl Cgroups {
     }
 
     /// The tightest limit, if there is one.
-    pub fn limit(&self) -> Option<Bytes> {
+    pub(super) fn limit(&self) -> Option<Bytes> {
         self.0.iter().filter_map(|folder| limit(folder)).min()
     }
 
@@ -48,14 +48,14 @@ fn limit(folder: &Path) -> Option<Bytes> {
 }
 
 /// What this process may use of the installed memory.
-pub fn total(cgroups: &Cgroups) -> Bytes {
+pub(super) fn total(cgroups: &Cgroups) -> Bytes {
     let installed = read("/proc/meminfo").ok().and_then(|text| procfs::labelled(&text, "MemTotal"));
     let installed = installed.unwrap_or_default();
     cgroups.limit().map_or(installed, |limit| limit.min(installed))
 }
 
 /// All but the GPU's.
-pub fn reading(cgroups: &Cgroups) -> io::Result<MemoryReading> {
+pub(super) fn reading(cgroups: &Cgroups) -> io::Result<MemoryReading> {
     let text = read("/proc/meminfo")?;
     let machine = procfs::labelled(&text, "MemAvailable");
     let available = match (machine, cgroups.available()) {

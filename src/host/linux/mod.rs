@@ -31,34 +31,34 @@ const TICKS_PER_SECOND: u64 = 100;
 
 /// This machine.
 #[derive(Debug)]
-pub struct System {
+pub(super) struct System {
     facts: OnceLock<Facts>,
     cgroups: memory::Cgroups,
     gpu: OnceLock<Option<nvml::Nvml>>,
 }
 
 /// This machine. Cheap: what takes time is asked when it is first needed.
-pub fn system() -> System {
+pub(super) fn system() -> System {
     System { facts: OnceLock::new(), cgroups: memory::Cgroups::own(), gpu: OnceLock::new() }
 }
 
 /// See [`super::relieve`].
-pub fn relieve() {
+pub(super) fn relieve() {
     give_back::heap();
 }
 
 /// See [`super::keep_no_large_blocks`].
-pub fn keep_no_large_blocks() {
+pub(super) fn keep_no_large_blocks() {
     give_back::keep_no_large_blocks();
 }
 
 /// See [`super::boot_id`].
-pub fn boot_id() -> io::Result<String> {
+pub(super) fn boot_id() -> io::Result<String> {
     Ok(process::read("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
 }
 
 /// See [`super::now`].
-pub fn now() -> Moment {
+pub(super) fn now() -> Moment {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
@@ -68,18 +68,18 @@ fn read(clock: ClockId) -> Moment {
 }
 
 /// See [`super::port_holders`].
-pub fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
+pub(super) fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
     ports::holders(port)
 }
 
 /// See [`Host::identify`].
-pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
+pub(super) fn identify(pid: i32) -> io::Result<Option<Identity>> {
     let stat = process::stat(pid)?.filter(super::procfs::Stat::alive);
     Ok(stat.map(|stat| Identity { pid, started: stat.started }))
 }
 
 /// See [`super::identify_child`].
-pub fn identify_child(pid: i32) -> io::Result<Identity> {
+pub(super) fn identify_child(pid: i32) -> io::Result<Identity> {
     let stat = process::stat(pid)?.ok_or_else(|| posix::gone(pid))?;
     Ok(Identity { pid, started: stat.started })
 }

@@ -34,14 +34,14 @@ struct ProcessInfo {
 
 /// The card's memory.
 #[derive(Debug, Clone, Copy)]
-pub struct CardMemory {
+pub(super) struct CardMemory {
     pub total: Bytes,
     pub free: Bytes,
 }
 
 /// The library, initialised for as long as this process lives.
 #[derive(Debug)]
-pub struct Nvml {
+pub(super) struct Nvml {
     device: usize,
     memory: unsafe extern "C" fn(Device, *mut MemoryV1) -> c_int,
     /// `None` where the pids of the library would be those of another namespace.
@@ -51,7 +51,7 @@ pub struct Nvml {
 impl Nvml {
     /// The first card, which is the one that MLX uses; `None`: no driver, no card, or a library that is too old.
     #[expect(unsafe_code, reason = "functions of a library that may not be there")]
-    pub fn open() -> Option<Self> {
+    pub(super) fn open() -> Option<Self> {
         if !std::path::Path::new("/proc/driver/nvidia/version").exists() {
             return None;
         }
@@ -80,7 +80,7 @@ impl Nvml {
 
     /// Total and free memory of the card.
     #[expect(unsafe_code, reason = "a function of NVML")]
-    pub fn memory(&self) -> Option<CardMemory> {
+    pub(super) fn memory(&self) -> Option<CardMemory> {
         let mut memory = MemoryV1::default();
         // SAFETY: the handle is the library's own, the struct is ours and as nvml.h has it.
         let status = unsafe { (self.memory)(self.device as Device, &raw mut memory) };
@@ -89,7 +89,7 @@ impl Nvml {
 
     /// What these processes hold on the card; `None` where the library does not say.
     #[expect(unsafe_code, reason = "a function of NVML")]
-    pub fn used_by(&self, pids: &[i32]) -> Option<Bytes> {
+    pub(super) fn used_by(&self, pids: &[i32]) -> Option<Bytes> {
         let ask = self.processes?;
         let mut list = [ProcessInfo::default(); MOST_PROCESSES];
         let mut count = c_uint::try_from(MOST_PROCESSES).ok()?;

@@ -27,7 +27,7 @@ fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
 }
 
 /// See [`crate::host::seam::Host::watch`].
-pub fn watch(who: Identity) -> io::Result<ExitWatch> {
+pub(super) fn watch(who: Identity) -> io::Result<ExitWatch> {
     let fd = open(who.pid)?;
     // Asked once the descriptor is there: from now on it stands for whoever has the pid at this moment.
     let same = process::stat(who.pid)?.is_some_and(|stat| stat.started == who.started);
@@ -67,7 +67,7 @@ fn reap(fd: &OwnedFd) -> Option<Exit> {
 }
 
 /// See [`crate::host::seam::Host::signal`].
-pub fn signal(who: Identity, signal: Signal) -> io::Result<()> {
+pub(super) fn signal(who: Identity, signal: Signal) -> io::Result<()> {
     let fd = open(who.pid)?;
     let stat = process::stat(who.pid)?;
     match (fd, stat) {

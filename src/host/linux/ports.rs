@@ -10,7 +10,7 @@ use super::process::{self, read};
 use crate::host::seam::{Identity, PortHolder};
 
 /// See [`crate::host::seam::Host::owns_port`].
-pub fn owns(who: Identity, port: u16) -> Option<bool> {
+pub(super) fn owns(who: Identity, port: u16) -> Option<bool> {
     let listeners = listeners(port);
     if listeners.is_empty() {
         return None;
@@ -60,7 +60,7 @@ fn table(family: AddressFamily, port: u16) -> Vec<Listener> {
 }
 
 /// See [`super::super::port_holders`].
-pub fn holders(port: u16) -> Vec<PortHolder> {
+pub(super) fn holders(port: u16) -> Vec<PortHolder> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|file| read(file).unwrap_or_default());
     let listening: HashSet<u64> =
         tables.iter().flat_map(|table| procfs::listening(table, port)).map(|(_, inode)| inode).collect();

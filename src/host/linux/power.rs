@@ -6,7 +6,7 @@ use crate::host::seam::Power;
 
 /// `type` and `online` of every supply (Documentation/ABI/testing/sysfs-class-power), and the platform's profile
 /// (…/sysfs-platform_profile). Batteries of mice and pens have the scope "Device" and do not count.
-pub fn reading(class: &Path, profile: &Path) -> Power {
+pub(super) fn reading(class: &Path, profile: &Path) -> Power {
     let text = |path: &Path| fs_err::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     let entries = fs_err::read_dir(class).ok().into_iter().flatten().filter_map(Result::ok);
     let (mut mains, mut battery) = (None, false);

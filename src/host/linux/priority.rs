@@ -13,7 +13,7 @@ use crate::host::seam::{Identity, Priority};
 /// Two levers, because either may be without effect: the session's share where the kernel groups by session
 /// (sched(7), "The autogroup feature"; may be raised and lowered freely), and the `SCHED_IDLE` policy within a group
 /// (only used where the way back is open: sched(7), "SCHED_IDLE").
-pub fn set(who: Identity, priority: Priority) -> io::Result<()> {
+pub(super) fn set(who: Identity, priority: Priority) -> io::Result<()> {
     let stat = process::stat_of(who)?;
     let background = priority == Priority::Background;
     let grouped = std::fs::write(format!("/proc/{}/autogroup", who.pid), if background { "19" } else { "0" });

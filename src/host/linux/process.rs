@@ -12,7 +12,7 @@ use crate::host::seam::{Footprint, Identity, Marked};
 use crate::units::Bytes;
 
 /// A whole file of `/proc`, most of which fit into the first read.
-pub fn read(path: &str) -> io::Result<String> {
+pub(super) fn read(path: &str) -> io::Result<String> {
     let mut bytes = Vec::with_capacity(4096);
     // `take` keeps the standard library from asking for a size, two calls a file, which is 0 here anyway.
     File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
@@ -22,7 +22,7 @@ pub fn read(path: &str) -> io::Result<String> {
 }
 
 /// Who has this pid, a zombie too; `None`: nobody.
-pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
+pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     match read(&format!("/proc/{pid}/stat")) {
         Ok(text) => Ok(procfs::stat(&text)),
         Err(error) if is_gone(&error) => Ok(None),
@@ -31,19 +31,19 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
 }
 
 /// Whether reading `/proc/PID` failed because the process has ended meanwhile.
-pub fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
 /// [`stat`] of a process that must still be who it was.
-pub fn stat_of(who: Identity) -> io::Result<Stat> {
+pub(super) fn stat_of(who: Identity) -> io::Result<Stat> {
     stat(who.pid)?
         .filter(|stat| stat.started == who.started && stat.alive())
         .ok_or_else(|| posix::gone(who.pid))
 }
 
 /// All process ids. Costs a few microseconds, unlike looking into each.
-pub fn pids() -> impl Iterator<Item = i32> {
+pub(super) fn pids() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -52,7 +52,7 @@ pub fn pids() -> impl Iterator<Item = i32> {
 
 /// The leader and its descendants in the same group. A descendant whose parent has ended is init's and is not
 /// found: to find those, all of `/proc` would have to be read each time.
-pub fn family(leader: i32) -> Vec<i32> {
+pub(super) fn family(leader: i32) -> Vec<i32> {
     let mut family = vec![leader];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
@@ -68,7 +68,7 @@ pub fn family(leader: i32) -> Vec<i32> {
 }
 
 /// The threads of a process.
-pub fn threads(pid: i32) -> impl Iterator<Item = i32> {
+pub(super) fn threads(pid: i32) -> impl Iterator<Item = i32> {
     std::fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
@@ -76,7 +76,7 @@ pub fn threads(pid: i32) -> impl Iterator<Item = i32> {
 }
 
 /// Who is left of the group that `who` led, the leader aside. Reads all of `/proc`.
-pub fn survivors(who: Identity) -> bool {
+pub(super) fn survivors(who: Identity) -> bool {
     pids().any(|pid| {
         matches!(stat(pid), Ok(Some(s)) if s.alive() && s.group == who.pid && s.session == who.pid && s.started >= who.started)
     })
@@ -87,7 +87,7 @@ pub fn survivors(who: Identity) -> bool {
 ///
 /// The proportional set size (`smaps_rollup`) would split what a family shares, but to count it the kernel walks
 /// every page table: 4.5 ms for each GB in 4 KiB pages was measured, where this takes microseconds.
-pub fn footprint(who: Identity) -> io::Result<Footprint> {
+pub(super) fn footprint(who: Identity) -> io::Result<Footprint> {
     stat_of(who)?;
     let mut sum = Bytes::ZERO;
     let mut peak = None;
@@ -107,7 +107,7 @@ pub fn footprint(who: Identity) -> io::Result<Footprint> {
 
 /// What the process asked to read, or what was fetched from disk for it, whichever is more: a mapped file is only in
 /// the latter, a cached one only in the former.
-pub fn bytes_read(who: Identity) -> Option<Bytes> {
+pub(super) fn bytes_read(who: Identity) -> Option<Bytes> {
     stat_of(who).ok()?;
     let io = read(&format!("/proc/{}/io", who.pid)).ok()?;
     Some(procfs::labelled(&io, "rchar")?.max(procfs::labelled(&io, "read_bytes")?))
@@ -121,7 +121,7 @@ fn comm(pid: i32) -> io::Result<String> {
 }
 
 /// Which of these names run now.
-pub fn running(names: &[String]) -> Vec<String> {
+pub(super) fn running(names: &[String]) -> Vec<String> {
     let mut found = vec![false; names.len()];
     if names.is_empty() {
         return Vec::new();
@@ -140,7 +140,7 @@ pub fn running(names: &[String]) -> Vec<String> {
 }
 
 /// This user's processes whose arguments contain `marker`, this one aside.
-pub fn find_by_argument(marker: &str) -> Vec<Marked> {
+pub(super) fn find_by_argument(marker: &str) -> Vec<Marked> {
     let (user, own) = (nix::unistd::geteuid().as_raw(), nix::unistd::getpid().as_raw());
     let finder = memchr::memmem::Finder::new(marker);
     let look = |pid: i32| {

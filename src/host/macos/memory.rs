@@ -9,7 +9,7 @@ use crate::units::Bytes;
 
 /// What stays the same from one reading to the next.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// The port of this host. Each `mach_host_self` adds a reference to it, so it is asked for once.
     port: libc::mach_port_t,
     pub total: Bytes,
@@ -17,7 +17,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         #[expect(
             unsafe_code,
             deprecated,
@@ -29,7 +29,7 @@ impl Memory {
         Ok(Self { port, total, page_size: sysctl::integer(c"hw.pagesize")? })
     }
 
-    pub fn reading(&self) -> io::Result<MemoryReading> {
+    pub(crate) fn reading(&self) -> io::Result<MemoryReading> {
         let available = Some(self.pages()?.available(self.total, self.page_size));
         let swap_used = sysctl::bytes(c"vm.swapusage", &mut [0; 64]).ok().and_then(darwin::swap_used);
         let pressure = sysctl::integer(c"kern.memorystatus_vm_pressure_level").unwrap_or(1);
@@ -70,7 +70,7 @@ impl Memory {
 
 /// What the allocator keeps of what was freed.
 #[expect(unsafe_code, reason = "libc has no name for it")]
-pub fn relieve() {
+pub(crate) fn relieve() {
     unsafe extern "C" {
         /// malloc/malloc.h, since macOS 10.7: all zones where none is named, as much as there is where the goal is 0.
         fn malloc_zone_pressure_relief(zone: *mut libc::c_void, goal: libc::size_t) -> libc::size_t;

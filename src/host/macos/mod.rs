@@ -23,31 +23,31 @@ use crate::units::Bytes;
 
 /// This machine.
 #[derive(Debug)]
-pub struct System {
+pub(crate) struct System {
     facts: OnceLock<Facts>,
     memory: io::Result<memory::Memory>,
 }
 
 /// This machine. Cheap: what takes time is asked when it is first needed.
-pub fn system() -> System {
+pub(crate) fn system() -> System {
     System { facts: OnceLock::new(), memory: memory::Memory::new() }
 }
 
 /// See [`super::relieve`].
-pub fn relieve() {
+pub(crate) fn relieve() {
     memory::relieve();
 }
 
 /// See [`super::keep_no_large_blocks`]. Large blocks have a zone of their own here, which [`relieve`] empties.
-pub fn keep_no_large_blocks() {}
+pub(crate) fn keep_no_large_blocks() {}
 
 /// See [`super::boot_id`].
-pub fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     sysctl::text(c"kern.bootsessionuuid")
 }
 
 /// See [`super::now`].
-pub fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     // mach_continuous_time(3) in nanoseconds, as CLOCK_UPTIME_RAW is mach_absolute_time(3): one counter, read twice.
     read(ClockId::from_raw(libc::CLOCK_MONOTONIC_RAW))
 }
@@ -58,18 +58,18 @@ fn read(clock: ClockId) -> Moment {
 }
 
 /// See [`super::port_holders`].
-pub fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
+pub(crate) fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
     ports::holders(port)
 }
 
 /// See [`Host::identify`].
-pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
+pub(crate) fn identify(pid: i32) -> io::Result<Option<Identity>> {
     let info = process::info(pid)?.filter(process::Info::alive);
     Ok(info.map(|info| Identity { pid, started: info.started }))
 }
 
 /// See [`super::identify_child`].
-pub fn identify_child(pid: i32) -> io::Result<Identity> {
+pub(crate) fn identify_child(pid: i32) -> io::Result<Identity> {
     let info = process::info(pid)?.ok_or_else(|| posix::gone(pid))?;
     Ok(Identity { pid, started: info.started })
 }

@@ -8,7 +8,7 @@ use crate::host::seam::{Identity, PortHolder};
 
 /// See [`crate::host::seam::Host::owns_port`]. Other users' sockets cannot be listed, so whether somebody else listens
 /// is found out by an attempt to bind.
-pub fn owns(who: Identity, port: u16) -> Option<bool> {
+pub(crate) fn owns(who: Identity, port: u16) -> Option<bool> {
     if process::info_of(who).is_ok() && process::family(who.pid).into_iter().any(|pid| listens(pid, port)) {
         return Some(true);
     }
@@ -16,7 +16,7 @@ pub fn owns(who: Identity, port: u16) -> Option<bool> {
 }
 
 /// See [`super::super::port_holders`].
-pub fn holders(port: u16) -> Vec<PortHolder> {
+pub(crate) fn holders(port: u16) -> Vec<PortHolder> {
     let mut lsof = Command::new("/usr/sbin/lsof");
     // No names are looked up; `+c0` gives the command's name whole.
     lsof.args(["-nP", "+c0", &format!("-iTCP:{port}"), "-sTCP:LISTEN", "-Fpc"]).stdin(Stdio::null());

@@ -13,7 +13,7 @@ use crate::units::Bytes;
 
 /// A process, as far as it is needed of `struct proc_bsdinfo`.
 #[derive(Debug, Clone, Copy)]
-pub struct Info {
+pub(crate) struct Info {
     pub parent: i32,
     pub group: i32,
     /// µs since the epoch, taken when it was forked; exec does not change it.
@@ -22,14 +22,14 @@ pub struct Info {
 }
 
 impl Info {
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         !self.zombie
     }
 }
 
 /// Who has this pid, a zombie too; `None`: nobody.
 #[expect(unsafe_code, reason = "libproc has no safe wrapper")]
-pub fn info(pid: i32) -> io::Result<Option<Info>> {
+pub(crate) fn info(pid: i32) -> io::Result<Option<Info>> {
     // In xnu's bsd/kern/proc_info.c this argument asks for zombies too, which otherwise are not found.
     const ZOMBIES_TOO: u64 = 1;
     // SAFETY: a struct of numbers, for which zeroes are valid.
@@ -51,7 +51,7 @@ pub fn info(pid: i32) -> io::Result<Option<Info>> {
 }
 
 /// [`info`] of a process that must still be who it was.
-pub fn info_of(who: Identity) -> io::Result<Info> {
+pub(crate) fn info_of(who: Identity) -> io::Result<Info> {
     info(who.pid)?
         .filter(|info| info.started == who.started && info.alive())
         .ok_or_else(|| posix::gone(who.pid))
@@ -89,7 +89,7 @@ fn list(which: Which) -> Vec<i32> {
 }
 
 /// The group that `leader` leads, the leader too.
-pub fn family(leader: i32) -> Vec<i32> {
+pub(crate) fn family(leader: i32) -> Vec<i32> {
     let mut family = list(Which::Group(leader));
     if !family.contains(&leader) {
         // Between fork and setsid it is in its parent's group still.
@@ -99,7 +99,7 @@ pub fn family(leader: i32) -> Vec<i32> {
 }
 
 /// Who is left of the group that `who` led.
-pub fn survivors(who: Identity) -> bool {
+pub(crate) fn survivors(who: Identity) -> bool {
     list(Which::Group(who.pid)).into_iter().any(|pid| {
         let member = matches!(info(pid), Ok(Some(info)) if info.alive() && info.started >= who.started);
         let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
@@ -123,7 +123,7 @@ fn usage(pid: i32) -> io::Result<libc::rusage_info_v4> {
 
 /// `ri_phys_footprint`, which is what the system's own memory limits go by: dirty, compressed and GPU memory. The
 /// peak is the leader's.
-pub fn footprint(who: Identity) -> io::Result<Footprint> {
+pub(crate) fn footprint(who: Identity) -> io::Result<Footprint> {
     info_of(who)?;
     let leader = usage(who.pid)?;
     let others = family(who.pid).into_iter().filter(|&pid| pid != who.pid);
@@ -135,7 +135,7 @@ pub fn footprint(who: Identity) -> io::Result<Footprint> {
 
 /// User and system time; both come in Mach's unit.
 #[expect(unsafe_code, deprecated, reason = "one function is not worth the crate that libc recommends")]
-pub fn cpu_time(who: Identity) -> io::Result<Duration> {
+pub(crate) fn cpu_time(who: Identity) -> io::Result<Duration> {
     info_of(who)?;
     let usage = usage(who.pid)?;
     let mut base = libc::mach_timebase_info { numer: 1, denom: 1 };
@@ -146,7 +146,7 @@ pub fn cpu_time(who: Identity) -> io::Result<Duration> {
 }
 
 /// What was read from disk for it; what the cache had is not counted.
-pub fn bytes_read(who: Identity) -> Option<Bytes> {
+pub(crate) fn bytes_read(who: Identity) -> Option<Bytes> {
     info_of(who).ok()?;
     Some(Bytes(usage(who.pid).ok()?.ri_diskio_bytesread))
 }
@@ -154,7 +154,7 @@ pub fn bytes_read(who: Identity) -> Option<Bytes> {
 /// Darwin's background band: least CPU, throttled disk, efficiency cores. setpriority(2) says that only the calling
 /// process may be named; xnu (bsd/kern/kern_resource.c) accepts others of the same user.
 #[expect(unsafe_code, reason = "nix has no setpriority")]
-pub fn set_priority(who: Identity, priority: Priority) -> io::Result<()> {
+pub(crate) fn set_priority(who: Identity, priority: Priority) -> io::Result<()> {
     info_of(who)?;
     let value = if priority == Priority::Background { libc::PRIO_DARWIN_BG } else { 0 };
     for pid in family(who.pid) {
@@ -172,7 +172,7 @@ pub fn set_priority(who: Identity, priority: Priority) -> io::Result<()> {
 }
 
 /// Which of these names run now.
-pub fn running(names: &[String]) -> Vec<String> {
+pub(crate) fn running(names: &[String]) -> Vec<String> {
     if names.is_empty() {
         return Vec::new();
     }
@@ -192,7 +192,7 @@ pub fn running(names: &[String]) -> Vec<String> {
 }
 
 /// This user's processes whose arguments contain `marker`, this one aside.
-pub fn find_by_argument(marker: &str) -> Vec<Marked> {
+pub(crate) fn find_by_argument(marker: &str) -> Vec<Marked> {
     let own = nix::unistd::getpid().as_raw();
     let finder = memchr::memmem::Finder::new(marker);
     // A process may have as much as this in arguments and environment (KERN_ARGMAX, 1 MiB by default).

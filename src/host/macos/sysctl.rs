@@ -6,7 +6,7 @@ use std::io;
 use super::super::darwin;
 
 /// The bytes of a variable, at most as many as fit.
-pub fn bytes<'a>(name: &CStr, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+pub(crate) fn bytes<'a>(name: &CStr, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let mut length = buffer.len();
     #[expect(unsafe_code, reason = "nix has no sysctl")]
     // SAFETY: a terminated name, and a buffer of the length that is given.
@@ -26,12 +26,12 @@ pub fn bytes<'a>(name: &CStr, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
 }
 
 /// A variable that is a whole number.
-pub fn integer(name: &CStr) -> io::Result<u64> {
+pub(crate) fn integer(name: &CStr) -> io::Result<u64> {
     darwin::integer(bytes(name, &mut [0; 8])?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// A variable that is a text.
-pub fn text(name: &CStr) -> io::Result<String> {
+pub(crate) fn text(name: &CStr) -> io::Result<String> {
     let mut buffer = [0; 128];
     let bytes = bytes(name, &mut buffer)?;
     let text = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
@@ -39,7 +39,7 @@ pub fn text(name: &CStr) -> io::Result<String> {
 }
 
 /// Number, path, arguments and environment of a process of this user; see [`darwin::arguments`].
-pub fn process_arguments(pid: i32, buffer: &mut [u8]) -> io::Result<&[u8]> {
+pub(crate) fn process_arguments(pid: i32, buffer: &mut [u8]) -> io::Result<&[u8]> {
     let mut name = [libc::CTL_KERN, libc::KERN_PROCARGS2, pid];
     let mut length = buffer.len();
     #[expect(unsafe_code, reason = "nix has no sysctl")]

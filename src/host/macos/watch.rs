@@ -28,7 +28,7 @@ impl AsRawFd for Queue {
 }
 
 /// See [`crate::host::seam::Host::watch`].
-pub fn watch(who: Identity) -> io::Result<ExitWatch> {
+pub(crate) fn watch(who: Identity) -> io::Result<ExitWatch> {
     let queue = Kqueue::new()?;
     let registered = match register(&queue, who.pid, FilterFlag::NOTE_EXITSTATUS) {
         // Not ours to signal: its end is still told, only not how.

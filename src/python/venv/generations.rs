@@ -19,7 +19,7 @@ use fs_err::os::unix::fs::symlink;
 use super::lock::beside;
 
 /// The place's name, of the place itself or of one of its generations.
-pub fn name(venv: &Path) -> String {
+pub(super) fn name(venv: &Path) -> String {
     let name = file_name(venv);
     let numbered = name.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
     match numbered {
@@ -29,22 +29,22 @@ pub fn name(venv: &Path) -> String {
 }
 
 /// The interpreter by the environment's own name.
-pub fn python(venv: &Path) -> PathBuf {
+pub(super) fn python(venv: &Path) -> PathBuf {
     super::python(&current(venv).unwrap_or_else(|| venv.to_owned()))
 }
 
 /// What the place's link leads to, or the second name of the folder there; `None`: it has none.
-pub fn current(venv: &Path) -> Option<PathBuf> {
+pub(super) fn current(venv: &Path) -> Option<PathBuf> {
     target(venv).or_else(|| alias(venv))
 }
 
 /// The one before the current one.
-pub fn previous(venv: &Path) -> Option<PathBuf> {
+pub(super) fn previous(venv: &Path) -> Option<PathBuf> {
     target(&beside(venv, "previous")).filter(|path| path.is_dir())
 }
 
 /// Gives the folder at the place its second name, if it needs one.
-pub fn give_alias(venv: &Path) -> io::Result<()> {
+pub(super) fn give_alias(venv: &Path) -> io::Result<()> {
     let is_generation = name(venv) != file_name(venv);
     if is_generation || target(venv).is_some() || alias(venv).is_some() {
         return Ok(());
@@ -53,7 +53,7 @@ pub fn give_alias(venv: &Path) -> io::Result<()> {
 }
 
 /// A numbered name that nothing has.
-pub fn free(venv: &Path) -> PathBuf {
+pub(super) fn free(venv: &Path) -> PathBuf {
     let last = all(venv).into_iter().map(|(number, _)| number).max().unwrap_or(0);
     beside(venv, &last.saturating_add(1).to_string())
 }
@@ -61,7 +61,7 @@ pub fn free(venv: &Path) -> PathBuf {
 /// Puts the environment `next` at the place and remembers the one that was there. Whatever was there stays
 /// whole under its numbered name; a name exists at every moment, but the place's own is away for an instant the
 /// first time.
-pub fn switch(venv: &Path, next: &Path) -> io::Result<()> {
+pub(super) fn switch(venv: &Path, next: &Path) -> io::Result<()> {
     let link = beside(venv, "previous");
     match target(venv) {
         Some(current) => point(&link, &current)?,
@@ -83,7 +83,7 @@ pub fn switch(venv: &Path, next: &Path) -> io::Result<()> {
 }
 
 /// Throws away every generation but the current and the one before, unless something runs from it.
-pub fn prune(venv: &Path, in_use: &dyn Fn(&Path) -> bool) {
+pub(super) fn prune(venv: &Path, in_use: &dyn Fn(&Path) -> bool) {
     let keep = [current(venv), previous(venv)];
     for (_, path) in all(venv) {
         if keep.iter().flatten().any(|kept| *kept == path) || in_use(&path) {
@@ -95,7 +95,7 @@ pub fn prune(venv: &Path, in_use: &dyn Fn(&Path) -> bool) {
 }
 
 /// Throws a generation away, and what says that it was begun.
-pub fn discard(path: &Path) -> io::Result<()> {
+pub(super) fn discard(path: &Path) -> io::Result<()> {
     if path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
         fs::remove_file(path)?;
     } else if path.exists() {

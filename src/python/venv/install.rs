@@ -106,7 +106,7 @@ fn unseen(path: &Path, error: std::io::Error) -> SetupError {
 }
 
 /// `good`: the marker is right and only the verification is asked for.
-pub fn run(
+pub(super) fn run(
     request: &SetupRequest,
     good: bool,
     progress: &mut dyn FnMut(Step),
@@ -297,7 +297,7 @@ fn finish(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Envi
 }
 
 /// Imports everything and refuses what is too old.
-pub fn verify(python: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified, SetupError> {
+pub(super) fn verify(python: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified, SetupError> {
     progress(Step::Verifying);
     let mut command = process::command(python);
     command.env("HF_HUB_OFFLINE", "1").args(["-c", VERIFY]);

@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use super::SetupError;
 
 /// `.<name>.<suffix>` beside the environment.
-pub fn beside(venv: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(venv: &Path, suffix: &str) -> PathBuf {
     let name = venv.file_name().unwrap_or_default().to_string_lossy();
     venv.with_file_name(format!(".{name}.{suffix}"))
 }
@@ -18,7 +18,7 @@ pub fn beside(venv: &Path, suffix: &str) -> PathBuf {
 ///
 /// The lock belongs to the open file, and the installer inherits that: when setup is killed and pip lives on, the
 /// next setup waits for pip, too, instead of pulling the folder away from under it.
-pub fn take(venv: &Path, waiting: &mut dyn FnMut()) -> Result<Flock<File>, SetupError> {
+pub(super) fn take(venv: &Path, waiting: &mut dyn FnMut()) -> Result<Flock<File>, SetupError> {
     let path = beside(venv, "mlxctl-lock");
     let what = format!("cannot lock {}", path.display());
     if let Some(parent) = path.parent() {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::units::Bytes;
 
 /// The marker's name inside the environment.
-pub const FILE: &str = "mlxctl-venv.json";
+pub(super) const FILE: &str = "mlxctl-venv.json";
 
 const SCHEMA: u32 = 1;
 
@@ -21,13 +21,12 @@ pub struct Versions {
     pub mlx: String,
     /// mlx-lm's.
     pub mlx_lm: String,
-    /// transformers'.
     pub transformers: String,
 }
 
 /// What the verification prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
+pub(crate) struct Verified {
     /// Found by importing.
     pub versions: Versions,
     /// Every package with its version: `mlx==0.32.4`.
@@ -44,7 +43,7 @@ pub struct Verified {
 
 /// What is known of a verified environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
+pub(crate) struct Marker {
     schema: u32,
     /// [`super::super::requirement::hash`] of what was installed.
     pub requirements: String,
@@ -56,8 +55,7 @@ pub struct Marker {
 
 impl Marker {
     /// The marker of an environment that was just verified.
-    #[must_use]
-    pub fn new(requested: Vec<String>, requirements: String, verified: Verified) -> Self {
+    pub(crate) fn new(requested: Vec<String>, requirements: String, verified: Verified) -> Self {
         let mut verified = verified;
         verified.resolved.sort_unstable();
         verified.resolved.dedup();
@@ -65,17 +63,13 @@ impl Marker {
     }
 
     /// The environment's marker; `None` where there is none, or none that this version can trust.
-    #[must_use]
-    pub fn read(venv: &Path) -> Option<Self> {
+    pub(crate) fn read(venv: &Path) -> Option<Self> {
         let marker: Self = serde_json::from_slice(&fs_err::read(venv.join(FILE)).ok()?).ok()?;
         (marker.schema == SCHEMA).then_some(marker)
     }
 
     /// Writes it: whole or not at all, and to the disk before the name.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn write(&self, venv: &Path) -> std::io::Result<()> {
+    pub(crate) fn write(&self, venv: &Path) -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(venv)?;
         serde_json::to_writer_pretty(&mut file, self)?;
         file.write_all(b"\n")?;
@@ -88,7 +82,7 @@ impl Marker {
     ///
     /// # Errors
     /// The system's own; that there is none is fine.
-    pub fn remove(venv: &Path) -> std::io::Result<()> {
+    pub(crate) fn remove(venv: &Path) -> std::io::Result<()> {
         match fs_err::remove_file(venv.join(FILE)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -14,7 +14,8 @@ mod upgrade;
 
 use std::path::{Path, PathBuf};
 
-pub use marker::{Marker, Verified, Versions};
+pub(crate) use marker::Versions;
+pub(crate) use marker::{Marker, Verified};
 pub use upgrade::{Trial, Upgraded, rollback, upgrade};
 
 use super::interpreter::{self, Interpreter, NoInterpreter};
@@ -38,14 +39,12 @@ pub struct SetupRequest {
 
 impl SetupRequest {
     /// For this registry on this machine.
-    #[must_use]
     pub fn new(registry: &crate::registry::Registry, verify: bool) -> Self {
         Self { uv: interpreter::program("uv"), verify, ..Self::to_look(registry) }
     }
 
     /// As [`new`](Self::new), to ask [`existing`] with and not to set up: `uv`, which only an installation needs, is
     /// not looked for all over `PATH`.
-    #[must_use]
     pub fn to_look(registry: &crate::registry::Registry) -> Self {
         Self {
             venv: registry.paths.venv.clone(),
@@ -148,7 +147,6 @@ pub enum SetupError {
 
 impl SetupError {
     /// Why, beyond what the error says itself.
-    #[must_use]
     pub fn why(&self) -> Option<String> {
         match self {
             Self::NoInterpreter(none) => Some(none.to_string()),
@@ -168,7 +166,6 @@ impl SetupError {
     }
 
     /// What to do.
-    #[must_use]
     pub fn hint(&self) -> String {
         match self {
             Self::NoInterpreter(none) => none.hint.clone(),
@@ -209,7 +206,6 @@ impl SetupError {
 }
 
 /// The interpreter of an environment.
-#[must_use]
 pub fn python(venv: &Path) -> PathBuf {
     venv.join("bin/python")
 }
@@ -304,7 +300,6 @@ pub fn setup(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<E
 }
 
 /// The NVIDIA driver that is loaded (Linux), without running a program.
-#[must_use]
-pub fn nvidia_driver() -> Option<DriverVersion> {
+pub(crate) fn nvidia_driver() -> Option<DriverVersion> {
     DriverVersion::parse(&fs_err::read_to_string("/proc/driver/nvidia/version").ok()?)
 }

@@ -9,16 +9,17 @@ mod model;
 pub(crate) mod table;
 
 pub(super) use cluster::{RawCluster, RawHost};
-pub use machine::{Notify, Power, PressureSettings};
+pub(crate) use machine::{Notify, Power, PressureSettings};
 pub(super) use machine::{
     RawAgent, RawMetrics, RawNetwork, RawNotify, RawPage, RawPaths, RawPower, RawPressure, RawPython,
     RawReserves, RawRouter,
 };
-pub use model::{Health, Limits, ModelMemory, Restart, Sampling, ServerOptions, Stop};
+pub use model::Limits;
+pub(crate) use model::{Health, ModelMemory, Restart, Sampling, ServerOptions, Stop};
 pub(super) use model::{
     RawEntry, RawHealth, RawLimits, RawMemory, RawPreset, RawRestart, RawServer, RawStop,
 };
-pub use table::Key;
+pub(crate) use table::Key;
 use table::{Keys, Table};
 
 use super::notes::At;
@@ -26,7 +27,7 @@ use super::notes::At;
 type Maybe<T> = Option<At<T>>;
 
 /// Every table of keys, in the order of `docs/registry.md`.
-pub const TABLES: &[&Keys] = &[
+pub(crate) const TABLES: &[&Keys] = &[
     &RawPaths::KEYS,
     &RawPython::KEYS,
     &RawNetwork::KEYS,

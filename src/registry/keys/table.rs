@@ -9,24 +9,24 @@ use crate::registry::reader::Section;
 use crate::units::{Bytes, Percent};
 
 /// A number of mlx_lm that Python leaves unbounded; nothing here means more than this.
-pub const MANY: i64 = u32::MAX as i64;
+pub(crate) const MANY: i64 = u32::MAX as i64;
 
 /// The keys of one TOML table.
 #[derive(Debug, Clone, Copy)]
-pub struct Keys {
+pub(crate) struct Keys {
     /// `network`, `model.server`
     pub table: &'static str,
     pub rows: &'static [Key],
 }
 
 /// A table as it was written.
-pub trait Table {
+pub(crate) trait Table {
     const KEYS: Keys;
 }
 
 /// One key, as `docs/registry.md` and `mlxctl init` describe it.
 #[derive(Debug, Clone, Copy)]
-pub struct Key {
+pub(crate) struct Key {
     pub name: &'static str,
     /// Its type, with its range or its words.
     pub kind: fn() -> String,
@@ -41,7 +41,7 @@ pub struct Key {
 
 impl Key {
     /// The default as TOML, where it is a value and not something that words have to describe.
-    pub fn value(&self) -> Option<String> {
+    pub(crate) fn value(&self) -> Option<String> {
         let default = (self.default)();
         let value = default.trim_matches('`');
         let is_toml =
@@ -50,42 +50,42 @@ impl Key {
     }
 
     /// What it means, in one line of Markdown.
-    pub fn meaning(&self) -> String {
+    pub(crate) fn meaning(&self) -> String {
         self.about.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
     }
 }
 
 /// Where a table stands, and which of its keys were written, even if wrongly.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub(crate) struct Place {
     /// `None`: the table was not written, or is something else.
     pub table: Option<Range<usize>>,
     written: BTreeSet<String>,
 }
 
 impl Place {
-    pub fn of(section: &Section<'_>) -> Self {
+    pub(crate) fn of(section: &Section<'_>) -> Self {
         Self { table: section.place(), written: section.keys() }
     }
 
     /// The table's place, for what is missing from it.
-    pub fn span(&self) -> Range<usize> {
+    pub(crate) fn span(&self) -> Range<usize> {
         self.table.clone().unwrap_or_default()
     }
 
     /// Whether nothing was written in it.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.written.is_empty()
     }
 
     /// Whether `key` was written, even if wrongly.
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.written.contains(key)
     }
 }
 
 /// What was written in one table, and where nothing was, what another says.
-pub trait Over {
+pub(crate) trait Over {
     fn over(&self, shared: &Self) -> Self;
 }
 
@@ -102,12 +102,12 @@ impl<T: Clone> Over for Vec<T> {
 }
 
 /// An enum that is written as one of a few words.
-pub trait Words: Copy + PartialEq + 'static {
+pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 }
 
 /// How a default is written in TOML.
-pub trait Written {
+pub(crate) trait Written {
     fn written(&self) -> String;
 }
 
@@ -164,7 +164,7 @@ impl<T: Written> Written for BTreeSet<T> {
 }
 
 /// `number, 1 to 4096`; a bound that only says what fits is left out.
-pub fn range(range: &RangeInclusive<i64>) -> String {
+pub(crate) fn range(range: &RangeInclusive<i64>) -> String {
     match (*range.start(), *range.end()) {
         (0, MANY) => "number".to_owned(),
         (low, MANY) => format!("number, from {low}"),
@@ -173,12 +173,12 @@ pub fn range(range: &RangeInclusive<i64>) -> String {
 }
 
 /// `share, 5% to 95%`
-pub fn shares(range: &RangeInclusive<u8>) -> String {
+pub(crate) fn shares(range: &RangeInclusive<u8>) -> String {
     format!("share, {} to {}", Percent(*range.start()), Percent(*range.end()))
 }
 
 /// `` `off`, `weights` or `default` ``
-pub fn either<W: Words>() -> String {
+pub(crate) fn either<W: Words>() -> String {
     let words: Vec<_> = W::WORDS.iter().map(|(word, _)| format!("`{word}`")).collect();
     match words.split_last() {
         Some((last, [])) => last.clone(),
@@ -205,7 +205,6 @@ macro_rules! words {
 
         impl $type {
             /// As it is written.
-            #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$value => $word),*
@@ -241,7 +240,7 @@ macro_rules! keys {
         $field:ident $(as $name:literal)?: $kind:ident $(($($arg:tt)*))? $(= $default:expr)? $(=> $said:literal)?;
     )*}) => {
         #[derive(Debug, Clone, Default)]
-        pub struct $raw {
+        pub(crate) struct $raw {
             pub at: Place,
             $(pub $field: keys!(@written $kind $(($($arg)*))?),)*
         }
@@ -261,7 +260,7 @@ macro_rules! keys {
         }
 
         impl $raw {
-            pub fn read(section: &Section<'_>) -> Self {
+            pub(crate) fn read(section: &Section<'_>) -> Self {
                 Self {
                     at: Place::of(section),
                     $($field: keys!(@read section, keys!(@name $field $($name)?), $kind $(($($arg)*))?),)*
@@ -286,7 +285,7 @@ macro_rules! keys {
         }
     };
     (@in_force $field:ident [$($kind:tt)+] [$default:expr] []) => {
-        pub fn $field(&self) -> keys!(@type [$($kind)+] [$default]) {
+        pub(crate) fn $field(&self) -> keys!(@type [$($kind)+] [$default]) {
             keys!(@value self.$field, [$($kind)+] [$default])
         }
     };
@@ -303,7 +302,7 @@ macro_rules! keys {
 
         impl $raw {
             /// The valid values: what was written, else the default.
-            pub fn valid(&self $(, $given: $type)*) -> $valid {
+            pub(crate) fn valid(&self $(, $given: $type)*) -> $valid {
                 $valid { $($field: keys!(@value self.$field, [$kind $(($($arg)*))?] [$($default)?]),)* }
             }
         }

@@ -16,7 +16,7 @@ pub(in crate::registry) enum NameOr<T> {
 
 impl<'a> Section<'a> {
     /// A list of texts.
-    pub fn texts(&self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
+    pub(crate) fn texts(&self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
         let value = self.get(key)?;
         let DeValue::Array(array) = value.get_ref() else {
             self.mismatch(key, "a list of strings", value, format_args!("[\"{example}\"]"));
@@ -37,7 +37,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of a few words, each once. `wrong`: what is to be said of another one.
-    pub fn choices<T: Copy>(
+    pub(crate) fn choices<T: Copy>(
         &self,
         key: &'static str,
         words: &[(&str, T)],
@@ -60,7 +60,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list in which each entry is a name, or a table.
-    pub fn names<T>(
+    pub(crate) fn names<T>(
         &self,
         key: &'static str,
         example: &str,
@@ -93,7 +93,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table whose keys are names of the writer's choice, and whose values are texts.
-    pub fn variables(&self, key: &'static str, example: &str) -> Vec<(At<String>, String)> {
+    pub(crate) fn variables(&self, key: &'static str, example: &str) -> Vec<(At<String>, String)> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
             self.mismatch(key, "a table of strings", value, format_args!("{{ {example} = \"1\" }}"));
@@ -121,7 +121,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table below this one; read even if it is not there, for the sake of the defaults.
-    pub fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
+    pub(crate) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
         let value = self.get(key);
         let table = value.and_then(|value| match value.get_ref() {
             DeValue::Table(table) => Some(table),
@@ -142,7 +142,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of tables.
-    pub fn sections<T>(&self, key: &'static str, read: impl Fn(&Section<'a>) -> T) -> Vec<T> {
+    pub(crate) fn sections<T>(&self, key: &'static str, read: impl Fn(&Section<'a>) -> T) -> Vec<T> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             let written = self.path(key);

@@ -39,7 +39,6 @@ impl Cluster {
     pub const MOST_RANKS: usize = 64;
 
     /// The hosts in the order of their first ranks, this machine first, each with its ranks.
-    #[must_use]
     pub fn hosts(&self) -> Vec<(&Rank, Vec<usize>)> {
         let mut hosts: Vec<(&Rank, Vec<usize>)> = Vec::new();
         for (number, rank) in self.ranks.iter().enumerate() {
@@ -52,7 +51,6 @@ impl Cluster {
     }
 
     /// The hosts beside this machine, as ssh calls them, in the order of their first ranks.
-    #[must_use]
     pub fn others(&self) -> Vec<String> {
         let hosts = self.hosts().into_iter().filter(|(rank, _)| !rank.local);
         hosts.map(|(rank, _)| rank.host.clone()).collect()

@@ -13,7 +13,7 @@ use crate::service::launchd::Job;
 
 /// launchd's job of one user.
 #[derive(Debug)]
-pub struct LaunchdAgent {
+pub(crate) struct LaunchdAgent {
     hand: Launchctl,
     job: Job,
     program: PathBuf,
@@ -25,7 +25,7 @@ impl LaunchdAgent {
     ///
     /// # Errors
     /// The property list cannot be written.
-    pub fn new(
+    pub(crate) fn new(
         agent: &registry::Agent,
         program: &Path,
         config: &Path,
@@ -43,8 +43,7 @@ impl LaunchdAgent {
     }
 
     /// Calls `launchctl` instead of `/bin/launchctl`, and waits `patience` instead of 15 s for a start.
-    #[must_use]
-    pub fn with_launchctl(mut self, launchctl: PathBuf, patience: Duration) -> Self {
+    pub(crate) fn with_launchctl(mut self, launchctl: PathBuf, patience: Duration) -> Self {
         self.hand.program = launchctl;
         self.hand.patience.start = patience;
         self.hand.pause = patience / 100;

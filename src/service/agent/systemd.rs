@@ -9,7 +9,7 @@ use crate::service::systemd::{Error, Shown, Systemctl, program_in, render, unit_
 
 /// systemd's unit of one user.
 #[derive(Debug)]
-pub struct SystemdAgent {
+pub(crate) struct SystemdAgent {
     hand: Systemctl,
     file: PathBuf,
     program: PathBuf,
@@ -20,8 +20,7 @@ pub struct SystemdAgent {
 
 impl SystemdAgent {
     /// `agent` of the user whose home folder is `home`; `config_home` is `$XDG_CONFIG_HOME`.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         agent: &registry::Agent,
         program: &Path,
         config: &Path,
@@ -38,8 +37,7 @@ impl SystemdAgent {
     }
 
     /// Calls `systemctl` instead of the one on the PATH.
-    #[must_use]
-    pub fn with_systemctl(mut self, systemctl: PathBuf) -> Self {
+    pub(crate) fn with_systemctl(mut self, systemctl: PathBuf) -> Self {
         self.hand.program = systemctl;
         self
     }

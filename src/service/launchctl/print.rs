@@ -47,7 +47,6 @@ pub struct LastExit {
 
 impl State {
     /// In launchd's words.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::Running => "running",
@@ -60,7 +59,6 @@ impl State {
 
 impl Printed {
     /// Reads the output; what is not understood is left out.
-    #[must_use]
     pub fn parse(output: &str) -> Self {
         let mut printed = Self::default();
         for line in output.lines() {
@@ -84,7 +82,6 @@ impl Printed {
     }
 
     /// How it last ended, in one phrase: `exit 78 (EX_CONFIG)`, `Killed: 9`. `None`: it never did.
-    #[must_use]
     pub fn last_end(&self) -> Option<String> {
         self.last_signal.clone().or_else(|| {
             self.last_exit.as_ref().map(|exit| match &exit.name {

@@ -103,7 +103,6 @@ pub enum Failure {
 
 impl Failure {
     /// What to do about it. `session` is what `launchctl managername` said, if it said anything.
-    #[must_use]
     pub fn hint(&self, session: Option<&str>) -> String {
         let remote = session.is_some_and(|name| name != "Aqua");
         match self {
@@ -155,7 +154,6 @@ pub struct Patience {
 
 impl Patience {
     /// 15 s for a start, `exit_timeout` and 15 s for an end, and one load anew.
-    #[must_use]
     pub fn new(exit_timeout: Duration) -> Self {
         let start = Duration::from_secs(15);
         Self { start, stop: exit_timeout.saturating_add(start), unpin: true }
@@ -164,7 +162,6 @@ impl Patience {
 
 impl Step {
     /// launchctl's verb.
-    #[must_use]
     pub fn verb(self) -> &'static str {
         match self {
             Self::Enable => "enable",
@@ -177,7 +174,6 @@ impl Step {
 }
 
 /// What to do after `step` was answered with `reply`, `waited` after its first call.
-#[must_use]
 pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: Patience) -> Action {
     // A code that the rules of a step do not name.
     let unknown = || match reply.code {
@@ -244,7 +240,6 @@ pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: P
 }
 
 /// The steps from `first` on if every call succeeds: what `--dry-run` shows.
-#[must_use]
 pub fn nominal(goal: Goal, first: Step) -> Vec<Step> {
     let patience = Patience::new(Duration::ZERO);
     let mut steps = vec![first];

@@ -11,8 +11,7 @@ use crate::units::Bytes;
 /// The document of `mlxctl status` without a supervisor: the plan of `mlxctl budget`. The always-on models count;
 /// a reserve that is tied to programs counts when one of them is in `running`. `planned` is what admission would
 /// reserve, in the registry's order.
-#[must_use]
-pub fn planned_status(
+pub(crate) fn planned_status(
     registry: &Registry,
     host: HostStatus,
     running: &[String],
@@ -36,8 +35,7 @@ pub fn planned_status(
 }
 
 /// The one address of all models, if the registry names one. `problem`: why it does not listen.
-#[must_use]
-pub fn router(registry: &Registry, problem: Option<String>) -> Option<RouterStatus> {
+pub(super) fn router(registry: &Registry, problem: Option<String>) -> Option<RouterStatus> {
     let address = SocketAddr::new(registry.network.host, registry.router?);
     Some(RouterStatus { address: address.to_string(), problem })
 }

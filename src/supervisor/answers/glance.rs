@@ -24,7 +24,7 @@ pub(super) struct Glance {
 
 impl Glance {
     /// Looks, unless it looked just now.
-    pub fn look(&mut self, now: Moment, host: &dyn Host, registry: &Registry) {
+    pub(super) fn look(&mut self, now: Moment, host: &dyn Host, registry: &Registry) {
         let names = |reserve: &Reserve| reserve.while_running.clone();
         let yield_to = registry.pressure.yield_to.iter().cloned();
         let watched: Vec<String> = registry.reserves.iter().flat_map(names).chain(yield_to).collect();
@@ -40,24 +40,24 @@ impl Glance {
     }
 
     /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.
-    pub fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
+    pub(super) fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
         if asked.iter().any(|name| self.running.contains(name) != running.contains(name)) {
             self.at = None;
         }
     }
 
     /// The supervisor's own memory.
-    pub fn own(&self) -> Option<Bytes> {
+    pub(super) fn own(&self) -> Option<Bytes> {
         self.own
     }
 
     /// The programs that run, of those that anything depends on.
-    pub fn running(&self) -> &[String] {
+    pub(super) fn running(&self) -> &[String] {
         &self.running
     }
 
     /// Those of them that the models yield to.
-    pub fn yielded_to(&self, registry: &Registry) -> Vec<String> {
+    pub(super) fn yielded_to(&self, registry: &Registry) -> Vec<String> {
         let yield_to = registry.pressure.yield_to.iter();
         yield_to.filter(|name| self.running.contains(name)).cloned().collect()
     }

@@ -13,14 +13,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-pub use absent::planned_status;
+pub(crate) use absent::planned_status;
 pub(crate) use ask::{Answer, Ask, Hold};
 pub(crate) use changes::{changes, listeners, tables, word};
 use glance::Glance;
 use notices::Notices;
 pub(crate) use outcome::{being_replaced, done, failed, freed, lent, not_running, not_taken_in, unknown};
 pub(crate) use status::Sources;
-pub use status::host_status;
+pub(crate) use status::host_status;
 use status::{Documents, problems};
 use waiters::Waiters;
 
@@ -43,14 +43,13 @@ pub(crate) struct Answers {
     notices: Notices,
     /// The listener of the registry's `[metrics]`.
     metrics: Listener,
-    /// That of its `[page]`.
     page: page::Listener,
 }
 
 impl Answers {
     /// `past`: of the history, as much as is at hand; `report` brings what comes of each notification to
     /// [`Answers::notified`].
-    pub fn new(
+    pub(super) fn new(
         started: Moment,
         registry: &Registry,
         source: impl page::Source,
@@ -66,24 +65,24 @@ impl Answers {
     }
 
     /// Another registry is in force.
-    pub fn follow(&mut self, registry: &Registry) {
+    pub(super) fn follow(&mut self, registry: &Registry) {
         self.notices.follow(registry);
         self.metrics.listen(registry);
         self.page.listen(registry);
     }
 
     /// The document of `mlxctl status --json`.
-    pub fn status(&mut self, sources: &Sources) -> Status {
+    pub(super) fn status(&mut self, sources: &Sources) -> Status {
         self.documents(sources).status()
     }
 
     /// One model's part of it.
-    pub fn model(&mut self, sources: &Sources, name: &str) -> Option<ModelStatus> {
+    pub(super) fn model(&mut self, sources: &Sources, name: &str) -> Option<ModelStatus> {
         self.documents(sources).model(name)
     }
 
     /// Everything that is counted.
-    pub fn metrics(&mut self, sources: &Sources) -> Snapshot {
+    pub(super) fn metrics(&mut self, sources: &Sources) -> Snapshot {
         self.documents(sources).metrics()
     }
 
@@ -95,31 +94,31 @@ impl Answers {
     }
 
     /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.
-    pub fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
+    pub(super) fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
         self.glance.contradicted_by(asked, running);
     }
 
     /// Registers an asker; its command carries the id.
-    pub fn waiter(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
+    pub(super) fn waiter(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
         self.waiters.register()
     }
 
-    pub fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
+    pub(super) fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
         self.waiters.reply(waiter, outcome);
     }
 
     /// Takes in what was noted, for the owner to be told of some.
-    pub fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
+    pub(super) fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
         self.notices.hear(events, registry);
     }
 
     /// What came of a notification.
-    pub fn notified(&mut self, sent: Sent) -> Option<Note> {
+    pub(super) fn notified(&mut self, sent: Sent) -> Option<Note> {
         self.notices.sent(sent)
     }
 
     /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked.
-    pub fn look_for_trouble(
+    pub(super) fn look_for_trouble(
         &mut self,
         registry: &Registry,
         records: &Records,

@@ -16,23 +16,27 @@ pub(super) struct Notices {
 
 impl Notices {
     /// `past`: as much as is at hand; an episode that began there is not told again.
-    pub fn new(registry: &Registry, past: &[EventRecord], report: Arc<dyn Fn(Sent) + Send + Sync>) -> Self {
+    pub(super) fn new(
+        registry: &Registry,
+        past: &[EventRecord],
+        report: Arc<dyn Fn(Sent) + Send + Sync>,
+    ) -> Self {
         Self { notifier: Notifier::new(registry, past, report), trouble: Trouble::default() }
     }
 
     /// Another registry is in force.
-    pub fn follow(&mut self, registry: &Registry) {
+    pub(super) fn follow(&mut self, registry: &Registry) {
         self.notifier.follow(registry);
     }
 
-    pub fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
+    pub(super) fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
         for event in events {
             self.notifier.heard(event, registry);
         }
     }
 
     /// What came of a notification.
-    pub fn sent(&mut self, sent: Sent) -> Option<Note> {
+    pub(super) fn sent(&mut self, sent: Sent) -> Option<Note> {
         let problem = self.notifier.sent(sent)?;
         let text = format!("a notification was not sent: {problem}");
         Some(Note::new("notify_failed", text).hint("mlxctl notify --test"))
@@ -40,7 +44,7 @@ impl Notices {
 
     /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked. `problem`: why
     /// something cannot be written now.
-    pub fn look(&mut self, problem: Option<&str>, registry: &Registry) -> Vec<Note> {
+    pub(super) fn look(&mut self, problem: Option<&str>, registry: &Registry) -> Vec<Note> {
         let news = self.trouble.disk(problem);
         news.into_iter().chain(self.revoked_keys(registry)).map(note).collect()
     }

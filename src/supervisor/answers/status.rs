@@ -44,7 +44,7 @@ pub(super) struct Documents<'a> {
 
 impl Documents<'_> {
     /// The document of `mlxctl status --json`.
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         Status {
             schema: SCHEMA,
             supervisor: Some(self.supervisor()),
@@ -57,12 +57,12 @@ impl Documents<'_> {
     }
 
     /// One model's part of it.
-    pub fn model(&self, name: &str) -> Option<ModelStatus> {
+    pub(super) fn model(&self, name: &str) -> Option<ModelStatus> {
         self.of_model(self.from.fleet.get(name)?)
     }
 
     /// Everything that is counted.
-    pub fn metrics(&self) -> Snapshot {
+    pub(super) fn metrics(&self) -> Snapshot {
         let slots = self.from.runs.slots();
         Snapshot {
             status: self.status(),
@@ -198,8 +198,7 @@ fn reserve(managed: &Managed, model: &Model, demand: &Demand) -> Option<Bytes> {
 }
 
 /// The machine, measured now.
-#[must_use]
-pub fn host_status(host: &dyn Host) -> HostStatus {
+pub(crate) fn host_status(host: &dyn Host) -> HostStatus {
     let facts = host.facts();
     let memory = host.memory().unwrap_or_default();
     HostStatus {

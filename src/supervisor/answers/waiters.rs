@@ -14,7 +14,7 @@ pub(super) struct Waiters {
 
 impl Waiters {
     /// Registers an asker; its command carries the id.
-    pub fn register(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
+    pub(super) fn register(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
         self.last += 1;
         let (reply, outcome) = oneshot::channel();
         let id = WaiterId(self.last);
@@ -22,7 +22,7 @@ impl Waiters {
         (id, outcome)
     }
 
-    pub fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
+    pub(super) fn reply(&mut self, waiter: WaiterId, outcome: Outcome) {
         if let Some(reply) = self.replies.remove(&waiter) {
             // The asker may have gone.
             let _ = reply.send(outcome);

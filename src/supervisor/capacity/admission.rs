@@ -32,7 +32,7 @@ pub(super) struct Holds<'a> {
 impl Holds<'_> {
     /// Why this model may not be started now; `None`: only memory decides. `running`: the programs that run now, of those
     /// that the models yield to.
-    pub fn on(&self, name: &str, start: Start, running: &[String]) -> Option<HeldBack> {
+    pub(super) fn on(&self, name: &str, start: Start, running: &[String]) -> Option<HeldBack> {
         let held = |reason, hint: &str| HeldBack { reason, hint: hint.to_owned() };
         if let Some(why) = self.policy.refuses(start, running) {
             return Some(held(why, "wait until it is over, or --force"));

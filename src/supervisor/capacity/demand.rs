@@ -71,22 +71,22 @@ impl Demand {
     }
 
     /// What its files say.
-    pub fn files(&self) -> &Files {
+    pub(crate) fn files(&self) -> &Files {
         &self.files
     }
 
     /// What a run takes and is held to; `None`: nothing can be said.
-    pub fn plan(&self) -> Option<&Plan> {
+    pub(crate) fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
     /// What a run takes on this machine; `None`: nobody knows.
-    pub fn estimate(&self) -> Option<&Estimate> {
+    pub(crate) fn estimate(&self) -> Option<&Estimate> {
         self.plan.as_ref()?.estimate.as_ref()
     }
 
     /// By how much its last start, which was forced, was over what there was.
-    pub fn overdraft(&self) -> Option<Bytes> {
+    pub(crate) fn overdraft(&self) -> Option<Bytes> {
         self.overdraft
     }
 

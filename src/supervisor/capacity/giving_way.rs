@@ -26,17 +26,17 @@ impl Default for GivingWay {
 
 impl GivingWay {
     /// For whoever talks to a launcher.
-    pub fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
+    pub(crate) fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
         self.pace.subscribe()
     }
 
     /// The pace in force, and whether requests wait: for `status`.
-    pub fn in_force(&self) -> (Option<Percent>, bool) {
+    pub(crate) fn in_force(&self) -> (Option<Percent>, bool) {
         (*self.pace.borrow(), self.held_for.is_some())
     }
 
     /// What a gate is told of a model that is ready; `None`: just that.
-    pub fn instead_of_ready(&self) -> Option<Availability> {
+    pub(crate) fn instead_of_ready(&self) -> Option<Availability> {
         self.held_for.clone().map(|programs| Availability::Held { programs })
     }
 

@@ -34,8 +34,7 @@ pub(super) struct Learned {
 
 impl Learned {
     /// Reads them. A damaged or later file is set aside, and why is returned.
-    #[must_use]
-    pub fn open(state: &Path) -> (Self, Option<String>) {
+    pub(super) fn open(state: &Path) -> (Self, Option<String>) {
         let file = state.join("learned.json");
         let (mut document, problem) = match read(&file) {
             Ok(document) => (document, None),
@@ -46,7 +45,7 @@ impl Learned {
     }
 
     /// A run was ready for the first time. Counts once a run.
-    pub fn loaded(&mut self, model: &Name, generation: Generation, took: Duration) {
+    pub(super) fn loaded(&mut self, model: &Name, generation: Generation, took: Duration) {
         if self.counted.insert(model.clone(), generation) == Some(generation) {
             return;
         }
@@ -55,7 +54,7 @@ impl Learned {
     }
 
     /// Writes what could not be written before.
-    pub fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         if self.problem.is_some() {
             self.save();
         }
@@ -66,14 +65,12 @@ impl Learned {
     }
 
     /// Why the last write failed, if it did.
-    #[must_use]
-    pub fn problem(&self) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
     /// What a load of this model took the last time.
-    #[must_use]
-    pub fn load_time(&self, model: &Name) -> Option<Duration> {
+    pub(super) fn load_time(&self, model: &Name) -> Option<Duration> {
         self.document
             .load_seconds
             .get(&**model)
@@ -81,13 +78,12 @@ impl Learned {
     }
 
     /// What runs of this kind were seen to take.
-    #[must_use]
-    pub fn footprints(&self, key: &str) -> Option<&learn::Learned> {
+    pub(super) fn footprints(&self, key: &str) -> Option<&learn::Learned> {
         self.document.footprints.get(key)
     }
 
     /// A run has shown what it takes. Written when it is news by more than one percent.
-    pub fn shown(&mut self, key: &str, seen: learn::Learned) {
+    pub(super) fn shown(&mut self, key: &str, seen: learn::Learned) {
         let before = self.document.footprints.get(key).copied();
         self.document.footprints.observe(key, seen);
         let after = self.document.footprints.get(key).copied();

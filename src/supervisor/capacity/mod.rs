@@ -30,7 +30,7 @@ use peers::Judge;
 pub(crate) use peers::PeerAnswers;
 pub(crate) use plan::Plan;
 use power::PowerState;
-pub use prepare::missing;
+pub(crate) use prepare::missing;
 pub(crate) use prepare::prepare;
 pub(crate) use step::Step;
 pub(crate) use upkeep::ReadyRun;
@@ -80,7 +80,7 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     /// Reads what was learned; why it could not be, if it could not. `binary`: ours, on every machine.
-    pub fn open(
+    pub(super) fn open(
         host: &Arc<dyn Host>,
         registry: &Registry,
         binary: &Path,
@@ -107,36 +107,36 @@ impl Capacity {
     }
 
     /// Where MLX runs on this machine.
-    pub fn platform(&self) -> Platform {
+    pub(super) fn platform(&self) -> Platform {
         Platform::of(&self.host.memory().unwrap_or_default())
     }
 
     /// The registry in force has this entry.
-    pub fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, platform: Platform) {
+    pub(super) fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, platform: Platform) {
         let name = Name::from(model.name.as_str());
         let demand = self.demands.entry(name).or_insert_with(|| Demand::new(model.clone()));
         demand.follow(model.clone(), registry, platform, &self.learned);
     }
 
     /// A model is gone from the registry, and its last run as well.
-    pub fn forget_model(&mut self, model: &Name) {
+    pub(super) fn forget_model(&mut self, model: &Name) {
         self.demands.remove(model);
     }
 
     /// What a model asks for.
-    pub fn demand(&self, model: &Name) -> Option<&Demand> {
+    pub(super) fn demand(&self, model: &Name) -> Option<&Demand> {
         self.demands.get(model)
     }
 
     /// The start of the live run, which was forced, was so much over what there was.
-    pub fn recall_overdraft(&mut self, model: &Name, overdraft: Option<Bytes>) {
+    pub(super) fn recall_overdraft(&mut self, model: &Name, overdraft: Option<Bytes>) {
         if let Some(demand) = self.demands.get_mut(model) {
             demand.overdraft = overdraft;
         }
     }
 
     /// Admission, as [`Fleet::step`] asks it. `live`: what the live runs take now, by model.
-    pub fn gatekeeper<'a>(
+    pub(super) fn gatekeeper<'a>(
         &'a mut self,
         registry: &'a Registry,
         live: &'a dyn Fn() -> BTreeMap<String, Footprint>,
@@ -153,33 +153,33 @@ impl Capacity {
     }
 
     /// Whether a start was refused for nothing but what is available at the moment, since this was last asked.
-    pub fn take_short_now(&mut self) -> bool {
+    pub(super) fn take_short_now(&mut self) -> bool {
         std::mem::take(&mut self.short_now)
     }
 
     /// What keeps a model from being started. `running`: the programs that run now, of those that the models yield to.
-    pub fn held_back(&self, model: &Model, running: &[String]) -> Option<HeldBack> {
+    pub(super) fn held_back(&self, model: &Model, running: &[String]) -> Option<HeldBack> {
         let holds = Holds { policy: &self.policy, power: &self.power, panics: &self.panics };
         holds.on(&model.name, model.start, running)
     }
 
     /// Programs that the models yielded to a moment ago.
-    pub fn yielding_to(&self) -> &[String] {
+    pub(super) fn yielding_to(&self) -> &[String] {
         self.policy.yielding_to()
     }
 
     /// What is in force while a program runs that the models yield to.
-    pub fn giving_way(&self) -> &GivingWay {
+    pub(super) fn giving_way(&self) -> &GivingWay {
         &self.giving_way
     }
 
     /// The pace of all backends, for whoever talks to a launcher.
-    pub fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
+    pub(super) fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
         self.giving_way.follow_pace()
     }
 
     /// Always-on models that wait for their files, and whose files have come.
-    pub fn files_came(&self, fleet: &Fleet) -> Vec<Event> {
+    pub(super) fn files_came(&self, fleet: &Fleet) -> Vec<Event> {
         let waits = fleet.models().iter().filter(|managed| managed.state.waits_for_files());
         let came = |name: &Name| self.demand(name).is_some_and(|demand| present(&demand.model).is_ok());
         waits.map(|managed| managed.name.clone()).filter(came).map(Event::Retry).collect()
@@ -189,7 +189,7 @@ impl Capacity {
 /// What was learned.
 impl Capacity {
     /// Learns how long loads take.
-    pub fn loaded(&mut self, managed: &Managed) {
+    pub(super) fn loaded(&mut self, managed: &Managed) {
         if let State::Ready { run, since } = &managed.state
             && !run.adopted
         {
@@ -198,17 +198,17 @@ impl Capacity {
     }
 
     /// What a load of this model took the last time.
-    pub fn load_time(&self, model: &Name) -> Option<Duration> {
+    pub(super) fn load_time(&self, model: &Name) -> Option<Duration> {
         self.learned.load_time(model)
     }
 
     /// Writes what could not be written before.
-    pub fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         self.learned.try_again();
     }
 
     /// Why what was learned was not written, if it was not.
-    pub fn problem(&self) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.learned.problem()
     }
 }
@@ -217,7 +217,7 @@ impl Capacity {
 impl Capacity {
     /// When to look again: with the health checks of ready models (a look costs some 0.1 ms). `None`: nothing runs,
     /// and nothing has to be undone.
-    pub fn next_look(&self, fleet: &Fleet) -> Option<Moment> {
+    pub(super) fn next_look(&self, fleet: &Fleet) -> Option<Moment> {
         let mut models = fleet.models().iter();
         let ready = models.any(|model| matches!(model.state, State::Ready { .. }));
         let undone = ready || !self.policy.yielding_to().is_empty();
@@ -225,7 +225,7 @@ impl Capacity {
     }
 
     /// Looks at memory and decides. `programs`: those that run now, of those that the models yield to.
-    pub fn look(&mut self, now: Moment, runs: &[ReadyRun], programs: &[String]) -> Vec<Step> {
+    pub(super) fn look(&mut self, now: Moment, runs: &[ReadyRun], programs: &[String]) -> Vec<Step> {
         // Of all models: one that becomes ready before the next look has its interval kept as well.
         let interval = self.demands.values().map(|demand| demand.model.health.interval).min();
         self.look_due = now.after(interval.map_or(Duration::ZERO, beat::wait));
@@ -249,14 +249,14 @@ impl Capacity {
     }
 
     /// Another registry is in force.
-    pub fn follow_rules(&mut self, registry: &Registry, fleet: &Fleet) -> Vec<Step> {
+    pub(super) fn follow_rules(&mut self, registry: &Registry, fleet: &Fleet) -> Vec<Step> {
         self.policy.set(registry.pressure.clone());
         let begins = self.power.set_rules(registry.power);
         begins.map(|(choice, text)| power_steps(choice, text, fleet)).unwrap_or_default()
     }
 
     /// Takes in where the power comes from.
-    pub fn powered(&mut self, power: Power, fleet: &Fleet) -> Vec<Step> {
+    pub(super) fn powered(&mut self, power: Power, fleet: &Fleet) -> Vec<Step> {
         let begins = self.power.seen(power);
         begins.map(|(choice, text)| power_steps(choice, text, fleet)).unwrap_or_default()
     }
@@ -266,7 +266,12 @@ impl Capacity {
 impl Capacity {
     /// Asks the other machines of a model's cluster for room. The answers come as [`News::Peers`]; or at once, why they
     /// cannot be asked.
-    pub fn ask_peers(&self, registry: &Registry, model: &Name, generation: Generation) -> Option<Event> {
+    pub(super) fn ask_peers(
+        &self,
+        registry: &Registry,
+        model: &Name,
+        generation: Generation,
+    ) -> Option<Event> {
         let asked = self.demand(model)?.model.clone();
         let report = self.report.clone();
         let report = move |answers| report(News::Peers(Box::new(answers)));
@@ -277,7 +282,7 @@ impl Capacity {
     }
 
     /// Judges what they say. `ranks`: those of a model's live run.
-    pub fn judge_peers(
+    pub(super) fn judge_peers(
         &self,
         registry: &Registry,
         fleet: &Fleet,
@@ -288,7 +293,7 @@ impl Capacity {
     }
 
     /// Looks whether this boot began with a kernel panic.
-    pub fn look_for_panics(&mut self, registry: &Registry) -> Vec<Note> {
+    pub(super) fn look_for_panics(&mut self, registry: &Registry) -> Vec<Note> {
         self.panics = Panics::look(&*self.host, &registry.paths.state);
         let note = |name: &String| {
             let text =
@@ -300,7 +305,7 @@ impl Capacity {
     }
 
     /// A model is started by force: whoever did that to a manual one has answered for the panics so far.
-    pub fn accept_panics(&mut self, registry: &Registry, model: &Name) -> Option<Note> {
+    pub(super) fn accept_panics(&mut self, registry: &Registry, model: &Name) -> Option<Note> {
         let manual = self.demand(model).is_some_and(|demand| demand.model.start == Start::Manual);
         let accepted = manual && self.panics.accept(&registry.paths.state);
         let text = "started by force after a kernel panic: manual models may start again";

@@ -15,7 +15,7 @@ pub(super) struct Panics(Vec<String>);
 
 impl Panics {
     /// Looks whether this boot began with a panic.
-    pub fn look(host: &dyn Host, state: &Path) -> Self {
+    pub(super) fn look(host: &dyn Host, state: &Path) -> Self {
         let mut found = match panics::fresh(host) {
             Ok(found) => found,
             Err(error) => {
@@ -29,18 +29,18 @@ impl Panics {
     }
 
     /// The names of the reports.
-    pub fn reports(&self) -> &[String] {
+    pub(super) fn reports(&self) -> &[String] {
         &self.0
     }
 
     /// Why no model of this kind may start; `None`: it may.
-    pub fn refuses(&self, start: Start) -> Option<String> {
+    pub(super) fn refuses(&self, start: Start) -> Option<String> {
         let last = self.0.last().filter(|_| start == Start::Manual)?;
         Some(format!("this machine has come up from a kernel panic ({last})"))
     }
 
     /// Somebody has answered for the panics so far. Whether there were any.
-    pub fn accept(&mut self, state: &Path) -> bool {
+    pub(super) fn accept(&mut self, state: &Path) -> bool {
         if self.0.is_empty() {
             return false;
         }

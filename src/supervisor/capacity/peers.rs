@@ -56,7 +56,7 @@ pub(super) struct Judge<'a> {
 
 impl Judge<'_> {
     /// The start goes on, or is refused with the terms of those that are short; `None`: it does not wait for them any more.
-    pub fn judge(&self, peers: PeerAnswers) -> Option<Event> {
+    pub(super) fn judge(&self, peers: PeerAnswers) -> Option<Event> {
         let PeerAnswers { name, generation, model, answers } = peers;
         let managed = self.fleet.get(&name)?;
         let waits =

@@ -33,7 +33,7 @@ pub(crate) struct Files {
 
 impl Files {
     /// Looks at them.
-    pub fn look(&mut self, model: &Model, profiles: &Profiles) {
+    pub(crate) fn look(&mut self, model: &Model, profiles: &Profiles) {
         let folder = weights::folder(&model.source);
         let seen = folder.map(|folder| {
             let changed = fs_err::metadata(&folder).and_then(|found| found.modified()).ok();
@@ -61,7 +61,7 @@ impl Files {
     }
 
     /// Bytes of the weights, as far as they are known.
-    pub fn weights(&self) -> Option<Bytes> {
+    pub(crate) fn weights(&self) -> Option<Bytes> {
         match &self.read {
             Some(Ok((ModelFiles::Read(files), _))) => Some(files.weights.bytes),
             _ => None,
@@ -118,7 +118,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// As the launcher and the server are told.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             cache: Some(self.bounds.cache_limit),
             prompt_cache: Some(self.bounds.kv_limit),

@@ -32,7 +32,7 @@ impl Drop for PowerState {
 
 impl PowerState {
     /// Looks for as long as the rules want it, and reports what it saw, for [`PowerState::seen`].
-    pub fn watch(host: &Arc<dyn Host>, rules: Rules, report: Report) -> Self {
+    pub(super) fn watch(host: &Arc<dyn Host>, rules: Rules, report: Report) -> Self {
         let (rules, changed) = watch::channel(rules);
         let task = tokio::spawn(look(host.clone(), changed, report)).abort_handle();
         Self { rules, seen: Power::default(), choice: PowerChoice::Serve, task }
@@ -40,14 +40,14 @@ impl PowerState {
 
     /// The registry was reloaded. Returns what [`PowerState::seen`] does: without rules nothing is looked at any more, so
     /// nothing is in force.
-    pub fn set_rules(&mut self, rules: Rules) -> Option<(PowerChoice, String)> {
+    pub(super) fn set_rules(&mut self, rules: Rules) -> Option<(PowerChoice, String)> {
         self.rules.send_if_modified(|now| std::mem::replace(now, rules) != rules);
         if rules == Rules::default() { self.seen(self.seen) } else { None }
     }
 
     /// Takes in what was seen. Returns what is in force from now on, if that changed, with a sentence about it. Told once, so
     /// that a start by force holds.
-    pub fn seen(&mut self, power: Power) -> Option<(PowerChoice, String)> {
+    pub(super) fn seen(&mut self, power: Power) -> Option<(PowerChoice, String)> {
         self.seen = power;
         let (choice, why) = judge(*self.rules.borrow(), power);
         if choice == std::mem::replace(&mut self.choice, choice) {
@@ -62,7 +62,7 @@ impl PowerState {
     }
 
     /// Why no model of this kind may start; `None`: it may.
-    pub fn refuses(&self, start: Start) -> Option<&'static str> {
+    pub(super) fn refuses(&self, start: Start) -> Option<&'static str> {
         let (choice, why) = judge(*self.rules.borrow(), self.seen);
         (start == Start::Manual && choice >= PowerChoice::RefuseManual).then_some(why)
     }

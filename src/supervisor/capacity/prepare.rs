@@ -45,8 +45,7 @@ pub(crate) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Fa
 }
 
 /// What a start of this model would not find, and what to do about it.
-#[must_use]
-pub fn missing(registry: &Registry, model: &Model) -> Option<HeldBack> {
+pub(crate) fn missing(registry: &Registry, model: &Model) -> Option<HeldBack> {
     let Failure { text, hint, .. } = prepare(registry, model).err()?;
     Some(HeldBack { reason: text, hint: hint.unwrap_or_default() })
 }

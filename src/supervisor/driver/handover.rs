@@ -21,24 +21,24 @@ enum Held {
 
 impl Handover {
     /// Waits for what is in flight until `limit`.
-    pub fn new(limit: Moment, hold: Option<Hold>) -> Self {
+    pub(super) fn new(limit: Moment, hold: Option<Hold>) -> Self {
         Self { limit, held: hold.map_or(Held::No, Held::Later) }
     }
 
     /// Asked for once more.
-    pub fn again(&mut self, hold: Option<Hold>) {
+    pub(super) fn again(&mut self, hold: Option<Hold>) {
         if let Some(hold) = hold {
             self.held = Held::Later(hold);
         }
     }
 
     /// It leaves now, whatever is in flight.
-    pub fn now(&mut self, now: Moment) {
+    pub(super) fn now(&mut self, now: Moment) {
         *self = Self { limit: now, held: Held::No };
     }
 
     /// Whether everything that was waited for is done, or the time is up.
-    pub fn is_over(&mut self, now: Moment, done: bool) -> bool {
+    pub(super) fn is_over(&mut self, now: Moment, done: bool) -> bool {
         if !done && now < self.limit {
             return false;
         }

@@ -73,7 +73,7 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Gates are opened; nothing is started yet.
-    pub fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         let Parts { host, registry, fleet, runs, capacity, answers, records, inbox } = parts;
         let slept = host.now().since(host.awake());
         let mut driver = Self {
@@ -98,7 +98,7 @@ impl Driver {
     }
 
     /// Takes over what is there, and starts what shall be.
-    pub fn boot(&mut self, found: Found) {
+    pub(super) fn boot(&mut self, found: Found) {
         let up = concat!("supervisor ", env!("CARGO_PKG_VERSION"), " is up");
         self.note([Note::new("up", up)]);
         let panics = self.capacity.look_for_panics(&self.registry);
@@ -111,14 +111,14 @@ impl Driver {
     }
 
     /// How long nothing is due, up to `longest`.
-    pub fn idle_for(&self, longest: Duration) -> Duration {
+    pub(super) fn idle_for(&self, longest: Duration) -> Duration {
         let due = self.fleet.deadline().into_iter().chain(self.capacity.next_look(&self.fleet));
         let due = due.fold(self.house_due, Moment::min);
         self.patience(due.since(self.host.now()).min(longest))
     }
 
     /// Time has passed; nothing to do is the usual case and costs nothing.
-    pub fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         let now = self.host.now();
         if self.fleet.deadline().is_some_and(|due| due <= now) {
             self.handle(Event::Tick);
@@ -129,13 +129,13 @@ impl Driver {
     }
 
     /// The end of a turn, whatever it was about.
-    pub fn end_turn(&mut self) {
+    pub(super) fn end_turn(&mut self) {
         self.keep_house();
         self.settle();
     }
 
     /// Takes one input in.
-    pub fn take(&mut self, input: Input) {
+    pub(super) fn take(&mut self, input: Input) {
         match input {
             Input::Runs(runs::News::Event(event)) => {
                 if matches!(event, Event::Of { signed: Signed::Answered, .. }) {
@@ -171,13 +171,13 @@ impl Driver {
     }
 
     /// What a gate reports.
-    pub fn heard(&mut self, model: &str, report: Report) {
+    pub(super) fn heard(&mut self, model: &str, report: Report) {
         let note = self.runs.slot_mut(model).and_then(|slot| slot.heard(report));
         self.note(note);
     }
 
     /// What the router reports.
-    pub fn heard_router(&mut self, listening: Listening) {
+    pub(super) fn heard_router(&mut self, listening: Listening) {
         let note = self.runs.heard_router(listening);
         self.note(note);
     }
@@ -271,7 +271,7 @@ impl Driver {
     }
 
     /// Writes into the history.
-    pub fn note(&mut self, notes: impl IntoIterator<Item = Note>) {
+    pub(super) fn note(&mut self, notes: impl IntoIterator<Item = Note>) {
         notes.into_iter().for_each(|note| self.records.note(note));
     }
 

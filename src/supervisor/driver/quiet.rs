@@ -16,12 +16,12 @@ pub(super) struct Quiet {
 
 impl Quiet {
     /// Something happened that takes code or memory which idling does not.
-    pub fn stir(&mut self, now: Moment) {
+    pub(super) fn stir(&mut self, now: Moment) {
         self.stirred = Some(now);
     }
 
     /// Whether it is time to give memory back: once after each stir.
-    pub fn comes(&mut self, now: Moment) -> bool {
+    pub(super) fn comes(&mut self, now: Moment) -> bool {
         let quiet = self.stirred.is_some_and(|last| now.since(last) >= QUIET);
         if quiet {
             self.stirred = None;

@@ -19,7 +19,6 @@ const SCHEMA: u32 = 1;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     schema: u32,
-    /// On which boot.
     boot_id: String,
     /// Restarts after a failure.
     pub restarts: u32,
@@ -47,7 +46,7 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// What is to be kept of a model now. `counts` include what earlier supervisors counted.
-    pub fn of(
+    pub(crate) fn of(
         managed: &Managed,
         overdraft: Option<Bytes>,
         lent: Option<Lent>,
@@ -71,24 +70,23 @@ impl Checkpoint {
     }
 
     /// Whether a person would miss the difference at once; counters can wait.
-    pub fn differs_in_life(&self, other: &Self) -> bool {
+    pub(crate) fn differs_in_life(&self, other: &Self) -> bool {
         let life = |one: &Self| (one.restarts, one.by_hand, one.up_late, one.forced, one.lent);
         life(self) != life(other)
     }
 
     /// What an earlier supervisor of this boot left; nothing otherwise. A damaged file is set aside.
-    pub fn read(run: &Path, model: &str, boot_id: &str) -> Self {
+    pub(crate) fn read(run: &Path, model: &str, boot_id: &str) -> Self {
         let kept = record::read::<Self>(&file(run, model)).ok().flatten();
         kept.filter(|kept| kept.schema == SCHEMA && kept.boot_id == boot_id).unwrap_or_default()
     }
 
     /// Writes it. Not synced: it is of this boot.
-    pub fn write(&self, run: &Path, model: &str) -> io::Result<()> {
+    pub(crate) fn write(&self, run: &Path, model: &str) -> io::Result<()> {
         record::replace(&file(run, model), self)
     }
 }
 
-/// Its file.
 pub(crate) fn file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.kept.json"))
 }

@@ -24,31 +24,31 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub fn new(boot_id: &str) -> Self {
+    pub(super) fn new(boot_id: &str) -> Self {
         Self { boot_id: boot_id.to_owned(), models: HashMap::new(), problem: None }
     }
 
-    pub fn boot_id(&self) -> &str {
+    pub(super) fn boot_id(&self) -> &str {
         &self.boot_id
     }
 
-    pub fn problem(&self) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    pub fn recall(&mut self, run: &Path, model: &Name) -> &Checkpoint {
+    pub(super) fn recall(&mut self, run: &Path, model: &Name) -> &Checkpoint {
         let found = Checkpoint::read(run, model, &self.boot_id);
         let pair = self.models.entry(model.clone()).or_default();
         *pair = Pair { before: found.clone(), saved: found };
         &pair.before
     }
 
-    pub fn before(&self, model: &Name) -> Option<&Checkpoint> {
+    pub(super) fn before(&self, model: &Name) -> Option<&Checkpoint> {
         self.models.get(model).map(|pair| &pair.before)
     }
 
     /// Writes those that differ: in a model's life, or with `counters` in anything.
-    pub fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
+    pub(super) fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
         let mut problem = None;
         let mut tried = false;
         for (model, now) in now {
@@ -68,7 +68,7 @@ impl Checkpoints {
         }
     }
 
-    pub fn forget(&mut self, model: &Name) {
+    pub(super) fn forget(&mut self, model: &Name) {
         self.models.remove(model);
     }
 }

@@ -37,7 +37,6 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the history in `state`, going on from its last number. What cannot be read is said, not fatal.
-    #[must_use]
     pub fn open(state: &Path) -> Self {
         let file = state.join("events.jsonl");
         let mut journal = Self {
@@ -148,7 +147,6 @@ impl Journal {
     }
 
     /// Of those at hand: the first `limit` after number `after`, or the newest `limit`. Oldest first.
-    #[must_use]
     pub fn after(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
         match after {
             Some(seq) => self.recent.iter().filter(|record| record.seq > seq).take(limit).cloned().collect(),
@@ -157,7 +155,6 @@ impl Journal {
     }
 
     /// Why the last event was not written, if it was not.
-    #[must_use]
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }

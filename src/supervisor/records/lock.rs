@@ -15,10 +15,7 @@ pub(crate) struct Lock(File);
 impl Lock {
     /// Takes the lock, waiting for the exec steps that a dead holder left: what they start is on record when they let
     /// go. See [`try_take`].
-    ///
-    /// # Errors
-    /// [`LockError`].
-    pub fn take(run: &Path) -> Result<Self, LockError> {
+    pub(crate) fn take(run: &Path) -> Result<Self, LockError> {
         let began = Instant::now();
         loop {
             match try_take(run) {
@@ -34,7 +31,7 @@ impl Lock {
     ///
     /// # Errors
     /// The system has no descriptors left.
-    pub fn share(&self) -> io::Result<File> {
+    pub(crate) fn share(&self) -> io::Result<File> {
         self.0.try_clone()
     }
 }
@@ -58,9 +55,6 @@ fn lives(holder: &str) -> bool {
 
 /// Takes the lock and writes into the file who has it. `flock`, not `fcntl`: a POSIX lock is lost as soon as any
 /// descriptor of the file is closed (fcntl(2)).
-///
-/// # Errors
-/// [`LockError`].
 fn try_take(run: &Path) -> Result<Lock, LockError> {
     let mut file = std::fs::OpenOptions::new()
         .create(true)

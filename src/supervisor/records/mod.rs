@@ -20,7 +20,7 @@ pub(crate) use checkpoint::Checkpoint;
 use checkpoints::Checkpoints;
 pub use journal::Journal;
 pub(crate) use lock::Lock;
-pub use lock::LockError;
+pub(crate) use lock::LockError;
 pub(crate) use logs::{rotate_own, trim};
 pub(crate) use paths::{keys_file, log_file, written};
 
@@ -40,17 +40,16 @@ pub(crate) struct Note {
 
 impl Note {
     /// Of the supervisor itself. `kind`: one word; `text`: one sentence.
-    pub fn new(kind: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn new(kind: &'static str, text: impl Into<String>) -> Self {
         Self { model: None, kind, text: text.into(), hint: None }
     }
 
-    /// Of a model.
-    pub fn of(model: &Name, kind: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn of(model: &Name, kind: &'static str, text: impl Into<String>) -> Self {
         Self { model: Some(model.clone()), ..Self::new(kind, text) }
     }
 
     /// What to do about it.
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 }
@@ -70,7 +69,7 @@ pub(crate) struct Records {
 
 impl Records {
     /// Goes on with the history in `state`. `boot_id`: of this boot.
-    pub fn open(state: &Path, boot_id: &str, lock: Lock) -> Self {
+    pub(super) fn open(state: &Path, boot_id: &str, lock: Lock) -> Self {
         Self {
             journal: Journal::open(state),
             noted: BTreeMap::new(),
@@ -82,7 +81,7 @@ impl Records {
     }
 
     /// Writes into the history, the log, and to those who follow.
-    pub fn note(&mut self, note: Note) {
+    pub(super) fn note(&mut self, note: Note) {
         let Note { model, kind, text, hint } = note;
         let model = model.as_deref();
         tracing::info!(model, kind, "{text}");
@@ -94,59 +93,59 @@ impl Records {
     }
 
     /// What was noted since this was last asked.
-    pub fn fresh(&mut self) -> Vec<EventRecord> {
+    pub(super) fn fresh(&mut self) -> Vec<EventRecord> {
         std::mem::take(&mut self.fresh)
     }
 
     /// Sends every event from now on.
-    pub fn follow(&mut self, follower: mpsc::Sender<EventRecord>) {
+    pub(super) fn follow(&mut self, follower: mpsc::Sender<EventRecord>) {
         // Those that left are noticed at the next event, which may be far away.
         self.followers.retain(|follower| !follower.is_closed());
         self.followers.push(follower);
     }
 
     /// See [`Journal::after`].
-    pub fn after(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
+    pub(super) fn after(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
         self.journal.after(after, limit)
     }
 
     /// How often each kind of event was noted, by model.
-    pub fn noted(&self) -> &Noted {
+    pub(super) fn noted(&self) -> &Noted {
         &self.noted
     }
 
     /// Writes events that could not be written before.
-    pub fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         self.journal.try_again();
     }
 
     /// Why the last event was not written, if it was not.
-    pub fn journal_problem(&self) -> Option<&str> {
+    pub(super) fn journal_problem(&self) -> Option<&str> {
         self.journal.problem()
     }
 
     /// Why a checkpoint was not written, if one was not.
-    pub fn checkpoint_problem(&self) -> Option<&str> {
+    pub(super) fn checkpoint_problem(&self) -> Option<&str> {
         self.checkpoints.problem()
     }
 
     /// Of which boot checkpoints are.
-    pub fn boot_id(&self) -> &str {
+    pub(super) fn boot_id(&self) -> &str {
         self.checkpoints.boot_id()
     }
 
     /// What an earlier supervisor of this boot knew of a model.
-    pub fn recall(&mut self, run: &Path, model: &Name) -> &Checkpoint {
+    pub(super) fn recall(&mut self, run: &Path, model: &Name) -> &Checkpoint {
         self.checkpoints.recall(run, model)
     }
 
     /// As it was recalled.
-    pub fn before(&self, model: &Name) -> Option<&Checkpoint> {
+    pub(super) fn before(&self, model: &Name) -> Option<&Checkpoint> {
         self.checkpoints.before(model)
     }
 
     /// What was counted in this boot: by earlier supervisors, and by this one.
-    pub fn since_boot(&self, model: &Name, counts: Counts) -> Counts {
+    pub(super) fn since_boot(&self, model: &Name, counts: Counts) -> Counts {
         match self.checkpoints.before(model) {
             Some(before) => counts.after(&before.counts),
             None => counts,
@@ -154,12 +153,12 @@ impl Records {
     }
 
     /// Writes what has changed in the models' lives; with `counters`, also what was only counted.
-    pub fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
+    pub(super) fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
         self.checkpoints.save(run, now, counters);
     }
 
     /// Removes all files of a model that is no longer in the registry.
-    pub fn forget_model(&mut self, run: &Path, model: &Name) {
+    pub(super) fn forget_model(&mut self, run: &Path, model: &Name) {
         self.checkpoints.forget(model);
         let forgotten =
             record::forget_model(run, model).and_then(|()| record::remove(&checkpoint::file(run, model)));
@@ -172,7 +171,7 @@ impl Records {
     ///
     /// # Errors
     /// The system has no descriptors left.
-    pub fn share_lock(&self) -> io::Result<File> {
+    pub(super) fn share_lock(&self) -> io::Result<File> {
         self.lock.share()
     }
 }

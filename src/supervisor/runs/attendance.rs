@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 
 use super::exits::{self, LastWords};
 use super::news::News;
-use super::slot::Tools;
+use super::tools::Tools;
 use crate::api::paths::link_path;
 use crate::backend::link::Request;
 use crate::backend::logs;
@@ -67,7 +67,7 @@ pub(super) struct Watched<'a> {
 
 impl Watched<'_> {
     /// Starts what watches it: also one that was adopted.
-    pub fn attend(self, tools: &Tools) -> RunTasks {
+    pub(super) fn attend(self, tools: &Tools) -> RunTasks {
         let Tools { host, report, pace, .. } = tools;
         let Watched { name, identity, spec, log_start, health, traffic, run, logs } = self;
         let generation = Generation(spec.generation);
@@ -122,7 +122,7 @@ impl Watched<'_> {
 
 impl RunTasks {
     /// Asks the launcher for something; nobody waits for its answer.
-    pub fn ask(&self, request: Request) {
+    pub(super) fn ask(&self, request: Request) {
         let (reply, _) = oneshot::channel();
         // A full queue means that it is asked already.
         let _ = self.questions.try_send((request, reply));

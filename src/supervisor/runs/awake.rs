@@ -27,14 +27,14 @@ pub(super) struct Followed(AbortHandle);
 
 impl Awake {
     /// Nothing is held off before a gate is busy.
-    pub fn new(host: Arc<dyn Host>) -> Self {
+    pub(super) fn new(host: Arc<dyn Host>) -> Self {
         let busy = watch::Sender::new(0);
         let task = tokio::spawn(hold(host, busy.subscribe())).abort_handle();
         Self { busy, task }
     }
 
     /// Follows a gate.
-    pub fn follow(&self, traffic: Arc<Traffic>) -> Followed {
+    pub(super) fn follow(&self, traffic: Arc<Traffic>) -> Followed {
         let busy = self.busy.clone();
         let follow = async move {
             loop {

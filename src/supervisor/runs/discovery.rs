@@ -32,18 +32,18 @@ pub(crate) enum Candidate {
 
 impl Found {
     /// What could not be read, and what became of it.
-    pub fn problems(&self) -> &[String] {
+    pub(crate) fn problems(&self) -> &[String] {
         &self.problems
     }
 
     /// The last generation of a model that files told of.
-    pub fn last_generation(&self, model: &str) -> Generation {
+    pub(crate) fn last_generation(&self, model: &str) -> Generation {
         let of_model = self.last.iter().filter(|(name, _)| **name == *model);
         of_model.map(|(_, last)| *last).max().unwrap_or_default()
     }
 
     /// All processes that are ours, those with a record first.
-    pub fn candidates(self, run: &Path, host: &dyn Host) -> Vec<Candidate> {
+    pub(crate) fn candidates(self, run: &Path, host: &dyn Host) -> Vec<Candidate> {
         let marked = host.find_by_argument(&run.to_string_lossy()).into_iter();
         let ours = marked.filter_map(|marked| Some((serves(&marked.arguments, run)?, marked))).collect();
         let recorded: Vec<_> = self.alive.iter().map(|record| record.identity).collect();

@@ -32,7 +32,7 @@ pub(super) struct Door {
 
 impl Door {
     /// Opens it; nothing is behind it yet.
-    pub fn open(
+    pub(super) fn open(
         registry: &Registry,
         model: &Model,
         demand: Option<&Demand>,
@@ -45,27 +45,27 @@ impl Door {
         Self { gate, followed, availability, addresses: Vec::new(), problem: None }
     }
 
-    pub fn gate(&self) -> &Gate {
+    pub(super) fn gate(&self) -> &Gate {
         &self.gate
     }
 
     /// Where it listens.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
     /// What it waits for.
-    pub fn problem(&self) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
     /// The registry has this entry now.
-    pub fn follow(&self, registry: &Registry, model: &Model, demand: Option<&Demand>) {
+    pub(super) fn follow(&self, registry: &Registry, model: &Model, demand: Option<&Demand>) {
         self.gate.reconfigure(gate_config(registry, model, demand));
     }
 
     /// Where the gate says that it listens, and what it waits for.
-    pub fn listens(
+    pub(super) fn listens(
         &mut self,
         name: &Name,
         addresses: Vec<SocketAddr>,
@@ -88,7 +88,7 @@ impl Door {
     }
 
     /// Tells the gate what it may do now. `instead`: what is said of a model that is ready while nothing new is begun.
-    pub fn publish(&self, seen: &Seen<'_>, instead: Option<&Availability>) {
+    pub(super) fn publish(&self, seen: &Seen<'_>, instead: Option<&Availability>) {
         let wanted = match seen.availability() {
             Availability::Ready(upstream) => instead.cloned().unwrap_or(Availability::Ready(upstream)),
             other => other,
@@ -101,11 +101,11 @@ impl Door {
     }
 
     /// Whoever waits is told to come back.
-    pub fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.availability.send_replace(Availability::Draining);
     }
 
-    pub fn close(self) -> impl Future<Output = ()> {
+    pub(super) fn close(self) -> impl Future<Output = ()> {
         self.gate.close()
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct LastWords {
 impl LastWords {
     /// The run is gone when its whole process group is: what the leader left behind is killed, since nobody
     /// would ever stop it.
-    pub async fn wait(self, exit: ExitWatch) -> Signed {
+    pub(super) async fn wait(self, exit: ExitWatch) -> Signed {
         let exit = exit.await;
         while self.host.group_alive(self.identity) {
             if let Err(error) = self.host.signal(self.identity, Signal::Kill) {

@@ -25,7 +25,7 @@ pub(crate) fn policy(host: &dyn Host, model: &Model) -> Policy {
 
 impl Slot {
     /// Until when its hours have it sleep.
-    pub fn look_at_hours(&mut self, host: &dyn Host) -> Option<TimeOfDay> {
+    pub(crate) fn look_at_hours(&mut self, host: &dyn Host) -> Option<TimeOfDay> {
         let sleeps = asleep(host, self.model());
         let now = host.now();
         self.opens = opens(self.opens, sleeps.map(|(_, left)| now.after(left)));

@@ -20,12 +20,12 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// The time that a person gave it, if one did.
-    pub fn lent(&self) -> Option<Lent> {
+    pub(crate) fn lent(&self) -> Option<Lent> {
         self.lent
     }
 
     /// When it was last of use.
-    pub fn last(&self) -> Option<Moment> {
+    pub(crate) fn last(&self) -> Option<Moment> {
         self.last
     }
 

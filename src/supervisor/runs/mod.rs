@@ -16,6 +16,7 @@ mod router;
 mod slot;
 mod spawn;
 mod strays;
+mod tools;
 mod trim;
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,11 +36,11 @@ pub(crate) use discovery::{Found, find};
 use door::Door;
 pub(crate) use hours::policy;
 pub(crate) use news::{News, Report};
-pub use orphans::{Orphans, running};
+pub(crate) use orphans::{Orphans, running};
 use router::Routing;
 pub(crate) use slot::Slot;
-use slot::Tools;
 use strays::Strays;
+use tools::Tools;
 
 use crate::clock::Moment;
 use crate::gate::{self, Availability, Listening};
@@ -74,7 +75,7 @@ pub(crate) struct Runs {
 
 impl Runs {
     /// Nothing runs, and nothing listens. `binary`: ours, which is also the exec step of backends.
-    pub fn new(
+    pub(super) fn new(
         host: &Arc<dyn Host>,
         binary: &Path,
         pace: watch::Receiver<Option<Percent>>,
@@ -91,15 +92,15 @@ impl Runs {
         }
     }
 
-    pub fn slot(&self, model: &str) -> Option<&Slot> {
+    pub(super) fn slot(&self, model: &str) -> Option<&Slot> {
         self.slots.get(model)
     }
 
-    pub fn slot_mut(&mut self, model: &str) -> Option<&mut Slot> {
+    pub(super) fn slot_mut(&mut self, model: &str) -> Option<&mut Slot> {
         self.slots.get_mut(model)
     }
 
-    pub fn slots(&self) -> impl Iterator<Item = (&Name, &Slot)> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = (&Name, &Slot)> {
         self.slots.iter()
     }
 }
@@ -107,7 +108,7 @@ impl Runs {
 /// Gates.
 impl Runs {
     /// The registry in force has this entry: its gate is opened, or made what the entry says.
-    pub fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, demand: Option<&Demand>) {
+    pub(super) fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, demand: Option<&Demand>) {
         let name = Name::from(model.name.as_str());
         if let Some(slot) = self.slots.get_mut(&name) {
             return slot.follow(registry, model.clone(), demand);
@@ -117,34 +118,34 @@ impl Runs {
     }
 
     /// Makes the router what the registry in force says; the gates are there.
-    pub fn follow_router(&mut self, registry: &Registry) -> Option<Note> {
+    pub(super) fn follow_router(&mut self, registry: &Registry) -> Option<Note> {
         let gates = registry.models.iter().filter_map(|model| self.slots.get(&*model.name).map(Slot::gate));
         self.routing.follow(registry, gates)
     }
 
     /// What the router reports.
-    pub fn heard_router(&mut self, listening: Listening) -> Option<Note> {
+    pub(super) fn heard_router(&mut self, listening: Listening) -> Option<Note> {
         self.routing.heard(listening)
     }
 
     /// Why the router does not listen, if it does not.
-    pub fn router_problem(&self) -> Option<&str> {
+    pub(super) fn router_problem(&self) -> Option<&str> {
         self.routing.problem()
     }
 
     /// Answers of the router's own, by HTTP status; `None`: there is no router.
-    pub fn router_codes(&self) -> Option<BTreeMap<u16, u64>> {
+    pub(super) fn router_codes(&self) -> Option<BTreeMap<u16, u64>> {
         self.routing.codes()
     }
 
     /// Whether no model has a request in flight.
-    pub fn quiet(&self) -> bool {
+    pub(super) fn quiet(&self) -> bool {
         self.slots.values().all(|slot| slot.gate().traffic().in_flight() == 0)
     }
 
     /// Tells every gate what follows from its model's state. `load_time`: what earlier loads took; `leaving`: another
     /// supervisor is about to take over.
-    pub fn publish(
+    pub(super) fn publish(
         &mut self,
         fleet: &Fleet,
         load_time: impl Fn(&Name) -> Option<Duration>,
@@ -159,7 +160,7 @@ impl Runs {
     }
 
     /// Closes the gates of models that are no longer in the registry and whose last run is gone. Returns their names.
-    pub fn close_removed(&mut self, fleet: &Fleet) -> Vec<Name> {
+    pub(super) fn close_removed(&mut self, fleet: &Fleet) -> Vec<Name> {
         let gone: Vec<Name> = self.slots.keys().filter(|name| fleet.get(name).is_none()).cloned().collect();
         for name in &gone {
             if let Some(slot) = self.slots.remove(name) {
@@ -170,7 +171,7 @@ impl Runs {
     }
 
     /// Lets go of the front doors: those who wait are told to come back, what is left is ended with a word.
-    pub async fn close(&mut self, fleet: &Fleet, leaving: bool) {
+    pub(super) async fn close(&mut self, fleet: &Fleet, leaving: bool) {
         for managed in fleet.models() {
             if let Some(slot) = self.slots.get(&managed.name) {
                 slot.end(managed.state.generation(), leaving);
@@ -189,7 +190,7 @@ impl Runs {
     ///
     /// # Errors
     /// What is missing, or the system's refusal.
-    pub fn spawn(
+    pub(super) fn spawn(
         &mut self,
         registry: &Registry,
         demand: Option<&Demand>,
@@ -213,14 +214,14 @@ impl Runs {
     }
 
     /// Tells a run's process group.
-    pub fn signal(&self, name: &Name, identity: Identity, signal: Signal) -> Option<Note> {
+    pub(super) fn signal(&self, name: &Name, identity: Identity, signal: Signal) -> Option<Note> {
         let error = self.tools.host.signal(identity, signal).err()?;
         let text = format!("process {} could not be signalled: {error}", identity.pid);
         Some(Note::of(name, "signal_failed", text))
     }
 
     /// Puts all backends on a rung.
-    pub fn prioritise(&mut self, priority: Priority, fleet: &Fleet) -> Vec<Note> {
+    pub(super) fn prioritise(&mut self, priority: Priority, fleet: &Fleet) -> Vec<Note> {
         self.priority = priority;
         let live = fleet.models().iter().filter_map(|model| Some(model.state.run()?.identity));
         live.filter_map(|identity| {
@@ -232,7 +233,7 @@ impl Runs {
     }
 
     /// What these processes, which lead live runs, take now with all that belongs to them.
-    pub fn footprints(&self, live: &[(Name, Identity)]) -> BTreeMap<String, Footprint> {
+    pub(super) fn footprints(&self, live: &[(Name, Identity)]) -> BTreeMap<String, Footprint> {
         live.iter()
             .filter_map(|(name, identity)| {
                 let leader = self.tools.host.footprint(*identity).ok()?;
@@ -243,7 +244,7 @@ impl Runs {
     }
 
     /// Looks at the footprints of all live runs; not at what was looked at just now.
-    pub fn measure(&mut self, now: Moment, fleet: &Fleet) {
+    pub(super) fn measure(&mut self, now: Moment, fleet: &Fleet) {
         for managed in fleet.models() {
             if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name)) {
                 slot.measure(now, run.identity);
@@ -252,42 +253,41 @@ impl Runs {
     }
 
     /// Every run that is ready, as it is now.
-    pub fn ready(&self, now: Moment, fleet: &Fleet) -> Vec<ReadyRun> {
+    pub(super) fn ready(&self, now: Moment, fleet: &Fleet) -> Vec<ReadyRun> {
         let models = fleet.models().iter();
         models.filter_map(|managed| self.slots.get(&managed.name)?.ready(now, managed)).collect()
     }
 
     /// What becomes of each run that is ready, for want of use.
-    pub fn idle_steps(&mut self, now: Moment, fleet: &Fleet) -> Vec<(Name, Decision)> {
+    pub(super) fn idle_steps(&mut self, now: Moment, fleet: &Fleet) -> Vec<(Name, Decision)> {
         let models = fleet.models().iter();
         models.filter_map(|managed| self.slots.get_mut(&managed.name)?.idle_step(now, managed)).collect()
     }
 
     /// Puts logs aside that are large.
-    pub fn rotate_logs(&mut self, registry: &Registry) {
+    pub(super) fn rotate_logs(&mut self, registry: &Registry) {
         for (name, slot) in &mut self.slots {
             slot.rotate_log(registry, self.strays.of(name).is_some());
         }
     }
 
     /// What to do with a process of an earlier supervisor.
-    pub fn claim(&self, candidate: Candidate) -> Claim {
+    pub(super) fn claim(&self, candidate: Candidate) -> Claim {
         let is_running = |name: &Name| self.slots.get(name).map(|slot| slot.run().is_some());
         adoption::claim(candidate, is_running, &*self.tools.host)
     }
 
     /// Ends a process that is ours and of no use. Until it is gone its model is not started.
-    pub fn put_away(&mut self, name: Name, who: Identity) {
+    pub(super) fn put_away(&mut self, name: Name, who: Identity) {
         self.strays.put_away(name, who, &self.tools.host, &self.tools.report);
     }
 
-    /// It is gone.
-    pub fn stray_gone(&mut self, who: Identity) {
+    pub(super) fn stray_gone(&mut self, who: Identity) {
         self.strays.gone(who);
     }
 
     /// Processes that are being put away.
-    pub fn strays(&self) -> impl Iterator<Item = Identity> {
+    pub(super) fn strays(&self) -> impl Iterator<Item = Identity> {
         self.strays.all()
     }
 }

@@ -9,7 +9,7 @@ use crate::lifecycle::{Event, Generation, Name};
 pub(crate) enum News {
     /// From a probe, an exit watch, a drain: for the fleet.
     Event(Event),
-    /// Whether the launcher of a run has opened a new log: for [`super::Runs::log_reopened`].
+    /// Whether the launcher of a run has opened a new log: for [`super::Slot::log_reopened`].
     LogReopened(Name, Generation, bool),
     /// A process that belonged to no run is gone: for [`super::Runs::stray_gone`].
     StrayGone(Name, Identity),

@@ -19,7 +19,7 @@ const KILLED: Duration = Duration::from_secs(20);
 
 /// The backends of an instance without a supervisor. None can start while this is held.
 #[derive(Debug)]
-pub struct Orphans {
+pub(crate) struct Orphans {
     run: PathBuf,
     /// The process of each model.
     pub backends: BTreeMap<String, Identity>,
@@ -31,7 +31,7 @@ impl Orphans {
     ///
     /// # Errors
     /// [`LockError::Held`] by a supervisor, which owns its backends; the system's own.
-    pub fn find(run: &Path, host: &dyn Host) -> Result<Option<Self>, LockError> {
+    pub(crate) fn find(run: &Path, host: &dyn Host) -> Result<Option<Self>, LockError> {
         let lock = match Lock::take(run) {
             // Without the folder nothing was ever started.
             Err(LockError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -53,7 +53,7 @@ impl Orphans {
     ///
     /// # Errors
     /// Why its process group is still there.
-    pub fn end(&mut self, host: &dyn Host, model: &str, term: Duration) -> io::Result<()> {
+    pub(crate) fn end(&mut self, host: &dyn Host, model: &str, term: Duration) -> io::Result<()> {
         let Some(&who) = self.backends.get(model) else { return Ok(()) };
         host.signal(who, Signal::Term)?;
         if !gone(host, who, term) {
@@ -68,8 +68,7 @@ impl Orphans {
 }
 
 /// The runs that live by their records, looked at without a lock and without changing anything: for those who show them.
-#[must_use]
-pub fn running(run: &Path, host: &dyn Host) -> Vec<Record> {
+pub(crate) fn running(run: &Path, host: &dyn Host) -> Vec<Record> {
     let entries = fs_err::read_dir(run).into_iter().flatten().flatten();
     let records = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".live.json"));
     let read = |path: PathBuf| serde_json::from_slice(&fs_err::read(path).ok()?).ok();

@@ -19,12 +19,16 @@ pub(super) struct Routing {
 
 impl Routing {
     /// None yet; `reports` are for [`Routing::heard`].
-    pub fn new(reports: mpsc::UnboundedSender<Listening>) -> Self {
+    pub(super) fn new(reports: mpsc::UnboundedSender<Listening>) -> Self {
         Self { router: None, listening: Listening::default(), reports }
     }
 
     /// Makes the router what the registry in force says. `gates`: of all models.
-    pub fn follow<'a>(&mut self, registry: &Registry, gates: impl Iterator<Item = &'a Gate>) -> Option<Note> {
+    pub(super) fn follow<'a>(
+        &mut self,
+        registry: &Registry,
+        gates: impl Iterator<Item = &'a Gate>,
+    ) -> Option<Note> {
         let wanted = registry.router.map(|port| RouterConfig {
             port,
             network: registry.network.clone(),
@@ -47,7 +51,7 @@ impl Routing {
     }
 
     /// What the router reports.
-    pub fn heard(&mut self, listening: Listening) -> Option<Note> {
+    pub(super) fn heard(&mut self, listening: Listening) -> Option<Note> {
         // The last word of one that was closed meanwhile.
         self.router.as_ref()?;
         let before = std::mem::replace(&mut self.listening, listening.clone());
@@ -64,17 +68,17 @@ impl Routing {
     }
 
     /// Why it does not listen, if it does not.
-    pub fn problem(&self) -> Option<&str> {
+    pub(super) fn problem(&self) -> Option<&str> {
         self.listening.problem.as_deref()
     }
 
     /// Answers of its own, by HTTP status; `None`: there is no router.
-    pub fn codes(&self) -> Option<BTreeMap<u16, u64>> {
+    pub(super) fn codes(&self) -> Option<BTreeMap<u16, u64>> {
         self.router.as_ref().map(Router::codes)
     }
 
     /// Lets go of the address, and gives those who wait a last word.
-    pub fn close(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+    pub(super) fn close(&mut self) -> Option<impl Future<Output = ()> + use<>> {
         self.router.take().map(|router| router.close(LAST_WORDS))
     }
 }

@@ -7,14 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::attendance::{RunTasks, Watched};
 use super::door::{Door, Seen};
 use super::idle::Usage;
 use super::logs::rotate;
-use super::news::{News, Report};
+use super::news::News;
 use super::spawn::{Order, Spawned};
+use super::tools::Tools;
 use super::trim::{forget, trim};
 use crate::api::RankStatus;
 use crate::backend::launcher;
@@ -24,29 +23,18 @@ use crate::backend::probe::Vitals;
 use crate::backend::spec::Record;
 use crate::clock::Moment;
 use crate::gate::{self, Availability, Gate};
-use crate::host::{Footprint, Host, Identity};
+use crate::host::{Footprint, Identity};
 use crate::lifecycle::{Decision, Event, Failure, Generation, Lent, Managed, Name, Signed, State};
 use crate::registry::{Model, Registry};
 use crate::supervisor::capacity::{Demand, ReadyRun};
 use crate::supervisor::records::{Note, log_file, trim as trim_log};
-use crate::units::{Bytes, Percent};
+use crate::units::Bytes;
 
 /// For how long a measurement counts as that of now: whoever asks often does not want to know it more exactly.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What clients are told whose answers are not done when the time is up.
 const CUT: &str = "the supervisor is being replaced; ask again in a moment";
-
-/// What every slot works with.
-#[derive(Clone)]
-pub(super) struct Tools {
-    pub host: Arc<dyn Host>,
-    /// Our own binary, which is also the exec step of backends.
-    pub binary: Arc<Path>,
-    pub report: Report,
-    /// Of all backends.
-    pub pace: watch::Receiver<Option<Percent>>,
-}
 
 /// One model's.
 pub(crate) struct Slot {
@@ -67,56 +55,56 @@ pub(crate) struct Slot {
 
 /// For `status` and others who look.
 impl Slot {
-    pub fn model(&self) -> &Arc<Model> {
+    pub(crate) fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
-    pub fn gate(&self) -> &Gate {
+    pub(crate) fn gate(&self) -> &Gate {
         self.door.gate()
     }
 
     /// Where the gate listens.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
         self.door.addresses()
     }
 
     /// What the gate waits for.
-    pub fn gate_problem(&self) -> Option<&str> {
+    pub(crate) fn gate_problem(&self) -> Option<&str> {
         self.door.problem()
     }
 
     /// How the model is used.
-    pub fn usage(&self) -> &Usage {
+    pub(crate) fn usage(&self) -> &Usage {
         &self.usage
     }
 
     /// What the live run was last seen to take.
-    pub fn sample(&self) -> Option<Footprint> {
+    pub(crate) fn sample(&self) -> Option<Footprint> {
         self.sample.map(|(_, footprint)| footprint)
     }
 
     /// What the probe of the live run sees.
-    pub fn vitals(&self) -> Option<&Vitals> {
+    pub(crate) fn vitals(&self) -> Option<&Vitals> {
         self.run.as_ref().map(|run| &*run.vitals)
     }
 
     /// The repository that the live run serves.
-    pub fn running_repo(&self) -> Option<&str> {
+    pub(crate) fn running_repo(&self) -> Option<&str> {
         self.run.as_ref().map(|run| run.spec.repo.as_str()).filter(|repo| !repo.is_empty())
     }
 
     /// How the live run differs from the registry in force, if it does.
-    pub fn outdated(&self) -> Option<&str> {
+    pub(crate) fn outdated(&self) -> Option<&str> {
         self.run.as_ref()?.outdated.as_deref()
     }
 
     /// The ranks of the live run.
-    pub fn ranks(&self) -> Vec<RankStatus> {
+    pub(crate) fn ranks(&self) -> Vec<RankStatus> {
         self.vitals().map(Vitals::ranks).unwrap_or_default()
     }
 
     /// Seconds without a request, and until it is stopped by itself.
-    pub fn idleness(&self, now: Moment, managed: &Managed) -> (Option<f64>, Option<f64>) {
+    pub(crate) fn idleness(&self, now: Moment, managed: &Managed) -> (Option<f64>, Option<f64>) {
         let State::Ready { run, since } = &managed.state else { return (None, None) };
         let seen = self.usage.seen(self.gate().traffic(), now, run, *since);
         let idle = (!seen.busy).then(|| now.since(seen.last).as_secs_f64());
@@ -139,8 +127,7 @@ impl Slot {
         self.model = model;
     }
 
-    /// What the gate reports.
-    pub fn heard(&mut self, report: gate::Report) -> Option<Note> {
+    pub(crate) fn heard(&mut self, report: gate::Report) -> Option<Note> {
         match report {
             gate::Report::Listening { addresses, problem } => {
                 self.door.listens(&self.name, addresses, problem)
@@ -174,7 +161,7 @@ impl Slot {
     }
 
     /// Ends what is in flight at a run, telling the clients why.
-    pub fn abort(&self, generation: Generation, why: &str) {
+    pub(crate) fn abort(&self, generation: Generation, why: &str) {
         self.gate().abort(generation.0, why);
     }
 
@@ -225,7 +212,7 @@ impl Slot {
     }
 
     /// Starts what watches an adopted run, which is in the books.
-    pub fn adopt(&mut self, registry: &Registry, record: Record) {
+    pub(crate) fn adopt(&mut self, registry: &Registry, record: Record) {
         let Record { spec, identity, .. } = record;
         let log_start = logs::mark(&spec.log);
         self.attend(registry, Spawned { identity, spec, log_start });
@@ -247,7 +234,7 @@ impl Slot {
     }
 
     /// Compares the live run with what the registry in force would start.
-    pub fn look_for_differences(&mut self, registry: &Registry, demand: Option<&Demand>) {
+    pub(crate) fn look_for_differences(&mut self, registry: &Registry, demand: Option<&Demand>) {
         let Some(started) = self.run.as_ref().map(|run| &run.spec) else { return };
         let (generation, reserved) = (Generation(started.generation), Bytes(started.reserved));
         let found = self.order(registry, demand, generation, reserved).difference(started);
@@ -257,12 +244,12 @@ impl Slot {
     }
 
     /// The run is over.
-    pub fn end_run(&mut self) {
+    pub(crate) fn end_run(&mut self) {
         (self.run, self.sample) = (None, None);
     }
 
     /// Reports `Drained` when nothing is in flight any more.
-    pub fn drain(&mut self, generation: Generation) {
+    pub(crate) fn drain(&mut self, generation: Generation) {
         let (traffic, report) = (self.gate().traffic().clone(), self.tools.report.clone());
         let model = self.name.clone();
         let task = tokio::spawn(async move {
@@ -285,7 +272,7 @@ impl Slot {
     }
 
     /// Whether the launcher has opened a new log.
-    pub fn log_reopened(&mut self, generation: Generation, done: bool) {
+    pub(crate) fn log_reopened(&mut self, generation: Generation, done: bool) {
         if let Some(run) = self.run.as_mut().filter(|run| run.generation == generation) {
             run.reopening = false;
             tracing::debug!(model = &*self.name, done, "a log was put aside");
@@ -347,12 +334,12 @@ impl Slot {
     }
 
     /// Empties the buffer cache; nobody waits for that.
-    pub fn empty_cache(&self) {
+    pub(crate) fn empty_cache(&self) {
         self.run.iter().for_each(|run| run.ask(Request::Trim));
     }
 
     /// Has as much cached memory given back as costs no request; nobody waits for that.
-    pub fn give_back(&self) {
+    pub(crate) fn give_back(&self) {
         self.run.iter().for_each(|run| run.ask(self.trim_now()));
     }
 
@@ -363,12 +350,12 @@ impl Slot {
 
     /// The same as [`Slot::give_back`], with what came of it: bytes; `None` in the end, where the launcher did not answer.
     /// `None` at once: it is not running.
-    pub fn trim(&self) -> Option<impl Future<Output = Option<Bytes>> + use<>> {
+    pub(crate) fn trim(&self) -> Option<impl Future<Output = Option<Bytes>> + use<>> {
         Some(trim(self.run.as_ref()?.questions.clone(), self.trim_now()))
     }
 
     /// Has all kept prompts given up and deleted: bytes, or why they could not be.
-    pub fn forget_prompts(&self, state: &Path) -> impl Future<Output = Result<Bytes, String>> + use<> {
+    pub(crate) fn forget_prompts(&self, state: &Path) -> impl Future<Output = Result<Bytes, String>> + use<> {
         let questions = self.run.as_ref().map(|run| run.questions.clone());
         forget(questions, launcher::prompts(state, &self.name))
     }
@@ -377,17 +364,17 @@ impl Slot {
 /// How it is used.
 impl Slot {
     /// As an earlier supervisor of this boot knew it.
-    pub fn recall(&mut self, lent: Option<Lent>, last_used: Option<Moment>) {
+    pub(crate) fn recall(&mut self, lent: Option<Lent>, last_used: Option<Moment>) {
         self.usage.recall(lent, last_used);
     }
 
     /// A person is about to start or restart it.
-    pub fn begin_use(&mut self, managed: Option<&Managed>) {
+    pub(crate) fn begin_use(&mut self, managed: Option<&Managed>) {
         self.usage.begin(self.tools.host.now(), managed);
     }
 
     /// A person gives it time, which counts if a start was granted, or it runs already. Whether it does.
-    pub fn lend(&mut self, managed: Option<&Managed>, length: Duration) -> bool {
+    pub(crate) fn lend(&mut self, managed: Option<&Managed>, length: Duration) -> bool {
         let runs = managed.is_some_and(|managed| managed.state.generation().is_some());
         if runs {
             let ready = managed.is_some_and(|managed| matches!(managed.state, State::Ready { .. }));

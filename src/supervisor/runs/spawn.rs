@@ -33,7 +33,7 @@ impl Order<'_> {
     ///
     /// # Errors
     /// Something that a start needs is not there.
-    pub fn spec(&self, secret: String) -> Result<Spec, Failure> {
+    pub(super) fn spec(&self, secret: String) -> Result<Spec, Failure> {
         let Self { registry, model, binary, demand, generation, reserved } = *self;
         let prepared = prepare(registry, model)?;
         // Admission made it in the same step; a model that it knows nothing of is held to the registry's bounds.
@@ -62,7 +62,7 @@ impl Order<'_> {
 
     /// How a live run differs from what the registry in force would start; `None`: while something that a start needs is
     /// missing, nothing can be said.
-    pub fn difference(&self, started: &Spec) -> Option<Option<String>> {
+    pub(super) fn difference(&self, started: &Spec) -> Option<Option<String>> {
         match self.spec(String::new()) {
             Ok(wanted) => Some(launch::difference(started, &wanted)),
             // It cannot be started as the registry has it now: what that would be is said all the same.
@@ -80,7 +80,7 @@ impl Order<'_> {
     ///
     /// # Errors
     /// What is missing, or the system's refusal.
-    pub fn spawn(&self, name: &Name, lock: io::Result<File>) -> Result<Spawned, Failure> {
+    pub(super) fn spawn(&self, name: &Name, lock: io::Result<File>) -> Result<Spawned, Failure> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: io::Error| spawn_failure(&what, &error)

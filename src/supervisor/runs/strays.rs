@@ -20,7 +20,7 @@ pub(super) struct Strays(Vec<(Name, Identity)>);
 
 impl Strays {
     /// Ends one; [`News::StrayGone`] comes when it is gone.
-    pub fn put_away(&mut self, name: Name, who: Identity, host: &Arc<dyn Host>, report: &Report) {
+    pub(super) fn put_away(&mut self, name: Name, who: Identity, host: &Arc<dyn Host>, report: &Report) {
         self.0.push((name.clone(), who));
         let (host, report) = (host.clone(), report.clone());
         tokio::spawn(async move {
@@ -30,16 +30,16 @@ impl Strays {
         });
     }
 
-    pub fn gone(&mut self, who: Identity) {
+    pub(super) fn gone(&mut self, who: Identity) {
         self.0.retain(|(_, stray)| *stray != who);
     }
 
     /// One of this model.
-    pub fn of(&self, name: &Name) -> Option<Identity> {
+    pub(super) fn of(&self, name: &Name) -> Option<Identity> {
         self.0.iter().find(|(model, _)| model == name).map(|(_, who)| *who)
     }
 
-    pub fn all(&self) -> impl Iterator<Item = Identity> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Identity> {
         self.0.iter().map(|(_, who)| *who)
     }
 }

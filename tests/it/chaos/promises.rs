@@ -12,7 +12,7 @@ use crate::support::{Instance, PATIENCE};
 pub fn backends(instance: &Instance) -> BTreeMap<String, Vec<i32>> {
     let run = instance.root().join("run");
     let mut found: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    for marked in mlxctl::host::system().find_by_argument(&run.to_string_lossy()) {
+    for marked in mlxctl::internals::host::system().find_by_argument(&run.to_string_lossy()) {
         if marked.session != marked.who.pid {
             continue;
         }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mlxctl::gate::{Availability, Gate, GateConfig, Report};
-use mlxctl::registry::{Limits, Network, Start};
-use mlxctl::units::Bytes;
+use mlxctl::internals::gate::{Availability, Gate, GateConfig, Report};
+use mlxctl::internals::registry::{Limits, Network, Start};
+use mlxctl::internals::units::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

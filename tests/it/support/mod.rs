@@ -427,7 +427,7 @@ impl Drop for Instance {
         let Some(mut child) = self.serve.take() else {
             // A test that failed while no supervisor was there leaves its backends to us.
             let launcher = self.root().join("run/launcher.py");
-            for found in mlxctl::host::system().find_by_argument(&launcher.to_string_lossy()) {
+            for found in mlxctl::internals::host::system().find_by_argument(&launcher.to_string_lossy()) {
                 signal(found.who.pid, nix::sys::signal::Signal::SIGKILL);
             }
             return;
@@ -499,7 +499,7 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
 
 /// Whether a process is there and no zombie.
 pub fn alive(pid: i32) -> bool {
-    mlxctl::host::identify(pid).unwrap().is_some()
+    mlxctl::internals::host::identify(pid).unwrap().is_some()
 }
 
 /// A child of a process.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Makes `path` an executable file that holds `text`; what was there before is overwritten.
-pub fn write(path: &Path, text: &str) {
+pub(crate) fn write(path: &Path, text: &str) {
     let mut shell = Command::new("/bin/sh")
         .args(["-c", r#"cat >"$1" && chmod 755 "$1""#, "sh"])
         .arg(path)

@@ -12,7 +12,7 @@ use crate::registry::Registry;
 use crate::service::agent::{Agent, Install, Seen, keep, plan, write};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Show what would be written and called, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -31,7 +31,7 @@ pub struct Args {
 ///
 /// # Errors
 /// It does not come up, with why and what to do.
-pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
+pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.manager(context, &registry, args.program.as_deref())?;
     let agent = agent.as_ref();

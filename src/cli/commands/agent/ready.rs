@@ -21,7 +21,7 @@ const TAIL: usize = 5;
 ///
 /// # Errors
 /// It does not, with the end of its log.
-pub fn supervisor(client: &Client, log: &Path) -> Result<Status, CliError> {
+pub(super) fn supervisor(client: &Client, log: &Path) -> Result<Status, CliError> {
     let started = Instant::now();
     loop {
         match client.status() {
@@ -54,7 +54,7 @@ fn silent(log: &Path) -> CliError {
 ///
 /// # Errors
 /// One of them failed for good, or `timeout` is over.
-pub fn models(context: &Context, client: &Client, timeout: Duration) -> Result<(), CliError> {
+pub(super) fn models(context: &Context, client: &Client, timeout: Duration) -> Result<(), CliError> {
     let started = Instant::now();
     let mut said = BTreeMap::new();
     loop {

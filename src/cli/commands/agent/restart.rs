@@ -10,7 +10,7 @@ use crate::registry::Registry;
 use crate::service::agent::{Agent, Handed};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -23,7 +23,7 @@ const HOLD: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Exit 3 if no agent is installed; no other one comes up.
-pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
+pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.installed(context, &registry)?;
     let seen = agent.seen()?;

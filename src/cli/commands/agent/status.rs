@@ -9,7 +9,7 @@ use crate::cli::error::{CliError, Exit};
 use crate::service::agent::{Agent, Seen};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
@@ -43,7 +43,7 @@ struct View {
 ///
 /// # Errors
 /// Exit 3 if the agent has no process or its supervisor does not answer.
-pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
+pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.installed(context, &registry)?;
     let (found, seen) = (super::on_disk(agent.as_ref())?, agent.seen()?);

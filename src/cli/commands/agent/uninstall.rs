@@ -12,7 +12,7 @@ use crate::supervisor::{LockError, Orphans};
 const TERM: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Show what would be called and removed, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -23,7 +23,7 @@ pub struct Args {
 ///
 /// # Errors
 /// It does not go, with why and what to do.
-pub fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
+pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.installed(context, &registry)?;
     let (found, seen) = (super::on_disk(agent.as_ref())?, agent.seen()?);

@@ -19,7 +19,7 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Appends lines to the file at `path`. A full disk must not stop requests; it is said once.
-    pub fn append(&mut self, path: &Path, lines: &[u8]) {
+    pub(super) fn append(&mut self, path: &Path, lines: &[u8]) {
         if lines.is_empty() {
             return;
         }

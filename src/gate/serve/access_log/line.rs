@@ -25,7 +25,6 @@ pub(crate) struct Line<'a> {
     pub usage: Usage,
     /// Waiting for its turn and for the model.
     pub waited: Duration,
-    /// To the first token.
     pub first_token: Option<Duration>,
     /// From head to end.
     pub total: Duration,
