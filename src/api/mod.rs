@@ -6,6 +6,7 @@ mod commands;
 pub(crate) mod http;
 pub(crate) mod paths;
 mod status;
+mod traffic;
 
 pub use commands::{
     ApiError, Change, ChangeKind, CommandDone, ErrorCode, EventRecord, Events, Line, Progress, Reloaded,
@@ -16,6 +17,5 @@ pub use status::{
     BudgetStatus, HealthStatus, HostStatus, ModelMemoryStatus, ModelStatus, SCHEMA, StateName, Status,
     StoreFacts, SupervisorStatus,
 };
-pub(crate) use status::{
-    Counts, GateStatus, HeldBack, KeyUsage, RankState, RankStatus, ReserveStatus, RouterStatus, TrafficStatus,
-};
+pub(crate) use status::{GateStatus, HeldBack, RankState, RankStatus, ReserveStatus, RouterStatus};
+pub(crate) use traffic::{Counts, KeyUsage, TrafficStatus};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Maybe;
-use super::table::{Key, Keys, MANY, Over, Place, Table, Words, Written, either, keys, range};
+use super::table::{Key, Keys, MANY, Over, Place, Table, Words, either, keys, range};
+use super::written::Written;
 use crate::registry::choices::{ClusterBackend, ClusterMode};
 use crate::registry::notes::At;
 use crate::registry::reader::Section;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Maybe;
-use super::table::{Key, Keys, Over, Place, Table, Words, Written, either, keys, range, shares};
+use super::table::{Key, Keys, Over, Place, Table, Words, either, keys, range, shares};
+use super::written::Written;
 use crate::registry::choices::{NotifyKind, PowerChoice, ProcessType, YieldAction};
 use crate::registry::notes::At;
 use crate::registry::reader::Section;

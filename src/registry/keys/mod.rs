@@ -7,6 +7,7 @@ mod cluster;
 mod machine;
 mod model;
 pub(crate) mod table;
+mod written;
 
 pub(super) use cluster::{RawCluster, RawHost};
 pub(crate) use machine::{Notify, Power, PressureSettings};

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Maybe;
-use super::table::{Key, Keys, MANY, Over, Place, Table, Words, Written, either, keys, range};
+use super::table::{Key, Keys, MANY, Over, Place, Table, Words, either, keys, range};
+use super::written::Written;
 use crate::clock::hours::Hours;
 use crate::registry::choices::{LogLevel, Start, Wired};
 use crate::registry::notes::At;

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::registry::reader::Section;
-use crate::units::{Bytes, Percent};
+use crate::units::Percent;
 
 /// A number of mlx_lm that Python leaves unbounded; nothing here means more than this.
 pub(crate) const MANY: i64 = u32::MAX as i64;
@@ -104,63 +102,6 @@ impl<T: Clone> Over for Vec<T> {
 /// An enum that is written as one of a few words.
 pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
-}
-
-/// How a default is written in TOML.
-pub(crate) trait Written {
-    fn written(&self) -> String;
-}
-
-impl<W: Words> Written for W {
-    fn written(&self) -> String {
-        let word = Self::WORDS.iter().find(|(_, value)| value == self);
-        word.map_or_else(String::new, |(word, _)| format!("\"{word}\""))
-    }
-}
-
-impl Written for Duration {
-    fn written(&self) -> String {
-        format!("\"{}\"", humantime::format_duration(*self))
-    }
-}
-
-impl Written for Bytes {
-    fn written(&self) -> String {
-        format!("\"{}\"", self.exact())
-    }
-}
-
-impl Written for PathBuf {
-    fn written(&self) -> String {
-        format!("\"{}\"", self.display())
-    }
-}
-
-impl Written for String {
-    fn written(&self) -> String {
-        format!("\"{self}\"")
-    }
-}
-
-macro_rules! written_as_shown {
-    ($($type:ty)*) => {$(impl Written for $type {
-        fn written(&self) -> String {
-            self.to_string()
-        }
-    })*};
-}
-written_as_shown!(bool i8 u8 u16 u32 u64);
-
-impl<T: Written> Written for Vec<T> {
-    fn written(&self) -> String {
-        format!("[{}]", self.iter().map(Written::written).collect::<Vec<_>>().join(", "))
-    }
-}
-
-impl<T: Written> Written for BTreeSet<T> {
-    fn written(&self) -> String {
-        format!("[{}]", self.iter().map(Written::written).collect::<Vec<_>>().join(", "))
-    }
 }
 
 /// `number, 1 to 4096`; a bound that only says what fits is left out.
