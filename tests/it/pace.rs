@@ -131,6 +131,7 @@ fn requests_wait_for_the_game_and_what_is_under_way_finishes() {
     let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":1500,"stream":true}"#;
     let length = body.len();
     write!(stream, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    until("it is under way", || instance.model("m")["traffic"]["in_flight"] == 1);
     let game = Game::start(&instance.root());
     until("it is held", || instance.status()["supervisor"]["holding"] == true);
     let mut answer = String::new();

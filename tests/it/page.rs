@@ -286,7 +286,7 @@ fn a_key_says_what_it_may() {
     instance.expect(2, &["key", "add", "x", "--may", "everything"]);
     let list = instance.expect(0, &["key", "list"]);
     let lines: Vec<&str> =
-        list.lines().map(|line| line.split("  made ").next().unwrap().trim_end()).collect();
+        list.lines().map(|line| line.split("  created ").next().unwrap().trim_end()).collect();
     assert_eq!(lines, ["desk   may ask", "phone  may control"]);
     let keys: Value = serde_json::from_str(&instance.expect(0, &["key", "list", "--json"])).unwrap();
     assert_eq!((&keys["keys"][0]["may"], &keys["keys"][1]["may"]), (&"ask".into(), &"control".into()));
