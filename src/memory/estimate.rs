@@ -63,7 +63,8 @@ impl Terms {
     }
 
     fn weights(&mut self, name: &str, files: &Files) {
-        let detail = format!("{} tensors in {} files", files.weights.tensors, files.shards);
+        let detail =
+            format!("{} in {}", counted(files.weights.tensors, "tensor"), counted(files.shards, "file"));
         self.add(name, files.weights.bytes, ALWAYS, Origin::File, detail);
     }
 
@@ -180,6 +181,11 @@ pub(super) fn step(files: &Files, bounds: &Bounds, platform: Platform, tokens: u
     let tokens = u64::from(tokens).min(context).saturating_mul(sequences);
     let step = Step { tokens, context, sequences };
     working::prefill(&files.shape, files.weights.bytes, step, bounds.kv_quantized, platform)
+}
+
+/// "1 file", "4 files".
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -29,16 +29,19 @@ fn a_paced_launcher_rests_in_proportion_to_its_work() {
 struct Game(Child);
 
 impl Game {
-    const NAME: &str = "Civ5Stand";
+    /// Programs are found by name on the whole machine, where other tests have games of their own.
+    fn name(of: &str) -> String {
+        format!("Civ-{of}-{}", std::process::id())
+    }
 
-    fn program(folder: &Path) -> PathBuf {
-        let program = folder.join(Self::NAME);
+    fn program(folder: &Path, of: &str) -> PathBuf {
+        let program = folder.join(Self::name(of));
         copy_program(Path::new("/bin/sleep"), &program);
         program
     }
 
-    fn start(folder: &Path) -> Self {
-        Self(Command::new(Self::program(folder)).arg("600").spawn().unwrap())
+    fn start(folder: &Path, of: &str) -> Self {
+        Self(Command::new(Self::program(folder, of)).arg("600").spawn().unwrap())
     }
 
     fn end(mut self) {
@@ -56,10 +59,10 @@ impl Drop for Game {
 }
 
 /// One that looks for the game with its health checks, five times a second.
-fn instance(more: &str) -> Instance {
+fn instance(of: &str, more: &str) -> Instance {
     let entry = Entry::new("m", "always")
         .with("health = { interval = \"200ms\" }\nlimits = { queue_timeout = \"50s\", in_flight = 1 }");
-    let lines = format!("reserve = []\nyield = [{:?}]\nyield_hold = \"2s\"\n{more}", Game::NAME);
+    let lines = format!("reserve = []\nyield = [{:?}]\nyield_hold = \"2s\"\n{more}", Game::name(of));
     let instance = Instance::real(vec![entry]).memory(&lines).serve();
     instance.wait_state("m", "ready");
     instance
@@ -92,12 +95,12 @@ fn kinds(instance: &Instance, kind: &str) -> usize {
 
 #[test]
 fn the_real_server_is_paced_while_the_game_runs_whoever_supervises_it() {
-    let mut instance = instance("pace = \"25%\"");
+    let mut instance = instance("pace", "pace = \"25%\"");
     assert_eq!(pace(&instance), Value::Null);
-    let game = Game::start(&instance.root());
+    let game = Game::start(&instance.root(), "pace");
     until("the pace begins", || pace(&instance) == 25);
     let said = instance.expect(0, &["status"]);
-    assert!(said.contains(&format!("pacing for {}", Game::NAME)), "{said}");
+    assert!(said.contains(&format!("pacing for {}", Game::name("pace"))), "{said}");
     assert_eq!(instance.status()["supervisor"]["pace_percent"], 25);
     assert_eq!(ask(&instance).0, 200);
     // What is not batched is paced as well: a seed.
@@ -113,7 +116,7 @@ fn the_real_server_is_paced_while_the_game_runs_whoever_supervises_it() {
     instance.serve_again();
     until("the pace ends", || pace(&instance) == Value::Null);
     instance.wait_state("m", "ready");
-    let _game = Game::start(&instance.root());
+    let _game = Game::start(&instance.root(), "pace");
     until("the pace begins again", || pace(&instance) == 25);
     instance.kill_supervisor();
     instance.serve_again();
@@ -125,14 +128,14 @@ fn the_real_server_is_paced_while_the_game_runs_whoever_supervises_it() {
 
 #[test]
 fn requests_wait_for_the_game_and_what_is_under_way_finishes() {
-    let instance = instance("yield_actions = [\"hold\"]");
+    let instance = instance("hold", "yield_actions = [\"hold\"]");
     let mut stream = TcpStream::connect(instance.gate("m")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":1500,"stream":true}"#;
     let length = body.len();
     write!(stream, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     until("it is under way", || instance.model("m")["traffic"]["in_flight"] == 1);
-    let game = Game::start(&instance.root());
+    let game = Game::start(&instance.root(), "hold");
     until("it is held", || instance.status()["supervisor"]["holding"] == true);
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
