@@ -15,4 +15,4 @@ pub(crate) fn point(place: &str) {
 
 /// Nothing.
 #[cfg(not(debug_assertions))]
-pub fn point(_place: &str) {}
+pub(crate) fn point(_place: &str) {}

@@ -636,7 +636,7 @@ fn a_conversation_that_is_alone_is_not_copied_before_its_first_token() {
     let whole = seen["bytes"].as_u64().unwrap();
     assert!(seen["alone"]["before"].as_u64().unwrap() >= whole * 9 / 10, "mlx_lm copies it: {seen}");
     assert!(seen["alone"]["after"].as_u64().unwrap() < 4096, "{seen}");
-    assert_eq!(seen["both"]["after"], seen["both"]["before"], "{seen}");
+    assert!(seen["both"]["after"].as_u64().unwrap() >= whole, "two are: {seen}");
     for way in ["alone", "one of two", "both"] {
         assert_eq!(seen[way]["same"], true, "{way}: {seen}");
     }
