@@ -54,6 +54,8 @@ impl Sign {
             Self::Obstacle(_) | Self::Version(_) | Self::Unreached(_) => 0,
             Self::Died(Some(Exit::Signal(libc::SIGKILL)), _) | Self::Silent(_) | Self::Late(_) => 1,
             Self::Died(_, error) | Self::ThreadDied(error) if transport(error) => 4,
+            // In good order, and nobody asked it to: something else did.
+            Self::Died(Some(Exit::Code(0)), _) => 4,
             Self::Died(..) | Self::ThreadDied(_) => 2,
             Self::Lost(_) => 3,
         }
@@ -157,6 +159,10 @@ mod tests {
             line(vec![consequence.clone(), cause, other.clone()], ""),
             "rank 1 on studio was ended by SIGKILL"
         );
+        let orderly = (0, Sign::Died(Some(Exit::Code(0)), None));
+        let lost = line(vec![orderly.clone(), (1, Sign::Lost(Some(255)))], "");
+        assert!(lost.starts_with("rank 1 on studio ended without a message"), "{lost}");
+        assert!(line(vec![orderly, consequence.clone()], "").ends_with("ended with code 0"));
         let lost = line(vec![consequence, (1, Sign::Lost(Some(255))), other], "");
         assert!(lost.starts_with("rank 1 on studio ended without a message"), "{lost}");
     }

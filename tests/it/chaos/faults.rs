@@ -208,7 +208,7 @@ fn backend_of(lane: &mut Lane, name: &str) {
     if lane.until_state(name, &["ready"]).is_some() {
         let failed = lane.until_state(name, &["failed"]).expect("it is found");
         let reason = failed["reason"].as_str().unwrap();
-        let wanted = if name == "l" { "nothing listens" } else { "another process answers" };
+        let wanted = if name == "l" { "no longer listens" } else { "another process answers" };
         assert!(reason.contains(wanted), "{reason}");
     }
 }
