@@ -27,6 +27,7 @@ use crate::api::{
 use crate::metrics::{self, Source};
 use crate::supervisor::Handle;
 use crate::units::Bytes as Size;
+use crate::web;
 
 /// No request has a longer body, bytes.
 const BODY_MAX: usize = 64 * 1024;
@@ -136,7 +137,7 @@ async fn answer(request: Request<Incoming>, handle: Handle, config: PathBuf) -> 
         (&Method::POST, ["v1", "handover"]) => hand_over(request, &handle).await,
         _ => Err(bad_request(format!("there is no {method} {path}"))),
     };
-    outcome.unwrap_or_else(|error| document(http_status(error.code), &error))
+    outcome.unwrap_or_else(|error| document(web::http_status(error.code), &error))
 }
 
 async fn events(handle: &Handle, query: &str) -> Response<Body> {
@@ -320,17 +321,6 @@ fn respond(status: StatusCode, kind: &'static str, body: Body) -> Response<Body>
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(SCHEMA_HEADER, HeaderValue::from(SCHEMA));
     response
-}
-
-fn http_status(code: ErrorCode) -> StatusCode {
-    match code {
-        ErrorCode::UnknownModel => StatusCode::NOT_FOUND,
-        ErrorCode::Refused => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorCode::Failed => StatusCode::BAD_GATEWAY,
-        ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
-        ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
-        ErrorCode::NotRunning => StatusCode::CONFLICT,
-    }
 }
 
 fn bad_request(message: String) -> ApiError {

@@ -16,8 +16,8 @@ use super::access::{self, Reader};
 use super::sessions::{LIFE, Refused, Session};
 use super::site::{Site, cookie_name};
 use super::{Press, Source, stream};
+use crate::api::ApiError;
 use crate::api::http::percent_decode;
-use crate::api::{ApiError, ErrorCode};
 use crate::gate::keys::May;
 use crate::host;
 use crate::registry::{Paths, Registry};
@@ -274,14 +274,7 @@ impl No {
 
 impl From<ApiError> for No {
     fn from(error: ApiError) -> Self {
-        let status = match error.code {
-            ErrorCode::UnknownModel => StatusCode::NOT_FOUND,
-            ErrorCode::Refused => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::Failed => StatusCode::BAD_GATEWAY,
-            ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
-            ErrorCode::NotRunning => StatusCode::CONFLICT,
-        };
+        let status = web::http_status(error.code);
         let mut document = json!({ "message": error.message, "hint": error.hint });
         crate::terminal::clean(&mut document);
         Self { status, document, after: None }

@@ -12,6 +12,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
+use crate::api::ErrorCode;
+
 pub(crate) use listen::Listener;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -48,4 +50,16 @@ pub(crate) fn whole(status: StatusCode, kind: &'static str, text: impl Into<Byte
 struct Wanted {
     address: SocketAddr,
     network: crate::registry::Network,
+}
+
+/// The status with which an error of the supervisor is answered.
+pub(crate) fn http_status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::UnknownModel => StatusCode::NOT_FOUND,
+        ErrorCode::Refused => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Failed => StatusCode::BAD_GATEWAY,
+        ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+        ErrorCode::NotRunning => StatusCode::CONFLICT,
+    }
 }
