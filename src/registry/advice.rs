@@ -84,7 +84,6 @@ mod tests {
     #[test]
     fn an_option_that_stops_batching_gets_a_remark() {
         let mut registry = seed();
-        registry.models[0].memory.concurrency = 4;
         registry.models[0].server.kv_bits = Some(8);
         registry.models[0].memory.concurrency = 2;
         assert_eq!(

@@ -29,13 +29,11 @@ pub(crate) use edit::{EditError, use_repo};
 pub(crate) use fits::fits;
 pub use keys::Limits;
 pub(crate) use keys::{
-    Health, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
+    Health, Key, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop, TABLES,
 };
-pub(crate) use keys::{Key, TABLES};
 pub(crate) use load::DEMO;
 pub(crate) use lookup::UnknownModel;
-pub(crate) use places::check_owners;
-pub(crate) use places::dangling;
+pub(crate) use places::{check_owners, dangling};
 pub use problem::Problems;
 pub(crate) use problem::{Complaint, Written};
 pub use types::*;

@@ -1,4 +1,4 @@
-//! Typed access to a TOML table that records problems and goes on reading.
+//! Typed access to a TOML table that records problems and continues.
 
 mod lists;
 
@@ -238,53 +238,32 @@ impl<'a> Section<'a> {
             }
         };
         let example = "for example \"20GB\" or \"16 GiB\"";
-        match written.parse::<Bytes>() {
+        let negative = written.trim_start().starts_with('-');
+        let (problem, hint) = match written.parse::<Bytes>() {
             Ok(Bytes(0)) if !zero => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{key}` is zero"),
-                    format!("write a size above zero, {example}"),
-                );
-                None
+                (format!("`{key}` is zero"), format!("write a size above zero, {example}"))
             }
-            Ok(bytes) => Some(At { value: bytes, span }),
-            Err(ParseBytesError::NoUnit(number)) => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{key}` has no unit: {} of what?", quote(&number)),
-                    format!("write \"{number}GB\" or \"{number}GiB\""),
-                );
-                None
-            }
-            Err(ParseBytesError::Number(_)) if written.trim_start().starts_with('-') => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{key}` is negative"),
-                    format!("write a size above zero, {example}"),
-                );
-                None
+            Ok(bytes) => return Some(At { value: bytes, span }),
+            Err(ParseBytesError::NoUnit(number)) => (
+                format!("`{key}` has no unit: {} of what?", quote(&number)),
+                format!("write \"{number}GB\" or \"{number}GiB\""),
+            ),
+            Err(ParseBytesError::Number(_)) if negative => {
+                (format!("`{key}` is negative"), format!("write a size above zero, {example}"))
             }
             Err(ParseBytesError::Number(_)) => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{}` is not a size", quote(&written)),
-                    format!("a number and a unit, {example}"),
-                );
-                None
+                (format!("`{}` is not a size", quote(&written)), format!("a number and a unit, {example}"))
             }
-            Err(ParseBytesError::Unit(unit)) => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{}` is not a unit of size", quote(&unit)),
-                    "the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
-                );
-                None
-            }
+            Err(ParseBytesError::Unit(unit)) => (
+                format!("`{}` is not a unit of size", quote(&unit)),
+                "the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB".to_owned(),
+            ),
             Err(ParseBytesError::TooLarge(_)) => {
-                self.notes.add(Some(span), format!("`{key}` is more than any machine has"), example);
-                None
+                (format!("`{key}` is more than any machine has"), example.to_owned())
             }
-        }
+        };
+        self.notes.add(Some(span), problem, hint);
+        None
     }
 
     /// A time above zero and below a year, with its unit.

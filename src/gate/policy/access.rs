@@ -15,7 +15,7 @@ pub(crate) enum Caller {
     Named(String),
     /// A key is required, and the request has none.
     Missing,
-    /// The key is not valid, or not any more.
+    /// The key is unknown, revoked, or not for models.
     Unknown,
 }
 

@@ -145,7 +145,7 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
         Rule::Only(&["false"], "the answer never includes 'stop'; add it yourself"),
     ),
     ("return_token_ids", Rule::Only(&["false"], "answers are text")),
-    ("chat_template", Rule::Refused("the chat is written by the model's own template")),
+    ("chat_template", Rule::Refused("the model's own template formats the chat")),
     ("documents", Rule::Only(&["[]"], VARIABLE)),
     ("enable_thinking", Rule::Refused(VARIABLE)),
     ("thinking", Rule::Refused(VARIABLE)),

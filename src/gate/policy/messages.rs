@@ -163,7 +163,7 @@ impl Walk {
     }
 }
 
-/// Checks the function of a call. The server parses `arguments` as JSON and fails if they are not.
+/// Checks the function of a call. The server parses `arguments` as JSON and fails on anything else.
 fn called(scanner: &mut Scanner<'_>, field: impl Fn() -> String) -> Result<(), Refusal> {
     scanner.enter()?;
     let mut first = true;

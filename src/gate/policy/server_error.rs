@@ -8,7 +8,7 @@ const SAID: usize = 500;
 /// An error of the server, classified. It answers 404 to whatever goes wrong in generation, with a plain string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerError {
-    /// The generation thread is dead: as good as no answer.
+    /// The generation thread is dead, which is the same as no answer.
     Dead(String),
     /// To be passed on to the client.
     Refused(Refusal),

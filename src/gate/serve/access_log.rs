@@ -238,7 +238,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), until_taken)
             .await
             .expect("the line is on its way to the disk");
-        // The loop above ran on while that write waits, and so does whoever has more to write.
+        // The loop above kept running while that write blocks, and further lines do not block either.
         let asked = 2 * HELD_BYTES / 64;
         for _ in 0..asked {
             log.write(&served);

@@ -21,7 +21,7 @@ struct Taken {
 }
 
 impl Bodies {
-    /// Begins to count a body of which nothing has arrived yet.
+    /// Starts to count a body, none of which has arrived yet.
     pub(crate) fn of(self: &Arc<Self>, client: IpAddr) -> Held {
         Held { bodies: self.clone(), client, bytes: 0 }
     }
@@ -31,7 +31,7 @@ impl Bodies {
     }
 }
 
-/// Memory of one body; dropping it releases that.
+/// Memory counted for one body, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     bodies: Arc<Bodies>,

@@ -288,8 +288,7 @@ impl<'a> Exchange<'a> {
             };
         }
         if self.relay.started() {
-            // The client has the head of a stream and comments in it, so a plain answer of the second backend is of no
-            // use.
+            // The client already has the head of a stream: a plain answer of the second backend is of no use.
             return Attempt::Lost { why: "it did not answer with a stream".to_owned(), sent: true };
         }
         body.truncate(answer.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX));

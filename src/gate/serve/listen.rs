@@ -19,7 +19,7 @@ use crate::gate::wire::{Refusal, part, write_all};
 
 /// End of the message about a port that another program has; other modules recognize it by this.
 pub(crate) const TAKEN: &str = "is in use by another program";
-/// Pause between attempts to listen where it is wanted.
+/// Pause between attempts to bind the wanted address.
 const RETRY: Duration = Duration::from_secs(2);
 /// Pause between checks that the address still exists: a laptop leaves its network without notice.
 const LOOK: Duration = Duration::from_secs(10);

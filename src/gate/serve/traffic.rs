@@ -65,7 +65,7 @@ const WEIGHT: f64 = 0.2;
 /// nginx's status for a client that left; HTTP defines none.
 const CLIENT_GONE: u16 = 499;
 
-/// Ends what [`Traffic::orphan`] began when dropped.
+/// Guard of [`Traffic::orphan`]; dropping it ends the count.
 #[must_use]
 pub(super) struct Orphan<'a>(&'a AtomicU64);
 
@@ -253,7 +253,7 @@ impl Traffic {
             recent.ttft_ms = blend(recent.ttft_ms, ttft.as_secs_f64() * 1000.0);
             self.ttft.add(ttft, 1);
         }
-        // After the first token come n − 1 more. Without a stream, when the first one came is not known.
+        // Between n tokens there are n − 1 intervals. Without a stream it is not known when the first one came.
         let (count, time) = match ttft {
             Some(ttft) => (tokens.saturating_sub(1), total.saturating_sub(ttft)),
             None => (tokens, total),

@@ -53,7 +53,7 @@ pub(super) struct Line<'a> {
     pub(super) patience: Patience,
 }
 
-/// A failed attempt to send a request to a run.
+/// A run that failed to answer a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loss {
     pub(super) generation: u64,

@@ -1,7 +1,6 @@
-//! Notices when a client leaves while it waits for its answer. TCP reports only that nothing more will come, which is
-//! also what a client looks like that has closed its sending side and still waits. Sending something tells them apart,
-//! because a system without the connection answers with a reset. Every answer begins with the same bytes, so they are
-//! sent ahead of it, one at a time.
+//! Notices when a client leaves while it waits for its answer. TCP reports only that its sending side has ended: it may
+//! be gone, or it may still wait. Sending something tells these apart, because a system without the connection answers
+//! with a reset. Every answer begins with the same bytes, so they are sent ahead of it, one at a time.
 
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) const BEFORE: usize = 1024;
 /// Maximum number of bytes per read.
 pub(crate) const MIDDLE: usize = 64 * 1024;
-/// The same for streams: with small pieces client and gate work in parallel, and what is copied stays in the L1 cache
+/// The same for streams: small pieces let client and gate work in parallel and keep copies in the L1 cache
 /// (`scripts/bench-gate`, chunks per second).
 pub(crate) const PIECE: usize = 4 * 1024;
 /// Bytes reserved after what is read, for the end of a chunk and of the stream.

@@ -203,9 +203,8 @@ keys! {
         in_flight: number(u32, 1..=4096) = at_once => "`memory.concurrency`; 1 with `cluster`";
         /// requests that may queue
         queue: number(u32, 0..=100_000) = 64;
-        /// how long one may queue, or wait for a model that restarts. A request with the header `Prefer: wait=30`
-        /// waits at most that long, and then for a manual model that is loading as well; the answer says
-        /// `Preference-Applied`
+        /// how long one may queue, or wait for a model that restarts. A request with the header `Prefer: wait=30` waits
+        /// at most that long, and also for a manual model that is loading; the answer has `Preference-Applied`
         queue_timeout: time = seconds(120);
         /// connections of all clients; one address gets at most three quarters of them
         connections: number(u32, 1..=100_000) = 256;

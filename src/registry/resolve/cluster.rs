@@ -5,9 +5,9 @@ mod links;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::Scope;
 use super::environment::{is_value, is_variable};
 use super::hostfile::{self, HostFile};
+use super::{Scope, values};
 use crate::environment::refused_for_model;
 use crate::registry::keys::{RawCluster, RawHost, RawServer};
 use crate::registry::notes::At;
@@ -153,17 +153,14 @@ fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
             }
             None => {}
         }
-        let texts = |list: &Option<At<Vec<At<String>>>>| -> Vec<String> {
-            list.iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
-        };
         let devices = |text: &String| -> Vec<String> {
             text.split(',').map(str::trim).filter(|device| !device.is_empty()).map(str::to_owned).collect()
         };
         let rank = Rank {
             host: host.ssh.as_ref().map_or_else(String::new, |ssh| ssh.value.clone()),
             local: false,
-            addresses: texts(&host.addresses),
-            rdma: texts(&host.rdma).iter().map(devices).collect(),
+            addresses: values(host.addresses.as_ref()),
+            rdma: values(host.rdma.as_ref()).iter().map(devices).collect(),
         };
         // One more than allowed is enough for the error.
         let times = usize::try_from(host.ranks()).unwrap_or(usize::MAX).min(Cluster::MOST_RANKS + 1);

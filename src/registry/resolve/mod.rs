@@ -76,7 +76,7 @@ impl Scope<'_> {
     }
 }
 
-/// Checks everything, notes what is wrong, returns what is left.
+/// Checks everything and notes problems; returns what is valid, with stand-ins for the rest.
 pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, notes: &Notes) -> Registry {
     let scope = Scope { notes, around };
     let paths = paths(&scope, &raw.paths);
@@ -265,6 +265,11 @@ fn throttle(scope: &Scope<'_>, raw: &RawAgent) -> Duration {
         scope.notes.wrong(written, "`throttle_interval` must be whole seconds, 1 or more", "\"10s\"");
     }
     interval
+}
+
+/// The texts of a list as they were written, unchecked.
+fn values(list: Option<&At<Vec<At<String>>>>) -> Vec<String> {
+    list.into_iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
 }
 
 /// Checks that `text` can be part of a file name anywhere, without quoting.

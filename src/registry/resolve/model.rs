@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::source::source;
-use super::{Scope, cluster, environment, options, plain_word, server};
+use super::{Scope, cluster, environment, options, plain_word, server, values};
 use crate::clock::hours::Hours;
 use crate::registry::keys::{RawEntry, RawPreset};
 use crate::registry::notes::At;
@@ -73,7 +73,7 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
 fn hours(scope: &Scope<'_>, entry: &RawEntry, start: Start) -> Option<Hours> {
     let written = entry.hours.as_ref()?;
     if start == Start::Manual {
-        let hint = "leave it out, or make the model `start = \"always\"`; a manual model goes by itself with \
+        let hint = "leave it out, or make the model `start = \"always\"`; a manual model stops by itself with \
                     stop = { idle = \"2h\" }";
         scope.notes.wrong(written, "`hours` is for always-on models, and this one is manual", hint);
         return None;
@@ -132,9 +132,7 @@ fn preset(scope: &Scope<'_>, raw: &RawPreset) -> Preset {
         let hint = "add a value, or write the alias alone: \"fast\"";
         scope.notes.add(Some(raw.set.at.span()), "`set` is empty", hint);
     }
-    if let Some(written) = raw.set.top_p.as_ref().filter(|at| at.value == 0.0) {
-        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
-    }
+    server::check_top_p(scope, raw.set.top_p.as_ref());
     // The gate refuses the same values in requests: the sampler divides by them.
     let least = [
         ("temperature", &raw.set.temperature, 1e-4),
@@ -147,10 +145,6 @@ fn preset(scope: &Scope<'_>, raw: &RawPreset) -> Preset {
         }
     }
     Preset { name: raw.name.as_ref().map_or_else(String::new, |name| name.value.clone()), set }
-}
-
-fn values(list: Option<&At<Vec<At<String>>>>) -> Vec<String> {
-    list.into_iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
 }
 
 fn alternatives(scope: &Scope<'_>, raw: &RawEntry) -> Vec<String> {

@@ -40,15 +40,19 @@ pub(super) fn server(scope: &Scope<'_>, raw: &RawServer) -> ServerOptions {
     check_kv(scope, raw);
     check_extra(scope, raw.extra_args.as_ref());
     check_template_args(scope, raw.chat_template_args.as_ref());
-    if let Some(written) = raw.top_p.as_ref().filter(|at| at.value == 0.0) {
-        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
-    }
+    check_top_p(scope, raw.top_p.as_ref());
     let folder = &scope.around.folder;
     let adapter = raw.adapter_path.as_ref();
     ServerOptions {
         draft_model: raw.draft_model.as_ref().map(|written| draft(scope, written)),
         adapter_path: adapter.map(|path| scope.path("adapter_path", Some(path), folder, folder.clone())),
         ..raw.valid()
+    }
+}
+
+pub(super) fn check_top_p(scope: &Scope<'_>, top_p: Option<&At<f64>>) {
+    if let Some(written) = top_p.filter(|at| at.value == 0.0) {
+        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
     }
 }
 
