@@ -46,7 +46,7 @@ pub(crate) enum Rule {
     Refused(&'static str),
 }
 
-const NOT_CONSTRAINED: &str =
+pub(super) const NOT_CONSTRAINED: &str =
     "mlx_lm.server does not constrain its answers; describe the format in the prompt";
 const ONE_ANSWER: &str = "each request gets one answer; send one request per answer";
 

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::fields::NOT_CONSTRAINED;
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string};
 use crate::gate::wire::Refusal;
@@ -42,8 +43,7 @@ pub(crate) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> 
     if text {
         return Ok(());
     }
-    let advice = "mlx_lm.server does not constrain its answers; describe the format in the prompt";
-    Err(unsupported(NAME, "{\"type\": \"text\"}", advice))
+    Err(unsupported(NAME, "{\"type\": \"text\"}", NOT_CONSTRAINED))
 }
 
 pub(crate) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {

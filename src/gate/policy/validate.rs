@@ -10,7 +10,7 @@ use super::room::Room;
 use super::rules::{Endpoint, Rules};
 use super::template;
 use super::unread::{self, Probabilities, Tools};
-use super::value::{boolean, expect, expect_string, integer, number, wrong};
+use super::value::{boolean, expect, expect_string, integer, number, object, wrong};
 use crate::gate::wire::Refusal;
 use crate::registry::Preset;
 
@@ -42,11 +42,7 @@ impl From<Fault> for Refusal {
 /// # Errors
 /// 400 with the field's name, or 404 for another model.
 pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Accepted, Refusal> {
-    let mut scanner = Scanner::new(body)?;
-    if scanner.kind()? != Kind::Object {
-        return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));
-    }
-    scanner.enter()?;
+    let mut scanner = object(body)?;
     let start = scanner.position();
     let mut check = Check {
         rules,

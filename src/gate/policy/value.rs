@@ -3,6 +3,16 @@
 use super::json::{Kind, Scanner, Text};
 use crate::gate::wire::Refusal;
 
+/// Starts to read a body, which must be an object, and steps into it.
+pub(crate) fn object(body: &[u8]) -> Result<Scanner<'_>, Refusal> {
+    let mut scanner = Scanner::new(body)?;
+    if scanner.kind()? != Kind::Object {
+        return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));
+    }
+    scanner.enter()?;
+    Ok(scanner)
+}
+
 /// Refuses a value of the wrong kind.
 pub(crate) fn wrong(name: &str, wanted: &str, found: Kind) -> Refusal {
     Refusal::invalid(Some(name), format!("'{name}' must be {wanted}, not {}", found.name()))

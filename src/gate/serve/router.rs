@@ -19,9 +19,9 @@ use crate::gate::policy::answer::{self, Route};
 use crate::gate::policy::bounds::Bounds;
 use crate::gate::policy::contract::GateConfig;
 use crate::gate::policy::decide::{Asked, decide};
-use crate::gate::policy::json::{Kind, Scanner};
+use crate::gate::policy::json::Kind;
 use crate::gate::policy::keys::KeyRing;
-use crate::gate::policy::value::expect_string;
+use crate::gate::policy::value::{expect_string, object};
 use crate::gate::wire::{Refusal, Reply};
 use crate::host;
 use crate::registry::Network;
@@ -264,11 +264,7 @@ impl Door for Routes {
 
 /// Extracts `model`; the gate validates the rest. `null` means absent.
 fn model(body: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
-    let mut scanner = Scanner::new(body)?;
-    if scanner.kind()? != Kind::Object {
-        return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));
-    }
-    scanner.enter()?;
+    let mut scanner = object(body)?;
     let mut first = true;
     while let Some(key) = scanner.member(&mut first)? {
         if key.decoded() != "model" {

@@ -141,7 +141,7 @@ fn plain_run(bytes: &[u8]) -> usize {
     run.iter().position(|byte| *byte < b' ').unwrap_or(end)
 }
 
-/// The smallest of the bytes. A block is several registers wide, so that the processor need not wait for the last one.
+/// The smallest of the bytes. A block is several registers wide, so that one need not wait for the one before.
 fn least(bytes: &[u8]) -> u8 {
     let (blocks, rest) = bytes.as_chunks::<64>();
     let mut lanes = [u8::MAX; 64];
