@@ -1,9 +1,9 @@
 //! The gate: the HTTP front door of one model, the only thing that listens on the LAN.
 //!
-//! It listens whether or not the model runs, answers `/health` and `/v1/models` itself, lets through only what
-//! is safe for `mlx_lm.server`, and never parses a response body beyond counting. What it may do with a
-//! request at any moment follows from [`Availability`], which the supervisor publishes. A [`Router`] is one more
-//! address, from which a request goes to the gate of the model that it names.
+//! It listens whether or not the model runs, answers `/health` and `/v1/models` itself, lets through only what is safe
+//! for `mlx_lm.server`, and never parses a response body beyond counting. How it treats a request at any moment follows
+//! from [`Availability`], which the supervisor publishes. A [`Router`] is one more address, which hands each request to
+//! the gate of the model that it names.
 
 mod policy;
 mod serve;

@@ -1,8 +1,8 @@
-//! What is allowed and still worth a word.
+//! Remarks on what is valid but probably not intended.
 
 use super::Registry;
 
-/// Remarks on a valid registry, one line each; none is a reason to refuse it.
+/// Remarks on a valid registry, one line each; none is a reason to reject it.
 pub(crate) fn advice(registry: &Registry) -> Vec<String> {
     let mut notes = Vec::new();
     let network = &registry.network;
@@ -59,12 +59,12 @@ mod tests {
     use crate::registry::load::seed;
 
     #[test]
-    fn the_deployment_needs_no_remark() {
+    fn the_example_deployment_gets_no_remark() {
         assert_eq!(advice(&seed()), Vec::<String>::new());
     }
 
     #[test]
-    fn an_allow_list_that_leaves_out_its_own_network_is_a_remark_and_no_problem() {
+    fn an_allow_list_without_its_own_network_gets_a_remark() {
         let mut registry = seed();
         registry.network.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(advice(&registry).len(), 1);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_for_nobody_is_named() {
+    fn a_pace_without_programs_gets_a_remark() {
         let mut registry = seed();
         registry.pressure.pace = Some(crate::units::Percent(50));
         assert!(advice(&registry)[0].starts_with("memory.pace does nothing"));
@@ -82,9 +82,8 @@ mod tests {
     }
 
     #[test]
-    fn what_stops_batching_is_said() {
+    fn an_option_that_stops_batching_gets_a_remark() {
         let mut registry = seed();
-        registry.models[0].memory.concurrency = 4;
         registry.models[0].server.kv_bits = Some(8);
         registry.models[0].memory.concurrency = 2;
         assert_eq!(
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_without_a_default_answer_length_is_named() {
+    fn a_model_without_a_default_answer_length_gets_a_remark() {
         let mut registry = seed();
         registry.models[1].server.max_tokens = None;
         let notes = advice(&registry);

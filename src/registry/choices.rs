@@ -1,79 +1,76 @@
-//! What is written as one of a few words.
+//! Values that are written as one of a few words.
 
 use serde::{Deserialize, Serialize};
 
 use super::keys::table::{Words, words};
 
 words! {
-    /// When a model is started.
     pub enum Start {
-        /// Comes up with the supervisor and comes back after a crash.
+        /// Starts with the supervisor and is restarted after a crash.
         Always = "always",
-        /// Only ever through `mlxctl start`.
+        /// Starts only on request, by `mlxctl start` or on the page.
         Manual = "manual",
     }
 
-    /// From the mildest to the strictest.
+    /// What happens while power is short, from mild to strict.
     #[derive(Default)]
     pub enum PowerChoice {
-        /// Nothing changes.
         #[default]
         Serve = "serve",
-        /// No manual model is started, unless `--force` says so.
+        /// Manual models are started only with `--force`.
         RefuseManual = "refuse_manual",
-        /// And those that run are drained and stopped when it begins.
+        /// In addition, running ones are drained and stopped at its beginning.
         StopManual = "stop_manual",
     }
 
-    /// What the owner may be told of.
+    /// Events that the owner may be notified of.
     pub enum NotifyKind {
-        /// An always-on model is down until somebody acts, or is quarantined.
+        /// An always-on model is down until someone acts, or is quarantined.
         Failed = "failed",
         /// A start was refused: no memory, no files, a rule of `[power]`.
         Refused = "refused",
-        /// The machine came up from a kernel panic.
+        /// The machine restarted after a kernel panic.
         Panic = "panic",
-        /// The disk does not take what the supervisor writes.
+        /// The supervisor cannot write to the disk.
         Disk = "disk",
-        /// A key was taken away.
+        /// A bearer key was revoked.
         KeyRevoked = "key-revoked",
     }
 
     /// launchd's `ProcessType`, launchd.plist(5).
     pub enum ProcessType {
-        /// Low CPU and IO priority, always (`DARWIN_BG`); backends inherit it, and nothing lifts it from one of them.
+        /// Low CPU and IO priority at all times (`DARWIN_BG`); backends inherit it, and it cannot be lifted for one of
+        /// them.
         Background = "Background",
         /// launchd's default.
         Standard = "Standard",
         /// Background unless boosted over XPC.
         Adaptive = "Adaptive",
-        /// As an application.
+        /// The same limits as an application: none.
         Interactive = "Interactive",
     }
 
-    /// What is done for a program that the models yield to.
+    /// What is done while a program runs that the models yield to.
     pub enum YieldAction {
-        /// Cached memory is released.
         Trim = "trim",
-        /// Backends run behind everything else.
         LowerPriority = "lower_priority",
-        /// Manual models are not started without `--force`.
+        /// Manual models are started only with `--force`.
         RefuseManual = "refuse_manual",
-        /// Manual models are drained and stopped. They do not come back by themselves.
+        /// Manual models are drained and stopped, and do not come back by themselves.
         StopManual = "stop_manual",
-        /// Requests wait in line; those under way finish.
+        /// New requests wait; those in progress finish.
         Hold = "hold",
     }
 
     /// How much of a backend's memory MLX pins for the GPU (`mx.set_wired_limit`); without Metal there is nothing to pin.
     #[derive(Default)]
     pub enum Wired {
-        /// None. The kernel panics that were reported under load (mlx 3186, mlx-lm 1666) need pinned memory.
+        /// Nothing. The kernel panics reported under load (mlx 3186, mlx-lm 1666) need pinned memory.
         Off = "off",
-        /// As much as the weights take, set once and left alone.
+        /// As much as the weights take, set once.
         Weights = "weights",
-        /// As `mlx_lm.server` does it: up to the recommended working set, set anew for each batch. Also what a backend
-        /// does whose spec was written before there was a choice.
+        /// As `mlx_lm.server` does it: up to the recommended working set, set again for each batch. Backends whose spec
+        /// predates this choice do the same.
         #[default]
         Default = "default",
     }
@@ -93,13 +90,12 @@ words! {
         Ring = "ring",
         /// RDMA over Thunderbolt, every host cabled to every other.
         Jaccl = "jaccl",
-        /// Whatever the installed MPI does.
+        /// Whatever the installed MPI uses for transport.
         Mpi = "mpi",
     }
 
-    /// How a model is divided.
     pub enum ClusterMode {
-        /// Every layer is divided over all ranks.
+        /// Every layer is split across all ranks.
         Tensor = "tensor",
         /// Every rank has some of the layers (`mlx_lm.server --pipeline`).
         Pipeline = "pipeline",

@@ -1,4 +1,4 @@
-//! The tables of `docs/registry.md` are generated from [`TABLES`], and the defaults that they name are the real ones.
+//! Checks that the tables of `docs/registry.md` are those generated from [`TABLES`], and that their defaults are real.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,12 +14,12 @@ use super::{Key, Registry, TABLES};
 const PAGE: &str = "docs/registry.md";
 const HEAD: &str = "| key | type | default | meaning |\n|---|---|---|---|\n";
 const SHARED: [&str; 7] = ["environment", "server", "memory", "health", "restart", "stop", "limits"];
-/// What the keys of a cluster are read beside.
+/// The keys without which a cluster is not valid.
 const CLUSTER: &str =
     "[model.cluster]\nbackend = \"mpi\"\nhosts = [{ ssh = \"127.0.0.1\" }, { ssh = \"studio\" }]\n";
 const MODEL: &str = "[[model]]\nname = \"a\"\nrepo = \"x/y\"\nport = 1\n";
 
-/// The page with its tables as they should be.
+/// The page with its tables as generated.
 fn generated(page: &str) -> String {
     let mut page = page.to_owned();
     let mut tables: Vec<(&str, String)> = Vec::new();
@@ -47,7 +47,7 @@ fn generated(page: &str) -> String {
     page
 }
 
-/// A line per key; those of a table in a list come behind it, as `list.key`.
+/// One row per key; those of a table in a list follow it, as `list.key`.
 fn rows(keys: &Keys, prefix: &str) -> String {
     let row = |key: &Key| {
         let name = format!("{prefix}{}", key.name);
@@ -58,7 +58,7 @@ fn rows(keys: &Keys, prefix: &str) -> String {
 }
 
 #[test]
-fn the_page_has_the_tables_that_the_reader_has() {
+fn the_page_has_the_tables_that_are_generated() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
     let written = fs_err::read_to_string(&page).unwrap();
     let wanted = generated(&written);
@@ -74,7 +74,7 @@ fn the_page_has_the_tables_that_the_reader_has() {
 }
 
 #[test]
-fn the_shared_defaults_take_what_a_model_takes() {
+fn the_shared_defaults_accept_what_a_model_accepts() {
     let notes = Notes::default();
     let text = format!("memory.reserve = [{{}}]\n{MODEL}cluster.hosts = [{{}}]\n");
     let table = DeTable::parse(&text).unwrap().into_inner();
@@ -90,8 +90,8 @@ fn the_shared_defaults_take_what_a_model_takes() {
     assert_eq!(below("defaults."), of_model);
 }
 
-/// Written out, every default that the tables give as a value changes nothing. Most are what the code uses, but a few
-/// are found where a table is resolved.
+/// Writing out a default that the tables give as a value changes nothing. Most are what the code uses, but a few are
+/// determined when a table is resolved.
 #[test]
 fn the_documented_defaults_are_the_real_ones() {
     let file = Path::new("/etc/mlxctl/models.toml");

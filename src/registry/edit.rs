@@ -1,4 +1,4 @@
-//! Switching a model to one of its alternatives, in the file, with its comments and its layout.
+//! Switches a model to one of its alternatives in the file, keeping comments and layout.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -7,49 +7,45 @@ use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 
 use super::{Problems, Registry, UnknownModel};
 
-/// What [`use_repo`] did.
+/// What [`use_repo`] changed in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
     pub model: String,
     pub from: String,
-    /// What it serves from its next start on; the same as `from` when nothing had to change.
+    /// What it serves from its next start on; equal to `from` if nothing had to change.
     pub to: String,
-    /// Whether a size is declared, which was that of `from`.
+    /// Whether a size is declared, which was meant for `from`.
     pub size_declared: bool,
 }
 
-/// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EditError {
-    /// The registry is not valid as it is.
     #[error("the registry is not valid")]
     Invalid(#[source] Problems),
-    /// No such model.
     #[error(transparent)]
     Unknown(#[from] UnknownModel),
-    /// The registry does not offer that repository for the model.
     #[error("`{repo}` is not among the alternatives of `{model}`")]
     NotOffered {
         model: String,
         repo: String,
-        /// What could have been asked for.
+        /// The alternatives of the model, in the file's order.
         offered: Vec<String>,
     },
-    /// The file has a shape that this edit does not know.
+    /// The key is written in a form that this edit does not support.
     #[error("`{0}` is not where it is expected in the registry")]
     Shape(String),
-    /// The file could not be written; it is as it was.
+    /// The file could not be written and is unchanged.
     #[error("the registry could not be written")]
     Write(#[source] io::Error),
 }
 
-/// Makes the model that goes by `model` serve `repo`, which has to be one of its alternatives, and puts the old
-/// repository in its place among them, so that there is a way back. The file is replaced at once or not at all.
+/// Makes the model with the name or alias `model` serve `repo`, one of its alternatives, and puts the old repository in
+/// its place among them, so that there is a way back. The file is replaced atomically.
 ///
 /// # Errors
-/// When the registry, the model or the repository is not right, or the file cannot be written. Then nothing changed.
+/// If the registry, the model or the repository is not valid, or the file cannot be written. Then nothing has changed.
 pub(crate) fn use_repo(file: &Path, model: &str, repo: &str) -> Result<Change, EditError> {
-    // A link stays a link: what it points to is replaced.
+    // A symlink is kept, and its target replaced.
     let target = fs_err::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let registry = Registry::load(&target).map_err(EditError::Invalid)?;
     let found = registry.model(model)?;
@@ -71,7 +67,7 @@ pub(crate) fn use_repo(file: &Path, model: &str, repo: &str) -> Result<Change, E
     Ok(change(to.clone()))
 }
 
-/// The text with the model's `repo` and `to`, one of its alternatives, exchanged.
+/// The text with the model's `repo` and `to`, one of its alternatives, swapped.
 fn swapped(text: &str, index: usize, to: &str) -> Result<String, EditError> {
     let shape = |key: &str| EditError::Shape(key.to_owned());
     let mut document: DocumentMut = text.parse().map_err(|_| shape("the document"))?;
@@ -99,14 +95,14 @@ fn swapped(text: &str, index: usize, to: &str) -> Result<String, EditError> {
     Ok(document.to_string())
 }
 
-/// Changes a value and leaves the blanks and comments around it.
+/// Changes a value and keeps the white space and comments around it.
 fn set(value: &mut Value, text: &str) {
     let decor = value.decor().clone();
     *value = Value::from(text);
     *value.decor_mut() = decor;
 }
 
-/// Writes beside the file and renames over it: a reader, or a power cut, sees the old text or the new one. Mode kept.
+/// Writes a temporary file and renames it: a reader, or a power cut, sees the old or the new text. Keeps the mode.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let folder: PathBuf =
         file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).into();
@@ -115,7 +111,7 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
     new.as_file().set_permissions(fs_err::metadata(file)?.permissions())?;
     new.as_file().sync_all()?;
     new.persist(file).map_err(|error| error.error)?;
-    // The rename itself is durable only once the folder is.
+    // The rename is durable only once the folder is synced.
     fs_err::File::open(&folder)?.sync_all()
 }
 
@@ -147,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_way_back_to_the_very_same_text() {
+    fn switching_back_restores_the_exact_text() {
         let (_folder, file) = written(SEED);
         use_repo(&file, "32b", NEW).unwrap();
         use_repo(&file, "32b", OLD).unwrap();
@@ -155,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_is_kept_a_link_stays_a_link_and_nothing_is_left_beside() {
+    fn the_mode_and_a_link_are_kept_and_no_other_file_is_left() {
         let (folder, file) = written(SEED);
         fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
         let link = folder.path().join("link.toml");
@@ -168,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_changes_nothing() {
+    fn an_unknown_model_or_repository_changes_nothing() {
         let (_folder, file) = written(SEED);
         let error = use_repo(&file, "32b", "someone/else").unwrap_err();
         assert!(matches!(&error, EditError::NotOffered { offered, .. } if offered.len() == 2), "{error:?}");
@@ -188,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn serving_it_already_is_no_change() {
+    fn a_repository_that_is_served_already_changes_nothing() {
         let (_folder, file) = written(SEED);
         let change = use_repo(&file, "32b", OLD).unwrap();
         assert_eq!(change.from, change.to);

@@ -1,11 +1,11 @@
-//! Whether what is always there fits into a machine.
+//! Whether everything that always runs fits into a machine's memory.
 
 use super::problem::{Finding, Problems};
 use super::{Registry, Start};
 use crate::units::Bytes;
 
-/// Whether the always-on models, by their declared sizes, fit beside the reserves that always hold into a machine with
-/// `total` bytes. Models without a declared size count nothing: admission measures them.
+/// Checks that the always-on models, by their declared sizes, and the reserves that always hold fit into `total` bytes.
+/// Models without a declared size do not count: admission measures them.
 pub(crate) fn fits(registry: &Registry, total: Bytes) -> Problems {
     Problems::new(&registry.file, registry.written.text.clone(), too_much(registry, total))
 }
@@ -47,12 +47,12 @@ mod tests {
     use crate::registry::load::seed;
 
     #[test]
-    fn the_deployment_fits_its_own_machine() {
+    fn the_example_deployment_fits_its_machine() {
         assert!(fits(&seed(), Bytes::gb(128)).is_empty());
     }
 
     #[test]
-    fn two_always_on_models_that_cannot_fit_are_named_with_every_term() {
+    fn always_on_models_that_cannot_fit_are_reported_with_every_term() {
         let mut registry = seed();
         registry.models[1].start = Start::Always;
         assert!(fits(&registry, Bytes::gb(70)).is_empty(), "10 + 20 + 40 is exactly 70");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_model_and_a_game_that_is_not_running_take_nothing() {
+    fn manual_models_and_a_game_that_is_not_running_do_not_count() {
         assert!(fits(&seed(), Bytes::gb(30)).is_empty());
         assert_eq!(fits(&seed(), Bytes(29_999_999_999)).len(), 1);
     }

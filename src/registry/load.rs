@@ -18,33 +18,33 @@ use crate::units::Bytes;
 /// The registry of `mlxctl demo`: the built-in tiny model on loopback.
 pub(crate) const DEMO: &str = include_str!("../../config/demo.toml");
 
-/// Larger than any real registry; guards against device files.
+/// Bytes; larger than any real registry, and guards against device files.
 const LARGEST: u64 = 1 << 20;
 
 impl Registry {
-    /// Reads `file` and checks all that can be checked without looking at the machine.
+    /// Reads `file` and checks everything that can be checked without looking at the machine.
     ///
     /// # Errors
-    /// Everything that is wrong with it, or that it cannot be read.
+    /// All its problems, or that it cannot be read.
     pub fn load(file: &Path) -> Result<Self, Problems> {
         let file = absolute(file);
         Self::parse(&file, &read(&file)?)
     }
 
-    /// As [`load`](Self::load), and whether this machine can hold it: the paths can be written, and the always-on
-    /// models fit into `total` bytes. What is wrong with the file does not hide what is wrong with the machine.
+    /// Like [`load`](Self::load), and checks that it suits this machine: paths can be written, and the always-on models
+    /// fit into `total` bytes. Problems with the file do not hide those with the machine.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All problems of both kinds, in the file's order.
     pub fn load_here(file: &Path, total: Bytes) -> Result<Self, Problems> {
         let (registry, problems) = examine_here(file, total)?;
         if problems.is_empty() { Ok(registry) } else { Err(problems) }
     }
 
-    /// As [`load_here`](Self::load_here), and what `more` finds in a registry that is valid so far.
+    /// Like [`load_here`](Self::load_here), with the complaints of `more` added, which gets what is valid so far.
     ///
     /// # Errors
-    /// Everything that is wrong.
+    /// All problems, in the file's order.
     pub fn check_here(
         file: &Path,
         total: Bytes,
@@ -55,7 +55,7 @@ impl Registry {
         if problems.is_empty() { Ok(registry) } else { Err(problems) }
     }
 
-    /// These complaints, each with its place in the file.
+    /// Turns complaints into problems with places in the file.
     pub fn problems(&self, complaints: Vec<Complaint>) -> Problems {
         let found = complaints.into_iter().map(|complaint| Finding {
             span: self.written.find(&complaint.key),
@@ -65,22 +65,22 @@ impl Registry {
         Problems::new(&self.file, self.written.text.clone(), found.collect())
     }
 
-    /// Checks `text` as the content of `file`, which gives its relative paths their meaning and is not read.
+    /// Checks `text` as the content of `file`, which is not read; relative paths are relative to it.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All its problems.
     pub fn parse(file: &Path, text: &str) -> Result<Self, Problems> {
         let file = absolute(file);
         let (registry, problems) = examine(&file, text, &Surroundings::of(&file));
         if problems.is_empty() { Ok(registry) } else { Err(problems) }
     }
 
-    /// The demo's registry, everything of it below `root`, its model on `port`.
+    /// The demo's registry, with all paths below `root` and its model on `port`.
     pub fn demo(root: &Path, port: u16) -> Self {
         let root = absolute(root);
         let file = root.join("demo.toml");
         let around = Surroundings { data: root, ..Surroundings::of(&file) };
-        // That nothing is wrong with it is a test's business.
+        // A test checks that it has no problems.
         let (mut registry, _) = examine(&file, DEMO, &around);
         for model in &mut registry.models {
             model.port = port;
@@ -89,7 +89,7 @@ impl Registry {
     }
 }
 
-/// The registry, and what is wrong with it on a machine of `total` bytes; `Err`: it cannot be read.
+/// The registry, and its problems on a machine of `total` bytes; `Err` if it cannot be read.
 fn examine_here(file: &Path, total: Bytes) -> Result<(Registry, Problems), Problems> {
     let file = absolute(file);
     let text = read(&file)?;
@@ -98,13 +98,13 @@ fn examine_here(file: &Path, total: Bytes) -> Result<(Registry, Problems), Probl
     Ok((registry, problems))
 }
 
-/// The registry as far as it can be understood, and all that is wrong with it.
+/// The registry as far as it can be understood, and all its problems.
 pub(super) fn examine(file: &Path, text: &str, around: &Surroundings) -> (Registry, Problems) {
     let notes = Notes::default();
     let (table, errors) = DeTable::parse_recoverable(text);
     let table = table.into_inner();
     let empty = DeTable::new();
-    // What follows from a slip of syntax is noise: it is read again once the syntax is right.
+    // After a syntax error other problems are noise: they show up once the syntax is right.
     let understood = if errors.is_empty() { &table } else { &empty };
     let raw = Section::read(&notes, understood, RawRegistry::read);
     let mut registry = resolve(file, &raw, around, &notes);
@@ -115,7 +115,7 @@ pub(super) fn examine(file: &Path, text: &str, around: &Surroundings) -> (Regist
     (registry, Problems::new(file, text, findings))
 }
 
-/// The parser's errors, the first of each line: what else it says about a line follows from that one.
+/// The parser's errors, only the first of each line: the others follow from it.
 fn syntax(text: &str, errors: &[toml::de::Error]) -> Vec<Finding> {
     let mut lines = Vec::new();
     let mut findings = Vec::new();
@@ -136,7 +136,6 @@ fn absolute(file: &Path) -> PathBuf {
     std::path::absolute(file).unwrap_or_else(|_| Path::new("/").join(file))
 }
 
-/// The text of the file.
 fn read(file: &Path) -> Result<String, Problems> {
     let unreadable = |error: &std::io::Error| {
         let (message, hint) = match error.kind() {
@@ -174,7 +173,7 @@ fn read(file: &Path) -> Result<String, Problems> {
     })
 }
 
-/// The deployment that this project is for.
+/// The example deployment of this project, `config/models.toml`.
 #[cfg(test)]
 pub(super) fn seed() -> Registry {
     Registry::parse(Path::new("/etc/mlxctl/models.toml"), include_str!("../../config/models.toml")).unwrap()
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_demo_is_valid_and_lies_below_its_root() {
+    fn the_demo_is_valid_and_stays_below_its_root() {
         let root = Path::new("/tmp/somewhere");
         let file = root.join("demo.toml");
         let around = Surroundings { data: root.to_owned(), ..Surroundings::of(&file) };
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_says_how_to_get_one() {
+    fn an_unreadable_file_is_reported_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let missing = Registry::load(&folder.path().join("none.toml")).unwrap_err();
         assert!(missing.plain().contains("there is no registry here (`mlxctl init` writes one"), "{missing}");
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_is_looked_at_although_the_file_is_broken() {
+    fn the_machine_is_checked_even_if_the_file_has_problems() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("models.toml");
         let text = "paths.root = \".\"\n[[model]]\nname = \"a\"\nrepo = \"x/y\"\nport = 0\nstart = \"always\"\nsize = \"9GB\"\n";

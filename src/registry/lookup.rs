@@ -1,25 +1,25 @@
-//! Which model is meant.
+//! Finds a model by what it is called.
 
 use super::notes::nearest;
 use super::{Model, Registry, Source};
 
-/// No model goes by that name.
+/// No model has that name, alias or repository.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no model is called `{asked}`")]
 pub struct UnknownModel {
     pub asked: String,
-    /// The name or alias that was most likely meant.
+    /// The closest name or alias, if one is close enough.
     pub nearest: Option<String>,
 }
 
 impl Registry {
-    /// The model of that name, alias or repository, in that order.
+    /// Finds a model by name, alias or repository, in that order.
     ///
-    /// Case does not matter: names are file names, and those of a Mac do not tell `32B` from `32b` either. Names and
-    /// aliases are unique that way; of several models that serve one repository the file's first is meant.
+    /// Case is ignored: names become file names, and a Mac does not distinguish `32B` from `32b` either. Names and
+    /// aliases are unique in that sense; of several models with the same repository the first in the file is returned.
     ///
     /// # Errors
-    /// When there is none; with the nearest name.
+    /// If there is none; with the nearest name.
     pub fn model(&self, asked: &str) -> Result<&Model, UnknownModel> {
         let is = |name: &str| name.eq_ignore_ascii_case(asked);
         self.models
@@ -35,7 +35,7 @@ impl Registry {
     }
 }
 
-/// As it is written in the registry: `org/name`, a folder, `builtin:tiny`.
+/// As written in the registry: `org/name`, a folder, `builtin:tiny`.
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

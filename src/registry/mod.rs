@@ -1,9 +1,9 @@
 //! The registry: the TOML file of models.
 //!
-//! Read in two steps: `raw` is what was written, [`Registry`] is what is valid. Every problem is reported at
-//! once. Nothing past this module sees a value that was not checked.
+//! Read in two steps: `raw` is what was written, [`Registry`] is what is valid. All problems are reported at once. Code
+//! outside this module never sees a value that was not checked.
 //!
-//! Every key, its type, its default and its meaning stand in `keys`; the tables of `docs/registry.md` are made from it.
+//! Every key, its type, default and meaning are in `keys`; the tables of `docs/registry.md` are generated from there.
 
 mod advice;
 mod choices;
@@ -29,13 +29,11 @@ pub(crate) use edit::{EditError, use_repo};
 pub(crate) use fits::fits;
 pub use keys::Limits;
 pub(crate) use keys::{
-    Health, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop,
+    Health, Key, ModelMemory, Notify, Power, PressureSettings, Restart, Sampling, ServerOptions, Stop, TABLES,
 };
-pub(crate) use keys::{Key, TABLES};
 pub(crate) use load::DEMO;
 pub(crate) use lookup::UnknownModel;
-pub(crate) use places::check_owners;
-pub(crate) use places::dangling;
+pub(crate) use places::{check_owners, dangling};
 pub use problem::Problems;
 pub(crate) use problem::{Complaint, Written};
 pub use types::*;

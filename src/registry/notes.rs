@@ -1,4 +1,4 @@
-//! What reading a registry brings up beside its values: problems, places, keys.
+//! What is collected while a registry is read, besides its values: problems, places, keys.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ pub(super) struct At<T> {
     pub span: Range<usize>,
 }
 
-/// What reading a document brings up, apart from its values.
+/// Problems, places and keys of one document.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     findings: RefCell<Vec<Finding>>,
@@ -30,7 +30,7 @@ struct Unknown {
 }
 
 impl Notes {
-    /// Notes a problem; no span: it is about something that was not written.
+    /// Notes a problem; without a span it is about something that was not written.
     pub(super) fn add(
         &self,
         span: Option<Range<usize>>,
@@ -41,28 +41,27 @@ impl Notes {
         self.findings.borrow_mut().push(Finding { span, message: message.into(), hint });
     }
 
-    /// Notes a problem of a value.
+    /// Notes a problem with a value.
     pub(super) fn wrong<T>(&self, at: &At<T>, message: impl Into<String>, hint: impl Into<String>) {
         self.add(Some(at.span.clone()), message, hint);
     }
 
-    /// Records that a value at `path` is known, whether or not it is present.
+    /// Records `path` as a known key, whether or not it is present.
     pub(super) fn asked(&self, path: &str) {
         self.known.borrow_mut().push(without_index(path));
     }
 
-    /// Notes where the value at `path` stands.
+    /// Records where the value at `path` is.
     pub(super) fn stands(&self, path: String, span: Range<usize>) {
         self.spans.borrow_mut().insert(path, span);
     }
 
-    /// Records an unknown key.
     pub(super) fn unknown(&self, table: &str, key: &str, span: Range<usize>) {
         let unknown = Unknown { table: table.to_owned(), key: key.to_owned(), span };
         self.unknown.borrow_mut().push(unknown);
     }
 
-    /// Every key that was looked for, `model.server.kv_bits`, sorted.
+    /// Every key that was looked up, such as `model.server.kv_bits`, sorted.
     #[cfg(test)]
     pub(super) fn known(&self) -> Vec<String> {
         let mut known = self.known.borrow().clone();
@@ -71,7 +70,7 @@ impl Notes {
         known
     }
 
-    /// Finishes reading: keys that were not read become problems, each with the nearest known key.
+    /// Ends the reading: keys that were not read become problems, each with the nearest known key.
     pub(super) fn finish(self) -> (Vec<Finding>, BTreeMap<String, Range<usize>>) {
         let known = self.known.borrow();
         for unknown in self.unknown.borrow().iter() {
@@ -101,10 +100,10 @@ fn unknown_hint(unknown: &Unknown, known: &[String]) -> String {
     format!("known keys: {}", here.join(", "))
 }
 
-/// The candidate that `asked` is most likely a slip of.
+/// The candidate that `asked` is most likely a misspelling of.
 pub(super) fn nearest<'a>(asked: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
-    // A key of a megabyte is not a typo, and the distance is quadratic.
+    // A very long key is not a typo, and the distance takes quadratic time.
     if asked.len() > 100 {
         return None;
     }
@@ -117,7 +116,7 @@ pub(super) fn nearest<'a>(asked: &str, candidates: impl Iterator<Item = &'a str>
         .map(|(_, candidate)| candidate)
 }
 
-/// How a table is written: `[paths]`, `[[model]]`, "the file" for the outermost.
+/// How a table is written: `[paths]`, `[[model]]`, or "the registry" for the outermost.
 fn header(table: &str) -> String {
     let name = without_index(table);
     match (table.ends_with(']'), name.as_str()) {
@@ -127,7 +126,7 @@ fn header(table: &str) -> String {
     }
 }
 
-/// `model[3].server` → `model.server`
+/// Removes the indices of a path: `model[3].server` → `model.server`
 pub(super) fn without_index(path: &str) -> String {
     let mut inside = false;
     path.chars()

@@ -1,23 +1,23 @@
-//! Which mlx-lm may be installed.
+//! Which versions of mlx-lm may be installed.
 
 use std::cmp::Ordering;
 
 /// The oldest mlx-lm that is safe to serve with.
 ///
-/// CVE-2026-5843: up to 0.31.3 a model's `model_file` runs code when it is loaded, and a client can name the model;
-/// and there `/health` stays 200 when the generation thread is dead.
+/// CVE-2026-5843: up to 0.31.3, loading a model runs code from its `model_file`, and a client can choose the model;
+/// also, `/health` stays 200 when the generation thread is dead.
 pub(crate) const MIN_MLX_LM: &str = "0.32.0";
 
-/// Why an older one is refused, for people.
+/// Why an older version is refused, for people.
 const WHY: &str = "before 0.32.0 a model's `model_file` runs code (CVE-2026-5843) and /health stays 200 when the generation thread is dead";
 
-/// Whether this version of mlx-lm is older than [`MIN_MLX_LM`]. Pre-releases of it are (PEP 440: rc, a, b, dev come
-/// before, post after).
+/// Whether this version of mlx-lm is older than [`MIN_MLX_LM`], as its pre-releases are (PEP 440: rc, a, b and dev sort
+/// before a release, post after).
 pub(crate) fn is_too_old(version: &str) -> bool {
     let version = version.trim().trim_start_matches('v');
     let release_end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
     let (release, rest) = version.split_at(release_end);
-    // A number too long to hold is a large one.
+    // A number too large for the type is large.
     let numbers = |text: &str| -> Vec<u64> {
         text.split('.').filter(|part| !part.is_empty()).map(|part| part.parse().unwrap_or(u64::MAX)).collect()
     };
@@ -28,7 +28,7 @@ pub(crate) fn is_too_old(version: &str) -> bool {
     match asked.cmp(&least) {
         Ordering::Less => true,
         Ordering::Greater => false,
-        // `0.32.*` has an empty tail number and a star, which is no pre-release; neither is `+local`.
+        // The rest of `0.32.*` is a star, and that of `0.32.0+local` a local part: neither is a pre-release.
         Ordering::Equal => {
             let rest = rest.trim_start_matches(['.', '-', '_']).to_ascii_lowercase();
             ["a", "b", "c", "rc", "dev", "pre"].iter().any(|mark| rest.starts_with(mark))
@@ -36,7 +36,7 @@ pub(crate) fn is_too_old(version: &str) -> bool {
     }
 }
 
-/// Whether the requirement is one of mlx-lm, by any of its spellings (PEP 503).
+/// Whether the requirement is for mlx-lm, in any spelling (PEP 503).
 pub(super) fn is_mlx_lm(requirement: &str) -> bool {
     let name: String = requirement
         .trim()
@@ -47,11 +47,11 @@ pub(super) fn is_mlx_lm(requirement: &str) -> bool {
     name == "mlx-lm"
 }
 
-/// Judges one requirement of `python.packages`.
+/// Checks one requirement of `python.packages`.
 ///
 /// # Errors
-/// What is wrong and what to write instead: an option of pip, or an mlx-lm that is not pinned or too old. A direct
-/// reference (`mlx-lm @ https://…`) cannot be judged before it is installed and passes.
+/// The problem and a hint: it is an option of pip, or an mlx-lm that is not pinned or too old. A direct reference
+/// (`mlx-lm @ https://…`) cannot be checked before it is installed, and passes.
 pub(crate) fn check_pin(requirement: &str) -> Result<(), (String, String)> {
     let text = requirement.trim();
     let first = text.chars().next();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn mlx_lm_is_pinned_and_new_enough_by_any_spelling() {
+    fn mlx_lm_must_be_pinned_and_new_enough_in_any_spelling() {
         for bad in [
             "mlx-lm",
             "mlx_lm>=0.32",

@@ -1,4 +1,4 @@
-//! Paths: what a written one means, and whether the machine lets us write there.
+//! Paths: what they expand to, and whether they can be written on this machine.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -6,19 +6,18 @@ use std::path::{Component, Path, PathBuf};
 use super::problem::{Finding, Problems};
 use super::{Paths, Registry};
 
-/// What a path may be relative to.
+/// The folders that a path may be relative to.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
-    /// `~`.
+    /// What `~` stands for; `None` without an absolute `HOME`.
     pub home: Option<PathBuf>,
-    /// Where everything lies when `paths.root` is not written.
+    /// The root if `paths.root` is not set.
     pub data: PathBuf,
-    /// The registry file's own folder.
     pub folder: PathBuf,
 }
 
 impl Surroundings {
-    /// Of a registry in `file`, for this user. `file` is absolute.
+    /// For a registry in `file`, which is absolute, and this user.
     pub(super) fn of(file: &Path) -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
@@ -34,10 +33,10 @@ impl Surroundings {
         Self { home, data, folder }
     }
 
-    /// The absolute path that `written` means below `base`.
+    /// The absolute path of `written`, which may be relative to `base`.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write instead.
+    /// The problem, and what to write instead.
     pub(super) fn expand(&self, written: &str, base: &Path) -> Result<PathBuf, (String, String)> {
         let hint = "use an absolute path, or one below ~/";
         if written.trim().is_empty() {
@@ -47,7 +46,7 @@ impl Surroundings {
             return Err(("the path contains a control character".into(), hint.into()));
         }
         let absolute = || "write the absolute path".to_owned();
-        // What a shell would put in its place is put in its place; what it would and we cannot is never a folder's name.
+        // `~` and `$HOME` are expanded as a shell would; other variables are refused, not taken for a folder's name.
         let home = ["~", "${HOME}", "$HOME"].into_iter().find_map(|sign| {
             let rest = written.strip_prefix(sign)?;
             (rest.is_empty() || rest.starts_with('/')).then_some((sign, rest))
@@ -70,7 +69,7 @@ impl Surroundings {
     }
 }
 
-/// Whether everything that mlxctl writes to can be written to, or made, by this user on this machine. Creates nothing.
+/// Checks that this user can write to, or create, everything that mlxctl writes to. Creates nothing.
 pub(crate) fn check_paths(registry: &Registry) -> Problems {
     let mut findings = unwritable(registry, &|folder| {
         use nix::unistd::{AccessFlags, access};
@@ -80,7 +79,7 @@ pub(crate) fn check_paths(registry: &Registry) -> Problems {
     Problems::new(&registry.file, registry.written.text.clone(), findings)
 }
 
-/// Whether another user could put code, or something to believe, where mlxctl keeps its own.
+/// Checks that no other user can put code or data where mlxctl keeps its own.
 pub(crate) fn check_owners(registry: &Registry) -> Problems {
     Problems::new(&registry.file, registry.written.text.clone(), open_to_others(registry))
 }
@@ -102,7 +101,7 @@ pub(super) fn unwritable(registry: &Registry, access: &dyn Fn(&Path) -> io::Resu
     for (key, path) in wanted {
         let (nearest, problem) = obstacle(path, access);
         let Some(problem) = problem else { continue };
-        // One folder that is closed is one problem, however many paths lie below it.
+        // A closed folder is one problem, however many paths are below it.
         if seen.contains(&nearest) {
             continue;
         }
@@ -114,7 +113,7 @@ pub(super) fn unwritable(registry: &Registry, access: &dyn Fn(&Path) -> io::Resu
     findings
 }
 
-/// Folders of ours into which another user may put files, or that he may replace: what lies there is run, or believed.
+/// Our folders that another user can write to or replace: what is in them is run, or believed.
 fn open_to_others(registry: &Registry) -> Vec<Finding> {
     let Paths { root, venv, logs, run: _, state } = &registry.paths;
     let wanted = [("paths.root", root), ("paths.venv", venv), ("paths.logs", logs), ("paths.state", state)];
@@ -122,7 +121,7 @@ fn open_to_others(registry: &Registry) -> Vec<Finding> {
     for (key, path) in wanted {
         let Some(problem) = trusted(path).err() else { continue };
         let message = format!("other users can change `{key}`: {problem}");
-        // What is said of a folder is not said again of those below it.
+        // A problem of a folder is not repeated for those below it.
         if findings.iter().any(|known| known.message.ends_with(&problem)) {
             continue;
         }
@@ -135,14 +134,15 @@ fn open_to_others(registry: &Registry) -> Vec<Finding> {
     findings
 }
 
-/// Whether nobody but this user (and root) can change what lies at `path`, links followed. A folder above it may be for
-/// everybody if it is sticky, as `/tmp` and `/Users/Shared` are: there nobody renames what is another's.
+/// Checks that only this user (and root) can change what is at `path`, links followed. A folder above it may be
+/// writable for everyone if it is sticky, as `/tmp` and `/Users/Shared` are: there users cannot rename what belongs to
+/// others.
 fn trusted(path: &Path) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(real) = real(path) else { return Ok(()) };
     let me = nix::unistd::getuid().as_raw();
     for (depth, folder) in real.ancestors().enumerate() {
-        // What cannot be seen is told by the look at what can be written.
+        // What cannot be read is reported by the check of what can be written.
         let Ok(found) = fs_err::metadata(folder) else { continue };
         let (mode, shown) = (found.mode(), folder.display());
         let its_own = depth == 0 && fs_err::metadata(path).is_ok();
@@ -163,7 +163,7 @@ fn trusted(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The path without links, as far as it is there.
+/// The path without links, as far as it exists.
 fn real(path: &Path) -> io::Result<PathBuf> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for folder in path.ancestors() {
@@ -180,7 +180,8 @@ fn user(uid: u32) -> String {
     found.map_or_else(|| format!("user {uid}"), |user| user.name)
 }
 
-/// Whether a group is this user's alone: many systems give everybody one of their own name, and a umask that lets it write.
+/// Whether a group is this user's alone: many systems give every user a group of the same name and a umask that lets it
+/// write.
 fn is_private(gid: u32, me: u32) -> bool {
     use nix::unistd::{Group, User};
     let (group, user) = (Group::from_gid(gid.into()), User::from_uid(me.into()));
@@ -188,7 +189,7 @@ fn is_private(gid: u32, me: u32) -> bool {
     group.name == user.name && group.mem.iter().all(|member| *member == user.name)
 }
 
-/// What a link that leads nowhere leads to, in a sentence. The disk that it names is usually not mounted.
+/// Says where a dangling link points. Usually the disk in its path is not mounted.
 pub(crate) fn dangling(link: &Path) -> String {
     match fs_err::read_link(link) {
         Ok(target) => format!(
@@ -200,8 +201,8 @@ pub(crate) fn dangling(link: &Path) -> String {
     }
 }
 
-/// The disk below `/Volumes` that a path is on, if that is not mounted: macOS makes and removes these folders itself, and
-/// one that somebody else made hides the disk when it comes.
+/// The disk below `/Volumes` that a path is on, if it is not mounted: macOS creates and removes these folders itself,
+/// and one created by someone else hides the disk once it is mounted.
 fn unmounted(path: &Path) -> Option<String> {
     let mut parts = path.strip_prefix("/Volumes").ok()?.components();
     let volume = Path::new("/Volumes").join(parts.next()?);
@@ -210,7 +211,7 @@ fn unmounted(path: &Path) -> Option<String> {
     missing.then(|| format!("the disk {} is not mounted", volume.display()))
 }
 
-/// The nearest folder at or above `path` that is there, and what is wrong with it.
+/// The nearest existing folder at or above `path`, and what is wrong with it.
 fn obstacle(path: &Path, access: &dyn Fn(&Path) -> io::Result<()>) -> (PathBuf, Option<String>) {
     if let Some(problem) = unmounted(path) {
         return (PathBuf::from("/Volumes"), Some(problem));
@@ -225,7 +226,7 @@ fn obstacle(path: &Path, access: &dyn Fn(&Path) -> io::Result<()>) -> (PathBuf, 
             Ok(found) if !found.is_dir() => Some(format!("{} is a file, not a folder", folder.display())),
             Ok(_) => access(folder).err().map(|error| format!("{}: {}", folder.display(), plain(&error))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // Below a file: the file itself is found further up.
+            // Below a file, which is found further up.
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
             Err(error) => Some(format!("{}: {}", folder.display(), plain(&error))),
         };
@@ -234,7 +235,7 @@ fn obstacle(path: &Path, access: &dyn Fn(&Path) -> io::Result<()>) -> (PathBuf, 
     (path.to_owned(), Some(format!("no folder above {} exists", path.display())))
 }
 
-/// The kind of failure, in words, without "(os error 13)".
+/// The kind of error in words, without "(os error 13)".
 pub(super) fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "no permission".into(),
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tilde_is_home_and_a_relative_path_lies_below_its_base() {
+    fn a_tilde_is_home_and_a_relative_path_is_below_its_base() {
         let expand = |text: &str| here().expand(text, Path::new("/base")).unwrap();
         assert_eq!(expand("~"), Path::new("/home/me"));
         assert_eq!(expand("~/x/./y"), Path::new("/home/me/x/y"));
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn one_closed_folder_is_one_problem() {
+    fn a_closed_folder_is_reported_once() {
         let registry = crate::registry::load::seed();
         let findings = unwritable(&registry, &|_| Err(io::ErrorKind::PermissionDenied.into()));
         assert_eq!(findings.len(), 1, "{findings:?}");
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_disk_that_is_away_is_named_with_its_target() {
+    fn a_link_to_a_missing_disk_is_reported_with_its_target() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         fs_err::os::unix::fs::symlink(folder.path().join("Away/mlx"), &root).unwrap();
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_another_user_may_write_is_refused_and_one_in_a_shared_folder_is_not() {
+    fn a_folder_that_others_can_write_is_refused_and_one_in_a_shared_folder_is_not() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let shared = folder.path().join("shared");
@@ -318,12 +319,12 @@ mod tests {
         assert!(open.len() == 1 && open[0].starts_with("other users can change `paths.state`"), "{open:?}");
         let open = problems(0o777, 0o755, 0o755);
         assert!(open.len() == 1 && open[0].contains("every user can write to") && open[0].contains("shared"));
-        // What is not there yet is judged by where it would be made.
+        // What does not exist yet is judged by where it would be created.
         assert_eq!(open_to_others(&Registry::demo(&shared.join("new"), 8800)).len(), 1);
     }
 
     #[test]
-    fn a_file_in_the_way_is_named() {
+    fn a_file_in_the_way_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs_err::write(&file, "").unwrap();

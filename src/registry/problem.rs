@@ -11,26 +11,24 @@ use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 /// Where in the file a problem is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// 1 for the first line.
+    /// 1 for the first line of the file.
     pub line: usize,
-    /// 1 for the first character of the line; counts characters, not bytes.
+    /// 1 for the first character of the line; in characters, not bytes.
     pub column: usize,
-    /// Bytes of the file, on character boundaries.
+    /// Byte offsets in the file, on character boundaries.
     pub span: Range<usize>,
 }
 
-/// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub file: PathBuf,
-    /// Where in it; `None`: the file as a whole.
+    /// `None` for a problem of the file as a whole.
     pub place: Option<Place>,
     pub message: String,
     /// What to do about it, one line.
     pub hint: Option<String>,
 }
 
-/// `file:line:column: message (hint)`
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
@@ -42,7 +40,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with one registry, in the file's order.
+/// All problems of one registry, in the file's order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.plain())]
 pub struct Problems {
@@ -64,7 +62,7 @@ impl Problems {
             let place = finding.span.map(|span| place(&text, span));
             let Finding { message, hint, .. } = finding;
             let problem = Problem { file: file.to_owned(), place, message, hint };
-            // What stands in [defaults] is looked at once for every model.
+            // What is in [defaults] is checked once per model.
             if !list.contains(&problem) {
                 list.push(problem);
             }
@@ -73,7 +71,7 @@ impl Problems {
         Self { list, text }
     }
 
-    /// These and those, in the file's order. Both are about the same file.
+    /// Both lists, in the file's order. They must be about the same file.
     pub fn and(mut self, other: Self) -> Self {
         if self.list.is_empty() {
             return other;
@@ -83,27 +81,24 @@ impl Problems {
         self
     }
 
-    /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// How many things are wrong.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// One after the other, in the file's order.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
     }
 
-    /// A line a problem: `file:line:column: message (hint)`.
+    /// One line per problem: `file:line:column: message (hint)`.
     pub fn plain(&self) -> String {
         self.list.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
     }
 
-    /// For people: each problem with its line of the file underlined, as compilers do it.
+    /// For people: each problem with its line of the file underlined, as compilers show it.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         self.list.iter().map(|problem| self.render_one(problem, &renderer)).collect::<Vec<_>>().join("\n\n")
@@ -113,7 +108,7 @@ impl Problems {
         let file = problem.file.display().to_string();
         let group = Level::ERROR.primary_title(problem.message.as_str());
         let mut report = match &problem.place {
-            // Only the line in question is handed over: a file of a thousand problems is not laid out a thousand times.
+            // Pass on this line only: laying out the whole file for each of many problems would be slow.
             Some(place) => {
                 let start = self.text[..place.span.start].rfind('\n').map_or(0, |at| at + 1);
                 let end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
@@ -142,7 +137,7 @@ impl<'a> IntoIterator for &'a Problems {
     }
 }
 
-/// A problem before it has a file around it.
+/// A problem that is not tied to a file yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
     pub span: Option<Range<usize>>,
@@ -150,22 +145,22 @@ pub(super) struct Finding {
     pub hint: Option<String>,
 }
 
-/// Something wrong with a registry that only a later look finds: it is told at the key that it is about.
+/// A problem found by a later check, reported at the key that it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// The key's path: `model[0].cluster.mode`.
+    /// The path of the key: `model[0].cluster.mode`.
     pub key: String,
     pub message: String,
     pub hint: Option<String>,
 }
 
-/// Where each value stands in the text it was read from, so that what is found later still has a line.
+/// Where each value is in the text, so that problems found later still have a line.
 ///
-/// Equal to every other: two registries are the same when their values are, wherever those stand.
+/// Equal to every other: two registries are the same if their values are, wherever those are written.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
     pub(super) text: Arc<str>,
-    /// `paths.logs`, `model[0].size`.
+    /// By path: `paths.logs`, `model[0].size`. Byte offsets in `text`.
     pub(super) spans: BTreeMap<String, Range<usize>>,
 }
 
@@ -176,7 +171,7 @@ impl PartialEq for Written {
 }
 
 impl Written {
-    /// Where `key` stands, or the nearest table around it that was written.
+    /// The place of `key`, or of the nearest enclosing table that was written.
     pub(super) fn find(&self, key: &str) -> Option<Range<usize>> {
         let mut key = key;
         loop {
@@ -188,14 +183,14 @@ impl Written {
     }
 }
 
-/// Text of a user within a message: no line ends, no escape sequences, no novels.
+/// A user's text for use in a message: escaped, without line breaks, and cut at 80 characters.
 pub(super) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
     let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     if text.chars().nth(LONGEST).is_some() {
         shown.push('…');
     }
-    // Only what a terminal could take amiss needs the backslash.
+    // Quotes and backslashes are harmless to a terminal, so they stay as they are.
     shown.replace("\\\"", "\"").replace("\\'", "'").replace("\\\\", "\\")
 }
 

@@ -1,4 +1,4 @@
-//! What was written, field by field, each with its place. Types and units are right, nothing else is checked.
+//! What was written, field by field, each with its place. Only types and units have been checked.
 
 use super::keys::table::Over;
 use super::keys::{
@@ -9,7 +9,6 @@ use super::keys::{
 use super::notes::At;
 use super::reader::Section;
 
-/// The whole file.
 pub(super) struct RawRegistry {
     pub paths: RawPaths,
     pub python: RawPython,
@@ -24,20 +23,19 @@ pub(super) struct RawRegistry {
     pub router: RawRouter,
     pub defaults: RawOptions,
     pub models: Vec<RawModel>,
-    /// Whether something was written as `model`, even if wrongly.
+    /// Whether `model` is present, even if malformed.
     pub has_models: bool,
 }
 
 pub(super) struct RawModel {
     pub entry: RawEntry,
-    /// `None`: there is no such table.
+    /// `None` if there is no such table.
     pub cluster: Option<RawCluster>,
     pub options: RawOptions,
 }
 
 /// The sub-tables that `[defaults]` and a model share.
 pub(super) struct RawOptions {
-    /// Names and values.
     pub environment: Vec<(At<String>, String)>,
     pub server: RawServer,
     pub memory: RawMemory,
@@ -94,7 +92,7 @@ impl RawOptions {
         }
     }
 
-    /// These values, and `shared` where one is missing.
+    /// These values, with those of `shared` where one is missing.
     pub(super) fn over(&self, shared: &Self) -> Self {
         Self {
             environment: self.environment.clone(),

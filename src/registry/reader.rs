@@ -18,26 +18,25 @@ use super::problem::quote;
 use crate::clock::hours::Hours;
 use crate::units::{Bytes, ParseBytesError, Percent};
 
-/// The longest time that can be meant; beyond it clocks overflow.
+/// The longest time allowed, a year; beyond it clocks overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// One table, or the place where it could have been.
+/// One table, or the place where it could be.
 pub(super) struct Section<'a> {
     notes: &'a Notes,
     table: Option<&'a DeTable<'a>>,
     path: String,
-    /// The table's own place, for what is missing from it.
+    /// The place of the table, for what is missing from it.
     pub span: Option<Range<usize>>,
     asked: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Section<'a> {
-    /// Reads the outermost table.
     pub(super) fn read<T>(notes: &'a Notes, table: &'a DeTable<'a>, read: impl FnOnce(&Self) -> T) -> T {
         Self::scope(notes, Some(table), String::new(), None, read)
     }
 
-    /// Leaving the scope is what finds unknown keys, so no reader can forget to look for them.
+    /// Unknown keys are found at the end of the scope, so that no reader can forget to look for them.
     fn scope<T>(
         notes: &'a Notes,
         table: Option<&'a DeTable<'a>>,
@@ -74,22 +73,22 @@ impl<'a> Section<'a> {
         self.notes.add(Some(value.span()), message, format!("for example: {key} = {example}"));
     }
 
-    /// Where the table stands; `None`: it was not written, or is none.
+    /// The place of the table; `None` if it was not written, or is not a table.
     pub(super) fn place(&self) -> Option<Range<usize>> {
         self.table.and(self.span.clone())
     }
 
-    /// What was written, even if wrongly.
+    /// Every key that was written, even if malformed.
     pub(super) fn keys(&self) -> BTreeSet<String> {
         self.table.into_iter().flatten().map(|(key, _)| key.get_ref().to_string()).collect()
     }
 
-    /// Whether `key` was written, even if wrongly.
+    /// Whether `key` was written, even if malformed.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// Whether `key` is a list with nothing in it.
+    /// Whether `key` is an empty list.
     pub(super) fn has_empty_list(&self, key: &str) -> bool {
         let value = self.table.and_then(|table| table.get(key)).map(Spanned::get_ref);
         matches!(value, Some(DeValue::Array(array)) if array.is_empty())
@@ -122,7 +121,7 @@ impl<'a> Section<'a> {
         let value = self.get(key)?;
         let span = value.span();
         let DeValue::Integer(integer) = value.get_ref() else {
-            // 8800 in quotes is the slip that happens; otherwise any number within shows the shape.
+            // The usual mistake is 8800 in quotes; otherwise any number in the range shows the form.
             let meant = value.get_ref().as_str().and_then(|text| text.parse().ok());
             let example =
                 meant.filter(|n| range.contains(n)).unwrap_or_else(|| 8.clamp(*range.start(), *range.end()));
@@ -225,7 +224,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// A size with its unit; above zero, unless `zero` means something.
+    /// A size with its unit; above zero, unless `zero` is allowed.
     pub(super) fn size(&self, key: &'static str, zero: bool) -> Option<At<Bytes>> {
         let value = self.get(key)?;
         let span = value.span();
@@ -239,53 +238,32 @@ impl<'a> Section<'a> {
             }
         };
         let example = "for example \"20GB\" or \"16 GiB\"";
-        match written.parse::<Bytes>() {
+        let negative = written.trim_start().starts_with('-');
+        let (problem, hint) = match written.parse::<Bytes>() {
             Ok(Bytes(0)) if !zero => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{key}` is zero"),
-                    format!("write a size above zero, {example}"),
-                );
-                None
+                (format!("`{key}` is zero"), format!("write a size above zero, {example}"))
             }
-            Ok(bytes) => Some(At { value: bytes, span }),
-            Err(ParseBytesError::NoUnit(number)) => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{key}` has no unit: {} of what?", quote(&number)),
-                    format!("write \"{number}GB\" or \"{number}GiB\""),
-                );
-                None
-            }
-            Err(ParseBytesError::Number(_)) if written.trim_start().starts_with('-') => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{key}` is negative"),
-                    format!("write a size above zero, {example}"),
-                );
-                None
+            Ok(bytes) => return Some(At { value: bytes, span }),
+            Err(ParseBytesError::NoUnit(number)) => (
+                format!("`{key}` has no unit: {} of what?", quote(&number)),
+                format!("write \"{number}GB\" or \"{number}GiB\""),
+            ),
+            Err(ParseBytesError::Number(_)) if negative => {
+                (format!("`{key}` is negative"), format!("write a size above zero, {example}"))
             }
             Err(ParseBytesError::Number(_)) => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{}` is not a size", quote(&written)),
-                    format!("a number and a unit, {example}"),
-                );
-                None
+                (format!("`{}` is not a size", quote(&written)), format!("a number and a unit, {example}"))
             }
-            Err(ParseBytesError::Unit(unit)) => {
-                self.notes.add(
-                    Some(span),
-                    format!("`{}` is not a unit of size", quote(&unit)),
-                    "the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
-                );
-                None
-            }
+            Err(ParseBytesError::Unit(unit)) => (
+                format!("`{}` is not a unit of size", quote(&unit)),
+                "the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB".to_owned(),
+            ),
             Err(ParseBytesError::TooLarge(_)) => {
-                self.notes.add(Some(span), format!("`{key}` is more than any machine has"), example);
-                None
+                (format!("`{key}` is more than any machine has"), example.to_owned())
             }
-        }
+        };
+        self.notes.add(Some(span), problem, hint);
+        None
     }
 
     /// A time above zero and below a year, with its unit.
@@ -325,7 +303,6 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<At<T>> {
         let text = self.text(key, words.first().map_or("", |(word, _)| word))?;
         self.word(text, words, |text| format!("`{key}` cannot be `{text}`"))

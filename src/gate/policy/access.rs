@@ -6,20 +6,20 @@ use super::keys::KeyRing;
 use crate::gate::wire::{Refusal, shown};
 use crate::registry::Network;
 
-/// The bearer key of a request, as far as it is known.
+/// Who sends a request, according to its bearer key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// No key is needed.
+    /// Keys are not required, so none was read.
     Anyone,
-    /// A key of this name.
+    /// The valid key of this name.
     Named(String),
-    /// A key is needed and there is none.
+    /// A key is required, and the request has none.
     Missing,
-    /// A key that is not, or no longer, valid.
+    /// The key is unknown, revoked, or not for models.
     Unknown,
 }
 
-/// Who sends this `Authorization`.
+/// Identifies the sender by its `Authorization` header.
 pub(crate) fn caller(authorization: Option<&str>, network: &Network, keys: &KeyRing) -> Caller {
     if !network.require_key {
         return Caller::Anyone;
@@ -36,8 +36,8 @@ pub(crate) fn bearer(header: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Whether `Host` names this gate. A page whose domain was pointed at this address (DNS rebinding) names its own
-/// domain there; an IP address cannot be pointed anywhere.
+/// Checks that `Host` names this gate. A page whose domain was pointed at this address (DNS rebinding) sends its own
+/// domain there; an IP address cannot be pointed elsewhere.
 ///
 /// # Errors
 /// 421 for a name that is not on the list.
@@ -63,8 +63,8 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-/// The origin to answer with CORS headers. Programs send none; browsers send it with every POST and every
-/// request that a script of another site makes.
+/// The origin to answer with CORS headers. Programs send none; browsers send one with every POST and with every request
+/// that a script of another site makes.
 ///
 /// # Errors
 /// 403 for an origin that is not on the list, `null` included.
@@ -84,12 +84,12 @@ pub(crate) fn check_origin<'o>(
 }
 
 /// # Errors
-/// 401 without a valid key where one is needed.
+/// 401 without a valid key if one is required.
 pub(crate) fn check_caller(caller: &Caller) -> Result<(), Refusal> {
     let message = match caller {
         Caller::Anyone | Caller::Named(_) => return Ok(()),
         Caller::Missing => {
-            "a key is needed: send 'Authorization: Bearer KEY' (create one with 'mlxctl key add NAME')"
+            "a key is required: send 'Authorization: Bearer KEY' (create one with 'mlxctl key add NAME')"
         }
         Caller::Unknown => "this key is not known here; it may have been revoked, or be one for the page",
     };
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rebound_name_is_refused_and_the_own_address_is_not() {
+    fn a_rebound_name_is_refused_and_the_gates_own_address_is_not() {
         let local = "10.0.0.7".parse().unwrap();
         let check = |host: &str| check_host(Some(host), local, &network()).is_ok();
         for host in [
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn only_named_origins_are_let_in() {
+    fn only_listed_origins_are_allowed() {
         assert_eq!(check_origin(None, &network()), Ok(None));
         assert_eq!(check_origin(Some("https://ui.example"), &network()), Ok(Some("https://ui.example")));
         for origin in ["null", "https://ui.example.evil", "http://ui.example", "https://UI.example", ""] {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_read_without_case() {
+    fn the_scheme_is_case_insensitive() {
         assert_eq!(bearer("Bearer abc"), Some("abc"));
         assert_eq!(bearer("bearer  abc"), Some("abc"));
         assert_eq!(bearer("Basic abc"), None);

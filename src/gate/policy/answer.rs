@@ -1,4 +1,4 @@
-//! What the gate answers by itself: `/health`, `/v1/models`, and why a model is not to be had. Pure.
+//! What the gate answers by itself: `/health`, `/v1/models`, and why a model is unavailable. Pure.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,22 +12,17 @@ use crate::clock::Moment;
 use crate::gate::wire::{Method, Refusal, Reply, shown};
 use crate::registry::Start;
 
-/// What a path means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// `/health`
     Health,
-    /// `/v1/models`
     Models,
-    /// `/v1/models/{id}`
+    /// The id in `/v1/models/{id}`, percent-decoded, unchecked.
     Model(String),
-    /// A path that generates.
     Generate(Endpoint),
-    /// Nothing here.
     Unknown,
 }
 
-/// Reads a path. A slash given twice counts once: a base address that ends in one is put together so.
+/// Parses a path. Repeated slashes count as one: that is what becomes of a base URL that ends in a slash.
 pub(crate) fn route(path: &str) -> Route {
     let mut single = Cow::Borrowed(path);
     while single.contains("//") {
@@ -45,10 +40,10 @@ pub(crate) fn route(path: &str) -> Route {
     }
 }
 
-/// Whether the route knows the method.
+/// Checks that the route accepts the method.
 ///
 /// # Errors
-/// 405 with `Allow`, 404 for a path that is nothing here.
+/// 405 with `Allow`, or 404 for an unknown path.
 pub(crate) fn check_method(route: &Route, method: Method, path: &str) -> Result<(), Refusal> {
     let allow = match route {
         Route::Unknown => {
@@ -69,7 +64,7 @@ pub(crate) fn check_method(route: &Route, method: Method, path: &str) -> Result<
     if fits {
         return Ok(());
     }
-    let message = format!("this path takes {allow} only");
+    let message = format!("this path accepts only {allow}");
     Err(Refusal { allow: Some(allow), ..Refusal::new(405, "method_not_allowed", message) })
 }
 
@@ -108,8 +103,8 @@ pub(crate) fn inform(
     }
 }
 
-/// A model as OpenAI's list has it. `root` tells which names mean the same one, `preset` what a request under this name
-/// gets where it names no value.
+/// A model as an entry of OpenAI's list. Names with the same `root` are the same model; `preset` has the values that a
+/// request under this name gets if it does not set them.
 pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
     let mut entry = json!({
         "id": id, "object": "model", "created": created, "owned_by": "mlxctl", "root": config.name,
@@ -121,7 +116,7 @@ pub(crate) fn entry(config: &GateConfig, id: &str, created: u64) -> Value {
     entry
 }
 
-/// What a model is doing, in the word that clients are told.
+/// What a model is doing, in the word that clients see.
 pub(crate) fn state(availability: &Availability) -> &'static str {
     match availability {
         Availability::Ready(_) => "ready",
@@ -135,12 +130,12 @@ pub(crate) fn state(availability: &Availability) -> &'static str {
     }
 }
 
-/// Whether the model may be called so, in any case.
+/// Whether `id` is one of the model's names, ignoring case.
 pub(crate) fn knows(config: &GateConfig, id: &str) -> bool {
     config.accepted.iter().any(|accepted| accepted.eq_ignore_ascii_case(id))
 }
 
-/// Why the model is not to be had now; `None`: it is ready.
+/// Why the model is unavailable now; `None` if it is ready.
 pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now: Moment) -> Option<Refusal> {
     let name = &config.name;
     let refusal = |state: &'static str, message: String, wait: Duration| {
@@ -193,8 +188,8 @@ pub(crate) fn unavailable(config: &GateConfig, availability: &Availability, now:
     }
 }
 
-/// Why a request is turned away now; `None`: the model is ready, or worth waiting for. `patient`: it asked to wait
-/// for a model that is on its way.
+/// Why a request is turned away now; `None` if the model is ready or worth waiting for. `patient`: whether the request
+/// asked to wait for a model that is loading.
 pub(crate) fn turned_away(
     config: &GateConfig,
     availability: &Availability,
@@ -208,15 +203,15 @@ pub(crate) fn turned_away(
     }
 }
 
-/// Someone has to act; a library that waits for that is told not to (see [`Refusal::reply`]).
+/// `Retry-After` where someone has to act; client libraries are told not to retry (see [`Refusal::reply`]).
 const PERSON: Duration = Duration::from_secs(60);
-/// A load of which nothing is known yet.
+/// The same for a load whose duration is not known yet.
 const UNKNOWN_LOAD: Duration = Duration::from_secs(10);
-/// A load that takes longer than those before it.
+/// The same for a load that takes longer than earlier ones.
 const OVERDUE: Duration = Duration::from_secs(5);
-/// A drain ends in a stop or a restart.
+/// The same for a drain, which ends in a stop or a restart.
 const DRAINING: Duration = Duration::from_secs(10);
-/// Memory comes back when somebody gives it back.
+/// The same where memory is short until something releases it.
 const REFUSED: Duration = Duration::from_secs(30);
 
 fn state_code(state: &'static str) -> &'static str {
@@ -231,7 +226,7 @@ fn state_code(state: &'static str) -> &'static str {
     }
 }
 
-/// The answer to a browser that asks before it asks.
+/// The answer to a browser's preflight request (CORS).
 pub(crate) fn preflight(wanted_headers: Option<&str>) -> Reply {
     let mut reply = Reply::empty();
     reply.header("access-control-allow-methods", "GET, POST");
@@ -247,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slash_given_twice_counts_once() {
+    fn repeated_slashes_count_as_one() {
         assert_eq!(route("//v1/chat/completions"), Route::Generate(Endpoint::Chat));
         assert_eq!(route("/v1//completions"), Route::Generate(Endpoint::Completions));
         assert_eq!(route("///v1///models"), Route::Models);
@@ -256,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sleeps_says_when_it_wakes_and_what_is_held_is_waited_for() {
+    fn a_sleeping_model_says_when_it_wakes_and_a_held_one_is_waited_for() {
         let config = GateConfig::for_tests();
         let at = |seconds| Moment(Duration::from_secs(seconds));
         let asleep = Availability::Asleep {
@@ -280,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_says_what_is_left_of_it_until_it_takes_longer_than_usual() {
+    fn a_load_says_how_long_it_still_takes_until_it_is_overdue() {
         let config = GateConfig::for_tests();
         let at = |millis| Moment(Duration::from_millis(millis));
         let loading = Availability::Loading { ready_at: Some(at(20_000)), hold: false };

@@ -16,26 +16,24 @@ pub struct GateConfig {
     pub name: String,
     /// What clients may call it: name, aliases, repository.
     pub accepted: Vec<String>,
-    /// Values for requests that name none, by the alias that they use.
+    /// Values for requests that do not set them, by the alias that they use.
     pub presets: Vec<Preset>,
     /// `always` or `manual`: decides what the `offline` answer advises.
     pub start: Start,
-    /// The gate's port on [`Network::host`].
+    /// The gate's TCP port on [`Network::host`].
     pub port: u16,
-    /// Address, allow-list, origins, keys.
     pub network: Network,
-    /// Bounds on requests.
     pub limits: Limits,
-    /// Longest prompt plus answer, tokens.
+    /// Longest prompt plus answer, in tokens.
     pub context: Option<u32>,
-    /// Whether the backend holds prompts against it itself, with the model's tokenizer.
+    /// Whether the backend enforces `context` itself, with the model's tokenizer.
     pub counted: bool,
-    /// Tokens of an answer whose request names no number.
+    /// Longest answer in tokens if the request sets no limit.
     pub default_tokens: u32,
-    /// Tokens that the model knows: `vocab_size` of its config.json. `None`: requests that depend on it
-    /// (`logit_bias`, a large `top_k`) are refused, because one too large ends the generation thread.
+    /// Size of the vocabulary: `vocab_size` of the model's config.json. If it is `None`, requests that depend on it
+    /// (`logit_bias`, a large `top_k`) are refused, because a token beyond it ends the generation thread.
     pub vocabulary: Option<u32>,
-    /// Variables that the model's chat template reads, as [`super::template::variables`] tells; empty: not known.
+    /// Variables that the model's chat template reads, from [`super::template::variables`]; empty if not known.
     pub variables: BTreeSet<String>,
     /// File of hashed keys; checked when [`Network::require_key`] is set.
     pub keys: std::path::PathBuf,
@@ -83,8 +81,8 @@ impl GateConfig {
         }
     }
 
-    /// Whether a client from `networks` is let in; an empty list lets in everyone. On a socket for IPv6, a client with an
-    /// IPv4 address shows as an address of IPv6.
+    /// Whether a client in one of these networks is admitted; an empty list admits everyone, and loopback is always
+    /// admitted. On an IPv6 socket, the address of an IPv4 client is a mapped one.
     pub fn admits(networks: &[IpNet], client: std::net::IpAddr) -> bool {
         let client = client.to_canonical();
         networks.is_empty() || client.is_loopback() || networks.iter().any(|net| net.contains(&client))
@@ -94,48 +92,48 @@ impl GateConfig {
 /// Where a ready backend is reached. Requests carry the secret in [`crate::backend::SECRET_HEADER`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// On loopback.
+    /// The backend's port on a loopback address.
     pub address: SocketAddr,
     /// The launcher answers 403 without it.
     pub secret: Arc<str>,
     pub generation: u64,
 }
 
-/// What the supervisor says of a model, as far as a client is concerned. Only `Ready` answers 200.
+/// The state of a model as far as clients are concerned. Only `Ready` answers 200.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Availability {
-    /// Stopped, and nothing will start it by itself.
+    /// Stopped; it does not start by itself.
     Offline,
-    /// Outside its hours.
+    /// Outside the hours in the registry.
     Asleep {
-        /// All of them, as people write them.
+        /// All its hours, written for people.
         hours: String,
-        /// When they begin again, by the local time.
+        /// When they begin next, in local time.
         until: TimeOfDay,
-        /// The same, on the clock of [`crate::host::now`].
+        /// The same on the clock of [`crate::host::now`].
         opens: Moment,
     },
-    /// On its way: first load, or back after a crash.
+    /// Loading, for the first time or after a crash.
     Loading {
         /// When it will be ready, as learned from earlier loads, on the clock of [`crate::host::now`].
         ready_at: Option<Moment>,
         /// Whether requests wait for it (always-on), or only those that ask to (`Prefer: wait`).
         hold: bool,
     },
-    /// It has completed a token.
+    /// Its run has completed a token.
     Ready(Upstream),
-    /// It is ready, and requests wait until these programs have ended.
+    /// Ready, but requests wait until these programs have ended.
     Held { programs: String },
-    /// It finishes what is in flight and takes nothing new.
+    /// Finishes requests in flight and accepts no new ones.
     Draining,
-    /// It may not start now (memory, pressure).
+    /// It may not start now: memory, pressure.
     Refused {
-        /// In one sentence.
+        /// The reason, in one sentence for people.
         why: String,
     },
     /// It is down and stays down until someone acts.
     Failed {
-        /// In one sentence.
+        /// The reason, in one sentence for people.
         why: String,
     },
 }
@@ -143,12 +141,12 @@ pub enum Availability {
 /// What a gate tells the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// The listeners changed: `problem` names the address that is not there, or who has the port.
+    /// The listeners changed. `problem`: the address is missing, or its port is taken.
     Listening { addresses: Vec<SocketAddr>, problem: Option<String> },
-    /// The backend refused or cut a connection: worth a look at once.
+    /// The backend refused or cut a connection, and should be checked at once.
     Suspect {
         generation: u64,
-        /// In one sentence.
+        /// The reason, in one sentence for people.
         why: String,
     },
 }

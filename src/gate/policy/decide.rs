@@ -1,4 +1,4 @@
-//! What becomes of a request, by its head alone. Pure.
+//! Decides about a request from its head alone. Pure.
 
 use std::net::IpAddr;
 
@@ -9,32 +9,30 @@ use super::rules::Endpoint;
 use crate::gate::wire::{Method, Refusal, Reply};
 use crate::registry::Network;
 
-/// A head, and who sent it.
+/// A request's head, and who sent it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub method: Method,
     pub path: &'a str,
     pub host: Option<&'a str>,
     pub origin: Option<&'a str>,
-    /// `Access-Control-Request-Headers`
+    /// `Access-Control-Request-Headers` of a preflight request (CORS).
     pub wanted_headers: Option<&'a str>,
     pub authorization: Option<&'a str>,
-    /// By its address.
     pub client: IpAddr,
-    /// The address that it reached.
+    /// The local address that it connected to.
     pub local: IpAddr,
 }
 
-/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Answer(Box<Reply>),
     Refuse(Box<Refusal>),
-    /// The body is read, and then it depends on that.
+    /// Depends on the body, which must be read.
     Generate(Endpoint),
 }
 
-/// Returns the verdict, and the origin that may read the answer. `inform` answers what only asks how things are.
+/// Returns the verdict, and the origin that may read the answer. `inform` answers requests for information.
 pub(crate) fn decide<'a>(
     asked: &Asked<'a>,
     caller: &Caller,
@@ -69,7 +67,7 @@ fn inside(
     if let Err(refusal) = answer::check_method(&route, asked.method, asked.path) {
         return Verdict::Refuse(Box::new(refusal));
     }
-    // Whoever may connect may know whether the model is up; a balancer's check has no key.
+    // Anyone who may connect may know whether the model is up: a load balancer's check has no key.
     if route != Route::Health
         && let Err(refusal) = access::check_caller(caller)
     {

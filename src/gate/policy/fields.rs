@@ -1,54 +1,52 @@
-//! The fields of a request's body that `mlx_lm.server` reads, and what it can bear in each; and those that it ignores
-//! although the answer would be another one if it did not.
+//! The fields of a request's body that `mlx_lm.server` reads and what each may contain, and those that it ignores
+//! although they should change the answer.
 //!
-//! From reading `mlx_lm/server.py` and `sample_utils.py` 0.32.2 and trying: whatever raises in the generation
-//! thread ends it for good, and most checks of the server come too late or not at all. Fields that are not
-//! named here are not read by the server and pass as they are. `null` means "not given" in every field: the
-//! field is renamed to `_`, which the server does not read.
+//! From reading `mlx_lm/server.py` and `sample_utils.py` 0.32.2 and from experiments: an exception in the generation
+//! thread ends it for good, and most checks of the server come too late or not at all. Fields that are not listed here
+//! are not read by the server and pass unchanged. `null` means "not given" in every field: the field is renamed to `_`,
+//! which the server does not read.
 
-/// What may stand in a field.
+/// Which values a field may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Rule {
-    /// One of the names that are served here; rewritten.
+    /// One of the names of the model; rewritten.
     Model,
     Messages,
-    /// The text to complete: one string, not empty, alone or in a list.
+    /// The text to complete: one string that is not empty, alone or in a list.
     Prompt,
-    /// `true` or `false`.
     Bool,
-    /// A whole number in a range.
+    /// A whole number in this range, inclusive.
     Int(i64, i64),
     /// A whole number from 1, lowered to what the registry and the context allow.
     Tokens,
     /// A whole number below the size of the vocabulary.
     TopK,
-    /// A number in a range; if it is not zero, at least so far from it.
+    /// A number in this range, inclusive, and zero or at least the third value away from it.
     Number(f64, f64, f64),
-    /// As `Number`, but the server wants a decimal point.
+    /// A number in this range, inclusive; the server requires a decimal point.
     Float(f64, f64),
-    /// A string or a few.
+    /// One string, or an array of a few.
     Stop,
-    /// Tokens and what is added to their logits.
+    /// Tokens, and what is added to their logits.
     Bias,
-    /// `{"include_usage": …}`, else the server ends the stream without its end.
+    /// `{"include_usage": …}`; without that key the server breaks off the stream.
     StreamOptions,
-    /// An array of objects.
     Tools,
     /// Variables of the chat template; never a template.
     TemplateArguments,
-    /// `auto` or `none`.
+    /// `auto` or `none`; the server reads neither.
     ToolChoice,
-    /// `{"type": "text"}`
+    /// Only `{"type": "text"}`: the server does not constrain answers.
     ResponseFormat,
-    /// `["text"]`
+    /// Only `["text"]`: there are no other answers.
     Modalities,
-    /// One of these values, as they are written; otherwise this advice.
+    /// One of these values, written exactly so; the second part is advice for the refusal.
     Only(&'static [&'static str], &'static str),
-    /// Nothing, and why.
+    /// No value but `null`, for this reason.
     Refused(&'static str),
 }
 
-const NOT_CONSTRAINED: &str =
+pub(super) const NOT_CONSTRAINED: &str =
     "mlx_lm.server does not constrain its answers; describe the format in the prompt";
 const ONE_ANSWER: &str = "each request gets one answer; send one request per answer";
 
@@ -57,10 +55,10 @@ const NO_LEAST: &str = "the model decides where an answer ends; leave it out";
 const ONLY_BIAS: &str = "send 'logit_bias', which takes single tokens";
 const VARIABLE: &str = "send it in 'chat_template_kwargs', if the model's template reads it";
 
-/// Contexts of penalties, tokens; past 2³¹ MLX cannot slice.
+/// Largest context of a penalty, in tokens; MLX cannot slice beyond 2³¹.
 const WINDOW: i64 = 1_000_000;
 
-/// Every field that the server reads, or must not ignore.
+/// Every field that the server reads, or should not ignore.
 pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("model", Rule::Model),
     ("messages", Rule::Messages),
@@ -74,7 +72,7 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("top_k", Rule::TopK),
     ("min_p", Rule::Number(0.0, 1.0, 1e-6)),
     ("stop", Rule::Stop),
-    // mx.random.seed takes 64 bits without a sign.
+    // mx.random.seed takes an unsigned 64-bit number.
     ("seed", Rule::Int(0, i64::MAX)),
     ("logprobs", Rule::Bool),
     ("top_logprobs", Rule::Int(-1, 11)),
@@ -94,7 +92,7 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
     ("draft_model", Rule::Refused("it would load another model")),
     ("adapters", Rule::Refused("it would load files")),
     ("role_mapping", Rule::Refused("it would replace the chat's format")),
-    // From here on: what the server ignores.
+    // From here on: fields that the server ignores.
     ("tool_choice", Rule::ToolChoice),
     ("response_format", Rule::ResponseFormat),
     ("modalities", Rule::Modalities),
@@ -147,13 +145,13 @@ pub(crate) const FIELDS: &[(&str, Rule)] = &[
         Rule::Only(&["false"], "the answer never includes 'stop'; add it yourself"),
     ),
     ("return_token_ids", Rule::Only(&["false"], "answers are text")),
-    ("chat_template", Rule::Refused("the chat is written by the model's own template")),
+    ("chat_template", Rule::Refused("the model's own template formats the chat")),
     ("documents", Rule::Only(&["[]"], VARIABLE)),
     ("enable_thinking", Rule::Refused(VARIABLE)),
     ("thinking", Rule::Refused(VARIABLE)),
 ];
 
-/// A bit each, in [`super::validate`].
+// `validate` marks the fields that it has seen, one bit each.
 const _: () = assert!(FIELDS.len() <= u128::BITS as usize);
 
 #[cfg(test)]
@@ -165,7 +163,7 @@ mod tests {
         let text = include_str!("../../../docs/security.md");
         let (_, fields) = text.split_once("\n## Fields").unwrap();
         let (fields, _) = fields.split_once("\n### Changes").unwrap();
-        // `presence_context_size` and the like stand there as `…_context_size`.
+        // `presence_context_size` and the like are listed there as `…_context_size`.
         let missing: Vec<_> = FIELDS
             .iter()
             .map(|(name, _)| name)

@@ -1,43 +1,39 @@
-//! A scanner over JSON text: it checks every byte, builds nothing, and tells where things are.
+//! A scanner over JSON text that checks every byte, builds no values, and reports where things are.
 //!
-//! Stricter than Python's `json` (no `NaN`, no lone surrogates, no numbers of thousands of digits, no deep
-//! nesting), so that whatever passes here cannot raise there.
+//! Stricter than Python's `json` (no `NaN`, no lone surrogates, no numbers of thousands of digits, no deep nesting), so
+//! that what passes here cannot raise an exception there.
 
 mod token;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Arrays and objects inside one another, at most; Python raises at about a thousand.
+/// Maximum nesting of arrays and objects; Python raises at about a thousand.
 pub(crate) const DEPTH: u32 = 64;
-/// Values in one text, at most: each of them costs the reader behind this one about a hundred bytes, and 10 MB of `[],`
-/// would be three million of them. A long chat has some ten thousand.
+/// Maximum number of values in one text: each costs the server about a hundred bytes, and 10 MB of `[],` would be three
+/// million of them. A long chat has about ten thousand.
 pub(crate) const VALUES: u32 = 200_000;
 
 /// Where and why the text is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// Byte offset.
+    /// Offset from the beginning, in bytes.
     pub at: usize,
     pub what: &'static str,
 }
 
-/// The kinds of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Null,
-    /// `true`, `false`
     Bool,
     Number,
     String,
-    /// `[…]`
     Array,
-    /// `{…}`
     Object,
 }
 
 impl Kind {
-    /// For people: "a string".
+    /// For messages, with an article: "a string".
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -50,7 +46,7 @@ impl Kind {
     }
 }
 
-/// A string as it stands in the text, without its quotes; its escapes are known to be valid.
+/// A string as it is written, without its quotes; its escapes are valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Text<'a> {
     pub raw: &'a str,
@@ -59,12 +55,12 @@ pub(crate) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// Bytes of what it means, in UTF-8. An ASCII-only client writes six for a character of two or three.
+    /// Length of the decoded string in UTF-8 bytes. A client that escapes all but ASCII writes six for two or three.
     pub(crate) fn length(&self) -> u64 {
         (self.raw.len() - self.escapes) as u64
     }
 
-    /// Whether it means nothing but white space. Looks no further than to the first character that is none.
+    /// Whether the decoded string is only white space. Stops at the first other character.
     pub(crate) fn is_blank(&self) -> bool {
         let mut rest = self.raw;
         loop {
@@ -85,12 +81,12 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// What it means.
+    /// The string with its escapes decoded.
     pub(crate) fn decoded(&self) -> Cow<'a, str> {
         if self.escapes == 0 {
             return Cow::Borrowed(self.raw);
         }
-        // The quotes are put back: serde_json reads whole strings only.
+        // serde_json parses whole strings only, so the quotes are put back.
         let quoted = format!("\"{}\"", self.raw);
         Cow::Owned(serde_json::from_str(&quoted).unwrap_or_default())
     }
@@ -108,10 +104,10 @@ pub(crate) struct Scanner<'a> {
 type Scan<T> = Result<T, Fault>;
 
 impl<'a> Scanner<'a> {
-    /// At the beginning of `text`.
+    /// Starts at the beginning of `text`.
     ///
     /// # Errors
-    /// When it is not UTF-8.
+    /// If it is not UTF-8.
     pub(crate) fn new(text: &'a [u8]) -> Scan<Self> {
         match std::str::from_utf8(text) {
             Ok(text) => Ok(Self { text, at: 0, depth: 0, values: 0 }),
@@ -119,7 +115,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Where the next byte stands.
+    /// Offset of the next byte, from 0.
     pub(crate) fn position(&self) -> usize {
         self.at
     }
@@ -146,7 +142,7 @@ impl<'a> Scanner<'a> {
     /// The kind of the value that comes next.
     ///
     /// # Errors
-    /// When no value does.
+    /// If there is none.
     pub(crate) fn kind(&mut self) -> Scan<Kind> {
         match self.peek() {
             Some(b'n') => Ok(Kind::Null),
@@ -160,10 +156,10 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Steps over the bracket or brace that opens what comes next.
+    /// Steps into the array or object that comes next.
     ///
     /// # Errors
-    /// When it does not, or the nesting is too deep.
+    /// If there is none, or the nesting is too deep.
     pub(crate) fn enter(&mut self) -> Scan<()> {
         if !matches!(self.peek(), Some(b'[' | b'{')) {
             return self.fault("an array or object is expected");
@@ -176,18 +172,18 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Steps to the next item of the array that was entered; `false`: it ended. `first` starts as true.
+    /// Steps to the next item of the current array; `false` at its end. `first` must be `true` at the start.
     ///
     /// # Errors
-    /// When neither comes next.
+    /// If neither comes next.
     pub(crate) fn item(&mut self, first: &mut bool) -> Scan<bool> {
         self.separator(first, b']')
     }
 
-    /// Steps to the next value of the object that was entered and returns its key; `None`: it ended.
+    /// Steps to the next value of the current object and returns its key; `None` at its end.
     ///
     /// # Errors
-    /// When neither comes next.
+    /// If neither comes next.
     pub(crate) fn member(&mut self, first: &mut bool) -> Scan<Option<Text<'a>>> {
         if !self.separator(first, b'}')? {
             return Ok(None);
@@ -221,19 +217,19 @@ impl<'a> Scanner<'a> {
             return self.fault("a comma or the end is expected");
         }
         self.at += 1;
-        // A comma before the end is Python's syntax, not JSON's.
+        // A trailing comma is valid in Python, not in JSON.
         if self.peek() == Some(close) {
             return self.fault("expected a value after the comma");
         }
         Ok(true)
     }
 
-    /// Checks the value that comes next, whatever it is, and returns the bytes that it takes.
+    /// Checks the value that comes next, whatever its kind, and returns its length in bytes.
     pub(crate) fn skip(&mut self) -> Scan<u64> {
         Ok(self.raw()?.len() as u64)
     }
 
-    /// The value that comes next, as it is written.
+    /// Checks the value that comes next and returns it as it is written.
     pub(crate) fn raw(&mut self) -> Scan<&'a str> {
         self.kind()?;
         let start = self.at;
@@ -264,10 +260,10 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Nothing but white space is left.
+    /// Checks that only white space is left.
     ///
     /// # Errors
-    /// When something is.
+    /// If anything else is.
     pub(crate) fn end(&mut self) -> Scan<()> {
         match self.peek() {
             None => Ok(()),
@@ -290,9 +286,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_accepts_what_serde_accepts_and_nothing_else(text in r#"[ \[\]{},:"\\ut0-9eE.+\-nulrsfaD8C\n]{0,24}"#) {
+        fn the_scanner_accepts_exactly_what_serde_accepts(text in r#"[ \[\]{},:"\\ut0-9eE.+\-nulrsfaD8C\n]{0,24}"#) {
             let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok()
-                // Numbers past f64 are no JSON to serde and fine to Python.
+                // serde refuses numbers beyond f64, which Python accepts.
                 || check(text.as_bytes()).is_ok() && text.contains(['e', 'E']);
             prop_assert_eq!(check(text.as_bytes()).is_ok(), theirs, "{}", text);
         }
@@ -308,7 +304,7 @@ mod tests {
         }
 
         #[test]
-        fn blank_is_what_is_blank_when_it_is_decoded(
+        fn a_string_is_blank_if_it_is_blank_when_decoded(
             parts in proptest::collection::vec(
                 prop_oneof![
                     Just(" "), Just("\\n"), Just("\\t"), Just("\\f"), Just("\\u0020"), Just("\\u00a0"), Just("\\u2003"),

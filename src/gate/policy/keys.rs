@@ -1,5 +1,5 @@
-//! Bearer keys. Only their hashes are kept: who reads the file cannot use it. A key has 256 random bits, so one
-//! round of SHA-256 is as good as many.
+//! Bearer keys. Only their hashes are stored: reading the file does not give access. A key has 256 random bits, so one
+//! round of SHA-256 is enough.
 
 use std::fmt::Write as _;
 use std::io;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// What a key begins with, so that it is known for one where it should not be.
+/// Prefix of every key, so that a key is recognized where it should not be.
 const PREFIX: &str = "mlx-";
 
-/// What a key is for: one thing, so that one that gets lost opens one door.
+/// What a key allows: one thing only, so that a lost key opens only one door.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum May {
@@ -27,7 +27,7 @@ pub enum May {
 }
 
 impl May {
-    /// As it is written.
+    /// The word for it in files and commands.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ask => "ask",
@@ -41,18 +41,18 @@ impl May {
     }
 }
 
-/// One key, without the key.
+/// The entry of one key, without the key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Key {
-    /// Whose it is; unique.
+    /// Who or what uses it; unique.
     pub name: String,
-    /// SHA-256 of it, hexadecimal.
+    /// SHA-256 of the key, in lowercase hexadecimal.
     pub sha256: String,
-    /// When it was made, seconds since the epoch.
+    /// When it was created, in seconds since the epoch.
     pub created: u64,
-    /// Left out where it is what every key of an earlier version was for. An earlier version takes a file with another
-    /// one for damaged, and lets nobody in.
+    /// Omitted for [`May::Ask`], the only kind that earlier versions know: they take a file with any other for damaged,
+    /// and then accept no key.
     #[serde(default, skip_serializing_if = "May::is_ask")]
     pub may: May,
 }
@@ -67,27 +67,22 @@ struct Document {
 /// Why the keys could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// A name that is taken.
     #[error("there is already a key named '{0}'")]
     Taken(String),
-    /// A name that is none.
     #[error("'{0}' is not a valid key name: use 1 to 64 letters, digits, '-', '_' or '.'")]
     Name(String),
-    /// Nothing of that name.
     #[error("there is no key named '{0}'")]
     Unknown(String),
-    /// The file holds something else.
     #[error("{0} is not a file of keys: {1}")]
     Corrupt(PathBuf, serde_json::Error),
-    /// The system's own.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// The keys in a file; a missing file holds none.
+/// The keys in a file; a missing file has none.
 ///
 /// # Errors
-/// When it cannot be read, or holds something else.
+/// If it cannot be read, or is not a file of keys.
 pub(crate) fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
     let text = match fs_err::read(file) {
         Ok(text) => text,
@@ -102,7 +97,7 @@ pub(crate) fn list(file: &Path) -> Result<Vec<Key>, KeyError> {
 /// Creates a key and returns it; it cannot be shown again.
 ///
 /// # Errors
-/// When the name is taken or none, or the file cannot be read or written.
+/// If the name is taken or not valid, or the file cannot be read or written.
 pub fn add(file: &Path, name: &str, may: May, now: u64) -> Result<String, KeyError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(fits) {
@@ -118,10 +113,10 @@ pub fn add(file: &Path, name: &str, may: May, now: u64) -> Result<String, KeyErr
     })
 }
 
-/// Takes a key away; a running gate knows at its next request.
+/// Removes a key; a running gate notices at its next request.
 ///
 /// # Errors
-/// When there is none of that name, or the file cannot be read or written.
+/// If there is no key of that name, or the file cannot be read or written.
 pub fn revoke(file: &Path, name: &str) -> Result<(), KeyError> {
     change(file, |keys| {
         let before = keys.len();
@@ -133,14 +128,14 @@ pub fn revoke(file: &Path, name: &str) -> Result<(), KeyError> {
 fn change<T>(file: &Path, with: impl FnOnce(&mut Vec<Key>) -> Result<T, KeyError>) -> Result<T, KeyError> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs_err::create_dir_all(folder)?;
-    // Two at once must not lose one's key. The lock is a file of its own: the keys' file is replaced.
+    // Concurrent changes must not lose a key. The lock is a separate file, because the keys' file is replaced.
     let lock = std::fs::OpenOptions::new()
         .create(true)
         .write(true)
         .truncate(false)
         .mode(0o600)
         .open(folder.join(".keys.lock"))?;
-    // One that an earlier version made is for others to read, and to lock.
+    // An earlier version created it readable, and so lockable, for other users.
     lock.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     lock.lock()?;
     let mut keys = list(file)?;
@@ -159,7 +154,7 @@ fn hash(key: &str) -> String {
     hex(&Sha256::digest(key.as_bytes()))
 }
 
-/// 256 random bits, hexadecimal.
+/// 256 random bits as 64 hexadecimal digits.
 pub(crate) fn random() -> io::Result<String> {
     let mut random = [0_u8; 32];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
@@ -173,25 +168,25 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Which key it is. Every key is compared, each in constant time.
+/// Finds the entry of a key. Every entry is compared, each in constant time.
 pub(crate) fn holder<'k>(keys: &'k [Key], key: &str) -> Option<&'k Key> {
     let given = hash(key);
     keys.iter().fold(None, |found, known| if same(&known.sha256, &given) { Some(known) } else { found })
 }
 
-/// Whether two secrets are equal, in a time that does not tell where they differ.
+/// Whether two secrets are equal, in a time that does not reveal where they differ.
 pub(crate) fn same(a: &str, b: &str) -> bool {
     bool::from(a.as_bytes().ct_eq(b.as_bytes()))
 }
 
-/// The keys of a file that others change; read again when it is another file than before.
+/// The keys of a file that other processes change; read again whenever it has been replaced.
 #[derive(Debug)]
 pub(crate) struct KeyRing {
     file: PathBuf,
     read: Mutex<Option<(Stamp, Vec<Key>)>>,
 }
 
-/// Tells one state of a file from the next: it is always replaced, so the inode alone would nearly do.
+/// Inode, mtime (s, ns) and size. The file is always replaced, so the inode alone would nearly do.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
 impl KeyRing {
@@ -200,22 +195,22 @@ impl KeyRing {
         Self { file, read: Mutex::new(None) }
     }
 
-    /// The owner of a key that may ask models, by the current file. If the file is unreadable, no key is accepted.
+    /// The name of a key that may ask models, by the current file. If the file is unreadable, no key is accepted.
     pub(crate) fn holder(&self, key: &str) -> Option<String> {
         self.find(key).filter(|key| key.may == May::Ask).map(|key| key.name)
     }
 
-    /// Which key it is, whatever it is for.
+    /// Finds the entry of a key, whatever it allows.
     pub(crate) fn find(&self, key: &str) -> Option<Key> {
         self.with(|keys| holder(keys, key).cloned())
     }
 
-    /// Whether this very key is still there.
+    /// Whether exactly this entry is still there.
     pub(crate) fn holds(&self, key: &Key) -> bool {
         self.with(|keys| keys.contains(key))
     }
 
-    /// The file as it is now. An unreadable one lets nobody in.
+    /// Passes the current entries to `look`; none if the file is unreadable.
     fn with<T>(&self, look: impl FnOnce(&[Key]) -> T) -> T {
         let stamp = std::fs::metadata(&self.file)
             .ok()
@@ -237,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_known_until_it_is_revoked_without_a_restart() {
+    fn a_key_is_accepted_until_it_is_revoked_without_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("state/keys.json");
         let ring = KeyRing::new(file.clone());
@@ -255,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_for_control_opens_no_gate_and_files_without_one_are_as_they_were() {
+    fn a_control_key_opens_no_gate_and_files_without_one_are_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
         let ring = KeyRing::new(file.clone());
@@ -268,13 +263,13 @@ mod tests {
         assert!(ring.holds(&found));
         revoke(&file, "phone").unwrap();
         assert!(!ring.holds(&found));
-        // One of the same name is another key.
+        // A new key of the same name is another key.
         add(&file, "phone", May::Control, 2).unwrap();
         assert!(!ring.holds(&found));
     }
 
     #[test]
-    fn the_file_is_private_and_holds_no_key() {
+    fn the_file_is_private_and_does_not_contain_the_key() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
         let key = add(&file, "alice", May::Ask, 1).unwrap();
@@ -290,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_lets_nobody_in() {
+    fn no_key_of_a_damaged_file_is_accepted() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
         let key = add(&file, "alice", May::Ask, 1).unwrap();

@@ -1,21 +1,21 @@
-//! What a chat may hold: its shape, and no address that the server would fetch.
+//! What a chat may contain: the right shape, and no address that the server would fetch.
 
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string, string_at, wrong};
 use crate::gate::wire::Refusal;
 
-/// Bytes of one image inside a request, as base64 text.
+/// Maximum size of one image in a request, in bytes of base64.
 pub(crate) const IMAGE_BYTES: usize = 16 << 20;
 
 /// A chat that may go to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chat {
-    /// Bytes that become part of the prompt; of images none.
+    /// Bytes that become part of the prompt; images do not count.
     pub text: u64,
     pub messages: u32,
 }
 
-/// Reads the array of messages.
+/// Checks the array of messages.
 ///
 /// # Errors
 /// 400 with the path of the field.
@@ -28,7 +28,10 @@ pub(crate) fn check(scanner: &mut Scanner<'_>, most: u32, remote_images: bool) -
         walk.message = count;
         count = count.saturating_add(1);
         if count > most {
-            return Err(Refusal::invalid(Some("messages"), format!("a chat may have {most} messages")));
+            return Err(Refusal::invalid(
+                Some("messages"),
+                format!("a chat may have at most {most} messages"),
+            ));
         }
         walk.message(scanner)?;
     }
@@ -94,7 +97,7 @@ impl Walk {
         }
     }
 
-    /// A part counts as an image by any of its keys, whatever its type says: the server reads both names.
+    /// A part is an image if it has either key, whatever its type says: the server reads both.
     fn part(&mut self, scanner: &mut Scanner<'_>, part: u32) -> Result<(), Refusal> {
         let field = |name: &str| format!("messages[{}].content[{part}]{name}", self.message);
         let found = scanner.kind()?;
@@ -160,7 +163,7 @@ impl Walk {
     }
 }
 
-/// The function of a call. The server reads `arguments` as JSON and fails on what is none.
+/// Checks the function of a call. The server parses `arguments` as JSON and fails on anything else.
 fn called(scanner: &mut Scanner<'_>, field: impl Fn() -> String) -> Result<(), Refusal> {
     scanner.enter()?;
     let mut first = true;
@@ -209,7 +212,7 @@ fn image(scanner: &mut Scanner<'_>, field: &str, remote: bool) -> Result<(), Ref
 
 fn address(url: &Text<'_>, field: &str, remote: bool) -> Result<(), Refusal> {
     if url.raw.len() > IMAGE_BYTES {
-        let why = format!("'{field}' may have {} MiB", IMAGE_BYTES >> 20);
+        let why = format!("'{field}' may have at most {} MiB", IMAGE_BYTES >> 20);
         return Err(Refusal::invalid(Some(field), why));
     }
     let text = url.decoded();

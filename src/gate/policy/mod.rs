@@ -1,4 +1,4 @@
-//! Decisions: what may be asked, by whom, and what becomes of it. Pure, but for the file of keys.
+//! Decisions: who may ask for what, and what goes to the backend. Pure, except for the file of keys.
 
 pub(super) mod access;
 pub(super) mod answer;

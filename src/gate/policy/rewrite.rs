@@ -5,30 +5,28 @@ use std::ops::Range;
 use super::json::Text;
 
 /// What `mlx_lm.server` calls the model that it was started with, adapter and draft model included. Under its path it
-/// would be another model, without them.
+/// would be a different model, without them.
 pub(crate) const DEFAULT_MODEL: &str = "default_model";
 
-/// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Edit {
     /// The value of `model` becomes [`DEFAULT_MODEL`].
     Model(Range<usize>),
-    /// There is no `model`: it is put in behind the opening brace.
+    /// Inserts `model`, which is missing, after the opening brace.
     Insert(usize),
-    /// No number of tokens is named: `max_tokens` is put in behind the opening brace.
+    /// Inserts `max_tokens`, for which the request has no number, after the opening brace.
     InsertTokens(usize, u64),
-    /// A value of a preset, as JSON, is put in behind the opening brace.
+    /// Inserts a value of a preset, as JSON, after the opening brace.
     Preset(usize, &'static str, String),
     /// The key becomes `_`, which the server does not read.
     Neutral(Range<usize>),
-    /// The value becomes this number.
+    /// Replaces the value with this number.
     Number(Range<usize>, u64),
-    /// These bytes go.
     Cut(Range<usize>),
 }
 
 impl Edit {
-    /// Renames a key.
+    /// The edit that hides a key from the server.
     pub(crate) fn neutral(key: &Text<'_>) -> Self {
         Self::Neutral(key.span.clone())
     }
@@ -41,9 +39,9 @@ impl Edit {
     }
 }
 
-/// `body` with the changes, which must not overlap.
+/// Applies the edits, which must not overlap.
 pub(crate) fn apply(body: &[u8], edits: &mut [Edit]) -> Vec<u8> {
-    // What is put in comes before a change of the key that stands at the same place.
+    // Insertions come before a change to the key at the same place.
     edits.sort_by_key(|edit| (edit.span().start, edit.span().end));
     let mut out = Vec::with_capacity(body.len() + 64);
     let mut from = 0;
@@ -88,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_other_byte_stays() {
+    fn every_other_byte_is_kept() {
         let body = br#"{ "a":1.50, "model" : "x","draft_model":null,"b":1e0 }"#;
         let at = |needle: &str| {
             let start = std::str::from_utf8(body).unwrap().find(needle).unwrap();
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_in_comes_before_a_key_that_is_renamed_there() {
+    fn insertions_come_before_a_key_that_is_renamed_there() {
         let body = br#"{"model":null,"max_tokens":9,"prompt":["a"]}"#;
         let mut edits = [
             Edit::Neutral(1..8),

@@ -1,20 +1,21 @@
-//! How long an answer may become. What a request asks for is an upper bound: it is lowered to what the registry
-//! allows and the context leaves. Coding agents send 32,000 with each request.
+//! How long an answer may be. What a request asks for is an upper bound: it is lowered to what the registry allows and
+//! the context leaves. Coding agents ask for 32,000 tokens with every request.
 
 use std::ops::Range;
 
 use super::json::{Kind, Scanner};
 use super::rewrite::Edit;
 use super::rules::Rules;
+use super::server_error::CONTEXT;
 use super::value::expect;
 use crate::gate::wire::Refusal;
 
-/// Bytes of text per token, for the estimate that is held against the context. Measured for English prose with
-/// the tokenizers of Qwen2.5 and DeepSeek: 4 to 5; code and other scripts take more tokens, so the estimate is low.
+/// Bytes of text per token, for the estimate that is compared with the context. Measured for English prose with the
+/// tokenizers of Qwen2.5 and DeepSeek: 4 to 5; code and other scripts take more tokens, so the estimate is low.
 const BYTES_PER_TOKEN: u64 = 5;
-/// Tokens that a chat template writes around a message: four or five in ChatML and Llama 3, two in the shortest.
+/// Tokens that a chat template adds to a message: four or five in ChatML and Llama 3, two in the shortest.
 const MESSAGE_TOKENS: u64 = 2;
-/// Bytes of text per token, where the backend counts exactly: no known tokenizer has longer tokens than runs of this
+/// Most bytes of text per token, if the backend counts exactly: no known tokenizer has longer tokens than runs of this
 /// many spaces.
 const MOST_BYTES_PER_TOKEN: u64 = 128;
 
@@ -23,18 +24,21 @@ const MOST_BYTES_PER_TOKEN: u64 = 128;
 pub(crate) struct Room {
     /// Bytes that become part of the prompt.
     pub text: u64,
-    /// Messages around them.
+    /// Number of messages in the chat.
     pub messages: u32,
     asked: Vec<(u64, Range<usize>)>,
 }
 
 impl Room {
-    /// Reads a number of tokens.
+    /// Reads `max_tokens` or `max_completion_tokens`: 1 or more.
+    ///
+    /// # Errors
+    /// 400 for any other value.
     pub(crate) fn ask(&mut self, scanner: &mut Scanner<'_>, name: &str) -> Result<(), Refusal> {
         expect(scanner, name, Kind::Number, "a whole number")?;
         let start = scanner.position();
         let text = scanner.number()?;
-        // Too many digits for the type are an upper bound all the same.
+        // A number too large for the type is still an upper bound.
         let value = text.parse::<u64>().unwrap_or(u64::MAX);
         if value == 0 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             let why = format!("'{name}' must be a whole number, 1 or more");
@@ -44,13 +48,12 @@ impl Room {
         Ok(())
     }
 
-    /// The changes that keep the answer within bounds; `start`: where the first member may be put in, `input`: the
-    /// field that holds the prompt; `preset`:
-    /// how long the answer may become where the request does not say.
+    /// The edits that keep the answer within bounds. `preset`: the limit if the request sets none; `start`: where a
+    /// member can be inserted; `input`: the field with the prompt.
     ///
-    /// The exact count needs the tokenizer. Where the backend has it, and shortens answers to what is left, only a prompt
-    /// that cannot fit is refused here, before it costs anything. Otherwise an estimate holds, which is low, but leaves
-    /// out nothing that a chat template writes except pictures.
+    /// An exact count needs the tokenizer. If the backend has it, and shortens answers to what is left, only a prompt
+    /// that cannot fit is refused here, before it costs anything. Otherwise an estimate decides, which is low, but
+    /// covers everything that a chat template writes except images.
     ///
     /// # Errors
     /// 400 for a prompt that leaves no room for an answer.
@@ -73,10 +76,7 @@ impl Room {
                 let message = format!(
                     "the prompt has {about} {prompt} tokens, but the context is {context}; shorten '{input}'"
                 );
-                return Err(Refusal {
-                    code: "context_length_exceeded",
-                    ..Refusal::invalid(Some(input), message)
-                });
+                return Err(Refusal { code: CONTEXT, ..Refusal::invalid(Some(input), message) });
             }
             if !rules.counted {
                 most = most.min(context - prompt);

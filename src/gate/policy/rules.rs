@@ -1,4 +1,4 @@
-//! What a request's body is held against.
+//! What a request's body is checked against.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,11 @@ use crate::registry::Preset;
 /// The two endpoints of `mlx_lm.server` that generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// `/v1/chat/completions`
     Chat,
-    /// `/v1/completions`
     Completions,
 }
 
 impl Endpoint {
-    /// Its path at the backend.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Chat => "/v1/chat/completions",
@@ -24,33 +21,32 @@ impl Endpoint {
     }
 }
 
-/// What the body is held against.
+/// The names and limits that a body is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<'a> {
     /// What clients may call the model.
     pub accepted: &'a [String],
-    /// Longest answer, tokens; a request that asks for more gets this.
+    /// Longest answer in tokens; requests for more are lowered to it.
     pub max_tokens: Option<u32>,
-    /// Messages of one chat.
+    /// Maximum number of messages in a chat.
     pub messages: u32,
-    /// Longest prompt plus answer, tokens.
+    /// Longest prompt plus answer, in tokens.
     pub context: Option<u32>,
-    /// Whether the backend holds prompts against it itself, with the model's tokenizer.
+    /// Whether the backend enforces `context` itself, with the model's tokenizer.
     pub counted: bool,
-    /// Tokens of an answer whose request names no number.
+    /// Longest answer in tokens if the request sets no limit.
     pub default_tokens: u32,
-    /// Tokens that the model knows.
+    /// Size of the vocabulary in tokens, if known.
     pub vocabulary: Option<u32>,
-    /// Whether remote images may be named.
+    /// Whether a request may name images for the server to fetch.
     pub remote_images: bool,
-    /// Values for requests that name none, by the alias that they use.
+    /// Values for requests that do not set them, by the alias that they use.
     pub presets: &'a [Preset],
-    /// What the model's chat template reads beside what every template may be given.
+    /// What the model's chat template reads, besides what every template may be given.
     pub variables: &'a BTreeSet<String>,
 }
 
 impl<'a> Rules<'a> {
-    /// Those of one gate.
     pub(crate) fn of(config: &'a GateConfig) -> Self {
         Self {
             accepted: &config.accepted,

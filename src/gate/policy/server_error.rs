@@ -2,29 +2,29 @@
 
 use crate::gate::wire::{Refusal, first};
 
-/// Characters of what the model server says of an error.
+/// Maximum characters of an error of the model server that an answer repeats.
 const SAID: usize = 500;
 
-/// What the server's own error means. It answers 404 to whatever goes wrong in generation, with a plain string.
+/// An error of the server, classified. It answers 404 to whatever goes wrong in generation, with a plain string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerError {
-    /// The generation thread is dead: as good as no answer.
+    /// The generation thread is dead, which is the same as no answer.
     Dead(String),
-    /// To be passed on.
+    /// To be passed on to the client.
     Refused(Refusal),
 }
 
-/// The code of a prompt that does not fit.
+/// OpenAI's error code for a prompt that does not fit.
 pub(crate) const CONTEXT: &str = "context_length_exceeded";
 
-/// Reads the server's error answer.
+/// Classifies an answer that is not a 200.
 pub(crate) fn from_server(status: u16, body: &[u8]) -> ServerError {
     let text = serde_json::from_slice::<serde_json::Value>(body).ok();
     let error = text.as_ref().and_then(|value| value.get("error"));
     if let Some(said) = error.and_then(|error| error.get("message")?.as_str())
         && error.and_then(|error| error.get("code")?.as_str()) == Some(CONTEXT)
     {
-        // The launcher's own: the server knows no bound.
+        // This one is the launcher's: the server has no limit.
         return ServerError::Refused(Refusal {
             code: CONTEXT,
             ..Refusal::invalid(Some("messages"), said.to_owned())
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_plain_string_of_the_server_becomes_an_error_object_with_the_right_status() {
+    fn plain_strings_of_the_server_become_error_objects_with_the_right_status() {
         let status = |status, body: &[u8]| match from_server(status, body) {
             ServerError::Dead(_) => 0,
             ServerError::Refused(refusal) => refusal.status,
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_says_is_repeated_up_to_500_characters() {
+    fn a_message_of_the_server_is_repeated_up_to_500_characters() {
         let said = "\u{e4}".repeat(15_000);
         let ServerError::Refused(refusal) = from_server(400, format!("{{\"error\":\"{said}\"}}").as_bytes())
         else {

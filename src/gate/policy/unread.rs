@@ -1,8 +1,9 @@
-//! Fields that `mlx_lm.server` does not read although its answer would be another one if it did. A client that is
-//! not told would take the answer for what it asked for.
+//! Fields that `mlx_lm.server` does not read although they should change its answer. Without an error, a client would
+//! take the answer for what it asked for.
 
 use std::ops::Range;
 
+use super::fields::NOT_CONSTRAINED;
 use super::json::{Kind, Scanner, Text};
 use super::value::{expect, expect_string};
 use crate::gate::wire::Refusal;
@@ -11,7 +12,7 @@ fn unsupported(name: &str, supported: &str, advice: &str) -> Refusal {
     Refusal::invalid(Some(name), format!("'{name}' other than {supported} is not supported: {advice}"))
 }
 
-/// One of the `allowed` values, as they are written.
+/// Accepts one of the `allowed` values, written exactly so.
 pub(crate) fn only(
     scanner: &mut Scanner<'_>,
     name: &str,
@@ -24,7 +25,6 @@ pub(crate) fn only(
     Err(unsupported(name, allowed.first().unwrap_or(&"nothing"), advice))
 }
 
-/// `{"type": "text"}`
 pub(crate) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     const NAME: &str = "response_format";
     expect(scanner, NAME, Kind::Object, "an object")?;
@@ -43,11 +43,9 @@ pub(crate) fn response_format(scanner: &mut Scanner<'_>) -> Result<(), Refusal> 
     if text {
         return Ok(());
     }
-    let advice = "mlx_lm.server does not constrain its answers; describe the format in the prompt";
-    Err(unsupported(NAME, "{\"type\": \"text\"}", advice))
+    Err(unsupported(NAME, "{\"type\": \"text\"}", NOT_CONSTRAINED))
 }
 
-/// `["text"]`
 pub(crate) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     const NAME: &str = "modalities";
     expect(scanner, NAME, Kind::Array, "an array of strings")?;
@@ -61,7 +59,7 @@ pub(crate) fn modalities(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Tools, and whether they may be called. The server offers the tools whatever `tool_choice` says.
+/// Tools, and whether they may be called. The server offers them to the model whatever `tool_choice` says.
 #[derive(Debug, Default)]
 pub(crate) struct Tools {
     /// Bytes that become part of the prompt.
@@ -71,7 +69,6 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// Reads `tools`.
     pub(crate) fn read(&mut self, scanner: &mut Scanner<'_>, key: &Text<'_>) -> Result<(), Refusal> {
         expect(scanner, "tools", Kind::Array, "an array of objects")?;
         self.key = Some(key.span.clone());
@@ -84,7 +81,6 @@ impl Tools {
         Ok(())
     }
 
-    /// Reads `tool_choice`.
     pub(crate) fn choice(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
         let refusal = || {
             let advice = "the model decides whether it calls a tool; send only the tools that it may call";
@@ -103,23 +99,23 @@ impl Tools {
         }
     }
 
-    /// The key of tools that must not be called: without them the model knows of none.
+    /// The key of tools that must not be called, which is hidden: then the model knows of none.
     pub(crate) fn dropped(&self) -> Option<Range<usize>> {
         self.key.clone().filter(|_| self.none)
     }
 }
 
-/// The probabilities of tokens that a request asks for.
+/// Which probabilities of tokens a request asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Probabilities {
-    /// `logprobs: true`
+    /// Whether it has `logprobs: true`.
     pub wanted: bool,
-    /// `top_logprobs` of 1 or more.
+    /// Whether its `top_logprobs` is 1 or more.
     pub alternatives: bool,
 }
 
 impl Probabilities {
-    /// The server writes none into a stream, and without alternatives it leaves out the tokens that they belong to.
+    /// The server writes none into a stream, and without alternatives it omits the tokens that they belong to.
     pub(crate) fn check(&self, stream: bool) -> Result<(), Refusal> {
         let name = if self.wanted { "logprobs" } else { "top_logprobs" };
         if stream && (self.wanted || self.alternatives) {

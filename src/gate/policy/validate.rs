@@ -10,11 +10,11 @@ use super::room::Room;
 use super::rules::{Endpoint, Rules};
 use super::template;
 use super::unread::{self, Probabilities, Tools};
-use super::value::{boolean, expect, expect_string, integer, number, wrong};
+use super::value::{boolean, expect, expect_string, integer, number, object, wrong};
 use crate::gate::wire::Refusal;
 use crate::registry::Preset;
 
-/// A body that may go to the server once it is changed.
+/// A body that may go to the server once these edits are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accepted {
     pub edits: Vec<Edit>,
@@ -22,13 +22,13 @@ pub(crate) struct Accepted {
     pub stream: bool,
 }
 
-/// Stop strings, at most, and bytes of each: the server builds an automaton of them in Python, in front of
-/// everybody else's tokens.
+/// Maximum number of stop strings, and bytes of each: the server builds an automaton from them in Python, which delays
+/// everyone's tokens.
 const STOPS: usize = 16;
 const STOP_BYTES: usize = 1024;
-/// Entries of `logit_bias`, at most.
+/// Maximum number of entries in `logit_bias`.
 const BIASES: usize = 1024;
-/// `top_k` where the vocabulary is not known: no published tokenizer is smaller than the bytes.
+/// Largest `top_k` if the vocabulary is unknown: no published tokenizer has fewer than 256 tokens, one per byte.
 const TOP_K: i64 = 255;
 
 impl From<Fault> for Refusal {
@@ -37,16 +37,12 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// Reads the whole body.
+/// Checks the whole body.
 ///
 /// # Errors
 /// 400 with the field's name, or 404 for another model.
 pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Result<Accepted, Refusal> {
-    let mut scanner = Scanner::new(body)?;
-    if scanner.kind()? != Kind::Object {
-        return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));
-    }
-    scanner.enter()?;
+    let mut scanner = object(body)?;
     let start = scanner.position();
     let mut check = Check {
         rules,
@@ -93,7 +89,7 @@ pub(crate) fn validate(body: &[u8], endpoint: Endpoint, rules: &Rules<'_>) -> Re
     Ok(Accepted { edits, stream })
 }
 
-/// The values of a preset that the request does not name; how long the answer may be is [`Room`]'s.
+/// The values of a preset that the request does not set, except for the length of the answer: see [`Room`].
 fn put_in(preset: &Preset, given: &[&'static str], rules: &Rules<'_>, start: usize) -> Vec<Edit> {
     let missing = preset.set.values().into_iter();
     let missing = missing.filter(|(name, _)| *name != "max_tokens" && !given.contains(name));
@@ -105,7 +101,7 @@ fn put_in(preset: &Preset, given: &[&'static str], rules: &Rules<'_>, start: usi
         .collect()
 }
 
-/// One too large ends the generation thread.
+/// The largest `top_k`: a larger one ends the generation thread.
 fn top_k(rules: &Rules<'_>) -> i64 {
     rules.vocabulary.map_or(TOP_K, |size| i64::from(size).saturating_sub(1))
 }
@@ -119,7 +115,7 @@ struct Check<'r> {
     probabilities: Probabilities,
     named: bool,
     preset: Option<&'r Preset>,
-    /// Sampling values that the request names.
+    /// Sampling values that the request sets.
     given: Vec<&'static str>,
 }
 
@@ -199,7 +195,7 @@ impl Check<'_> {
         let text = expect_string(scanner, "model")?;
         let name = text.decoded();
         let known = |accepted: &String| accepted.eq_ignore_ascii_case(&name);
-        // Clients that were made for mlx_lm.server send its own name for the one model.
+        // Clients made for mlx_lm.server send its own name for its only model.
         if self.rules.accepted.iter().any(known) || name.eq_ignore_ascii_case(DEFAULT_MODEL) {
             self.named = true;
             self.preset = self.rules.presets.iter().find(|preset| preset.name.eq_ignore_ascii_case(&name));
@@ -223,8 +219,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The string of a list of one. The tokenizer would take the list for a pair of texts, and end the generation
-    /// thread: its brackets go.
+    /// The string of a list with one item. The tokenizer would take the list for a pair of texts, and end the
+    /// generation thread: its brackets are cut.
     fn only_prompt<'a>(&mut self, scanner: &mut Scanner<'a>) -> Result<Text<'a>, Refusal> {
         let start = scanner.position();
         scanner.enter()?;
@@ -270,7 +266,10 @@ impl Check<'_> {
             number(scanner, NAME, -100.0, 100.0, 0.0, false)?;
             count += 1;
             if count > BIASES {
-                return Err(Refusal::invalid(Some(NAME), format!("'{NAME}' may have {BIASES} entries")));
+                return Err(Refusal::invalid(
+                    Some(NAME),
+                    format!("'{NAME}' may have at most {BIASES} entries"),
+                ));
             }
         }
         Ok(())
@@ -290,7 +289,7 @@ impl Check<'_> {
             }
         }
         if !usage {
-            // The server reads `include_usage` without asking whether it is there.
+            // The server reads `include_usage` without checking that it is there.
             self.edits.push(Edit::neutral(key));
         }
         Ok(())
@@ -305,7 +304,7 @@ fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     let one = |scanner: &mut Scanner<'_>| {
         let text = expect_string(scanner, "stop")?;
         if text.raw.len() > STOP_BYTES {
-            let why = format!("a string of 'stop' may have {STOP_BYTES} bytes");
+            let why = format!("a string of 'stop' may have at most {STOP_BYTES} bytes");
             return Err(Refusal::invalid(Some("stop"), why));
         }
         Ok(())
@@ -319,7 +318,10 @@ fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
                 one(scanner)?;
                 count += 1;
                 if count > STOPS {
-                    return Err(Refusal::invalid(Some("stop"), format!("'stop' may have {STOPS} strings")));
+                    return Err(Refusal::invalid(
+                        Some("stop"),
+                        format!("'stop' may have at most {STOPS} strings"),
+                    ));
                 }
             }
             Ok(())
@@ -328,7 +330,7 @@ fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Returns the bytes of their values.
+/// Returns how many bytes their values take.
 fn template_arguments(scanner: &mut Scanner<'_>, variables: &BTreeSet<String>) -> Result<u64, Refusal> {
     const NAME: &str = "chat_template_kwargs";
     expect(scanner, NAME, Kind::Object, "an object")?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::*;
 use crate::gate::policy::rewrite::apply;
 
-/// Fields and what passes in them. `null` passes in each.
+/// Fields and values that pass in them. `null` passes in each.
 const GIVEN: &[(&str, &[&str])] = &[
     ("model", &["\"tiny\"", "\"TINY\"", "\"Default_model\""]),
     ("stream", &["true", "false"]),
@@ -39,7 +39,7 @@ const INPUTS: &[(&str, &str)] = &[
     ("prompt", "[ \"a]\" ] "),
 ];
 
-/// What the server never reads, twice if need be.
+/// Fields that the server never reads, and which may therefore be repeated.
 const OTHERS: &[(&str, &str)] = &[
     ("_", "5"),
     ("user", "\"model\\\":null\""),
@@ -65,7 +65,7 @@ fn quoted(key: &str, escaped: &[bool]) -> String {
     format!("\"{}\"", text.collect::<String>())
 }
 
-/// The members of a body that passes, in any order, each with its blanks.
+/// The members of a body that passes, in any order, with white space around them.
 fn members() -> impl Strategy<Value = (Endpoint, Vec<Member>)> {
     let known = proptest::sample::subsequence(GIVEN, 0..=GIVEN.len()).prop_flat_map(|fields| {
         let count = fields.len();
@@ -101,7 +101,7 @@ fn members() -> impl Strategy<Value = (Endpoint, Vec<Member>)> {
     })
 }
 
-/// What the server shall read in place of `body`, whose last member of a name counts as in Python.
+/// What the server should read instead of `body`. Of members with the same name the last counts, as in Python.
 fn meaning(body: &str, default_tokens: u64, most: u64) -> Value {
     let mut body: Value = serde_json::from_str(body).unwrap();
     let fields = body.as_object_mut().unwrap();
@@ -166,7 +166,7 @@ proptest! {
     }
 }
 
-/// What goes to the server of `{"prompt":"a",` and `more`, where `fast` is a preset of the model.
+/// What the server gets for `{"prompt":"a",` and `more`, if `fast` is a preset of the model.
 fn with_preset(more: &str, vocabulary: Option<u32>) -> Value {
     let set = crate::registry::Sampling {
         max_tokens: Some(40),
@@ -203,11 +203,11 @@ fn a_preset_fills_in_what_the_request_leaves_out_within_the_models_bounds() {
     let sent = with_preset(r#""model":"fast","temperature":0,"top_k":null,"max_completion_tokens":7"#, None);
     assert_eq!((&sent["temperature"], &sent["max_completion_tokens"]), (&0.into(), &7.into()), "{sent}");
     assert!(sent.get("max_tokens").is_none(), "{sent}");
-    assert_eq!(sent["top_k"], TOP_K, "null is as good as left out: {sent}");
+    assert_eq!(sent["top_k"], TOP_K, "null counts as left out: {sent}");
 }
 
 #[test]
-fn a_request_under_another_name_is_left_alone() {
+fn a_request_under_another_name_gets_no_preset() {
     for name in ["\"model\":\"tiny\"", "\"model\":null", "\"user\":\"fast\""] {
         let sent = with_preset(name, Some(512));
         assert!(["temperature", "top_k", "max_tokens"].iter().all(|key| sent.get(*key).is_none()), "{sent}");

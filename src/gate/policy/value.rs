@@ -1,9 +1,19 @@
-//! Single values of a request's body: of the right kind, and in their range.
+//! Checks single values of a request's body: their kind and their range.
 
 use super::json::{Kind, Scanner, Text};
 use crate::gate::wire::Refusal;
 
-/// A value of another kind than the one that is wanted.
+/// Starts to read a body, which must be an object, and steps into it.
+pub(crate) fn object(body: &[u8]) -> Result<Scanner<'_>, Refusal> {
+    let mut scanner = Scanner::new(body)?;
+    if scanner.kind()? != Kind::Object {
+        return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));
+    }
+    scanner.enter()?;
+    Ok(scanner)
+}
+
+/// Refuses a value of the wrong kind.
 pub(crate) fn wrong(name: &str, wanted: &str, found: Kind) -> Refusal {
     Refusal::invalid(Some(name), format!("'{name}' must be {wanted}, not {}", found.name()))
 }
@@ -18,7 +28,7 @@ pub(crate) fn expect_string<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result
     Ok(scanner.string()?)
 }
 
-/// As [`expect_string`], where the name has to be put together first: only for the refusal.
+/// As [`expect_string`], for a name that is built only for the refusal.
 pub(crate) fn string_at<'a>(
     scanner: &mut Scanner<'a>,
     name: impl FnOnce() -> String,
@@ -59,7 +69,7 @@ pub(crate) fn number(
     if point && !text.contains(['.', 'e', 'E']) {
         return Err(Refusal::invalid(Some(name), format!("'{name}' must have a decimal point")));
     }
-    // Halfway to zero is no case of its own: the sampler divides by it or takes its logarithm.
+    // Values too close to zero are refused: the sampler divides by them or takes their logarithm.
     if (min..=max).contains(&value) && (value == 0.0 || value.abs() >= least) {
         return Ok(());
     }

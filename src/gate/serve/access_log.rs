@@ -1,5 +1,5 @@
-//! A line a request. Lines are gathered in memory and written by a thread of their own: a disk that takes its time
-//! costs lines, which are counted, and no request.
+//! One line per request. Lines are collected in memory and written by a thread of their own: a slow disk costs lines,
+//! which are counted, but does not delay requests.
 
 mod file;
 mod line;
@@ -14,21 +14,21 @@ use file::LogFile;
 pub(crate) use line::Line;
 use line::Stamp;
 
-/// Lines are written together: one write a request would cost as much as the request.
+/// Lines are written in batches: one write per request would cost as much as the request.
 const FLUSH_AFTER: Duration = Duration::from_millis(250);
 const FLUSH_BYTES: usize = 32 * 1024;
-/// Bytes of lines that wait for the disk; what comes beyond has no line.
+/// Maximum bytes of lines that wait for the disk; further requests get no line.
 const HELD_BYTES: usize = 1 << 20;
-/// How long the end of a gate waits for the disk.
+/// How long closing a gate waits for the disk.
 const LAST_WRITE: Duration = Duration::from_secs(2);
-/// Lines a second for requests that went to no backend: they cost their sender nothing, and would push out all others.
+/// Lines per second for requests that reach no backend: they cost their sender nothing and would displace all others.
 const UNSERVED: u32 = 20;
 
-/// The file, and the lines that are on their way to it.
+/// The file, and the lines waiting for it.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     state: Mutex<State>,
-    /// Held during a write, and never by a task that serves requests.
+    /// Locked during a write, and never by a task that serves requests.
     file: Mutex<LogFile>,
     more: Notify,
     full: Notify,
@@ -38,13 +38,13 @@ pub(crate) struct AccessLog {
 struct State {
     path: PathBuf,
     lines: Vec<u8>,
-    /// What still has to go to the paths of before.
+    /// Lines still to be written to earlier paths.
     elsewhere: Vec<(PathBuf, Vec<u8>)>,
     stamp: Stamp,
     unlisted: Unlisted,
 }
 
-/// Requests without a line: those of one second that went to no backend, and those that found no room.
+/// Requests without a line: those of one second that reached no backend, and those for which there was no room.
 #[derive(Debug, Default)]
 struct Unlisted {
     second: u64,
@@ -53,7 +53,7 @@ struct Unlisted {
 }
 
 impl Unlisted {
-    /// Whether one more that went to no backend has a line.
+    /// Whether one more request that reached no backend gets a line.
     fn has_line(&mut self) -> bool {
         let listed = self.listed < UNSERVED;
         self.listed += u32::from(listed);
@@ -61,7 +61,7 @@ impl Unlisted {
         listed
     }
 
-    /// Those that had no line until now, once their second is over.
+    /// How many requests got no line, once their second is over; until then 0.
     fn over(&mut self, second: u64) -> u64 {
         if second == self.second {
             return 0;
@@ -75,7 +75,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl AccessLog {
-    /// Lines go to `path`; the file is made with the first one.
+    /// Lines go to `path`; the file is created with the first one.
     pub(crate) fn new(path: PathBuf) -> Self {
         let state = State {
             path,
@@ -87,7 +87,7 @@ impl AccessLog {
         Self { state: Mutex::new(state), file: Mutex::default(), more: Notify::new(), full: Notify::new() }
     }
 
-    /// Later lines go to `path`.
+    /// Later lines go to `path`; earlier ones still go where they were meant to.
     pub(crate) fn move_to(&self, path: &Path) {
         let mut state = locked(&self.state);
         if state.path != path {
@@ -99,7 +99,7 @@ impl AccessLog {
         }
     }
 
-    /// Takes a line; it is in the file a quarter of a second later.
+    /// Takes a line; it is in the file about a quarter of a second later.
     pub(crate) fn write(&self, line: &Line<'_>) {
         self.write_at(line, SystemTime::now());
     }
@@ -112,14 +112,14 @@ impl AccessLog {
         } else if line.attempts > 0 || state.unlisted.has_line() {
             state.take(line, now);
         }
-        // The end of a second of requests without a line is to be told even if nothing comes after it.
+        // A second with requests that got no line is summed up even if no request follows.
         self.more.notify_one();
         if state.lines.len() >= FLUSH_BYTES {
             self.full.notify_one();
         }
     }
 
-    /// Puts all lines into the file, and waits for the disk.
+    /// Writes all lines, and waits for the disk.
     fn flush(&self) {
         let mut file = locked(&self.file);
         let batches = locked(&self.state).all(SystemTime::now());
@@ -128,13 +128,13 @@ impl AccessLog {
         }
     }
 
-    /// Writes what was taken, for as long as it is polled.
+    /// Writes lines as they come, for as long as it is polled.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             self.more.notified().await;
             let _ = tokio::time::timeout(FLUSH_AFTER, self.full.notified()).await;
             let log = self.clone();
-            // It fails only where the runtime ends, and this with it.
+            // It fails only when the runtime ends, and this task with it.
             let _ = tokio::task::spawn_blocking(move || log.flush()).await;
             if locked(&self.state).unlisted.count > 0 {
                 self.more.notify_one();
@@ -142,7 +142,7 @@ impl AccessLog {
         }
     }
 
-    /// Puts the last lines into the file, unless the disk takes too long.
+    /// Writes the last lines, unless the disk takes longer than [`LAST_WRITE`].
     pub(crate) async fn finish(self: &Arc<Self>) {
         let log = self.clone();
         let _ = tokio::time::timeout(LAST_WRITE, tokio::task::spawn_blocking(move || log.flush())).await;
@@ -166,7 +166,7 @@ impl State {
         self.lines.len() + elsewhere >= HELD_BYTES
     }
 
-    /// Tells in one line how many had none, once their second is over and there is room for it.
+    /// Writes one line with the number of requests that got none, once their second is over and there is room.
     fn sum_up(&mut self, now: SystemTime) {
         if self.is_full() {
             return;
@@ -180,7 +180,7 @@ impl State {
         }
     }
 
-    /// All lines, with the paths that they go to.
+    /// Takes all lines, each batch with its path.
     fn all(&mut self, now: SystemTime) -> Vec<(PathBuf, Vec<u8>)> {
         self.sum_up(now);
         let mut all = std::mem::take(&mut self.elsewhere);
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_requests_that_no_backend_saw_has_a_few_lines_and_is_counted() {
+    fn a_flood_of_requests_that_reach_no_backend_gets_a_few_lines_and_a_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.log");
         let log = AccessLog::new(path.clone());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_takes_nothing_costs_lines_and_keeps_no_request_waiting() {
+    async fn a_stuck_disk_costs_lines_but_delays_no_request() {
         use std::io::Read as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slow.log");
@@ -237,8 +237,8 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), until_taken)
             .await
-            .expect("it is on its way to the disk");
-        // The loop above went on while that write waits, and so do those who have more to write.
+            .expect("the line is on its way to the disk");
+        // The loop above kept running while that write blocks, and further lines do not block either.
         let asked = 2 * HELD_BYTES / 64;
         for _ in 0..asked {
             log.write(&served);
@@ -258,7 +258,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), until_told).await.expect("the disk takes lines again");
+        tokio::time::timeout(Duration::from_secs(60), until_told)
+            .await
+            .expect("the disk accepts lines again");
         writing.abort();
         let _ = writing.await;
         drop(log);
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_from_before_a_move_go_to_the_file_of_before() {
+    fn lines_from_before_a_move_go_to_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let [before, after] = ["a.log", "b.log"].map(|name| folder.path().join(name));
         let log = AccessLog::new(before.clone());

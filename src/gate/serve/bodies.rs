@@ -1,16 +1,16 @@
-//! Memory of request bodies that are not read to their end: bounded for all together and for each address.
+//! Memory of request bodies, bounded for all of them together and for each address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of large request bodies in memory at once, in bodies of the largest size; one address may have half of them.
+/// Bound on large bodies in memory, in multiples of the largest body allowed; one address may have half of it.
 const BODIES: u64 = 8;
-/// Bytes of every body that are not counted: with as many connections as there may be they come to little, and a small
+/// Bytes of each body that do not count: even with as many connections as allowed they add up to little, and a small
 /// request never waits for large ones.
 const SMALL: u64 = 64 * 1024;
 
-/// Memory that bodies of requests take, beyond [`SMALL`] bytes of each.
+/// Memory that request bodies take, beyond the first [`SMALL`] bytes of each.
 #[derive(Debug, Default)]
 pub(crate) struct Bodies(Mutex<Taken>);
 
@@ -21,7 +21,7 @@ struct Taken {
 }
 
 impl Bodies {
-    /// The memory of one body, of which nothing has come yet.
+    /// Starts to count a body, none of which has arrived yet.
     pub(crate) fn of(self: &Arc<Self>, client: IpAddr) -> Held {
         Held { bodies: self.clone(), client, bytes: 0 }
     }
@@ -31,18 +31,18 @@ impl Bodies {
     }
 }
 
-/// Memory of one body, given back when dropped.
+/// Memory counted for one body, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     bodies: Arc<Bodies>,
     client: IpAddr,
-    /// Those that count.
+    /// Counted bytes, those beyond [`SMALL`].
     bytes: u64,
 }
 
 impl Held {
-    /// Counts what has come of the body, `bytes` in all; `largest`: what one may have. Only what came counts: what a
-    /// client says will come costs it nothing. `false`: all bodies together, or those of this address, take too much.
+    /// Counts the `bytes` of the body that have arrived so far; `largest` is the largest body allowed. Announced bytes
+    /// do not count until they arrive. `false` if all bodies together, or those of this address, would take too much.
     pub(crate) fn grow(&mut self, bytes: u64, largest: u64) -> bool {
         let more = bytes.saturating_sub(SMALL).saturating_sub(self.bytes);
         if more == 0 {
@@ -86,7 +86,7 @@ mod tests {
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
     const C: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
 
-    /// So many bodies of the largest size, as far as there is room.
+    /// As many bodies of the largest size as there is room for.
     fn fill(bodies: &Arc<Bodies>, client: IpAddr) -> Vec<Held> {
         let one = || {
             let mut held = bodies.of(client);
@@ -101,7 +101,7 @@ mod tests {
         let of_a = fill(&bodies, A);
         assert_eq!(of_a.len(), 4);
         let of_b = fill(&bodies, B);
-        assert_eq!((of_b.len(), fill(&bodies, C).len()), (4, 0), "and all together have a bound");
+        assert_eq!((of_b.len(), fill(&bodies, C).len()), (4, 0), "all together are bounded too");
         drop(of_a);
         assert_eq!(fill(&bodies, C).len(), 4);
         drop(of_b);

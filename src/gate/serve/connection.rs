@@ -9,15 +9,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::access_log::Line as LogLine;
 use super::crowd::Place;
-use super::door::{Door, Judged};
+use super::door::{self, Door, Judged};
 use super::exchange::{Exchange, Work};
 use super::intake::{Body, Intake, LARGE};
 use super::outcome::Outcome;
 use super::record::{About, Record};
 use super::shared::{Settings, Shared};
 use super::wait::{Line, Patience};
+use crate::gate::policy::access::Caller;
 use crate::gate::policy::answer;
 use crate::gate::policy::decide::{Asked, Verdict};
 use crate::gate::policy::rewrite;
@@ -26,10 +26,9 @@ use crate::gate::policy::validate::validate;
 use crate::gate::wire::{Envelope, Framing, Head, Method, Refusal, Reply, body_too_large, write_all};
 use crate::host;
 
-/// One at a time: what one client sends must not take all processors either.
+/// One large body is read at a time: clients must not occupy all processors.
 static READER: Semaphore = Semaphore::const_new(1);
 
-/// A client's connection.
 pub(super) struct Connection {
     intake: Intake,
     client: IpAddr,
@@ -41,7 +40,7 @@ type GoesOn = bool;
 
 impl Connection {
     fn new(stream: TcpStream, client: SocketAddr, place: Place) -> Self {
-        // A chunk must not wait for the acknowledgement of the one before it.
+        // A chunk must not wait until the one before it is acknowledged.
         let _ = stream.set_nodelay(true);
         let local = stream.local_addr().map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip());
         Self {
@@ -56,26 +55,13 @@ impl Connection {
         Self::new(stream, client, place).serve(&door).await;
     }
 
-    /// Serves it to its end.
     async fn serve(&mut self, door: &Arc<dyn Door>) {
         loop {
             let head = match self.intake.head(door.bounds().read_timeout).await {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
                 Err(refusal) => {
-                    let id = door.front().ids.next();
-                    let envelope =
-                        Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
-                    door.front().log.write(&LogLine {
-                        client: Some(self.client),
-                        id: &id,
-                        method: "-",
-                        path: "-",
-                        status: refusal.status,
-                        outcome: refusal.code,
-                        ..LogLine::default()
-                    });
-                    let _ = self.write(&refusal.reply(), &envelope).await;
+                    let _ = self.write(&door::refuse_unread(&**door, self.client, &refusal)).await;
                     return Box::pin(self.intake.part()).await;
                 }
             };
@@ -84,7 +70,7 @@ impl Connection {
             }
             self.intake.give_back();
             if !self.intake.buffer.is_empty() {
-                // The next request is there already. However many there are, each is one turn.
+                // The next request is here already. However many there are, others get a turn after each.
                 self.intake.yields().await;
             }
         }
@@ -95,35 +81,14 @@ impl Connection {
         self.intake.stream.expects_answer();
         let started = Instant::now();
         let id = door.front().ids.next();
-        let (verdict, origin, caller) = {
-            let text = |range: &Range<usize>| {
-                self.intake
-                    .buffer
-                    .get(range.clone())
-                    .and_then(|bytes| std::str::from_utf8(bytes).ok())
-                    .unwrap_or("?")
-            };
-            let optional = |range: &Option<Range<usize>>| range.as_ref().map(text);
-            let asked = Asked {
-                method: head.method,
-                path: text(&head.path),
-                host: optional(&head.host),
-                origin: optional(&head.origin),
-                wanted_headers: optional(&head.wanted_headers),
-                authorization: optional(&head.authorization),
-                client: self.client,
-                local: self.local,
-            };
-            let Judged { verdict, origin, caller } = door.judge(&asked);
-            (verdict, origin.map(Box::<str>::from), caller)
-        };
+        let (verdict, origin, caller) = self.judge(head, &**door);
         let path: Box<str> =
             String::from_utf8_lossy(self.intake.buffer.get(head.path.clone()).unwrap_or_default()).into();
         let head_only = head.method == Method::Head;
-        // A body that is not read stands before the next request.
+        // An unread body is in the way of the next request.
         let unread = head.framing != Framing::None && head.framing != Framing::Length(0);
         self.intake.owed = match head.framing {
-            // A client that waits for 100-continue will not send it.
+            // A client that waits for `100 Continue` will not send it.
             Framing::Length(length) if !head.expects => length,
             _ => 0,
         };
@@ -164,6 +129,26 @@ impl Connection {
         goes_on
     }
 
+    fn judge(&self, head: &Head, door: &dyn Door) -> (Verdict, Option<Box<str>>, Caller) {
+        let text = |range: &Range<usize>| {
+            let bytes = self.intake.buffer.get(range.clone());
+            bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("?")
+        };
+        let optional = |range: &Option<Range<usize>>| range.as_ref().map(text);
+        let asked = Asked {
+            method: head.method,
+            path: text(&head.path),
+            host: optional(&head.host),
+            origin: optional(&head.origin),
+            wanted_headers: optional(&head.wanted_headers),
+            authorization: optional(&head.authorization),
+            client: self.client,
+            local: self.local,
+        };
+        let Judged { verdict, origin, caller } = door.judge(&asked);
+        (verdict, origin.map(Box::from), caller)
+    }
+
     async fn refuse(&mut self, refusal: &Refusal, envelope: &Envelope<'_>, record: &mut Record) -> GoesOn {
         record.outcome = refusal.code;
         self.answer(&refusal.reply(), envelope, record).await
@@ -171,7 +156,7 @@ impl Connection {
 
     async fn answer(&mut self, reply: &Reply, envelope: &Envelope<'_>, record: &mut Record) -> GoesOn {
         record.status = reply.status;
-        match self.write(reply, envelope).await {
+        match self.write(&reply.render(envelope)).await {
             Ok(sent) => {
                 record.sent = sent;
                 !envelope.close
@@ -180,12 +165,11 @@ impl Connection {
         }
     }
 
-    /// Returns the bytes that it took.
-    async fn write(&self, reply: &Reply, envelope: &Envelope<'_>) -> std::io::Result<u64> {
-        let bytes = reply.render(envelope);
+    /// Returns the size of the answer in bytes.
+    async fn write(&self, answer: &[u8]) -> std::io::Result<u64> {
         self.intake.place.waits();
-        write_all(&self.intake.stream, self.intake.stream.rest(&bytes)).await?;
-        Ok(bytes.len() as u64)
+        write_all(&self.intake.stream, self.intake.stream.rest(answer)).await?;
+        Ok(answer.len() as u64)
     }
 
     async fn generate(
@@ -210,7 +194,7 @@ impl Connection {
                 return false;
             }
             Err(refusal) => {
-                // Where its body ends is not known, so the next request's place is not either.
+                // It is not known where the body ends and the next request begins.
                 envelope.close = true;
                 return Box::pin(self.refuse(&refusal, envelope, record)).await;
             }
@@ -267,11 +251,11 @@ fn understand(
     Ok(Understood { shared, settings, patience, work })
 }
 
-/// Does what takes long without keeping others from being served.
+/// Runs slow work on a thread of its own, so that others are served meanwhile.
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Box<Refusal>> + Send + 'static,
 ) -> Result<T, Box<Refusal>> {
-    // It is never closed.
+    // The semaphore is never closed.
     let _one = READER.acquire().await;
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
@@ -282,7 +266,7 @@ async fn aside<T: Send + 'static>(
     }
 }
 
-/// What goes to the backend in place of `body`.
+/// What goes to the backend instead of `body`.
 fn prepare(
     body: &[u8],
     endpoint: Endpoint,
@@ -290,7 +274,7 @@ fn prepare(
     settings: &Settings,
     patience: Patience,
 ) -> Result<Work, Box<Refusal>> {
-    // A door to several gates lets in what the largest of them takes.
+    // A router admits what the largest of its gates allows.
     if body.len() as u64 > settings.config.limits.body.0 {
         return Err(Box::new(body_too_large(settings.config.limits.body.0)));
     }
@@ -310,7 +294,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_at_work_fits_into_little_memory() {
+    async fn a_connection_at_work_takes_little_memory() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();

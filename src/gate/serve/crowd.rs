@@ -1,5 +1,5 @@
-//! Everybody who is connected to one listener. No address takes all places, and where places run out, whoever has
-//! been waited for longest gives up its own: a connection costs its owner nothing and would keep others out.
+//! All connections of one listener. No address can take all places, and when places run out, the connection that has
+//! been idle longest is closed: an idle connection costs its owner nothing and would keep others out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use crate::gate::policy::bounds::{idle, share};
 
-/// The connections of one listener.
 #[derive(Debug)]
 pub(crate) struct Crowd {
     began: Instant,
@@ -24,7 +23,7 @@ struct Table {
     seats: HashMap<u64, Arc<Seat>>,
     by_address: HashMap<IpAddr, usize>,
     next: u64,
-    /// Places at the last look.
+    /// Number of places at the last [`Crowd::enter`].
     places: usize,
 }
 
@@ -33,23 +32,23 @@ struct Seat {
     crowd: Arc<Crowd>,
     number: u64,
     client: IpAddr,
-    /// Since when it has been waiting for its client, milliseconds after the crowd began, plus one; 0: it works.
+    /// When it began to wait for its client: milliseconds after the crowd began, plus one; 0 while it works.
     waits_since: AtomicU64,
     task: OnceLock<AbortHandle>,
 }
 
-/// The place of one connection, free again when dropped.
+/// The place of one connection; dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Seat>);
 
-/// What ends the connection of a place, once it is known.
+/// Takes the task that serves a place, once there is one.
 #[derive(Debug)]
 pub(crate) struct Ending(Arc<Seat>);
 
 impl Ending {
-    /// Ending this task ends the connection.
+    /// Aborting `task` must close the connection.
     pub(crate) fn by(self, task: AbortHandle) {
-        // It is set once: an ending is not copied.
+        // It is set only once: an `Ending` cannot be copied.
         let _ = self.0.task.set(task);
     }
 }
@@ -69,8 +68,8 @@ impl Crowd {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    /// Lets a client in. Where its address has its share of the `places`, or all are taken, another connection may end
-    /// for it. `None`: there is none that could.
+    /// Admits a client. If its address has its share of the `places`, or all are taken, another connection may be
+    /// closed for it; `None` if there is none to close.
     pub(crate) fn enter(self: &Arc<Self>, client: IpAddr, places: usize) -> Option<(Place, Ending)> {
         let (place, victim) = {
             let mut table = self.table();
@@ -107,7 +106,7 @@ impl Crowd {
         Some((place, ending))
     }
 
-    /// How long a connection may stay open without a request now.
+    /// How long a connection may stay open without a request, at present.
     pub(crate) fn idle(&self) -> Duration {
         let table = self.table();
         idle(table.seats.len(), table.places)
@@ -115,8 +114,8 @@ impl Crowd {
 }
 
 impl Table {
-    /// The connection that has been waited for longest, of the address that has most. `may`: whether an address with so
-    /// many connections may lose one.
+    /// The connection that has waited longest for its client, of the address that has most. `may`: whether an address
+    /// with that many connections may lose one.
     fn idlest(&self, may: impl Fn(IpAddr, usize) -> bool) -> Option<u64> {
         let candidates = self.seats.iter().filter_map(|(number, seat)| {
             let since = seat.waits_since.load(Relaxed);
@@ -140,12 +139,12 @@ impl Table {
 }
 
 impl Place {
-    /// From now on it waits for its client.
+    /// Marks the connection as waiting for its client.
     pub(crate) fn waits(&self) {
         self.0.waits_since.store(self.0.crowd.now(), Relaxed);
     }
 
-    /// From now on its client waits for it.
+    /// Marks the connection as working: its client waits for it.
     pub(crate) fn works(&self) {
         self.0.waits_since.store(0, Relaxed);
     }
@@ -158,7 +157,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // The table's lock is let go before the seat is, which may be the last to hold the crowd.
+        // Unlock the table before the seat is dropped, which may hold the last reference to the crowd.
         let seat = self.0.crowd.table().remove(self.0.number);
         drop(seat);
     }
@@ -172,7 +171,7 @@ mod tests {
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
-    /// A crowd whose connections do nothing until they are ended.
+    /// A crowd whose connections do nothing until they are closed.
     struct House {
         crowd: Arc<Crowd>,
         places: usize,
@@ -198,7 +197,7 @@ mod tests {
             true
         }
 
-        /// Those that are still there.
+        /// Names of the connections that are still open.
         async fn left(&self) -> Vec<u32> {
             tokio::task::yield_now().await;
             let alive = self.tasks.iter().filter(|(_, task)| !task.is_finished());
@@ -212,21 +211,21 @@ mod tests {
         for name in 0..6 {
             assert!(house.enter(A, name, true));
         }
-        assert!(!house.enter(A, 6, true), "it has its share, and all of it works");
+        assert!(!house.enter(A, 6, true), "the address has its share, and all of it works");
         assert!(house.enter(B, 7, true) && house.enter(B, 8, true));
         assert!(!house.enter(B, 9, true), "all places are taken and work");
     }
 
     #[tokio::test]
-    async fn whoever_is_waited_for_longest_gives_its_place_to_the_next() {
+    async fn the_connection_that_is_idle_longest_gives_up_its_place() {
         let mut house = House::new(4);
         assert!(house.enter(A, 0, true));
         for name in 1..=3 {
-            assert!(house.enter(A, name, false), "a fourth ends the first that waits");
+            assert!(house.enter(A, name, false), "a fourth closes the first that is idle");
         }
         assert_eq!(house.left().await, [0, 2, 3]);
         assert!(house.enter(B, 4, false), "one place is kept for others");
-        // Full: the address that has most loses one, not the one that came last.
+        // Full: the address with most connections loses one, not the one that came last.
         assert!(house.enter(B, 5, false));
         assert_eq!(house.left().await, [0, 3, 4, 5]);
         assert!(house.enter(A, 6, true));
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_is_free_when_its_connection_ends() {
+    async fn a_place_is_freed_when_its_connection_ends() {
         let mut house = House::new(1);
         assert!(house.enter(A, 0, true));
         assert!(!house.enter(B, 1, true));
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_connections_end_sooner_where_places_are_short() {
+    async fn idle_connections_end_sooner_when_places_are_scarce() {
         let mut house = House::new(4);
         assert!(house.enter(A, 0, false) && house.enter(A, 1, false));
         assert_eq!(house.crowd.idle(), IDLE);

@@ -1,6 +1,6 @@
-//! One request's way to the backend and its answer's way back. It waits for its turn and for a model that is on
-//! its way, and is sent a second time when a backend dies before the answer has begun: generation has no side
-//! effects, so nobody can tell.
+//! Takes one request to the backend and its answer back. The request waits for its turn and for a model that is
+//! loading, and is sent a second time if a backend dies before the answer has begun: generation has no side effects, so
+//! that is safe.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,12 +24,11 @@ use crate::gate::wire::{
     AnswerHead, Client, Envelope, Link, Opened, Refusal, Usage, end_head, reply_head, write_all,
 };
 
-/// Answers up to this size are collected and sent whole; larger ones pass as they come.
+/// Answers with a larger `Content-Length`, in bytes, are passed on as they arrive; others are collected and sent whole.
 const WHOLE: u64 = 256 * 1024;
 /// Maximum size of a non-streaming body without Content-Length, in bytes.
 const ENDLESS: usize = 16 << 20;
 
-/// One request at work.
 pub(super) struct Exchange<'a> {
     line: Line<'a>,
     work: Work,
@@ -38,19 +37,18 @@ pub(super) struct Exchange<'a> {
     relay: Relay,
 }
 
-/// What goes to the backend.
+/// The request as it goes to the backend.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) endpoint: Endpoint,
     pub(super) body: Vec<u8>,
-    /// Whether the answer will be a stream.
+    /// Whether the answer will be a stream of events.
     pub(super) stream: bool,
 }
 
-/// How one attempt ended.
 enum Attempt {
     Done(Outcome),
-    /// The backend went away; `sent`: it had the request.
+    /// The backend is gone; `sent` if it may have read the request.
     Lost {
         why: String,
         sent: bool,
@@ -118,7 +116,7 @@ impl<'a> Exchange<'a> {
                     if self.relay.begun() || (again && sent) {
                         return Box::pin(self.end(wait::lost(&why).into(), client, record)).await;
                     }
-                    // It waited for an answer until now, not for a model; that wait begins here.
+                    // Until now it waited for an answer; the wait for a model begins here.
                     deadline = self.line.patience.until(Instant::now());
                     loss = Some(Loss { generation, at: Instant::now(), sent: sent || again });
                 }
@@ -133,13 +131,13 @@ impl<'a> Exchange<'a> {
         outcome
     }
 
-    /// A refusal after the head of a stream went out becomes the stream's last event.
+    /// Turns a refusal into the last event of a stream whose head was already sent.
     async fn end(&mut self, outcome: Outcome, client: &Client, record: &mut Record) -> Outcome {
         match outcome {
             Outcome::Refused(refusal) if self.relay.started() => {
                 record.outcome = if refusal.code == "backend_lost" { "cut" } else { refusal.code };
                 let last = self.relay.last_words(&refusal.event());
-                // Boxed, here and elsewhere, where it is rare: a connection's memory is that of its largest moment.
+                // Rare futures are boxed, here and elsewhere: a task is as large as its largest state.
                 let _ = Box::pin(write_all(client, &last)).await;
                 Outcome::Over
             }
@@ -159,9 +157,9 @@ impl<'a> Exchange<'a> {
         Ok(link)
     }
 
-    /// Waits for the end of an answer whose client has gone. The server finds out that a client is gone only
-    /// when a write fails, and a plain answer is written when it is complete: until then the backend computes, and
-    /// its turn and its lease are taken. Being hung up on tells the launcher, which then ends it.
+    /// Waits for the end of an answer whose client has left. `mlx_lm.server` notices only when a write fails, and a
+    /// plain answer is written when it is complete: until then the backend computes, and turn and lease stay taken.
+    /// Hanging up tells the launcher, which then ends the answer.
     async fn outlast(&mut self, backend: &Link, lease: &Lease) {
         let _orphan = self.line.shared.front.traffic.orphan();
         self.work.body = Vec::new();
@@ -259,7 +257,7 @@ impl<'a> Exchange<'a> {
         .await
     }
 
-    /// An answer that is collected: an error, or JSON of a moderate size.
+    /// Collects an answer: an error, or JSON of moderate size.
     async fn collect(
         &mut self,
         backend: &Link,
@@ -274,7 +272,7 @@ impl<'a> Exchange<'a> {
                 break;
             }
             if body.len() > ENDLESS {
-                return Attempt::Lost { why: "its answer has no end".to_owned(), sent: true };
+                return Attempt::Lost { why: "its answer is too long".to_owned(), sent: true };
             }
             match self.receive(backend, lease, client, body).await {
                 Received::Bytes => {}
@@ -290,7 +288,7 @@ impl<'a> Exchange<'a> {
             };
         }
         if self.relay.started() {
-            // A stream was begun with comments, and the second backend answers without one: nothing it can be.
+            // The client already has the head of a stream: a plain answer of the second backend is of no use.
             return Attempt::Lost { why: "it did not answer with a stream".to_owned(), sent: true };
         }
         body.truncate(answer.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX));

@@ -1,4 +1,4 @@
-//! The handle that the supervisor holds.
+//! The supervisor's handle of a gate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::shared::Shared;
 use super::traffic::Traffic;
 use crate::gate::policy::contract::{Availability, GateConfig, Report};
 
-/// How long answers that were ended may take to say so before their connections end.
+/// How long aborted answers may take to write their error before their connections close.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// The gate of one model. Dropping it ends it at once; [`Gate::close`] does so properly.
+/// The gate of one model. Dropping it cuts its connections; [`Gate::close`] closes it properly.
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,
@@ -25,8 +25,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Opens a gate on the current tokio runtime. It never fails: what keeps it from listening is reported and
-    /// tried again.
+    /// Opens a gate on the current tokio runtime. It never fails: problems with listening are reported and retried.
     pub fn spawn(
         config: GateConfig,
         availability: watch::Receiver<Availability>,
@@ -38,25 +37,24 @@ impl Gate {
         Self { shared, listener }
     }
 
-    /// Takes a new configuration in. Requests that are under way keep the old one; the listeners stay open if
-    /// their address stays the same.
+    /// Applies a new configuration. Requests in progress keep the old one; the listeners stay open if their address
+    /// stays the same.
     pub fn reconfigure(&self, config: GateConfig) {
         let next = address(&config);
         self.shared.replace(config);
         self.listener.listen_at(next);
     }
 
-    /// The counters.
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.shared.front.traffic
     }
 
-    /// Ends every request that is at the run of this generation: 503, or the error event where an answer has begun.
+    /// Ends every request at the run of this generation: with 503, or with an error event if its answer has begun.
     pub fn abort(&self, generation: u64, why: &str) {
         self.shared.leases.abort(generation, why);
     }
 
-    /// Stops accepting, gives ended answers half a second to say so, and closes every connection.
+    /// Stops accepting, waits up to [`LAST_WORDS`] for answers to end, and closes every connection.
     pub async fn close(self) {
         let Self { shared, listener } = self;
         listener.close(LAST_WORDS, shared.front.traffic.drained()).await;
@@ -68,7 +66,7 @@ impl Gate {
     }
 }
 
-/// The listening of a door, and the writing of its log. Dropping it ends both at once.
+/// The tasks that listen for a door and write its log. Dropping it ends both at once.
 #[derive(Debug)]
 pub(super) struct Listener {
     wanted: watch::Sender<Wanted>,
@@ -78,7 +76,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Listens at `address` for `door`, whose lines go to `log`.
+    /// Listens at `address` for `door`, and writes `log`.
     pub(super) fn open(door: Arc<dyn Door>, log: Arc<AccessLog>, address: SocketAddr) -> Self {
         let (wanted, listen_to) = watch::channel(Wanted::At(address));
         let (until, end) = watch::channel(false);
@@ -87,16 +85,16 @@ impl Listener {
         Self { wanted, until, listening, log }
     }
 
-    /// Goes to another address, unless it is the same.
+    /// Moves to another address, unless it is the same.
     pub(super) fn listen_at(&self, address: SocketAddr) {
         let next = Wanted::At(address);
         self.wanted.send_if_modified(|now| std::mem::replace(now, next) != next);
     }
 
-    /// Stops accepting, waits until everything is `drained`, or for `patience`, and closes every connection.
+    /// Stops accepting, waits for `drained` but not longer than `patience`, and closes every connection.
     pub(super) async fn close(mut self, patience: Duration, drained: impl Future) {
         self.wanted.send_replace(Wanted::Nothing);
-        // Idle connections would hold it up for nothing: only what is in flight is waited for.
+        // Only requests in flight are waited for: idle connections would delay this for nothing.
         let _ = tokio::time::timeout(patience, drained).await;
         tokio::task::yield_now().await;
         self.until.send_replace(true);

@@ -3,29 +3,29 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Upper ends of the buckets, seconds: time to first token, from a cached prompt to a long one on a laptop.
+/// Upper bounds of the buckets for time to first token, in seconds: from a cached prompt to a long one on a laptop.
 pub(crate) const TTFT: &[f64] =
     &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
-/// Upper ends of the buckets, seconds: between two tokens, from 1000 tok/s down to one in two seconds.
+/// Upper bounds of the buckets for the time between two tokens, in seconds: from 1000 tok/s down to 0.5 tok/s.
 pub(crate) const PER_TOKEN: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0];
 
-/// Counts of durations. A reader may see a count without its sum for a moment.
+/// Counts of durations. A reader may briefly see a count without its sum.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     bounds: &'static [f64],
-    /// One more than bounds: the last is for what is longer than all of them.
+    /// One more than `bounds`: the last one is for durations above all of them.
     counts: Vec<AtomicU64>,
     nanoseconds: AtomicU64,
 }
 
-/// A histogram at one moment.
+/// A snapshot of a histogram, with cumulative buckets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Counted {
-    /// Upper ends, seconds, and how many were not above each.
+    /// Upper bounds in seconds, and how many durations were not above each.
     pub buckets: Vec<(f64, u64)>,
     pub count: u64,
-    /// Their sum, seconds.
+    /// Sum of all durations in seconds.
     pub sum: f64,
 }
 
@@ -38,7 +38,6 @@ impl Histogram {
         }
     }
 
-    /// Counts `times` durations of `each`.
     pub(super) fn add(&self, each: Duration, times: u64) {
         let seconds = each.as_secs_f64();
         let place = self.bounds.iter().position(|bound| seconds <= *bound).unwrap_or(self.bounds.len());
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_hold_what_is_not_above_them_and_the_count_holds_the_rest_too() {
+    fn buckets_are_cumulative_and_the_count_includes_what_is_above_them() {
         let histogram = Histogram::new(&[0.1, 1.0]);
         histogram.add(Duration::from_millis(100), 1);
         histogram.add(Duration::from_millis(101), 2);

@@ -1,5 +1,5 @@
-//! What comes from a client: heads, bodies, and what nobody reads any more. Whatever it sends and however fast, others
-//! get their turn in between.
+//! Reads what a client sends: heads, bodies, and what is discarded. It yields regularly, so that a client that sends
+//! fast does not keep others waiting.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,28 +16,27 @@ use crate::gate::wire::{
 };
 use crate::host;
 
-/// Bodies from this size on, bytes, are checked by a thread of their own: that of 16 MB takes tens of milliseconds, in
-/// which nobody else would be served.
+/// Bodies of at least this many bytes are checked on a thread of their own: 16 MB take tens of milliseconds, in which
+/// no other client would be served.
 pub(super) const LARGE: usize = 256 * 1024;
 
-/// The body of a request.
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
-    /// Where in `bytes` it begins; it reaches to their end.
+    /// Offset of the body, which extends to the end of `bytes`.
     pub(super) from: usize,
     pub(super) held: Held,
 }
 
-/// What comes from one client, and the bytes of it that are not understood yet.
+/// One client's connection, and the bytes from it that are not parsed yet.
 pub(super) struct Intake {
     pub(super) stream: Client,
     pub(super) place: Place,
     pub(super) buffer: Vec<u8>,
-    /// Bytes that were read since others had their turn.
+    /// Bytes read since it last yielded.
     turn: u32,
-    /// Bytes of a body that was announced and is not read, those in `buffer` included.
+    /// Bytes of an announced body that have not been taken, those in `buffer` included.
     pub(super) owed: u64,
-    /// Whether a large body came whose memory was not given back to the system yet.
+    /// Whether a large body arrived whose memory has not been returned to the system yet.
     large: bool,
 }
 
@@ -46,7 +45,7 @@ impl Intake {
         Self { stream: Client::new(stream), place, buffer: Vec::new(), turn: 0, owed: 0, large: false }
     }
 
-    /// Waits for a head. `None`: the client is done, or too slow to begin.
+    /// Waits for a head; `None` if the client is done, or idle for too long.
     pub(super) async fn head(&mut self, read_timeout: Duration) -> Result<Option<Head>, Refusal> {
         let idle = Instant::now() + self.place.idle();
         let (mut deadline, mut skipped) = (None, 0);
@@ -75,7 +74,7 @@ impl Intake {
         }
     }
 
-    /// Reads the body. `None`: the client went away in the middle.
+    /// Reads the body; `None` if the client leaves before its end.
     pub(super) async fn body(
         &mut self,
         head: &Head,
@@ -84,17 +83,17 @@ impl Intake {
     ) -> Result<Option<Body>, Refusal> {
         let limit = bounds.body;
         let length = match head.framing {
-            Framing::None => return Err(Refusal::invalid(None, "a body is needed".to_owned())),
+            Framing::None => return Err(Refusal::invalid(None, "a body is required".to_owned())),
             Framing::Length(length) if length > limit => return Err(body_too_large(limit)),
             Framing::Length(length) => Some(length),
             Framing::Chunked => None,
         };
-        // What has a length is taken out together with the head before it, so that nothing is moved.
+        // A body with a length stays in the buffer behind its head, so that no bytes are moved.
         let from = if length.is_some() { head.length } else { 0 };
         self.buffer.drain(..head.length - from);
         if head.expects && self.buffer.len() == from && length != Some(0) {
-            let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-            if write_all(&self.stream, go_on).await.is_err() {
+            let proceed = b"HTTP/1.1 100 Continue\r\n\r\n";
+            if write_all(&self.stream, proceed).await.is_err() {
                 return Ok(None);
             }
         }
@@ -104,7 +103,7 @@ impl Intake {
         loop {
             let arrived = (self.buffer.len() - from + chunks.body.len()) as u64;
             self.large |= arrived >= LARGE as u64;
-            // A thousand clients must not fill memory with halves of bodies.
+            // A thousand clients must not fill the memory with incomplete bodies.
             if !held.grow(arrived, limit) {
                 return Err(crowded());
             }
@@ -124,7 +123,7 @@ impl Intake {
             if arrived >= next {
                 (steady, next) = (Instant::now(), arrived + SLOWEST);
             }
-            // What came fast at first is no reason to hold its memory for long.
+            // A fast start does not entitle a client to hold its memory for long.
             let deadline = (begun + Duration::from_secs(arrived / SLOWEST)).min(steady) + bounds.read_timeout;
             if !self.more(deadline).await {
                 if Instant::now() < deadline {
@@ -142,7 +141,7 @@ impl Intake {
         Body { bytes, from, held }
     }
 
-    /// Reads once; `false`: the client has closed, or `deadline` came.
+    /// Reads once; `false` if the client has closed, or at `deadline`.
     async fn more(&mut self, deadline: Instant) -> bool {
         self.place.waits();
         let before = self.buffer.len();
@@ -158,15 +157,15 @@ impl Intake {
         true
     }
 
-    /// Lets everybody else have a turn.
+    /// Lets other connections have a turn.
     pub(super) async fn yields(&mut self) {
         self.turn = 0;
         tokio::task::yield_now().await;
     }
 
-    /// Gives the memory of a large body back to the system: the allocator would keep it.
+    /// Returns the memory of a large body to the system; the allocator would keep it.
     pub(super) fn give_back(&mut self) {
-        /// One such task is enough for all bodies that were freed before it begins.
+        /// Whether a task is scheduled: one is enough for all bodies freed before it begins.
         static ASKED: AtomicBool = AtomicBool::new(false);
         if std::mem::take(&mut self.large) && !ASKED.swap(true, Ordering::AcqRel) {
             tokio::task::spawn_blocking(|| {
@@ -176,7 +175,7 @@ impl Intake {
         }
     }
 
-    /// Lets the client send what it was going to send and read what it was told, before the connection is gone.
+    /// Lets the client finish sending and read its answer before the connection closes.
     pub(super) async fn part(&mut self) {
         self.place.waits();
         let owed = self.owed.saturating_sub(self.buffer.len() as u64);

@@ -1,4 +1,4 @@
-//! A lease: one request at the backend. It lives beside the answer's body and ends with it, however that ends.
+//! A lease: one request at the backend. It is held next to the answer's body and ends with it, however that ends.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
@@ -7,7 +7,6 @@ use futures_util::task::AtomicWaker;
 
 use super::traffic::Traffic;
 
-/// All leases of one gate.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     live: Mutex<Slots>,
@@ -50,12 +49,12 @@ impl Leases {
         Lease { state, slot, leases: self.clone(), traffic: traffic.clone() }
     }
 
-    /// Ends every lease of a run: those who hold them are woken and told why.
+    /// Ends every lease of a run: their holders are woken and told why.
     pub(crate) fn abort(&self, generation: u64, why: &str) {
         let why: Arc<str> = why.into();
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         for state in live.all.iter().flatten().filter(|state| state.generation == generation) {
-            // The first reason stands.
+            // The first reason is kept.
             let _ = state.ended.set(why.clone());
             state.waker.wake();
         }
@@ -63,7 +62,7 @@ impl Leases {
 }
 
 impl Lease {
-    /// Why it was ended from outside, if it was; else `waker` is woken when it is.
+    /// Why the lease was ended from outside; `None` if it was not, and then `waker` is woken when it is.
     pub(crate) fn ended(&self, waker: &Waker) -> Option<Arc<str>> {
         self.state.waker.register(waker);
         self.state.ended.get().cloned()
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_leases_of_the_generation_end_and_all_are_counted_down() {
+    fn only_leases_of_that_generation_are_ended_and_all_are_counted() {
         let (leases, traffic) = (Arc::new(Leases::default()), Arc::new(Traffic::default()));
         let (old, new) = (leases.begin(1, &traffic), leases.begin(2, &traffic));
         leases.abort(1, "it hung");
@@ -97,7 +96,7 @@ mod tests {
         drop((old, new));
         assert_eq!(traffic.in_flight(), 0);
         let again = leases.begin(1, &traffic);
-        assert_eq!(again.ended(Waker::noop()), None, "an abort is about the leases that were there");
-        assert_eq!(leases.live.lock().unwrap().all.len(), 2, "slots are used again");
+        assert_eq!(again.ended(Waker::noop()), None, "an abort applies to leases that exist");
+        assert_eq!(leases.live.lock().unwrap().all.len(), 2, "slots are reused");
     }
 }

@@ -1,5 +1,4 @@
-//! The listeners of one gate. An address that is not there is waited for, never given up; loopback serves
-//! meanwhile.
+//! The listeners of one gate. An address that is missing is tried again until it is there; loopback serves meanwhile.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,47 +10,43 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::access_log::Line;
 use super::connection::Connection;
 use super::crowd::Crowd;
-use super::door::Door;
+use super::door::{self, Door};
 use crate::clock::beat;
 use crate::gate::policy::access;
-use crate::gate::wire::{Envelope, Refusal, part, write_all};
+use crate::gate::wire::{Refusal, part, write_all};
 
-/// How the reason for a closed gate ends when another program has its port.
+/// End of the message about a port that another program has; other modules recognize it by this.
 pub(crate) const TAKEN: &str = "is in use by another program";
-/// Between two attempts to get the address.
+/// Pause between attempts to bind the wanted address.
 const RETRY: Duration = Duration::from_secs(2);
-/// Between two looks whether the address is still there: a laptop leaves its network without a word.
+/// Pause between checks that the address still exists: a laptop leaves its network without notice.
 const LOOK: Duration = Duration::from_secs(10);
-/// Connections that the kernel holds for us.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 1024;
-/// After an error in accepting: no more file descriptors, most likely.
+/// First and longest pause after a failed accept: most likely there are no file descriptors left.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// Refused connections that are told why, at once, and how long each of them may take to read it.
+/// How many refused connections are told why at the same time, and how long each may take to read it.
 const TOLD: usize = 64;
 const TELLING: Duration = Duration::from_secs(1);
 
-/// What the listeners should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Listen here.
     At(SocketAddr),
-    /// Stop accepting.
+    /// Stop accepting; open connections are kept for now.
     Nothing,
 }
 
-/// Which addresses to listen on. Pure.
+/// Which address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
-    /// The address that is wanted.
     Wanted,
-    /// Loopback, until the address is there.
+    /// Loopback, until the wanted address exists.
     Loopback,
 }
 
-/// What binding came to.
+/// The consequence of an attempt to bind.
 fn plan(bound: &io::Result<()>) -> Plan {
     match bound {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Plan::Loopback,
@@ -59,7 +54,7 @@ fn plan(bound: &io::Result<()>) -> Plan {
     }
 }
 
-/// What to say of an error in binding.
+/// Why `address` cannot be bound, for people.
 fn problem(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrNotAvailable => {
@@ -76,17 +71,16 @@ fn problem(address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Every connection's task.
 #[derive(Default)]
 struct Connections {
     crowd: Arc<Crowd>,
     served: JoinSet<()>,
-    /// Those that were too many, or from elsewhere.
+    /// Tasks that tell clients why they are refused.
     told: JoinSet<()>,
 }
 
 impl Connections {
-    /// Forgets those that ended.
+    /// Removes the tasks that have ended.
     fn sweep(&mut self) {
         while self.served.try_join_next().is_some() {}
         while self.told.try_join_next().is_some() {}
@@ -124,7 +118,7 @@ struct Listeners {
     reported: Option<(Vec<SocketAddr>, Option<String>)>,
 }
 
-/// Listens and serves until told not to, then ends the connections that are left.
+/// Listens and serves until nothing is wanted, then closes the remaining connections once `until` is true.
 pub(super) async fn run(
     door: Arc<dyn Door>,
     mut wanted: watch::Receiver<Wanted>,
@@ -140,7 +134,7 @@ pub(super) async fn run(
             break;
         }
     }
-    // Streams that were ended from outside still have their last event to write.
+    // Streams that were aborted still have their last event to write.
     let _ = until.wait_for(|now| *now).await;
     connections.served.shutdown().await;
     connections.told.shutdown().await;
@@ -175,7 +169,7 @@ impl Listeners {
         }
     }
 
-    /// `None`: all is as it should be, and loopback does not go away.
+    /// When to look again; `None` if nothing is wrong and the address is loopback, which cannot disappear.
     fn next_look(&self) -> Option<Instant> {
         let wait = match &self.problem {
             Some(_) => RETRY,
@@ -185,10 +179,10 @@ impl Listeners {
         Some(Instant::now() + wait)
     }
 
-    /// Gets what can be had now.
+    /// Opens what can be opened now, and notes the problem.
     fn bind(&mut self) {
         let bound = match &self.main {
-            // A listener outlives its address silently; a throw-away socket tells.
+            // A listener silently outlives its address; binding another socket reveals that.
             Some(_) => listener(SocketAddr::new(self.wanted.ip(), 0)).map(drop),
             None => listener(self.wanted).map(|listener| self.main = Some(listener)),
         };
@@ -269,18 +263,7 @@ async fn take(
 
 /// Says why a connection is not served, without reading a byte.
 async fn tell(mut stream: TcpStream, client: IpAddr, refusal: Refusal, door: Arc<dyn Door>) {
-    let id = door.front().ids.next();
-    door.front().log.write(&Line {
-        client: Some(client),
-        id: &id,
-        method: "-",
-        path: "-",
-        status: refusal.status,
-        outcome: refusal.code,
-        ..Line::default()
-    });
-    let envelope = Envelope { id: &id, origin: None, close: true, head_only: false, waits: None };
-    let _ = write_all(&stream, &refusal.reply().render(&envelope)).await;
+    let _ = write_all(&stream, &door::refuse_unread(&*door, client, &refusal)).await;
     part(&mut stream, 0, TELLING).await;
 }
 
@@ -296,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_address_is_judged_before_a_byte_is_read_and_takes_no_place() {
+    async fn a_disallowed_address_is_refused_before_a_byte_is_read_and_takes_no_place() {
         use tokio::io::AsyncReadExt as _;
         let shared = Arc::new(crate::gate::serve::shared::Shared::for_tests());
         let mut config = shared.settings().config.clone();
@@ -321,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn each_problem_says_what_it_is() {
+    fn each_problem_is_described() {
         let address = "192.168.132.21:8800".parse().unwrap();
         assert_eq!(
             problem(address, &io::ErrorKind::AddrInUse.into()),

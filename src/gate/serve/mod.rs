@@ -1,4 +1,4 @@
-//! Listeners, connections and the way of a request from one to the backend.
+//! Listeners, connections, and the path of a request from a connection to the backend.
 
 pub(super) mod access_log;
 pub(super) mod bodies;

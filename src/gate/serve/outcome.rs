@@ -6,9 +6,9 @@ use crate::gate::wire::Refusal;
 pub(super) enum Outcome {
     /// The client has its answer, and the connection can be reused.
     Answered,
-    /// Nothing was sent to the client yet.
+    /// Nothing has been sent to the client yet.
     Refused(Box<Refusal>),
-    /// The connection is of no use any more.
+    /// The connection cannot be used any more.
     Over,
 }
 

@@ -1,4 +1,4 @@
-//! Turns at the backend: so many at once, the rest waits in a bounded line that no single client can fill.
+//! Turns at the backend: a limited number at once; others wait in a bounded queue that no single client can fill.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The line before one backend. Turns are given round robin over clients, first come first served within one.
+/// The queue of one backend. Turns are given round robin over clients, and first come first served within one.
 #[derive(Debug)]
 pub(crate) struct Queue {
     line: Mutex<Line>,
@@ -18,31 +18,29 @@ struct Line {
     room: usize,
     taken: usize,
     waiting: usize,
-    /// Never holds a client without anybody waiting.
+    /// Every client here has at least one request waiting.
     clients: VecDeque<(IpAddr, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
-/// The right to be at the backend; dropping it passes it on.
+/// The right to use the backend; dropping it passes it on.
 #[derive(Debug)]
 pub(crate) struct Turn {
     queue: Option<Arc<Queue>>,
 }
 
-/// The line is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// What comes of asking for a turn.
+/// The answer to a request for a turn.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// It is there.
     Now(Turn),
-    /// It comes through here; an error means that the place was lost to a client who had fewer.
+    /// The turn is sent here; an error means that the place was given to a client with fewer.
     Later(oneshot::Receiver<Turn>),
 }
 
 impl Queue {
-    /// `limit` at the backend at once, `room` in the line.
+    /// At most `limit` requests at the backend and `room` waiting.
     pub(crate) fn new(limit: u32, room: u32) -> Self {
         let line = Line {
             limit: limit as usize,
@@ -58,7 +56,7 @@ impl Queue {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the bounds. Whoever is in already stays.
+    /// Changes the bounds. Requests that are already in stay.
     pub(crate) fn resize(self: &Arc<Self>, limit: u32, room: u32) {
         let mut line = self.line();
         (line.limit, line.room) = (limit as usize, room as usize);
@@ -68,7 +66,7 @@ impl Queue {
     /// Asks for a turn.
     ///
     /// # Errors
-    /// [`Full`] when the line is, and nobody has more places in it than `client` would have.
+    /// [`Full`] if no place is left and no client has more of them than `client` would have.
     pub(crate) fn ask(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
         let mut line = self.line();
         if line.taken < line.limit && line.waiting == 0 {
@@ -94,7 +92,7 @@ impl Queue {
         Turn { queue: Some(self.clone()) }
     }
 
-    /// Gives a turn to the next in line; `false` if the line is empty.
+    /// Gives a turn to the next in the queue; `false` if it is empty.
     fn pass_on(self: &Arc<Self>, line: &mut Line) -> bool {
         while let Some(sender) = line.next() {
             match sender.send(self.turn()) {
@@ -102,7 +100,7 @@ impl Queue {
                     line.taken += 1;
                     return true;
                 }
-                // Gone while it waited. Its turn must not come back here through `drop`: the line is locked.
+                // The client left while it waited. The turn must not come back through `drop`: the queue is locked.
                 Err(mut turn) => turn.queue = None,
             }
         }
@@ -189,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_line_gives_a_newcomer_the_place_of_whom_has_most() {
+    fn a_full_queue_gives_a_newcomer_a_place_of_the_client_with_most() {
         let queue = Arc::new(Queue::new(1, 3));
         let _turn = now(queue.ask(A));
         let mut of_a: Vec<_> = (0..3).map(|_| later(queue.ask(A))).collect();
         assert_eq!(queue.ask(A).unwrap_err(), Full);
         let _first = later(queue.ask(B));
         assert_eq!(of_a.remove(2).try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
-        assert_eq!(queue.ask(B).unwrap_err(), Full, "two and one is as fair as it gets");
+        assert_eq!(queue.ask(B).unwrap_err(), Full, "two places and one are as fair as three can be split");
     }
 
     #[test]
@@ -204,7 +202,7 @@ mod tests {
         let queue = Arc::new(Queue::new(2, 100));
         let mut turns = vec![now(queue.ask(A)), now(queue.ask(B))];
         let mut waiting: Vec<_> = (0..20).map(|n| later(queue.ask(if n % 3 == 0 { B } else { A }))).collect();
-        // Every third goes away while it waits, one of them after its turn was sent.
+        // Every third client leaves while it waits.
         let mut number = 0;
         waiting.retain(|_| {
             number += 1;
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn more_room_lets_those_in_who_wait() {
+    fn a_higher_limit_admits_those_who_wait() {
         let queue = Arc::new(Queue::new(0, 4));
         let (mut first, mut second) = (later(queue.ask(A)), later(queue.ask(A)));
         queue.resize(1, 4);

@@ -1,4 +1,4 @@
-//! What there is to say of a request when it is over: to the counters and to the access log.
+//! Reports a finished request to the counters and the access log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use super::shared::{Front, Shared};
 use crate::gate::policy::access::Caller;
 use crate::gate::wire::{Method, Usage};
 
-/// What became of a request.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) status: u16,
@@ -23,11 +22,11 @@ pub(super) struct Record {
     pub(super) first_token: Option<Duration>,
     pub(super) attempts: u32,
     pub(super) outcome: &'static str,
-    /// The gate that it went to.
+    /// The gate that it went to, if any.
     pub(super) gate: Option<Arc<Shared>>,
 }
 
-/// What was known of it from its head on.
+/// What was known of the request from its head.
 pub(super) struct About<'a> {
     pub(super) client: IpAddr,
     pub(super) caller: &'a Caller,

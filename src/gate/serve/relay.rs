@@ -1,5 +1,5 @@
-//! A stream's way from the backend to the client: read, counted, framed and written in one step, without a buffer
-//! of its own. What a slow client does not take at once is the only thing that is kept.
+//! Passes a stream from the backend to the client: read, counted, framed and written in one step, without a buffer per
+//! stream. Only what a slow client does not take at once is kept.
 
 use std::fmt::Write as _;
 use std::future::poll_fn;
@@ -15,14 +15,14 @@ use crate::gate::wire::{
     reply_head, size_line, with_scratch, write_all,
 };
 
-/// An answer in progress; it survives the backend, so that another one can continue it.
+/// An answer in progress; it outlives the backend, so that another one can continue it.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    /// HTTP/1.1: chunks. HTTP/1.0: the end of the connection is the end of the body.
+    /// Whether the body is chunked (HTTP/1.1); otherwise its length or the end of the connection ends it.
     chunks: bool,
-    /// The head, until it goes out with the first bytes.
+    /// The head, until it is sent with the first bytes.
     head: Vec<u8>,
-    /// The backend told how long its body is.
+    /// Bytes still to come, if the backend announced a length.
     left: Option<u64>,
     is_events: bool,
     started: bool,
@@ -31,28 +31,27 @@ pub(crate) struct Relay {
     sent: u64,
 }
 
-/// How it ended.
 #[derive(Debug)]
 pub(crate) enum Relayed {
     /// Complete, and the connection can be reused.
     Done,
-    /// Complete; the end of the connection tells the client so.
+    /// Complete, which the client learns from the end of the connection.
     DoneAndClose,
-    /// The backend went away in the middle.
+    /// The backend went away before the end.
     Lost(String),
-    /// Ended from outside.
+    /// Ended from outside, for this reason.
     Aborted(Arc<str>),
     ClientGone,
 }
 
 enum Step {
-    /// The client did not take all of it.
+    /// What the client has not taken yet.
     Stuck(Vec<u8>),
     End(Relayed),
 }
 
 impl Relay {
-    /// Nothing passed yet; `chunks`: the client understands them.
+    /// `chunks`: whether the client understands a chunked body.
     pub(crate) fn new(chunks: bool) -> Self {
         Self {
             chunks,
@@ -66,7 +65,7 @@ impl Relay {
         }
     }
 
-    /// Makes the client's head from the backend's. It goes out with the first bytes of the body.
+    /// Builds the client's head from the backend's. It is sent with the first bytes of the body.
     pub(crate) fn prepare(&mut self, answer: &AnswerHead, envelope: &Envelope<'_>) {
         self.left = answer.length;
         self.is_events = answer.events;
@@ -87,32 +86,32 @@ impl Relay {
         self.head = head.into_bytes();
     }
 
-    /// Whether the head went out.
+    /// Whether the head has been sent.
     pub(crate) fn started(&self) -> bool {
         self.started
     }
 
-    /// Whether more than comments went out.
+    /// Whether more than comments have been sent.
     pub(crate) fn begun(&self) -> bool {
         self.started && (!self.is_events || self.events.begun())
     }
 
-    /// When the first event came.
+    /// When the first event arrived, comments not counted.
     pub(crate) fn first_token(&self) -> Option<Instant> {
         self.first_token
     }
 
-    /// Bytes of the body.
+    /// Bytes of the body, without chunk framing.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// What was counted of it; as far as events tell where nobody else has.
+    /// The launcher's counts; without them, the tokens of the answer as counted by its events.
     pub(crate) fn usage(&self) -> Usage {
         self.events.usage().unwrap_or(Usage { answer: self.events.tokens(), ..Usage::default() })
     }
 
-    /// Bytes that end a stream with an event. A body of a told length can only be cut.
+    /// Bytes that end a stream with `event`; none for a body with a known length, which can only be cut.
     pub(crate) fn last_words(&self, event: &[u8]) -> Vec<u8> {
         if !self.is_events || self.left.is_some() {
             return Vec::new();
@@ -129,8 +128,8 @@ impl Relay {
         out
     }
 
-    /// Passes on `first` and then everything that comes. `request` is let go once the answer has begun: it will
-    /// not be sent again.
+    /// Passes on `first` and then everything that arrives. `request` is freed once the answer has begun: it will not be
+    /// sent again.
     pub(crate) async fn run(
         &mut self,
         backend: &Link,
@@ -161,7 +160,7 @@ impl Relay {
         }
     }
 
-    /// Bytes that came together with the backend's head.
+    /// Passes on bytes that arrived together with the backend's head.
     fn given(&mut self, bytes: &[u8], client: &Client) -> Option<Step> {
         for part in bytes.chunks(MIDDLE) {
             let step = with_scratch(|scratch| {
@@ -169,7 +168,7 @@ impl Relay {
                 self.forward(scratch, part.len(), client)
             });
             match step {
-                // What is left of a large first read is rare, and kept in order.
+                // The rest of a large first read, which is rare, is kept in order.
                 Some(Step::Stuck(mut rest)) => {
                     let after = part.as_ptr() as usize - bytes.as_ptr() as usize + part.len();
                     for part in bytes.get(after..).unwrap_or_default().chunks(MIDDLE) {
@@ -227,7 +226,7 @@ impl Relay {
         })
     }
 
-    /// Sends something that changes nothing, to see whether a client that sends no more still reads.
+    /// Sends something without effect, to see whether a client that sends nothing more is still there.
     fn ask(&mut self, client: &Client) -> Option<Step> {
         if !self.started {
             return (!client.ask()).then_some(Step::End(Relayed::ClientGone));
@@ -239,13 +238,13 @@ impl Relay {
         match client.try_write(comment) {
             Ok(written) if written == comment.len() => None,
             Ok(written) => Some(Step::Stuck(comment.get(written..).unwrap_or_default().to_vec())),
-            // What it has not taken yet will tell.
+            // The bytes that it has not taken yet will show that.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(Step::End(Relayed::ClientGone)),
         }
     }
 
-    /// Frames `count` bytes that lie in the scratch buffer where they are, and writes them.
+    /// Frames `count` bytes in place in the scratch buffer, and writes them.
     fn forward(&mut self, scratch: &mut [u8], count: usize, client: &Client) -> Option<Step> {
         let body = scratch.get(BEFORE..BEFORE + count).unwrap_or_default();
         self.account(body);
@@ -314,7 +313,7 @@ impl Relay {
         }
     }
 
-    /// Whether nothing more can come: `[DONE]`, or as many bytes as were told.
+    /// Whether the body is complete: `[DONE]`, or as many bytes as announced.
     fn complete(&self) -> bool {
         self.left == Some(0) || (self.left.is_none() && self.is_events && self.events.done())
     }
@@ -324,13 +323,13 @@ impl Relay {
     }
 }
 
-/// Waits until a slow client has taken `rest`; `false`: it did not, or the lease ended.
+/// Waits until a slow client has taken `rest`; `false` if it does not, or the lease ends.
 async fn unstick(rest: &[u8], lease: &Lease, client: &Client) -> bool {
     let ended = poll_fn(|cx| lease.ended(cx.waker()).map_or(Poll::Pending, Poll::Ready));
     tokio::select! {
         biased;
         written = write_all(client, rest) => written.is_ok(),
-        // It may be in the middle of a chunk: there is no place for last words.
+        // The client may be in the middle of a chunk, where an error event cannot be written.
         _ = ended => false,
     }
 }
@@ -340,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_words_begin_a_line_of_their_own_and_end_the_stream() {
+    fn last_words_start_on_a_new_line_and_end_the_stream() {
         let mut relay = Relay::new(true);
         relay.events.pass(b"data: {\"half");
         assert_eq!(relay.last_words(b"data: x\n\n"), b"b\r\n\n\ndata: x\n\n\r\n0\r\n\r\n");

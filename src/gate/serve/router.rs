@@ -1,5 +1,5 @@
-//! One address for many models: a listener whose door is the gate of the model that a request names. All rules are
-//! that gate's; here it is only decided which one is meant, and told what there is.
+//! One address for many models: each request goes to the gate of the model that it names, and all rules are that
+//! gate's. The router only finds the gate and lists the models.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,43 +19,41 @@ use crate::gate::policy::answer::{self, Route};
 use crate::gate::policy::bounds::Bounds;
 use crate::gate::policy::contract::GateConfig;
 use crate::gate::policy::decide::{Asked, decide};
-use crate::gate::policy::json::{Kind, Scanner};
+use crate::gate::policy::json::Kind;
 use crate::gate::policy::keys::KeyRing;
-use crate::gate::policy::value::expect_string;
+use crate::gate::policy::value::{expect_string, object};
 use crate::gate::wire::{Refusal, Reply};
 use crate::host;
 use crate::registry::Network;
 
-/// What a router needs to know beside its gates.
+/// What a router needs besides its gates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterConfig {
-    /// On [`Network::host`].
+    /// The router's TCP port on [`Network::host`].
     pub port: u16,
-    /// Address, allow-list, origins, keys: those of the gates.
+    /// Address, allow-list, origins and keys, as for the gates.
     pub network: Network,
     /// File of hashed keys; checked when [`Network::require_key`] is set.
     pub keys: PathBuf,
-    /// Of requests that name no model.
+    /// Log of requests that reach no gate.
     pub access_log: PathBuf,
 }
 
 impl RouterConfig {
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.network.host, self.port)
     }
 }
 
-/// Where a router listens, and what it waits for.
+/// Where a router listens, and what keeps it from listening.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listening {
-    /// Now.
     pub addresses: Vec<SocketAddr>,
-    /// The address that is not there, or who has the port.
+    /// In one sentence: the address is missing, or its port is taken.
     pub problem: Option<String>,
 }
 
-/// The one address of many models. Dropping it ends it at once; [`Router::close`] does so properly.
+/// The shared address of many models. Dropping it cuts its connections; [`Router::close`] lets requests finish.
 #[derive(Debug)]
 pub struct Router {
     routes: Arc<Routes>,
@@ -63,8 +61,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// Opens it on the current tokio runtime, before these gates, of which the first that fits is meant. It never
-    /// fails: what keeps it from listening is reported and tried again.
+    /// Opens it on the current tokio runtime. If several gates match a name, the first one counts. It never fails:
+    /// problems with listening are reported and retried.
     pub fn spawn<'g>(
         config: RouterConfig,
         gates: impl IntoIterator<Item = &'g Gate>,
@@ -80,7 +78,7 @@ impl Router {
         Self { routes, listener }
     }
 
-    /// Applies a new configuration and other gates. Requests in flight are not affected.
+    /// Applies a new configuration and list of gates. Requests in flight are not affected.
     pub fn reconfigure<'g>(&self, config: RouterConfig, gates: impl IntoIterator<Item = &'g Gate>) {
         let address = config.address();
         self.routes.front.log.move_to(&config.access_log);
@@ -89,12 +87,12 @@ impl Router {
         self.listener.listen_at(address);
     }
 
-    /// Answers that came from no gate, by HTTP status.
+    /// Answers of the router itself, by HTTP status.
     pub fn codes(&self) -> BTreeMap<u16, u64> {
         self.routes.front.traffic.detail().codes
     }
 
-    /// Stops accepting, gives what is in flight at its gates so long to end, and closes every connection.
+    /// Stops accepting, waits up to `patience` for requests in flight at its gates, and closes every connection.
     pub async fn close(self, patience: Duration) {
         let Self { routes, listener } = self;
         let gates = routes.table().gates.clone();
@@ -121,13 +119,13 @@ impl Table {
     }
 
     fn named(&self, name: &str) -> Option<&Arc<Shared>> {
-        // Folders of two models may differ by case alone, so what is written exactly so comes first.
+        // Folders of two models may differ by case alone, so an exact match counts first.
         let exact = |gate: &&Arc<Shared>| gate.settings().config.accepted.iter().any(|own| own == name);
         let known = |gate: &&Arc<Shared>| answer::knows(&gate.settings().config, name);
         self.gates.iter().find(exact).or_else(|| self.gates.iter().find(known))
     }
 
-    /// Everything that a model may be called.
+    /// Every name of every model, each once.
     fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for gate in &self.gates {
@@ -154,7 +152,7 @@ impl Table {
         }
     }
 
-    /// All models whether or not they run: a list of what can be asked for, with what each is doing.
+    /// All models, running or not, each with its state.
     fn models(&self) -> Reply {
         let mut data: Vec<Value> = Vec::new();
         for gate in &self.gates {
@@ -172,7 +170,7 @@ impl Table {
         Reply::json(200, &json!({ "object": "list", "data": data }))
     }
 
-    /// Well as long as one model is ready.
+    /// 200 as long as one model is ready.
     fn health(&self) -> Reply {
         let mut states = serde_json::Map::new();
         let mut waits = Vec::new();
@@ -204,7 +202,7 @@ impl Table {
     }
 }
 
-/// What the connections of a router have in common.
+/// State shared by all connections of a router.
 #[derive(Debug)]
 struct Routes {
     table: RwLock<Arc<Table>>,
@@ -219,7 +217,7 @@ impl Routes {
 }
 
 impl Door for Routes {
-    /// What the largest of its gates allows, since nothing is known of a request yet.
+    /// The largest bounds of its gates, since the gate of a request is not known yet.
     fn bounds(&self) -> Bounds {
         let table = self.table();
         let bounds = table.gates.iter().map(|gate| gate.bounds());
@@ -259,18 +257,14 @@ impl Door for Routes {
     }
 
     fn listens(&self, addresses: Vec<SocketAddr>, problem: Option<String>) {
-        // Without a supervisor there is no receiver.
+        // There is no receiver without a supervisor.
         let _ = self.reports.send(Listening { addresses, problem });
     }
 }
 
-/// The model that a body names. What stands behind its name is the gate's to read; `null` is none.
+/// Extracts `model`; the gate validates the rest. `null` means absent.
 fn model(body: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
-    let mut scanner = Scanner::new(body)?;
-    if scanner.kind()? != Kind::Object {
-        return Err(Refusal::invalid(None, "the body must be a JSON object".to_owned()));
-    }
-    scanner.enter()?;
+    let mut scanner = object(body)?;
     let mut first = true;
     while let Some(key) = scanner.member(&mut first)? {
         if key.decoded() != "model" {
@@ -289,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_is_found_wherever_it_stands() {
+    fn the_model_is_found_at_any_position() {
         let named = |body: &str| model(body.as_bytes()).map(|name| name.map(Cow::into_owned));
         assert_eq!(named(r#"{"messages":[{"model":"no"}],"model":"a"}"#), Ok(Some("a".to_owned())));
         assert_eq!(named(r#"{"m\u006fdel":"a\u002fb","model":"c"}"#), Ok(Some("a/b".to_owned())));

@@ -1,4 +1,4 @@
-//! What the connections of one gate have in common.
+//! State shared by all connections of one gate.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,10 +15,9 @@ use super::traffic::Traffic;
 use crate::gate::policy::contract::{Availability, GateConfig, Report, Upstream};
 use crate::gate::policy::keys::KeyRing;
 
-/// A configuration and what follows from it.
+/// A configuration and what is derived from it.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// As it was given.
     pub config: GateConfig,
     pub keys: KeyRing,
 }
@@ -30,13 +29,12 @@ impl Settings {
     }
 }
 
-/// What every listener has for its requests, whatever is behind it.
+/// What every listener keeps for its requests, whether a gate's or a router's.
 #[derive(Debug)]
 pub(crate) struct Front {
     pub traffic: Arc<Traffic>,
-    /// A line a request.
     pub log: Arc<AccessLog>,
-    /// Memory of bodies that are not read yet.
+    /// Memory that bodies of requests take.
     pub bodies: Arc<Bodies>,
     pub ids: Ids,
 }
@@ -52,15 +50,13 @@ impl Front {
 #[derive(Debug)]
 pub(crate) struct Shared {
     settings: RwLock<Arc<Settings>>,
-    /// What the supervisor says of the model.
+    /// The state of the model, as the supervisor publishes it.
     pub availability: watch::Receiver<Availability>,
     reports: mpsc::UnboundedSender<(String, Report)>,
     pub front: Front,
-    /// The line before the backend.
     pub queue: Arc<Queue>,
-    /// The requests at the backend.
     pub leases: Arc<Leases>,
-    /// When the gate was made, seconds since the epoch: `created` of its models.
+    /// When the gate was made, in seconds since the epoch: `created` of its models.
     pub created: u64,
 }
 
@@ -88,22 +84,20 @@ impl Shared {
         Self::new(GateConfig::for_tests(), availability, mpsc::unbounded_channel().0)
     }
 
-    /// The settings in force.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Later requests follow `config`.
+    /// Applies `config` to requests that begin later.
     pub(crate) fn replace(&self, config: GateConfig) {
         self.queue.resize(config.limits.in_flight, config.limits.queue);
         self.front.log.move_to(&config.access_log);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings::new(config));
     }
 
-    /// Tells the supervisor.
     pub(crate) fn report(&self, report: Report) {
         let name = self.settings().config.name.clone();
-        // Without a supervisor there is no receiver.
+        // There is no receiver without a supervisor.
         let _ = self.reports.send((name, report));
     }
 
@@ -116,10 +110,10 @@ impl Shared {
     }
 }
 
-/// Ids for requests, unique over the life of the machine as far as chance allows.
+/// Ids of requests, which a random prefix keeps unique across restarts.
 #[derive(Debug)]
 pub(crate) struct Ids {
-    /// With a number that need not be secret: it distinguishes the requests of successive supervisors.
+    /// Contains a random number, which need not be secret: it tells the requests of successive supervisors apart.
     prefix: String,
     next: AtomicU64,
 }

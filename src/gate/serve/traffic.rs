@@ -1,4 +1,4 @@
-//! What passes through a gate, in numbers.
+//! Counters of what passes through a gate.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,17 +13,17 @@ use crate::api::{Counts, KeyUsage, TrafficStatus};
 use crate::gate::wire::Usage;
 use crate::speed;
 
-/// The counters of one model, since its gate was made. Reading never waits for a writer for long.
+/// The counters of one model since its gate was made. Reading never waits long for a writer.
 #[derive(Debug)]
 pub struct Traffic {
     started: Instant,
-    /// The same, by the wall clock.
+    /// The wall-clock time of `started`.
     since: SystemTime,
     in_flight: AtomicU64,
-    /// Told when `in_flight` leaves 0 and when it comes back. A watch channel would be told of each request as well,
-    /// and has eight lists to look through for it.
+    /// Notified when `in_flight` leaves 0 and when it returns. A watch channel would be notified of each request as
+    /// well, and has eight waiter lists to search for it.
     turned: Notify,
-    /// Those in flight whose clients have left: the backend has yet to end them.
+    /// Requests in flight whose clients have left, and which the backend has yet to end.
     orphaned: AtomicU64,
     queued: AtomicU64,
     requests: AtomicU64,
@@ -32,7 +32,7 @@ pub struct Traffic {
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     keys: Mutex<BTreeMap<String, KeyUsage>>,
-    /// Milliseconds after `started`, plus one; 0: never.
+    /// When the backend last sent a byte: milliseconds after `started`, plus one; 0 for never.
     activity: AtomicU64,
     recent: Mutex<Recent>,
     codes: Mutex<BTreeMap<u16, u64>>,
@@ -40,21 +40,21 @@ pub struct Traffic {
     per_token: Histogram,
 }
 
-/// What the metrics show beside [`TrafficStatus`].
+/// What the metrics show: [`TrafficStatus`] and more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrafficDetail {
     pub status: TrafficStatus,
-    /// Requests that wait for their turn, or for a model that is on its way.
+    /// Requests waiting for their turn, or for a model that is loading.
     pub queued: u64,
-    /// Answers of every kind by HTTP status; 499: the client went away first.
+    /// All answers by HTTP status; 499 means that the client left first.
     pub codes: BTreeMap<u16, u64>,
     /// Time to first token of streamed answers.
     pub ttft: Counted,
-    /// Time between two tokens: one count a token, at its answer's mean.
+    /// Time between two tokens: one count per token, at the mean of its answer.
     pub per_token: Counted,
 }
 
-/// Of the last answers: each new one counts for a fifth, so about the last ten matter.
+/// Moving averages: each new answer counts for a fifth, so about the last ten matter.
 #[derive(Debug, Default)]
 struct Recent {
     tokens_per_second: Option<f64>,
@@ -62,10 +62,10 @@ struct Recent {
 }
 
 const WEIGHT: f64 = 0.2;
-/// nginx's number for it; HTTP has none.
+/// nginx's status for a client that left; HTTP defines none.
 const CLIENT_GONE: u16 = 499;
 
-/// See [`Traffic::orphan`].
+/// Guard of [`Traffic::orphan`]; dropping it ends the count.
 #[must_use]
 pub(super) struct Orphan<'a>(&'a AtomicU64);
 
@@ -100,13 +100,13 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// Requests at the backend now.
+    /// Requests at the backend now, those of clients that have left included.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Relaxed)
     }
 
-    /// Whether a client waits for something: an answer, its turn, or a model that is on its way. A backend that computes
-    /// for a client who has left, or hangs over it, is of no use to anybody.
+    /// Whether a client waits for something: an answer, its turn, or a model that is loading. A backend that computes
+    /// only for clients that have left is not wanted.
     pub fn wanted(&self) -> bool {
         self.in_flight() > self.orphaned.load(Relaxed) || self.queued() > 0
     }
@@ -123,7 +123,7 @@ impl Traffic {
 
     async fn turns(&self, busy: bool) {
         loop {
-            // Made before the look, so that what changes after it is heard.
+            // Created before the check, so that a change after it is not missed.
             let turned = self.turned.notified();
             if (self.in_flight() > 0) == busy {
                 return;
@@ -132,12 +132,12 @@ impl Traffic {
         }
     }
 
-    /// Requests that wait for their turn, or for a model that is on its way.
+    /// Requests waiting for their turn, or for a model that is loading.
     pub fn queued(&self) -> u64 {
         self.queued.load(Relaxed)
     }
 
-    /// When the backend last sent a byte; `None`: it has not.
+    /// When the backend last sent a byte; `None` if it never has.
     pub fn last_activity(&self) -> Option<Instant> {
         let millis = self.activity.load(Relaxed).checked_sub(1)?;
         self.started.checked_add(Duration::from_millis(millis))
@@ -149,7 +149,7 @@ impl Traffic {
         (in_flight, self.activity.load(Relaxed))
     }
 
-    /// As `status` shows them.
+    /// The counters as `mlxctl status` shows them.
     pub fn status(&self) -> TrafficStatus {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         TrafficStatus {
@@ -168,7 +168,7 @@ impl Traffic {
         }
     }
 
-    /// As the metrics show them.
+    /// The counters as the metrics show them.
     pub fn detail(&self) -> TrafficDetail {
         TrafficDetail {
             status: self.status(),
@@ -179,13 +179,13 @@ impl Traffic {
         }
     }
 
-    /// A request ended with this HTTP status, or without one because its client went away.
+    /// Counts a request that ended with this HTTP status, or without one because its client left.
     pub(super) fn ended(&self, status: u16, client_gone: bool) {
         let code = if client_gone { CLIENT_GONE } else { status };
         *self.codes.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
     }
 
-    /// A request of this key ended. There are as many keys as somebody made.
+    /// Counts a request made with this key. There are only as many entries as keys.
     pub(super) fn counted(&self, key: &str, usage: Usage) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let one = KeyUsage {
@@ -206,14 +206,14 @@ impl Traffic {
         }
     }
 
-    /// Once for each [`Self::begin`].
+    /// Must be called once for each [`Self::begin`].
     pub(crate) fn end(&self) {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.turned.notify_waiters();
         }
     }
 
-    /// The client of a request in flight has left, and the backend works on it until the guard is dropped.
+    /// Counts a request in flight whose client has left, until the guard is dropped: the backend still works on it.
     pub(super) fn orphan(&self) -> Orphan<'_> {
         self.orphaned.fetch_add(1, Relaxed);
         Orphan(&self.orphaned)
@@ -240,7 +240,7 @@ impl Traffic {
         self.activity.store(u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1, Relaxed);
     }
 
-    /// An answer ended: so many tokens, the first after `ttft`, all in `total`.
+    /// Counts an answer: its first token came after `ttft`, its last after `total`.
     #[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
     pub(super) fn answered(&self, usage: Usage, ttft: Option<Duration>, total: Duration) {
         let tokens = usage.answer;
@@ -253,7 +253,7 @@ impl Traffic {
             recent.ttft_ms = blend(recent.ttft_ms, ttft.as_secs_f64() * 1000.0);
             self.ttft.add(ttft, 1);
         }
-        // Between the first token and the last there are one less. Without a stream the first is not seen.
+        // Between n tokens there are n − 1 intervals. Without a stream it is not known when the first one came.
         let (count, time) = match ttft {
             Some(ttft) => (tokens.saturating_sub(1), total.saturating_sub(ttft)),
             None => (tokens, total),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn speeds_are_those_of_the_last_answers() {
+    fn speeds_follow_the_latest_answers() {
         let traffic = Traffic::default();
         let mut fresh = traffic.status();
         fresh.counts.since = None;
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_token_after_the_first_counts_and_so_does_every_code() {
+    fn every_token_after_the_first_is_counted_and_so_is_every_status() {
         let traffic = Traffic::default();
         traffic.answered(answer(11), Some(Duration::from_millis(500)), Duration::from_millis(1500));
         traffic.answered(answer(7), None, Duration::from_secs(1));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drained_waits_for_the_last_one() {
+    async fn drained_waits_for_the_last_request() {
         let traffic = std::sync::Arc::new(Traffic::default());
         traffic.drained().await;
         traffic.begin();

@@ -1,4 +1,4 @@
-//! What a request waits for before it goes to a backend: its turn, and a model that is on its way.
+//! What a request waits for before it goes to a backend: its turn, and a model that is loading.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::gate::policy::contract::{Availability, Upstream};
 use crate::gate::wire::{Client, Refusal};
 use crate::host;
 
-/// How long the supervisor may take to see that a backend is gone, after a connection was cut.
+/// How long the supervisor may take to notice that a backend is gone, after a connection was cut.
 const NOTICED: Duration = Duration::from_secs(2);
-/// Between two attempts to connect to a backend that refuses and is said to be ready.
+/// Pause between attempts to connect to a backend that refuses although it is reported ready.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a request waits, at most.
+/// The longest that a request may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Patience {
     most: Duration,
@@ -28,23 +28,23 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// `asked`: what the client prefers; the registry's `queue_timeout` is the most it can get.
+    /// `asked` is what the client prefers; the registry's `queue_timeout`, `most`, caps it.
     pub(super) fn of(asked: Option<Duration>, most: Duration) -> Self {
         Self { most: asked.map_or(most, |asked| asked.min(most)), asked: asked.is_some() }
     }
 
-    /// The wait that was asked for and is granted, seconds: then it waits for a manual model as well.
+    /// The granted wait in seconds, if the client asked for one; such a request also waits for a manual model to load.
     pub(super) fn asked(self) -> Option<u64> {
         self.asked.then_some(self.most.as_secs())
     }
 
-    /// When it ends, if it begins at `start`.
+    /// The deadline of a wait that begins at `start`.
     pub(super) fn until(self, start: Instant) -> Instant {
         start + self.most
     }
 }
 
-/// A request in line before the backend.
+/// A request that waits for the backend.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line<'a> {
     pub(super) client: IpAddr,
@@ -53,12 +53,12 @@ pub(super) struct Line<'a> {
     pub(super) patience: Patience,
 }
 
-/// A run that a request was lost on.
+/// A run that failed to answer a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loss {
     pub(super) generation: u64,
     pub(super) at: Instant,
-    /// It had the request.
+    /// Whether the run may have read the request.
     pub(super) sent: bool,
 }
 
@@ -91,7 +91,7 @@ impl Line<'_> {
         }
     }
 
-    /// Waits until there is a run to send to, after `loss` another one.
+    /// Waits for a run to send to; after a `loss`, for another one.
     pub(super) async fn ready(
         &self,
         loss: Option<Loss>,
@@ -106,7 +106,7 @@ impl Line<'_> {
             if let Availability::Ready(upstream) = &now {
                 match loss.filter(|loss| loss.generation == upstream.generation) {
                     None => return Ok(upstream.clone()),
-                    // Still the run that cut it off. Nothing was sent: it may try there again.
+                    // The same run as before. Nothing was sent, so try it again.
                     Some(loss) if !loss.sent && loss.at.elapsed() >= PAUSE => return Ok(upstream.clone()),
                     Some(loss) if loss.sent && loss.at.elapsed() >= NOTICED => {
                         return Err(lost("it closed the connection without answering").into());
@@ -138,7 +138,7 @@ impl Line<'_> {
     }
 }
 
-/// Counted as waiting, for as long as it lives.
+/// Counts a request as waiting for as long as it lives.
 struct Queued<'a>(&'a Shared);
 
 impl<'a> Queued<'a> {
@@ -154,13 +154,13 @@ impl Drop for Queued<'_> {
     }
 }
 
-/// 429: the line has no place.
+/// 429: all places in the queue are taken.
 pub(super) fn full() -> Refusal {
     let message = "too many requests are already waiting for this model";
     Refusal { retry_after: Some(Duration::from_secs(2)), ..Refusal::new(429, "queue_full", message) }
 }
 
-/// 502: the backend went away, and the request is not sent again.
+/// 502: the backend is gone, and the request is not sent again.
 pub(super) fn lost(why: &str) -> Refusal {
     let message = format!("the model server ended before the answer was complete: {why}");
     Refusal { retry_after: Some(Duration::from_secs(5)), ..Refusal::new(502, "backend_lost", message) }

@@ -12,17 +12,17 @@ use super::stream::{MIDDLE, with_scratch};
 use crate::api::http::{HEAD_MAX, with_head};
 use crate::host;
 
-/// The connection. It is registered for what it will be asked for only: every readiness that nobody waits for
-/// wakes the event loop once for nothing, which a tokio `TcpStream` does for each request.
+/// A connection registered only for the readiness it needs: a tokio `TcpStream` registers for both kinds, which wakes
+/// the event loop for nothing once per request.
 #[derive(Debug)]
 pub(crate) struct Link(AsyncFd<TcpStream>);
 
 impl Link {
-    /// Connects and sends without waiting: on loopback the connection is there at once, so that the first write
-    /// nearly always succeeds before the event loop was asked even once.
+    /// Connects and sends without waiting. A loopback connection is established at once, so the first write nearly
+    /// always succeeds without a turn of the event loop.
     ///
     /// # Errors
-    /// The system's own; `ConnectionRefused` if nothing listens.
+    /// Errors of the system; `ConnectionRefused` if nothing listens.
     pub(crate) fn open(address: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Opened> {
         let socket = nonblocking(Domain::for_address(address))?;
         match socket.connect(&address.into()) {
@@ -40,13 +40,13 @@ impl Link {
         Ok(Opened { link: Self(host::socket::register(socket.into(), interest)?), sent })
     }
 
-    /// Reads once; 0 is the end.
+    /// Reads once; 0 means the end of the stream.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, place: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             match guard.try_io(|stream| stream.get_ref().read(place)) {
                 Ok(Ok(count)) => {
-                    // Fewer bytes than asked for: it is drained, and what comes next is told anew.
+                    // A short read means that the socket is drained; new bytes are reported by a new event.
                     if count > 0 && count < place.len() {
                         guard.clear_ready();
                     }
@@ -59,7 +59,7 @@ impl Link {
         }
     }
 
-    /// Reads once and appends; 0 is the end.
+    /// Reads once and appends; 0 means the end of the stream.
     pub(crate) fn poll_append(&self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
             let place = scratch.get_mut(..MIDDLE).unwrap_or_default();
@@ -69,18 +69,18 @@ impl Link {
         })
     }
 
-    /// Reads once, for nothing; 0 is the end.
+    /// Reads once and discards; 0 means the end of the stream.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| self.poll_read(cx, scratch.get_mut(..MIDDLE).unwrap_or_default()))
     }
 
-    /// Tells the backend that nothing more is wanted of it; what it still sends can be read.
+    /// Closes the sending side: the backend learns that its answer is not wanted, and what it still sends can be read.
     pub(crate) fn hang_up(&self) {
-        // An error means that it is gone already.
+        // It fails only if the connection is gone already.
         let _ = self.0.get_ref().shutdown(Shutdown::Write);
     }
 
-    /// Writes once.
+    /// Writes once. A failed connect is reported here.
     pub(crate) fn poll_write(
         &self,
         cx: &mut Context<'_>,
@@ -89,7 +89,7 @@ impl Link {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             match guard.try_io(|stream| {
-                // The outcome of connecting comes this way.
+                // Take the result of a connect in progress first.
                 stream.get_ref().take_error()?.map_or(Ok(()), Err)?;
                 stream.get_ref().write_vectored(parts)
             }) {
@@ -101,16 +101,16 @@ impl Link {
     }
 }
 
-/// A connection that may have been sent something already.
+/// A new connection, and how much of the request it has taken.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    /// The connection, perhaps not established yet.
+    /// May still be connecting; see [`Link::poll_write`].
     pub link: Link,
-    /// Bytes that are out.
+    /// Bytes of head and body already sent.
     pub sent: usize,
 }
 
-/// Still connecting, or its buffer is full. Linux says `EAGAIN` for both, macOS `ENOTCONN` for the first.
+/// Still connecting, or the send buffer is full. Linux returns `EAGAIN` for both, macOS `ENOTCONN` for the first.
 fn not_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -132,21 +132,20 @@ fn nonblocking(domain: Domain) -> io::Result<Socket> {
 /// The head of the backend's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AnswerHead {
-    /// Bytes that it takes.
+    /// Bytes of the head, its empty line included.
     pub bytes: usize,
-    /// HTTP status.
     pub status: u16,
-    /// Of the body, where it is told.
+    /// `Content-Length` in bytes, if there is a valid one.
     pub length: Option<u64>,
-    /// Whether the body is a stream of events.
+    /// Whether the body is an event stream.
     pub events: bool,
 }
 
 impl AnswerHead {
-    /// Reads the head from the front of `bytes`; `None`: it is not all there yet.
+    /// Parses the head at the start of `bytes`; `None` if it is incomplete.
     ///
     /// # Errors
-    /// When it is none.
+    /// If it is not valid HTTP, or has no end within [`HEAD_MAX`] bytes.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
         let read = with_head(bytes, |head| Self {
             bytes: head.bytes,
@@ -155,7 +154,7 @@ impl AnswerHead {
             events: head.value("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")),
         });
         match read {
-            Ok(None) if bytes.len() >= HEAD_MAX => Err("its answer's head has no end".to_owned()),
+            Ok(None) if bytes.len() >= HEAD_MAX => Err("the head of its answer is too long".to_owned()),
             read => read.map_err(|error| error.to_string()),
         }
     }

@@ -1,15 +1,15 @@
-//! Chunks. Those of a request's body are read strictly: extensions are passed over, and a trailer is refused, since the
-//! next reader might understand it differently.
+//! Chunked bodies. Those of requests are read strictly: extensions are skipped, trailers are refused, since another
+//! parser might read them differently.
 
 use super::refusal::Refusal;
 
-/// Takes a chunked body apart as it comes.
+/// Decodes a chunked body as it arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     pub body: Vec<u8>,
     left: u64,
     expect: Expect,
-    /// Bytes of extensions so far.
+    /// Bytes of extensions so far; limited to [`EXTENSIONS`].
     extensions: usize,
 }
 
@@ -22,18 +22,18 @@ enum Expect {
     LastLineEnd,
 }
 
-/// Hexadecimal digits of a chunk's size.
+/// Maximum number of hexadecimal digits in a chunk's size.
 const DIGITS: usize = 8;
-/// Bytes of the extensions of one chunk, and of all chunks of a body: they are read for nothing.
+/// Maximum bytes of extensions in one chunk, and in all chunks of a body.
 const EXTENSION: usize = 256;
 const EXTENSIONS: usize = 16 * 1024;
 
 impl Chunks {
-    /// Takes from the front of `bytes`; `Some(n)`: the body is complete and `n` bytes were its.
-    /// `None`: all of `bytes` but what is left in `rest` was taken.
+    /// Moves data from the front of `bytes` to `body`; `true` once the body is complete. What follows it stays in
+    /// `bytes`.
     ///
     /// # Errors
-    /// 400 for an invalid chunk, 413 for more than `limit` bytes.
+    /// 400 for an invalid chunk, 413 for a body of more than `limit` bytes.
     pub(crate) fn take(&mut self, bytes: &mut Vec<u8>, limit: u64) -> Result<bool, Refusal> {
         let mut at = 0;
         let done = loop {
@@ -83,9 +83,9 @@ impl Chunks {
 
 struct SizeLine {
     size: u64,
-    /// That the line takes.
+    /// Bytes of the line, its CR LF included.
     bytes: usize,
-    /// Those of its extension.
+    /// Bytes of the extension, from its `;` on.
     extension: usize,
 }
 
@@ -121,15 +121,15 @@ fn bad() -> Refusal {
     Refusal::new(400, "bad_http", "the chunks of the body are not valid (trailers are not accepted)")
 }
 
-/// 413, with the limit.
+/// 413, with `limit` (bytes) in the message.
 pub(crate) fn body_too_large(limit: u64) -> Refusal {
     Refusal::new(413, "body_too_large", format!("the body is larger than {}", crate::units::Bytes(limit)))
 }
 
-/// What ends a body in chunks.
+/// The chunk of size 0 that ends a body.
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// `count` in hexadecimal and a line end, right-aligned; with the number of bytes that count.
+/// `count` in hexadecimal and CR LF, right-aligned, and how many bytes of the array that takes.
 pub(crate) fn size_line(mut count: usize) -> ([u8; 10], usize) {
     let mut line = *b"        \r\n";
     let mut used = 2;
@@ -151,34 +151,29 @@ pub(crate) fn size_line(mut count: usize) -> ([u8; 10], usize) {
 mod tests {
     use super::*;
 
+    /// Whether the body is complete, the body, and what follows it, for reads of `size` bytes.
+    fn decoded(text: &[u8], size: usize) -> (bool, Vec<u8>, Vec<u8>) {
+        let (mut chunks, mut buffer, mut done) = (Chunks::default(), Vec::new(), false);
+        for part in text.chunks(size) {
+            buffer.extend_from_slice(part);
+            done = done || chunks.take(&mut buffer, 100).unwrap();
+        }
+        (done, chunks.body, buffer)
+    }
+
     #[test]
-    fn chunks_are_put_together_wherever_they_are_cut() {
+    fn chunks_are_joined_wherever_reads_split_them() {
         let text = b"4\r\nabcd\r\n0A\r\n0123456789\r\n0\r\n\r\nGET";
         for size in 1..text.len() {
-            let (mut chunks, mut buffer, mut done) = (Chunks::default(), Vec::new(), false);
-            for part in text.chunks(size) {
-                buffer.extend_from_slice(part);
-                done = done || chunks.take(&mut buffer, 100).unwrap();
-            }
-            assert!(done);
-            assert_eq!(
-                (chunks.body.as_slice(), buffer.as_slice()),
-                (&b"abcd0123456789"[..], &b"GET"[..]),
-                "{size}"
-            );
+            assert_eq!(decoded(text, size), (true, b"abcd0123456789".to_vec(), b"GET".to_vec()), "{size}");
         }
     }
 
     #[test]
-    fn extensions_are_passed_over_within_bounds() {
+    fn extensions_are_skipped_within_bounds() {
         let text = b"4;a=b;c=\"d e\"\r\nabcd\r\n0;x\r\n\r\nGET";
         for size in 1..text.len() {
-            let (mut chunks, mut buffer, mut done) = (Chunks::default(), Vec::new(), false);
-            for part in text.chunks(size) {
-                buffer.extend_from_slice(part);
-                done = done || chunks.take(&mut buffer, 100).unwrap();
-            }
-            assert!(done && chunks.body == b"abcd" && buffer == b"GET", "{size}");
+            assert_eq!(decoded(text, size), (true, b"abcd".to_vec(), b"GET".to_vec()), "{size}");
         }
         let long = |bytes: usize| format!("1;{}\r\na\r\n", "x".repeat(bytes - 1));
         let take = |text: String| Chunks::default().take(&mut text.into_bytes(), 1000);
@@ -217,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_written_as_chunks_want_them() {
+    fn sizes_are_written_in_hexadecimal_with_a_line_end() {
         for count in [1, 9, 10, 15, 16, 255, 4096, 65_536, 0xffff_ffff] {
             let (line, used) = size_line(count);
             assert_eq!(line[line.len() - used..], *format!("{count:x}\r\n").as_bytes());

@@ -1,7 +1,6 @@
-//! A client while its answer is awaited. TCP only says that nothing more will come: so does a client that has left, and
-//! so does one that has closed its sending side and waits for its answer. What is sent tells them apart, because a
-//! system without the connection answers with a reset. Every answer begins with the same bytes, so they are sent
-//! ahead of it, one at a time.
+//! Notices when a client leaves while it waits for its answer. TCP reports only that its sending side has ended: it may
+//! be gone, or it may still wait. Sending something tells these apart, because a system without the connection answers
+//! with a reset. Every answer begins with the same bytes, so they are sent ahead of it, one at a time.
 
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
@@ -14,20 +13,19 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// What every answer begins with.
+/// The beginning of every answer, whatever its status.
 const BEGINNING: &[u8] = b"HTTP/1.1 ";
-/// From the first byte sent ahead to the second, and how much longer each next wait is. A reset comes within a round
-/// trip; the nine bytes last for twenty minutes.
+/// Wait between the first byte sent ahead and the second, and the factor by which each later wait grows. A reset comes
+/// within a round trip; the ninth and last byte is sent after about seven minutes.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGER: u32 = 4;
 
-/// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,
-    /// Bytes of the next answer that are out.
+    /// Bytes of the next answer already sent.
     ahead: AtomicUsize,
-    /// Whether more than those are.
+    /// Whether the rest of the answer is being sent.
     begun: AtomicBool,
     asking: Mutex<Option<Box<Asking>>>,
 }
@@ -38,12 +36,11 @@ struct Asking {
     wait: Duration,
 }
 
-/// What the end of a client's sending side calls for.
+/// What to do about a client whose sending side has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Silence {
-    /// It has left.
     Left,
-    /// Something should be sent, to see whether it is still there.
+    /// Send something, to find out whether it is still there.
     Ask,
 }
 
@@ -52,20 +49,20 @@ impl Client {
         Self { stream, ahead: AtomicUsize::new(0), begun: AtomicBool::new(false), asking: Mutex::default() }
     }
 
-    /// The next answer has not begun.
+    /// Starts over for the next answer, which has not begun.
     pub(crate) fn expects_answer(&mut self) {
         *self.begun.get_mut() = false;
         *self.asking.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// What of `answer`, which is to be written now, is not out yet.
+    /// The part of `answer` that has not been sent ahead; the caller sends it now.
     pub(crate) fn rest<'a>(&self, answer: &'a [u8]) -> &'a [u8] {
         self.begun.store(true, Relaxed);
         answer.get(self.ahead.swap(0, Relaxed)..).unwrap_or_default()
     }
 
-    /// Resolves when the client has left or should be asked. Bytes of a next request are left alone; an end behind them
-    /// is not seen.
+    /// Resolves when the client has left or should be asked. Bytes of a next request are left unread, and hide an end
+    /// of stream behind them.
     pub(crate) fn poll_silence(&self, cx: &mut Context<'_>) -> Poll<Silence> {
         let mut byte = [0];
         match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
@@ -85,7 +82,7 @@ impl Client {
         Poll::Ready(Silence::Ask)
     }
 
-    /// Sends one more byte ahead, if the answer has not begun; `false`: the client has left.
+    /// Sends one more byte ahead unless the answer has begun; `false` if the client has left.
     pub(crate) fn ask(&self) -> bool {
         let ahead = self.ahead.load(Relaxed);
         let next = BEGINNING.get(ahead..=ahead).unwrap_or_default();
@@ -104,7 +101,7 @@ impl Client {
     /// Resolves when the client has left.
     pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            // In the middle of an answer there is nothing that could be sent ahead.
+            // Within an answer there is nothing to send ahead: a client whose sending side has ended counts as gone.
             let there = match ready!(self.poll_silence(cx)) {
                 Silence::Left => false,
                 Silence::Ask => !self.begun.load(Relaxed) && self.ask(),
@@ -115,7 +112,6 @@ impl Client {
         }
     }
 
-    /// As [`Self::poll_left`].
     pub(crate) async fn left(&self) {
         std::future::poll_fn(|cx| self.poll_left(cx)).await;
     }

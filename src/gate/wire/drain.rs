@@ -1,5 +1,5 @@
-//! The end of a connection whose client may still be sending: what it was told must reach it, and a reset would take it
-//! away.
+//! Closes a connection whose client may still be sending. Closing it with unread bytes would send a reset, and the
+//! client would lose its answer.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use tokio::time::Instant;
 
 use super::stream::{by, poll_discard};
 
-/// Bodies may come this slowly, bytes a second, once the read time-out is over.
+/// Slowest rate of a body, in bytes per second, once the read timeout is over.
 pub(crate) const SLOWEST: u64 = 64 * 1024;
-/// A client that is still sending sees its answer, and not a reset, if it is done within this time beside
-/// [`SLOWEST`], and this many bytes. Some read nothing before they have sent everything.
+/// A client that is still sending after its answer is read for this long, beyond what [`SLOWEST`] allows, and up to
+/// this many bytes: some clients read nothing before they have sent everything.
 pub(crate) const LINGER: Duration = Duration::from_secs(10);
 const LINGER_BYTES: u64 = 64 << 20;
-/// It counts as done when it has sent nothing for this long.
+/// A client counts as done when it has sent nothing for this long.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Ends a connection whose client was told something, and has still `owed` bytes of a body to send.
+/// Closes a connection after an answer; the client still has `owed` bytes of a body to send.
 pub(crate) async fn part(stream: &mut TcpStream, owed: u64, patience: Duration) {
     discard(stream, owed.min(LINGER_BYTES), patience).await;
     let _ = stream.shutdown().await;
     discard(stream, LINGER_BYTES, patience).await;
 }
 
-/// Reads up to `most` bytes for nothing.
+/// Reads and discards up to `most` bytes.
 async fn discard(stream: &mut TcpStream, most: u64, patience: Duration) {
     let begun = Instant::now();
     let mut came = 0;

@@ -1,32 +1,34 @@
-//! Counting the events of a stream as they pass. Not parsing: a JSON text has no raw line ends, so the first byte
-//! of a line tells an event (`data: …`) from a comment (`: keepalive …`).
+//! Counts the events of a stream as they pass, without parsing them: JSON has no raw line breaks, so the first byte of
+//! a line tells an event (`data: …`) from a comment (`: keepalive …`).
 
 use std::sync::LazyLock;
 
 use memchr::memmem::FinderRev;
 
 const DONE: &[u8; 14] = b"data: [DONE]\n\n";
-/// The comment that the launcher writes before [`DONE`]: tokens of the prompt, of those the cached ones, of the answer.
+/// The comment that the launcher writes before [`DONE`]: tokens of the prompt, how many of those were cached, and
+/// tokens of the answer.
 const USAGE: &[u8] = b": usage ";
-/// Room for both, with numbers of seven digits: no context is longer.
+/// Bytes that hold both, with numbers of seven digits; no context is longer.
 const TAIL: usize = 48;
-/// `usage` is the end of a whole answer.
+/// `usage` is within this many bytes of the end of a complete answer.
 const END: usize = 1024;
 
-/// Tokens of one answer.
+/// Tokens of a request and its answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub prompt: u64,
-    /// Those of them that were not computed.
+    /// Tokens of the prompt that were not computed.
     pub cached: u64,
     pub answer: u64,
 }
 
 impl Usage {
-    /// `usage` of a whole answer. It stands at the end, and in a text every quote would have a backslash before it.
+    /// `usage` of a complete answer. It is at the end, and text that imitates it does not match: its quotes are
+    /// escaped.
     pub(crate) fn of(body: &[u8]) -> Option<Self> {
         const KEYS: [&str; 3] = ["\"completion_tokens\":", "\"prompt_tokens\":", "\"cached_tokens\":"];
-        // To make them costs more than to search with them.
+        // Building a finder costs more than a search.
         static FINDERS: LazyLock<[FinderRev<'static>; 3]> = LazyLock::new(|| KEYS.map(FinderRev::new));
         let end = body.get(body.len().saturating_sub(END)..)?;
         let [answer, prompt, cached] = &*FINDERS;
@@ -38,7 +40,7 @@ impl Usage {
     }
 }
 
-/// What passed so far.
+/// Counts of what has passed so far.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     in_line: bool,
@@ -54,7 +56,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// Takes the next bytes.
+    /// Counts the next bytes of the stream.
     pub(crate) fn pass(&mut self, bytes: &[u8]) {
         let Some(&first) = bytes.first() else { return };
         if !self.in_line {
@@ -83,17 +85,17 @@ impl Events {
         self.begun |= !matches!(first, b':' | b'\r' | b'\n');
     }
 
-    /// Whether anything but comments passed: from here on the answer cannot be begun again.
+    /// Whether anything but comments has passed; from then on the request cannot be sent again.
     pub(crate) fn begun(&self) -> bool {
         self.begun
     }
 
-    /// Whether the last event was the one that ends a stream.
+    /// Whether the last event was `[DONE]`, which ends a stream.
     pub(crate) fn done(&self) -> bool {
         self.tail.ends_with(DONE)
     }
 
-    /// What the launcher counted; `None`: it did not, or the stream has not ended.
+    /// The launcher's counts; `None` if it wrote none, or the stream has not ended.
     pub(crate) fn usage(&self) -> Option<Usage> {
         let before = self.tail.strip_suffix(DONE)?.strip_suffix(b"\n\n")?;
         let line = before.rsplit(|byte| *byte == b'\n').next()?.strip_prefix(USAGE)?;
@@ -107,7 +109,7 @@ impl Events {
         !self.in_line
     }
 
-    /// Tokens that passed: an event a token, but for the one with the finish reason and `[DONE]`.
+    /// Tokens so far: one per event, except for the event with the finish reason and `[DONE]`.
     pub(crate) fn tokens(&self) -> u64 {
         match self.usage() {
             Some(usage) => usage.answer,
@@ -130,7 +132,7 @@ mod tests {
     const STREAM: &[u8] = b": keepalive 1/2\n\n: keepalive 2/2\n\ndata: {\"a\":\"d\\n\"}\n\ndata: {}\n\ndata: {}\n\ndata: [DONE]\n\n";
 
     #[test]
-    fn events_are_counted_wherever_the_stream_is_cut() {
+    fn events_are_counted_wherever_reads_split_the_stream() {
         for size in 1..STREAM.len() {
             let mut events = Events::default();
             for part in STREAM.chunks(size) {
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_alone_begin_nothing() {
+    fn comments_alone_do_not_begin_an_answer() {
         let mut events = Events::default();
         events.pass(b": keepalive 1/2\n\n: data: x");
         assert!(!events.begun() && !events.done() && !events.at_line_start());
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_launcher_counted_is_found_wherever_the_stream_is_cut() {
+    fn the_launchers_counts_are_found_wherever_reads_split_the_stream() {
         let stream = b"data: {}\n\n: usage 9999999 9999998 1234567\n\ndata: [DONE]\n\n";
         for size in 1..stream.len() {
             let mut events = Events::default();
@@ -161,11 +163,11 @@ mod tests {
         }
         let mut said = Events::default();
         said.pass(b"data: {\"text\": \": usage 1 2 3\"}\n\ndata: [DONE]\n\n");
-        assert_eq!(said.usage(), None, "a model may say it");
+        assert_eq!(said.usage(), None, "a model can generate such text");
     }
 
     #[test]
-    fn usage_is_found_in_a_whole_answer() {
+    fn usage_is_found_in_a_complete_answer() {
         let body = br#"{"choices": [{"message": {"content": "\"completion_tokens\": 9"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 12, "total_tokens": 15}}"#;
         assert_eq!(Usage::of(body), Some(Usage { prompt: 3, cached: 0, answer: 12 }));
         assert_eq!(Usage::of(b"{}"), None);

@@ -1,39 +1,37 @@
-//! Reading the head of a request. Strict: whatever two readers could take for two different things is refused,
-//! because that is what request smuggling is made of. Nothing of a client's head goes to the backend.
+//! Parses request heads, strictly: whatever two parsers could read differently is refused, because that is what request
+//! smuggling exploits. Nothing of a client's head goes to the backend.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::refusal::{Refusal, shown};
 
-/// Bytes of a head, at most.
+/// Maximum size of a head, in bytes.
 pub(crate) const HEAD_BYTES: usize = 16 * 1024;
-/// Header lines, at most.
+/// Maximum number of header lines per request.
 pub(super) const HEADERS: usize = 64;
 
-/// How the body is delimited.
+/// How a request's body is delimited (RFC 9112, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is none.
     None,
-    /// So many bytes.
+    /// The value of `Content-Length`, in bytes.
     Length(u64),
     Chunked,
 }
 
-/// A method that something here answers.
+/// The methods that some path accepts, and the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
     Get,
     Head,
     Post,
     Options,
-    /// Anything else.
     Other,
 }
 
 impl Method {
-    /// As it is written.
+    /// The method as the access log shows it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -45,31 +43,31 @@ impl Method {
     }
 }
 
-/// A head that was understood; ranges are into the bytes that it was read from.
+/// A parsed head; ranges index the bytes that it was parsed from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Bytes that it takes, its empty line included.
+    /// Bytes of the head, with any empty lines before it and the one that ends it.
     pub length: usize,
     pub method: Method,
-    /// To what, without a query.
+    /// Path of the target, without query and fragment.
     pub path: Range<usize>,
-    /// Whether the connection can be reused after it.
+    /// Whether the connection stays open after this request.
     pub keep_alive: bool,
-    /// HTTP/1.1, which knows chunks.
+    /// Whether the answer may be chunked (HTTP/1.1).
     pub chunks: bool,
     pub framing: Framing,
-    /// Whether it waits for `100 Continue`.
+    /// Whether the client waits for `100 Continue`.
     pub expects: bool,
-    /// How long it asks to wait for a model that is on its way: `Prefer: wait=…` (RFC 7240).
+    /// How long the client is willing to wait for a model that is loading: `Prefer: wait=…` (RFC 7240).
     pub wait: Option<Duration>,
     pub host: Option<Range<usize>>,
     pub origin: Option<Range<usize>>,
     pub authorization: Option<Range<usize>>,
-    /// `Access-Control-Request-Headers`
+    /// `Access-Control-Request-Headers` of a preflight request (CORS).
     pub wanted_headers: Option<Range<usize>>,
 }
 
-/// Bytes of the empty lines in front of a request, which count for nothing (RFC 9112, section 2.2).
+/// Bytes of empty lines before a request, which are ignored (RFC 9112, section 2.2).
 pub(crate) fn empty_lines(bytes: &[u8]) -> usize {
     bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count() * 2
 }
@@ -79,7 +77,7 @@ struct Target<'a> {
     path: &'a str,
 }
 
-/// Reads a path, or an address with one, as clients send it that take the gate for a proxy.
+/// Parses a request target: a path, or a whole URL, as sent by clients that take the gate for a proxy.
 fn target(text: &str) -> Result<Target<'_>, Refusal> {
     let (authority, rest) = match text.split_once("://") {
         Some((scheme, rest))
@@ -87,7 +85,7 @@ fn target(text: &str) -> Result<Target<'_>, Refusal> {
         {
             let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
             if authority.is_empty() || authority.contains('@') {
-                return Err(bad("the request's target names no host"));
+                return Err(bad("the request's target does not name a host"));
             }
             (Some(authority), path)
         }
@@ -98,10 +96,11 @@ fn target(text: &str) -> Result<Target<'_>, Refusal> {
 }
 
 impl Head {
-    /// Reads a head from the front of `bytes`; `None`: it is not all there yet.
+    /// Parses the head at the start of `bytes`; `None` if it is incomplete.
     ///
     /// # Errors
-    /// 400, 417, 431, 501 or 505; the connection must end with the answer, since the start of the next request is unknown.
+    /// 400, 415, 417, 431, 501 or 505; the connection must close after the answer, since the start of the next request
+    /// is unknown.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         let before = empty_lines(bytes);
         let text = bytes.get(before..).unwrap_or_default();
@@ -148,7 +147,7 @@ impl Head {
             return Err(bad("the header 'Host' is missing"));
         }
         if let Some(authority) = authority {
-            // It is the one that counts (RFC 9112, section 3.2.2).
+            // It takes precedence over `Host` (RFC 9112, section 3.2.2).
             head.host = Some(within(bytes, authority.as_bytes()));
         }
         Ok(Some(head))
@@ -157,15 +156,15 @@ impl Head {
     fn header(&mut self, bytes: &[u8], header: &httparse::Header<'_>, http11: bool) -> Result<(), Refusal> {
         let value = header.value.trim_ascii();
         if value.iter().any(|byte| *byte < b' ' && *byte != b'\t' || *byte == 0x7f) {
-            return Err(bad(format!("the header '{}' holds a control character", shown(header.name))));
+            return Err(bad(format!("the header '{}' contains a control character", shown(header.name))));
         }
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-        // The length decides first: most headers are none of these.
+        // Compare lengths first: most headers match none of these.
         match header.name.len() {
             4 if is("host") => once(&mut self.host, bytes, value, "Host"),
             6 if is("origin") => once(&mut self.origin, bytes, value, "Origin"),
             6 if is("prefer") => {
-                // Of preferences that are given twice the first counts.
+                // If a preference is given twice, the first counts.
                 self.wait = self.wait.or_else(|| preferred_wait(value));
                 Ok(())
             }
@@ -217,13 +216,13 @@ impl Head {
             return Err(bad("the length of the body is given twice"));
         }
         if !http11 {
-            return Err(bad("HTTP/1.0 does not have 'Transfer-Encoding'"));
+            return Err(bad("'Transfer-Encoding' is not valid in HTTP/1.0"));
         }
         if !value.eq_ignore_ascii_case(b"chunked") {
             return Err(Refusal::new(
                 501,
                 "transfer_encoding",
-                "the only transfer encoding here is 'chunked'",
+                "'chunked' is the only supported transfer encoding",
             ));
         }
         self.framing = Framing::Chunked;
@@ -231,7 +230,7 @@ impl Head {
     }
 }
 
-/// `wait` of a list of preferences. Unknown preferences are ignored (RFC 7240, section 2).
+/// `wait` from a list of preferences; unknown ones are ignored (RFC 7240, section 2).
 fn preferred_wait(value: &[u8]) -> Option<Duration> {
     let list = std::str::from_utf8(value).ok()?;
     list.split(',').find_map(|preference| {
@@ -241,7 +240,7 @@ fn preferred_wait(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// A head's lines end in CR LF; a bare one of them is where readers begin to differ.
+/// Checks that the head's lines end in CR LF: parsers disagree about a bare CR or LF.
 fn line_ends(bytes: &[u8]) -> Result<(), Refusal> {
     let mut before = 0;
     for at in memchr::memchr2_iter(b'\r', b'\n', bytes) {
@@ -255,7 +254,7 @@ fn line_ends(bytes: &[u8]) -> Result<(), Refusal> {
             }
             _ => {
                 if at == before + 1 {
-                    // The empty line: what follows is body.
+                    // The empty line that ends the head.
                     return if at == 1 { Err(bad("the request begins with an empty line")) } else { Ok(()) };
                 }
                 before = at + 1;
@@ -273,7 +272,7 @@ fn once(place: &mut Option<Range<usize>>, bytes: &[u8], value: &[u8], name: &str
     Ok(())
 }
 
-/// Where `part`, a slice of `whole`, lies in it.
+/// The range of `part`, a subslice of `whole`, within it.
 fn within(whole: &[u8], part: &[u8]) -> Range<usize> {
     let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
     start..start + part.len()
@@ -283,9 +282,8 @@ fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(400, "bad_http", message)
 }
 
-/// 431.
 pub(crate) fn head_too_large() -> Refusal {
-    let message = format!("the request's head is over {} KiB or {HEADERS} headers", HEAD_BYTES / 1024);
+    let message = format!("the request's head has more than {} KiB or {HEADERS} headers", HEAD_BYTES / 1024);
     Refusal::new(431, "head_too_large", message)
 }
 

@@ -15,7 +15,7 @@ fn a_plain_request_is_understood() {
 }
 
 #[test]
-fn a_preference_to_wait_is_found_among_others_and_what_is_none_is_no_error() {
+fn a_wait_preference_is_found_among_others_and_an_invalid_one_is_ignored() {
     let wait = |lines: &str| {
         let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n");
         read(&text).unwrap().unwrap().wait.map(|wait| wait.as_secs())
@@ -29,7 +29,7 @@ fn a_preference_to_wait_is_found_among_others_and_what_is_none_is_no_error() {
 }
 
 #[test]
-fn a_target_with_a_host_counts_as_that_host_and_its_path() {
+fn a_target_with_a_host_replaces_the_host_header() {
     for (target, host, path) in [
         ("http://b:8800/v1/models?x", "b:8800", "/v1/models"),
         ("HTTPS://[::1]/health#x", "[::1]", "/health"),
@@ -45,7 +45,7 @@ fn a_target_with_a_host_counts_as_that_host_and_its_path() {
 }
 
 #[test]
-fn empty_lines_in_front_of_a_request_count_for_nothing() {
+fn empty_lines_before_a_request_are_ignored() {
     let text = "\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\nrest";
     for end in 0..text.len() - 4 {
         assert_eq!(read(&text[..end]), Ok(None), "{end}");
@@ -55,7 +55,7 @@ fn empty_lines_in_front_of_a_request_count_for_nothing() {
 }
 
 #[test]
-fn a_part_of_a_head_is_waited_for_at_every_byte() {
+fn an_incomplete_head_is_not_an_error_at_any_byte() {
     let text = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
     for end in 0..text.len() {
         assert_eq!(read(&text[..end]), Ok(None), "{end}");
@@ -64,7 +64,7 @@ fn a_part_of_a_head_is_waited_for_at_every_byte() {
 }
 
 #[test]
-fn shapes_of_smuggling_are_refused() {
+fn request_smuggling_is_refused() {
     let cases = [
         "Content-Length: 5\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 5",
@@ -116,7 +116,7 @@ fn shapes_of_smuggling_are_refused() {
 }
 
 #[test]
-fn a_head_without_end_is_refused_before_it_is_large() {
+fn an_endless_head_is_refused_at_the_size_limit() {
     let text = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "a".repeat(HEAD_BYTES));
     assert_eq!(read(&text).unwrap_err().status, 431);
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: a\r\n".repeat(HEADERS));

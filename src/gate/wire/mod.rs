@@ -1,4 +1,4 @@
-//! Bytes: what clients and backends send, and what they are sent. Nothing here decides who may ask for what.
+//! Bytes to and from clients and backends. Nothing here decides who may ask for what.
 
 mod backend;
 mod chunks;

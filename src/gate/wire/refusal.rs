@@ -1,5 +1,4 @@
-//! What a client is told when it does not get what it asked for: OpenAI's error object, and a status that its
-//! libraries know.
+//! Error answers: OpenAI's error object, and a status that its libraries know.
 
 use std::time::Duration;
 
@@ -7,10 +6,11 @@ use serde_json::json;
 
 use super::reply::Reply;
 
-/// Characters of a client's own text that an answer repeats, at most: an answer is not a way to have text copied.
+/// Maximum number of characters of a client's own text that an answer repeats, so that a long value does not come back
+/// whole.
 const SHOWN: usize = 128;
 
-/// As much of a client's text as an answer repeats.
+/// The beginning of a client's text, as much as an answer may repeat.
 pub(crate) fn shown(text: &str) -> &str {
     first(text, SHOWN)
 }
@@ -19,33 +19,31 @@ pub(crate) fn first(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
-/// A request that is not served. `Display` is not for it: clients read JSON.
+/// Why a request is not served. There is no `Display`: clients read JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// HTTP status.
     pub status: u16,
-    /// `error.code`.
+    /// `error.code`: a stable name for programs.
     pub code: &'static str,
-    /// `error.param`: the field, where one is at fault.
+    /// `error.param`: the field at fault, if there is one.
     pub param: Option<String>,
-    /// `error.message`: what, why, what to do.
+    /// `error.message`: what happened, why, and what to do.
     pub message: String,
-    /// `Retry-After`; `None`: the same request will not do better.
+    /// `Retry-After`; `None` if sending the same request again would not help.
     pub retry_after: Option<Duration>,
-    /// What the model is doing, where that is the reason: `offline`, `loading`, …
+    /// `error.state`: what the model is doing, if that is the reason: `offline`, `loading`, …
     pub state: Option<&'static str>,
-    /// The method that the path wants, for `Allow`.
+    /// `Allow`: the method that the path accepts.
     pub allow: Option<&'static str>,
 }
 
 impl Refusal {
-    /// Any status, no retry.
     pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { status, code, param: None, message, retry_after: None, state: None, allow: None }
     }
 
-    /// 400, with the field at fault. Where that is a client's own name, `message` may hold all of it: both are cut.
+    /// 400, with the field at fault. A field name that the client made up may be long: it is cut, in `message` too.
     pub(crate) fn invalid(param: Option<&str>, message: String) -> Self {
         let short = param.map(shown);
         let message = match (param, short) {
@@ -62,12 +60,12 @@ impl Refusal {
         Self { param: Some("model".to_owned()), ..Self::new(404, "model_not_found", message) }
     }
 
-    /// 503, worth trying again.
+    /// 503, which the client should retry after `retry_after`.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(503, code, message) }
     }
 
-    /// OpenAI's word for the class of the error.
+    /// `error.type`: OpenAI's name for the class of error.
     pub(crate) fn kind(&self) -> &'static str {
         match self.status {
             401 => "authentication_error",
@@ -78,7 +76,7 @@ impl Refusal {
         }
     }
 
-    /// `{"error": {…}}`
+    /// The error object as OpenAI defines it: `{"error": {…}}`.
     pub(crate) fn body(&self) -> serde_json::Value {
         let mut error = json!({
             "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
@@ -92,7 +90,6 @@ impl Refusal {
         json!({ "error": error })
     }
 
-    /// As an answer.
     pub(crate) fn reply(&self) -> Reply {
         let mut reply = Reply::json(self.status, &self.body());
         if let Some(after) = self.retry_after {
@@ -101,7 +98,7 @@ impl Refusal {
         if matches!(self.state, Some("offline" | "asleep" | "failed"))
             || (self.status >= 500 && self.retry_after.is_none())
         {
-            // The OpenAI libraries would wait and try again, and their user with them.
+            // Otherwise OpenAI's libraries would retry and keep their user waiting.
             reply.header("x-should-retry", "false");
         }
         if let Some(allow) = self.allow {
@@ -113,7 +110,7 @@ impl Refusal {
         reply
     }
 
-    /// As the last event of a stream that had begun.
+    /// The last event of a stream that has already begun.
     pub(crate) fn event(&self) -> Vec<u8> {
         format!("data: {}\n\n", self.body()).into_bytes()
     }
@@ -129,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_clients_is_repeated_past_128_characters() {
+    fn a_clients_own_text_is_repeated_up_to_128_characters() {
         let name = "\u{e4}".repeat(15_000);
         let refusal =
             Refusal::invalid(Some(&name), format!("'{name}' is not accepted here; '{name}' is too long"));
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_rounded_up_so_that_nobody_comes_too_early() {
+    fn retry_after_is_rounded_up_to_whole_seconds() {
         assert_eq!(seconds(Duration::ZERO), 1);
         assert_eq!(seconds(Duration::from_millis(1001)), 2);
         assert_eq!(seconds(Duration::from_secs(3)), 3);

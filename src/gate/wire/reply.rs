@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-/// An answer of the gate's own.
+/// An answer that the gate writes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {
-    /// HTTP status.
     pub status: u16,
     headers: String,
     body: Vec<u8>,
@@ -16,15 +15,15 @@ pub(crate) struct Reply {
 /// What every answer to one request carries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Envelope<'a> {
-    /// `x-request-id`.
+    /// The value of the header `x-request-id`.
     pub id: &'a str,
-    /// The origin that may read it, where a browser asked.
+    /// The origin that may read the answer, if a browser sent one.
     pub origin: Option<&'a str>,
-    /// Whether the connection ends with it.
+    /// Whether the connection closes after it.
     pub close: bool,
-    /// Whether only the head was asked for.
+    /// Whether the body is left out, as for `HEAD`.
     pub head_only: bool,
-    /// The wait that was asked for and granted, seconds (RFC 7240).
+    /// The granted `Prefer: wait`, in seconds (RFC 7240).
     pub waits: Option<u64>,
 }
 
@@ -35,22 +34,21 @@ impl Reply {
         Self { status, headers: "content-type: application/json\r\n".to_owned(), body }
     }
 
-    /// 204.
+    /// 204 without a body, for a preflight request.
     pub(crate) fn empty() -> Self {
         Self { status: 204, headers: String::new(), body: Vec::new() }
     }
 
-    /// Puts another document in place of the body.
+    /// Replaces the body with another document.
     pub(crate) fn replace_body(&mut self, document: &serde_json::Value) {
         self.body = Self::json(self.status, document).body;
     }
 
-    /// Adds a header; `value` must have no line ends.
+    /// Adds a header; `value` must not contain line breaks.
     pub(crate) fn header(&mut self, name: &str, value: &str) {
         let _ = write!(self.headers, "{name}: {value}\r\n");
     }
 
-    /// The bytes to send.
     pub(crate) fn render(&self, envelope: &Envelope<'_>) -> Vec<u8> {
         let mut head = reply_head(self.status, envelope);
         head.push_str(&self.headers);
@@ -67,7 +65,7 @@ impl Reply {
     }
 }
 
-/// The status line and what every answer carries, without the empty line at the end.
+/// The status line and the headers of every answer, without the empty line that ends the head.
 pub(crate) fn reply_head(status: u16, envelope: &Envelope<'_>) -> String {
     let mut head = String::with_capacity(320);
     let mut digits = itoa::Buffer::new();
@@ -96,7 +94,7 @@ pub(crate) fn reply_head(status: u16, envelope: &Envelope<'_>) -> String {
     head
 }
 
-/// Lends the text of `Date`, which is made once a second.
+/// Passes the value of `Date` to `with`; it is formatted once per second.
 fn with_date(now: SystemTime, with: impl FnOnce(&str)) {
     thread_local! {
         static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
@@ -110,7 +108,7 @@ fn with_date(now: SystemTime, with: impl FnOnce(&str)) {
     });
 }
 
-/// As RFC 9110, section 5.6.7, wants it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// A date in the format of RFC 9110, section 5.6.7: `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(second: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
@@ -130,7 +128,7 @@ fn http_date(second: u64) -> String {
     )
 }
 
-/// The line that tells the length of a body, and the empty one that ends the head.
+/// Appends `content-length` and the empty line that ends the head.
 pub(crate) fn end_head(head: &mut String, length: usize) {
     for part in ["content-length: ", itoa::Buffer::new().format(length), "\r\n\r\n"] {
         head.push_str(part);
@@ -167,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_written_as_http_wants_them() {
+    fn dates_have_the_format_of_rfc_9110() {
         assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(http_date(1_709_251_199), "Thu, 29 Feb 2024 23:59:59 GMT");

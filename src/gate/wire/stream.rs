@@ -1,5 +1,5 @@
-//! Reading and writing without a buffer a connection: bytes are read into one scratch buffer of the thread, and
-//! kept only where they must be. A thousand idle streams hold no buffers at all.
+//! Reads and writes without a buffer per connection: bytes are read into one scratch buffer per thread, and copied only
+//! if they must be kept. A thousand idle streams hold no buffers at all.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,29 +12,29 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-/// Room before what is read, for a head and a chunk's size line.
+/// Bytes reserved before what is read, for a head and a chunk's size line.
 pub(crate) const BEFORE: usize = 1024;
-/// Read at once, at most.
+/// Maximum number of bytes per read.
 pub(crate) const MIDDLE: usize = 64 * 1024;
-/// Of a stream: where more than this is there at once, client and gate work side by side, and what is copied stays in
-/// the processor's first cache (`scripts/bench-gate`, chunks a second).
+/// The same for streams: small pieces let client and gate work in parallel and keep copies in the L1 cache
+/// (`scripts/bench-gate`, chunks per second).
 pub(crate) const PIECE: usize = 4 * 1024;
-/// Room behind it, for the ends of a chunk and of the stream.
+/// Bytes reserved after what is read, for the end of a chunk and of the stream.
 pub(super) const BEHIND: usize = 16;
 
-/// A client that takes nothing for so long is given up: it would hold a place at the backend for ever.
+/// A client that reads nothing for this long is dropped: it would keep its place at the backend forever.
 pub(super) const STALL: Duration = Duration::from_secs(60);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; BEFORE + MIDDLE + BEHIND]);
 }
 
-/// Lends the scratch buffer; never across an await.
+/// Passes the scratch buffer to `with`, which cannot hold it across an await.
 pub(crate) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }
 
-/// Reads once and appends; 0 is the end.
+/// Reads once and appends; 0 means the end of the stream.
 pub(crate) fn poll_append(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
@@ -49,7 +49,7 @@ pub(crate) fn poll_append(
     })
 }
 
-/// Reads once, for nothing; 0 is the end.
+/// Reads once and discards; 0 means the end of the stream.
 pub(super) fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch.get_mut(..MIDDLE).unwrap_or_default());
@@ -58,7 +58,7 @@ pub(super) fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll
     })
 }
 
-/// Sets a timer only where the first poll has to wait: most of what is waited for is there.
+/// Polls until `deadline`, then returns `None`. The timer is set only if the first poll is pending, which is rare.
 pub(crate) async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     let mut timer = pin!(None);
     poll_fn(|cx| {
@@ -73,10 +73,10 @@ pub(crate) async fn by<T>(deadline: Instant, mut poll: impl FnMut(&mut Context<'
     .await
 }
 
-/// Writes everything, or gives up on a reader that takes nothing.
+/// Writes all bytes, or gives up on a client that reads nothing for [`STALL`].
 ///
 /// # Errors
-/// The system's own, or `TimedOut`.
+/// Errors of the system, or `TimedOut`.
 pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.try_write(bytes) {

@@ -1,4 +1,4 @@
-//! The keys that are about the machine: everything but `[[model]]`.
+//! The keys about the machine: everything but `[[model]]`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -32,9 +32,9 @@ keys! {
     RawPython of "python" {
         /// the Python to create the virtual environment with, instead of the one found automatically
         interpreter: path("/opt/homebrew/bin/python3");
-        /// packages of the virtual environment; the platform's mlx is added. mlx-lm is pinned with `==` and at least 0.32.0:
-        /// before it a model's `model_file` runs code (CVE-2026-5843), and `/health` stays 200 when the generation
-        /// thread is dead
+        /// packages of the virtual environment; the platform's mlx is added. mlx-lm must be pinned with `==` to 0.32.0
+        /// or newer: before that, a model's `model_file` runs code (CVE-2026-5843), and `/health` stays 200 when the
+        /// generation thread is dead
         packages: list("mlx-lm==0.32.2") = vec!["mlx-lm==0.32.2".to_owned()];
     }
 }
@@ -62,7 +62,7 @@ keys! {
     RawReserve of "memory.reserve" {
         /// shown in the budget
         name: text("macOS + apps") => "required";
-        /// how much
+        /// how much memory it gets
         size: size => "required";
         /// counted only while a program with one of these names is running; if omitted, always
         while_running: list("Civilization V");
@@ -77,15 +77,15 @@ keys! {
 }
 
 keys! {
-    /// What the registry says about memory pressure and about programs that the models yield to.
+    /// What happens under memory pressure, and while programs run that the models yield to.
     #[derive(Debug, Clone, PartialEq, Eq)]
     PressureSettings() from RawPressure of "memory" {
         /// names of programs the models yield to while they are running
         yield_to as "yield": list("Civilization V") = Vec::new();
-        /// what to do then: `trim` releases cached memory, `lower_priority` runs backends behind everything
-        /// else, `refuse_manual` starts no manual model without `--force`, `stop_manual` drains and stops those that
-        /// run, `hold` has requests to all models wait in line, as while a model loads, and lets finish what is under way
-        yield_actions: words(YieldAction, "is nothing to do for a program")
+        /// what to do then: `trim` releases cached memory, `lower_priority` runs backends behind everything else,
+        /// `refuse_manual` starts no manual model without `--force`, `stop_manual` drains and stops those that run,
+        /// `hold` makes requests to all models wait, as while a model loads; requests in progress finish
+        yield_actions: words(YieldAction, "is not an action")
             = [YieldAction::Trim, YieldAction::LowerPriority].into();
         /// also while such a program runs: the share of the time that the models work, `"50%"`. After a step of the
         /// generation that took t (a token, or a piece of a prompt), the GPU is left alone for t · (100 − share) / share: at
@@ -108,7 +108,7 @@ impl Default for PressureSettings {
 }
 
 keys! {
-    /// What happens to manual models while power is short; always-on ones keep serving.
+    /// What happens to manual models while power is short; always-on models keep serving.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     Power() from RawPower of "power" {
         /// on battery power: `serve`: nothing changes; `refuse_manual`: manual models are not started;
@@ -138,19 +138,18 @@ keys! {
         log: path("logs/mlxctl.log") => "`mlxctl.log` in `paths.logs`";
         /// how long launchd waits before it kills; longer than the slowest stop
         exit_timeout: time => "the slowest model's `drain` + `term` and 30 s more";
-        /// launchd's ThrottleInterval: between two starts of the supervisor, at least; whole seconds
+        /// launchd's ThrottleInterval: the least time between two starts of the supervisor; whole seconds
         throttle_interval: time = Duration::from_secs(10);
         /// its soft limit of open files (launchd's default is 256); every client needs two
         open_files: number(u64, 256..=1 << 20) = 8192;
-        /// variables beside PATH, `"NAME=value"` each, for the supervisor and for every backend: launchd does not
-        /// know a shell's `HF_HOME`. `PYTHON*`, `CONDA_*`, `MLXCTL*` and others that decide what Python imports are
-        /// refused
+        /// variables besides PATH, `"NAME=value"` each, for the supervisor and for every backend: launchd does not know
+        /// a shell's `HF_HOME`. `PYTHON*`, `CONDA_*`, `MLXCTL*` and others that decide what Python imports are refused
         environment: list("HF_HOME=/Volumes/Models/huggingface") => "`[]`";
     }
 }
 
 keys! {
-    /// How the owner is told of what matters.
+    /// How the owner is notified of important events.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Notify() from RawNotify of "notify" {
         /// a program and its arguments, run without a shell for each notification, with the PATH of `[agent]`: JSON on
@@ -175,8 +174,8 @@ keys! {
 
 keys! {
     RawPage of "page" {
-        /// where the page is served, `"192.168.1.10:9480"`, to the clients that `allow_from` in `[network]` lets in.
-        /// Left out: there is none
+        /// where the page is served, `"192.168.1.10:9480"`, to the clients that `allow_from` in `[network]` lets in. If
+        /// omitted, there is no page
         address: address("127.0.0.1:9480");
     }
 }

@@ -1,4 +1,4 @@
-//! The keys of `[[model]]` and of the tables that it shares with `[defaults]`.
+//! The keys of `[[model]]`, and of the tables that it shares with `[defaults]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,16 +17,16 @@ const fn seconds(n: u64) -> Duration {
 }
 
 keys! {
-    /// Values that the gate puts into requests that name none.
+    /// Values that the gate adds to requests that do not set them.
     #[derive(Debug, Clone, Default, PartialEq)]
     Sampling() from RawSampling of "model.aliases.set" {
         /// longest answer, tokens
         max_tokens: number(u32, 1..=MANY);
         /// sampling temperature
         temperature: real(0.0..=100.0);
-        /// above 0
+        /// probability of the tokens to sample from; above 0
         top_p: real(0.0..=1.0);
-        /// tokens; 0 is off
+        /// number of tokens to sample from; 0 turns it off
         top_k: number(u32, 0..=MANY);
         /// lowest probability, relative to the best token's
         min_p: real(0.0..=1.0);
@@ -70,7 +70,7 @@ keys! {
 }
 
 keys! {
-    /// Typed options of `mlx_lm.server`; `None` leaves the server's own default.
+    /// Typed options of `mlx_lm.server`; `None` keeps the server's own default.
     #[derive(Debug, Clone, Default, PartialEq)]
     ServerOptions() from RawServer of "model.server" {
         /// a smaller model for speculative decoding; stops batching
@@ -100,7 +100,7 @@ keys! {
         decode_concurrency: number(u32, 1..=4096);
         /// prompts processed in one batch
         prompt_concurrency: number(u32, 1..=4096);
-        /// prompt tokens per step; left out: 512 where memory is scarce, up to 2048 where the room that is
+        /// prompt tokens per step; if omitted: 512 if memory is scarce, up to 2048 if the memory that is
         /// [promised](memory.md#one-room) allows it
         prefill_step_size: number(u32, 1..=MANY);
         /// number of KV caches to keep
@@ -118,7 +118,7 @@ keys! {
 }
 
 keys! {
-    /// Bounds from which the memory promise follows.
+    /// Bounds that determine how much memory is reserved.
     #[derive(Debug, Clone, PartialEq, Eq)]
     ModelMemory() from RawMemory of "model.memory" {
         /// longest prompt plus answer, in tokens; if omitted: 32768, or the model's own limit if that is less
@@ -150,7 +150,7 @@ keys! {
 }
 
 keys! {
-    /// When a model counts as loaded, hung or gone.
+    /// When a model counts as loaded, hung or dead.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Health() from RawHealth of "model.health" {
         /// from spawn to the first completed token
@@ -165,7 +165,6 @@ keys! {
 }
 
 keys! {
-    /// What happens after a crash.
     #[derive(Debug, Clone, PartialEq)]
     Restart(start: Start) from RawRestart of "model.restart" {
         /// whether to restart it after a crash
@@ -184,41 +183,38 @@ keys! {
 }
 
 keys! {
-    /// How a model is stopped.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Stop() from RawStop of "model.stop" {
         /// time for requests in flight to finish
         drain: time = seconds(30);
         /// time between SIGTERM and SIGKILL; SIGKILL can strand wired memory on a Mac until it is rebooted
         term: time = seconds(120);
-        /// manual models only: after this time without a request it is stopped, and the memory is free again. An event
-        /// announces it, a tenth of the time before, 15 minutes at most; a request in flight keeps it. `mlxctl start
-        /// --for 3h` counts instead
+        /// manual models only: after this time without a request it is stopped, and its memory is free again. An event
+        /// announces it in advance, by a tenth of the time but at most 15 minutes; a request in flight prevents it.
+        /// `mlxctl start --for 3h` takes precedence
         idle: time;
     }
 }
 
 keys! {
-    /// What the gate lets through.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Limits(at_once: u32) from RawLimits of "model.limits" {
         /// concurrent requests at the backend; the rest queue. Not above `memory.concurrency`
         in_flight: number(u32, 1..=4096) = at_once => "`memory.concurrency`; 1 with `cluster`";
         /// requests that may queue
         queue: number(u32, 0..=100_000) = 64;
-        /// how long one may queue, or wait for a model that restarts. A request with the header `Prefer: wait=30`
-        /// waits at most that long, and then for a manual model that is loading as well; the answer says
-        /// `Preference-Applied`
+        /// how long one may queue, or wait for a model that restarts. A request with the header `Prefer: wait=30` waits
+        /// at most that long, and also for a manual model that is loading; the answer has `Preference-Applied`
         queue_timeout: time = seconds(120);
         /// connections of all clients; one address gets at most three quarters of them
         connections: number(u32, 1..=100_000) = 256;
-        /// of one request
+        /// largest body of one request
         body: size = Bytes::mb(16);
         /// longest answer, in tokens; requests for more are lowered to it. Not above `memory.context`
         max_tokens: number(u32, 1..=MANY);
-        /// of one chat
+        /// most messages in one chat
         messages: number(u32, 1..=MANY) = 2000;
-        /// slowest arrival of head and body
+        /// how long a head may take to arrive; a body gets a second more per 64 KiB
         read_timeout: time = seconds(30);
         /// whether a request may name images for the server to fetch
         remote_images: flag = false;

@@ -1,4 +1,4 @@
-//! What a key of the registry is, and the macro that writes a table of them.
+//! What a key of the registry is, and the macros that write tables of keys and enums of words.
 
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
@@ -6,18 +6,18 @@ use std::ops::{Range, RangeInclusive};
 use crate::registry::reader::Section;
 use crate::units::Percent;
 
-/// A number of mlx_lm that Python leaves unbounded; nothing here means more than this.
+/// Upper bound of numbers that mlx_lm leaves unbounded; nothing larger is useful.
 pub(crate) const MANY: i64 = u32::MAX as i64;
 
 /// The keys of one TOML table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keys {
-    /// `network`, `model.server`
+    /// Its path in the file: `network`, `model.server`.
     pub table: &'static str,
     pub rows: &'static [Key],
 }
 
-/// A table as it was written.
+/// A table of the registry as it was written.
 pub(crate) trait Table {
     const KEYS: Keys;
 }
@@ -28,17 +28,17 @@ pub(crate) struct Key {
     pub name: &'static str,
     /// Its type, with its range or its words.
     pub kind: fn() -> String,
-    /// The value that a key left out has, as TOML in backticks; `required`, `–` for none, or words.
+    /// The value of a key that is left out, as TOML in backticks; or `required`, `–` for none, or words.
     pub default: fn() -> String,
-    /// The lines of its documentation.
+    /// Its documentation in Markdown, line by line.
     pub about: &'static [&'static str],
-    /// The keys of each table in a list of tables.
+    /// The keys of a table, or of each table in a list.
     #[cfg(test)]
     pub below: Option<&'static Keys>,
 }
 
 impl Key {
-    /// The default as TOML, where it is a value and not something that words have to describe.
+    /// The default as TOML; `None` if it is described in words.
     pub(crate) fn value(&self) -> Option<String> {
         let default = (self.default)();
         let value = default.trim_matches('`');
@@ -47,16 +47,16 @@ impl Key {
         is_toml.then(|| value.to_owned())
     }
 
-    /// What it means, in one line of Markdown.
+    /// Its documentation as one line of Markdown.
     pub(crate) fn meaning(&self) -> String {
         self.about.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// Where a table stands, and which of its keys were written, even if wrongly.
+/// Where a table is, and which of its keys were written, even if malformed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Place {
-    /// `None`: the table was not written, or is something else.
+    /// `None` if the table was not written, or is something else.
     pub table: Option<Range<usize>>,
     written: BTreeSet<String>,
 }
@@ -66,23 +66,23 @@ impl Place {
         Self { table: section.place(), written: section.keys() }
     }
 
-    /// The table's place, for what is missing from it.
+    /// The place of the table, for what is missing from it.
     pub(crate) fn span(&self) -> Range<usize> {
         self.table.clone().unwrap_or_default()
     }
 
-    /// Whether nothing was written in it.
+    /// Whether no key was written in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.written.is_empty()
     }
 
-    /// Whether `key` was written, even if wrongly.
+    /// Whether `key` was written, even if malformed.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.written.contains(key)
     }
 }
 
-/// What was written in one table, and where nothing was, what another says.
+/// What was written in one table, filled up from another.
 pub(crate) trait Over {
     fn over(&self, shared: &Self) -> Self;
 }
@@ -104,7 +104,7 @@ pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 }
 
-/// `number, 1 to 4096`; a bound that only says what fits is left out.
+/// `number, 1 to 4096`; a bound that is only the type's is omitted.
 pub(crate) fn range(range: &RangeInclusive<i64>) -> String {
     match (*range.start(), *range.end()) {
         (0, MANY) => "number".to_owned(),
@@ -113,7 +113,7 @@ pub(crate) fn range(range: &RangeInclusive<i64>) -> String {
     }
 }
 
-/// `share, 5% to 95%`
+/// A range of percentages, as in `share, 5% to 95%`.
 pub(crate) fn shares(range: &RangeInclusive<u8>) -> String {
     format!("share, {} to {}", Percent(*range.start()), Percent(*range.end()))
 }
@@ -145,7 +145,7 @@ macro_rules! words {
         }
 
         impl $type {
-            /// As it is written.
+            /// The word for it in the registry and in documents.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$value => $word),*
@@ -155,16 +155,16 @@ macro_rules! words {
     )*};
 }
 
-/// Writes one table of keys: what was written (`RawX`), how it is read, and how it is described. A row is
+/// Writes one table of keys: what was written (`RawX`), how it is read, and how it is documented. A row is
 ///
 /// ```text
 /// /// what it means, as docs/registry.md says it
 /// field: kind(range, words or example) = default => "the default in words";
 /// ```
 ///
-/// Without `= default` a key that is left out is `None`; with words instead of it, the code that resolves the table
-/// finds the default. A key that is not a Rust name is `field as "key"`. With `Valid(arguments) from RawX`, the valid
-/// struct is written as well: `RawX::valid` fills in the defaults, which may use the arguments.
+/// Without `= default`, a key that is left out is `None`; with words instead, the code that resolves the table finds
+/// the default. A key that is not a Rust name is `field as "key"`. With `Valid(arguments) from RawX`, the valid struct
+/// is written as well: `RawX::valid` fills in the defaults, which may use the arguments.
 macro_rules! keys {
     ($raw:ident of $table:literal { $($rows:tt)* }) => {
         keys!(@raw $raw of $table { $($rows)* });
@@ -216,7 +216,7 @@ macro_rules! keys {
         }
     };
 
-    // The value in force of each key that has a fixed default.
+    // The effective value of each key that has a fixed default.
     (@defaults $raw:ident {$(
         $(#[doc = $about:literal])+
         $field:ident $(as $name:literal)?: $kind:ident $(($($arg:tt)*))? $(= $default:expr)? $(=> $said:literal)?;
@@ -242,7 +242,7 @@ macro_rules! keys {
         }
 
         impl $raw {
-            /// The valid values: what was written, else the default.
+            /// The valid values: what was written, or the default.
             pub(crate) fn valid(&self $(, $given: $type)*) -> $valid {
                 $valid { $($field: keys!(@value self.$field, [$kind $(($($arg)*))?] [$($default)?]),)* }
             }
@@ -252,7 +252,7 @@ macro_rules! keys {
     (@name $field:ident) => { stringify!($field) };
     (@name $field:ident $name:literal) => { $name };
 
-    // What a kind is when it was written.
+    // The type of a kind as written.
     (@written tables($raw:ty)) => { Vec<$raw> };
     (@written table($raw:ty)) => { $raw };
     (@written names($raw:ty, $example:literal)) => { Vec<NameOr<$raw>> };
@@ -269,7 +269,7 @@ macro_rules! keys {
     (@one word($type:ty)) => { $type };
     (@one $text:ident($example:literal)) => { String };
 
-    // And once it is valid.
+    // The type of a kind once it is valid.
     (@type [$($kind:tt)+] [$default:expr]) => { keys!(@held $($kind)+) };
     (@type [$($kind:tt)+] []) => { Option<keys!(@held $($kind)+)> };
     (@held path($example:literal)) => { PathBuf };

@@ -1,4 +1,4 @@
-//! Defaults of the registry, as TOML.
+//! Writes defaults of the registry as TOML.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::table::Words;
 use crate::units::Bytes;
 
-/// How a default is written in TOML.
+/// A default that can be written as TOML.
 pub(crate) trait Written {
     fn written(&self) -> String;
 }

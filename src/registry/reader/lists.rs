@@ -1,4 +1,4 @@
-//! Lists and tables within a table.
+//! Reads lists and tables within a table.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -7,7 +7,7 @@ use super::{Section, kind};
 use crate::registry::notes::{At, without_index};
 use crate::registry::problem::quote;
 
-/// An entry of a list that may hold both.
+/// An entry of a list that may contain names and tables.
 #[derive(Debug, Clone)]
 pub(in crate::registry) enum NameOr<T> {
     Name(At<String>),
@@ -15,7 +15,6 @@ pub(in crate::registry) enum NameOr<T> {
 }
 
 impl<'a> Section<'a> {
-    /// A list of texts.
     pub(crate) fn texts(&self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
         let value = self.get(key)?;
         let DeValue::Array(array) = value.get_ref() else {
@@ -36,7 +35,7 @@ impl<'a> Section<'a> {
         Some(At { value: list, span: value.span() })
     }
 
-    /// A list of a few words, each once. `wrong`: what is to be said of another one.
+    /// A list of words, each at most once. `wrong` ends the message about a word that is not allowed.
     pub(crate) fn choices<T: Copy>(
         &self,
         key: &'static str,
@@ -59,7 +58,7 @@ impl<'a> Section<'a> {
         Some(At { value, span })
     }
 
-    /// A list in which each entry is a name, or a table.
+    /// A list whose entries are names or tables.
     pub(crate) fn names<T>(
         &self,
         key: &'static str,
@@ -92,7 +91,7 @@ impl<'a> Section<'a> {
         list
     }
 
-    /// A table whose keys are names of the writer's choice, and whose values are texts.
+    /// A table with free names as keys and strings as values.
     pub(crate) fn variables(&self, key: &'static str, example: &str) -> Vec<(At<String>, String)> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
@@ -120,7 +119,7 @@ impl<'a> Section<'a> {
         pairs
     }
 
-    /// A table below this one; read even if it is not there, for the sake of the defaults.
+    /// A table within this one; read even if it is absent, for its defaults.
     pub(crate) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
         let value = self.get(key);
         let table = value.and_then(|value| match value.get_ref() {
@@ -141,7 +140,6 @@ impl<'a> Section<'a> {
         Section::scope(self.notes, table, self.path(key), value.map(Spanned::span), read)
     }
 
-    /// A list of tables.
     pub(crate) fn sections<T>(&self, key: &'static str, read: impl Fn(&Section<'a>) -> T) -> Vec<T> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {

@@ -5,9 +5,9 @@ mod links;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::Scope;
 use super::environment::{is_value, is_variable};
 use super::hostfile::{self, HostFile};
+use super::{Scope, values};
 use crate::environment::refused_for_model;
 use crate::registry::keys::{RawCluster, RawHost, RawServer};
 use crate::registry::notes::At;
@@ -16,7 +16,7 @@ use crate::registry::{Cluster, ClusterBackend, Rank};
 
 const EXAMPLE: &str = "hosts = [{ ssh = \"127.0.0.1\", addresses = [\"10.0.0.1\"] }, { ssh = \"studio.local\", addresses = [\"10.0.0.2\"] }]";
 
-/// A rank, and where in the file it stands.
+/// A rank, and where it is in the file.
 struct Placed {
     rank: Rank,
     span: Range<usize>,
@@ -53,7 +53,7 @@ pub(super) fn cluster(scope: &Scope<'_>, raw: &RawCluster, server: &RawServer) -
     }
 }
 
-/// The backend that was written here, or in the host file.
+/// The backend that was written here or in the host file.
 fn backend(scope: &Scope<'_>, raw: &RawCluster, file: &HostFile, placed: &[Placed]) -> ClusterBackend {
     let own = raw.backend.as_ref().map(|backend| backend.value);
     let named = match file.backend.as_str() {
@@ -71,7 +71,7 @@ fn backend(scope: &Scope<'_>, raw: &RawCluster, file: &HostFile, placed: &[Place
         }
     };
     own.or(named).unwrap_or_else(|| {
-        // A host file that could not be read may have named it.
+        // An unreadable host file may have named it.
         let unread = raw.hostfile.is_some() && placed.is_empty();
         if !(raw.at.has("backend") || unread) {
             let hint = "\"ring\" over any network, \"jaccl\" over Thunderbolt with RDMA, or \"mpi\"";
@@ -95,7 +95,7 @@ fn ranks(scope: &Scope<'_>, raw: &RawCluster) -> (HostFile, Vec<Placed>) {
             (HostFile::default(), Vec::new())
         }
     };
-    // Rank 0 is this machine, by whatever name, and so is whoever has that name.
+    // Rank 0 is this machine, whatever it is called, and so is every rank with the same host.
     let first = placed.first().map(|first| first.rank.host.clone());
     for Placed { rank, .. } in &mut placed {
         rank.local = Some(&rank.host) == first.as_ref() || is_here(&rank.host);
@@ -153,26 +153,23 @@ fn from_hosts(scope: &Scope<'_>, hosts: &[RawHost]) -> Vec<Placed> {
             }
             None => {}
         }
-        let texts = |list: &Option<At<Vec<At<String>>>>| -> Vec<String> {
-            list.iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
-        };
         let devices = |text: &String| -> Vec<String> {
             text.split(',').map(str::trim).filter(|device| !device.is_empty()).map(str::to_owned).collect()
         };
         let rank = Rank {
             host: host.ssh.as_ref().map_or_else(String::new, |ssh| ssh.value.clone()),
             local: false,
-            addresses: texts(&host.addresses),
-            rdma: texts(&host.rdma).iter().map(devices).collect(),
+            addresses: values(host.addresses.as_ref()),
+            rdma: values(host.rdma.as_ref()).iter().map(devices).collect(),
         };
-        // One more than may be: what is too much is noted, and not laid out.
+        // One more than allowed is enough for the error.
         let times = usize::try_from(host.ranks()).unwrap_or(usize::MAX).min(Cluster::MOST_RANKS + 1);
         placed.extend((0..times).map(|_| Placed { rank: rank.clone(), span: host.at.span() }));
     }
     placed
 }
 
-/// It becomes an argument of ssh, and of shells on the way.
+/// The name becomes an argument of ssh, and of shells on the way.
 fn ssh_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("has no name".into());
@@ -188,7 +185,7 @@ fn ssh_name(name: &str) -> Result<(), String> {
 }
 
 fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
-    // Without hosts it was said already.
+    // Missing hosts have been reported already.
     let place = placed.last().map_or_else(|| raw.at.span(), |last| last.span.clone());
     match placed.len() {
         0 if raw.at.has("hosts") && raw.hosts.is_empty() => {
@@ -208,7 +205,7 @@ fn check_size(scope: &Scope<'_>, raw: &RawCluster, placed: &[Placed]) {
     }
 }
 
-/// What `mlx_lm.server` cannot do on several ranks (`ModelProvider._load`), and what is set here.
+/// Reports what `mlx_lm.server` cannot do on several ranks (`ModelProvider._load`), and what mlxctl sets itself.
 fn check_server(scope: &Scope<'_>, server: &RawServer) {
     let refused = "mlx_lm.server does not support it on several ranks";
     if let Some(written) = &server.draft_model {
@@ -228,7 +225,7 @@ fn check_server(scope: &Scope<'_>, server: &RawServer) {
     }
 }
 
-/// argparse takes a flag by any of its beginnings that is no other's.
+/// argparse accepts any unambiguous prefix of a flag.
 fn is_pipeline(arg: &str) -> bool {
     arg.len() > 3 && "--pipeline".starts_with(arg)
 }
@@ -248,7 +245,7 @@ fn environment(scope: &Scope<'_>, raw: &RawCluster, written: &[String]) -> Vec<(
                 pairs.push((name.to_owned(), value.to_owned()));
             }
             (None, Some(file)) => {
-                let message = format!("`{}` in the host file's `envs` is no NAME=value", quote(text));
+                let message = format!("`{}` in the host file's `envs` is not NAME=value", quote(text));
                 scope.notes.wrong(file, message, "correct it in the host file");
             }
             (None, None) => {}
@@ -285,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_file_is_taken_as_mlx_writes_it() {
+    fn a_host_file_is_read_as_mlx_writes_it() {
         let folder = tempfile::tempdir().unwrap();
         let file = r#"{"backend": "jaccl", "envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": [
             {"ssh": "laptop", "ips": ["10.0.0.1"], "rdma": [null, "rdma_en2"]},
@@ -296,7 +293,7 @@ mod tests {
         assert_eq!(cluster.environment, [("MLX_METAL_FAST_SYNCH".to_owned(), "1".to_owned())]);
         assert_eq!(cluster.ranks[1].rdma[0], ["rdma_en4", "rdma_en5"]);
         assert!(cluster.ranks[0].local && !cluster.ranks[1].local);
-        // What it says is checked as if it stood here.
+        // Its content is checked as if it were written here.
         fs_err::write(folder.path().join("hosts.json"), file.replace("null]}]}", "\"rdma_en9\"]}]}"))
             .unwrap();
         let problem = parse(folder.path(), "hostfile = \"hosts.json\"").unwrap_err();

@@ -6,7 +6,7 @@ use crate::registry::keys::RawAgent;
 use crate::registry::notes::At;
 use crate::registry::problem::quote;
 
-/// `NAME=value` each; the names unique, and none of those that mlxctl decides about.
+/// `NAME=value` each; names are unique, and not among those that mlxctl sets itself.
 pub(super) fn agent(scope: &Scope<'_>, raw: &RawAgent) -> Vec<(String, String)> {
     let variable = |text: &str| {
         let problem = match text.split_once('=') {
@@ -14,7 +14,7 @@ pub(super) fn agent(scope: &Scope<'_>, raw: &RawAgent) -> Vec<(String, String)> 
                 Some(why) => why,
                 None => return Ok(()),
             },
-            _ => "no NAME=value",
+            _ => "not NAME=value",
         };
         Err((problem.to_owned(), "for example \"HF_HOME=/Volumes/Models/huggingface\"".to_owned()))
     };
@@ -32,7 +32,7 @@ pub(super) fn agent(scope: &Scope<'_>, raw: &RawAgent) -> Vec<(String, String)> 
     pairs
 }
 
-/// A model's own variables and those that all models share; its own win.
+/// A model's own variables, then those that all models share; its own take precedence.
 pub(super) fn model(
     scope: &Scope<'_>,
     own: &[(At<String>, String)],
@@ -52,14 +52,14 @@ pub(super) fn model(
     shared.chain(own).map(|(name, value)| (name.value.clone(), value.clone())).collect()
 }
 
-/// A name that a shell would take too (POSIX, Base Definitions 8.1).
+/// Whether a shell would accept the name, too (POSIX, Base Definitions 8.1).
 pub(super) fn is_variable(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|first: char| first.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// What can be passed on and shown.
+/// Whether the value can be passed on and shown.
 pub(super) fn is_value(value: &str) -> bool {
     !value.chars().any(char::is_control)
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_models_own_variables_come_before_those_of_all() {
+    fn a_models_own_variables_override_shared_ones() {
         let shared = "[defaults.environment]\nX = \"all\"\nY = \"all\"";
         let registry = parse(&format!("environment = {{ X = \"own\" }}\n{shared}")).unwrap();
         let pairs = [("Y", "all"), ("X", "own")].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_a_backend_is_refused_with_its_reason() {
+    fn a_variable_that_would_break_a_backend_is_refused_with_the_reason() {
         for (written, reason) in [
             ("environment = { PYTHONPATH = \"/x\" }", "decides what Python imports"),
             ("environment = { MLXCTL_CONFIG = \"/x\" }", "mlxctl's own"),

@@ -1,5 +1,5 @@
 //! The host file of `mlx.launch`, as `mlx.distributed_config` writes it: an object with `backend`, `envs` and `hosts`,
-//! or the list of hosts alone; a host is `{"ssh", "ips", "rdma"}` and has one rank.
+//! or just the list of hosts; a host is `{"ssh", "ips", "rdma"}` and has one rank.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,17 +8,17 @@ use serde::Deserialize;
 
 use crate::registry::Rank;
 
-/// Bytes; that of 64 hosts in a mesh takes less.
+/// Bytes; that of 64 hosts in a mesh is smaller.
 const LARGEST: u64 = 1 << 20;
 
-/// What counts here of such a file. Keys that are not known are the file's business.
+/// The parts of the file that matter here. Unknown keys are ignored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct HostFile {
-    /// As it was written; empty: not named.
+    /// As written; empty if the file does not name it.
     pub backend: String,
-    /// `NAME=value` each.
+    /// Entries of `envs`, which should be `NAME=value` each.
     pub environment: Vec<String>,
-    /// One a rank; none of them is known to be local yet.
+    /// One per host; `local` is not determined yet.
     pub ranks: Vec<Rank>,
 }
 
@@ -51,12 +51,12 @@ enum Devices {
     Many(Vec<String>),
 }
 
-/// Reads `file`.
+/// Reads and parses `file`, without checking the hosts.
 ///
 /// # Errors
-/// In one clause, why not.
+/// Why it cannot be read, in one clause.
 pub(super) fn read(file: &Path) -> Result<HostFile, String> {
-    // A pipe would be waited for.
+    // Reading a pipe would block.
     if !fs_err::metadata(file).map_err(|error| super::super::places::plain(&error))?.is_file() {
         return Err("it is not a file".to_owned());
     }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_read_and_null_is_no_device() {
+    fn both_forms_are_read_and_null_means_no_device() {
         let whole = parse(
             r#"{"backend": "jaccl", "envs": ["MLX_METAL_FAST_SYNCH=1"], "hosts": [
                 {"ssh": "a", "ips": ["10.0.0.1"], "rdma": [null, "rdma_en2"]},
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_file_is_said() {
+    fn a_file_that_is_not_a_host_file_is_refused() {
         assert!(parse("{").unwrap_err().starts_with("it is not valid JSON"));
         for wrong in [r#"{"hosts": 1}"#, "7", r#"[{"ips": []}]"#, r#"[{"ssh": "a", "rdma": [1]}]"#] {
             assert!(parse(wrong).unwrap_err().starts_with("it is not a host file"), "{wrong}");

@@ -1,4 +1,4 @@
-//! `[metrics]` and `[page]`: an address each.
+//! `[metrics]` and `[page]`: one address each.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,18 +32,22 @@ pub(super) fn page(
     let same = |other: SocketAddr| other.port() == address.port() && share(other.ip(), address.ip());
     if metrics.address.is_some_and(same) {
         let shown = quote(&written.value);
-        scope.notes.wrong(written, format!("`address` = `{shown}` is that of [metrics]"), "another port");
+        scope.notes.wrong(
+            written,
+            format!("`address` = `{shown}` is already used by [metrics]"),
+            "another port",
+        );
         return Page::default();
     }
     Page { address: Some(address) }
 }
 
-/// Whether two listeners with one port would meet.
+/// Whether listeners with the same port would collide on these addresses.
 pub(super) fn share(a: IpAddr, b: IpAddr) -> bool {
     a == b || a.is_unspecified() || b.is_unspecified()
 }
 
-/// The address that was written, if something of ours can listen there. `port`: one that it could have.
+/// The address that was written, if we can listen there. `port` is an example for the hint.
 fn listener(
     scope: &Scope<'_>,
     raw: &RawRegistry,

@@ -1,5 +1,5 @@
-//! What was written → what is meant. Every value ends up valid or noted; where one is not, a stand-in takes its
-//! place, so that the rest is checked all the same. A registry with notes is never handed out.
+//! What was written → what is meant. Every value is either valid or noted as a problem; an invalid one is replaced by a
+//! stand-in, so that everything else is still checked. A registry with problems is never returned.
 
 mod cluster;
 mod environment;
@@ -26,20 +26,20 @@ use super::{Agent, Model, Paths, PressureSettings, Python, Registry, Reserve, Wr
 use crate::registry::notes::At;
 use crate::units::Bytes;
 
-/// How the built-in model is written.
+/// How the built-in model is written in `repo`.
 pub(super) const TINY: &str = "builtin:tiny";
 
-/// How much longer than the slowest stop of a model launchd waits, before it kills everything.
+/// How much longer than the slowest stop of a model launchd waits before it kills everything.
 const STOP_SLACK: Duration = Duration::from_secs(30);
 
-/// What every step of the resolution looks at.
+/// What every step of the resolution needs.
 pub(super) struct Scope<'a> {
     pub notes: &'a Notes,
     pub around: &'a Surroundings,
 }
 
 impl Scope<'_> {
-    /// The path that was written, below `base`; `fallback` where none was, or none that can be.
+    /// The path that was written, relative to `base`; `fallback` if there is none, or it is not valid.
     fn path(&self, key: &str, written: Option<&At<String>>, base: &Path, fallback: PathBuf) -> PathBuf {
         let Some(written) = written else { return fallback };
         match self.around.expand(&written.value, base) {
@@ -51,7 +51,7 @@ impl Scope<'_> {
         }
     }
 
-    /// The texts of a list, each of which passes `judge` (problem, hint) and stands there once.
+    /// The texts of a list, each of which must pass `judge` (problem, hint) and appear only once.
     fn texts(
         &self,
         key: &str,
@@ -76,7 +76,7 @@ impl Scope<'_> {
     }
 }
 
-/// Checks everything, notes what is wrong, returns what is left.
+/// Checks everything and notes problems; returns what is valid, with stand-ins for the rest.
 pub(super) fn resolve(file: &Path, raw: &RawRegistry, around: &Surroundings, notes: &Notes) -> Registry {
     let scope = Scope { notes, around };
     let paths = paths(&scope, &raw.paths);
@@ -148,7 +148,7 @@ fn python(scope: &Scope<'_>, raw: &RawPython) -> Python {
     let python = Python { interpreter, packages: raw.packages() };
     let Some(list) = &raw.packages else { return python };
     scope.texts("packages", Some(list), check_pin);
-    // One that was refused above is there, if wrongly.
+    // A package that was refused above counts, too.
     match list.value.iter().filter(|package| is_mlx_lm(&package.value)).count() {
         1 => {}
         0 => scope.notes.wrong(
@@ -163,7 +163,7 @@ fn python(scope: &Scope<'_>, raw: &RawPython) -> Python {
 
 fn program(name: &str) -> Result<(), (String, String)> {
     match name.trim() {
-        "" => Err(("a program has a name".into(), "as Activity Monitor shows it".into())),
+        "" => Err(("the name of the program is empty".into(), "as Activity Monitor shows it".into())),
         _ => Ok(()),
     }
 }
@@ -224,7 +224,7 @@ fn agent(scope: &Scope<'_>, raw: &RawAgent, paths: &Paths, models: &[Model]) -> 
         Some(path) => path.value.clone(),
         None => format!("{}/bin:/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin", paths.venv.display()),
     };
-    // Models are stopped side by side, so the slowest one counts.
+    // Models are stopped in parallel, so the slowest one counts.
     let slowest = models.iter().map(|model| model.stop.drain + model.stop.term).max().unwrap_or_default();
     let exit_timeout = raw.exit_timeout.as_ref().map_or(slowest + STOP_SLACK, |written| written.value);
     if let Some(written) = raw.exit_timeout.as_ref().filter(|_| exit_timeout <= slowest) {
@@ -267,7 +267,12 @@ fn throttle(scope: &Scope<'_>, raw: &RawAgent) -> Duration {
     interval
 }
 
-/// Whether `text` can be a part of a file's name anywhere, without quoting.
+/// The texts of a list as they were written, unchecked.
+fn values(list: Option<&At<Vec<At<String>>>>) -> Vec<String> {
+    list.into_iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
+}
+
+/// Checks that `text` can be part of a file name anywhere, without quoting.
 fn plain_word(text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err("is empty".into());

@@ -1,9 +1,9 @@
-//! `[[model]]`: each one, and what they may not share.
+//! `[[model]]`: each entry, and what several may not share.
 
 use std::collections::HashMap;
 
 use super::source::source;
-use super::{Scope, cluster, environment, options, plain_word, server};
+use super::{Scope, cluster, environment, options, plain_word, server, values};
 use crate::clock::hours::Hours;
 use crate::registry::keys::{RawEntry, RawPreset};
 use crate::registry::notes::At;
@@ -13,10 +13,10 @@ use crate::registry::reader::NameOr;
 use crate::registry::{Model, Preset, Sampling, Source, Start, Stop};
 use crate::units::Bytes;
 
-/// One entry for each that was written, in that order, valid or not.
+/// All entries in the file's order, valid or not.
 pub(super) fn models(scope: &Scope<'_>, raw: &RawRegistry) -> Vec<Model> {
     if raw.models.is_empty() {
-        // A `model` that is no list of tables was noted by the reader.
+        // A `model` that is not a list of tables was noted by the reader.
         if !raw.has_models {
             let hint = "add one: [[model]] with name, repo and port; docs/registry.md lists every key";
             scope.notes.add(None, "there is no model", hint);
@@ -69,11 +69,11 @@ fn resolve(scope: &Scope<'_>, file: &RawRegistry, raw: &RawModel) -> Model {
     }
 }
 
-/// Only an always-on model has hours.
+/// The hours; only an always-on model has them.
 fn hours(scope: &Scope<'_>, entry: &RawEntry, start: Start) -> Option<Hours> {
     let written = entry.hours.as_ref()?;
     if start == Start::Manual {
-        let hint = "leave it out, or make the model `start = \"always\"`; a manual model goes by itself with \
+        let hint = "leave it out, or make the model `start = \"always\"`; a manual model stops by itself with \
                     stop = { idle = \"2h\" }";
         scope.notes.wrong(written, "`hours` is for always-on models, and this one is manual", hint);
         return None;
@@ -81,7 +81,7 @@ fn hours(scope: &Scope<'_>, entry: &RawEntry, start: Start) -> Option<Hours> {
     Some(written.value.clone())
 }
 
-/// Only a manual model goes by itself: the shared value does not count for another, its own one is an error.
+/// Only a manual model stops when idle: for others the shared value is ignored, and a value of their own is an error.
 fn stop(scope: &Scope<'_>, raw: &RawModel, options: &RawOptions, start: Start) -> Stop {
     let stop = options.stop.valid();
     if start == Start::Manual {
@@ -94,7 +94,7 @@ fn stop(scope: &Scope<'_>, raw: &RawModel, options: &RawOptions, start: Start) -
     Stop { idle: None, ..stop }
 }
 
-/// The names among the aliases, those of presets among them.
+/// All aliases by name, those with a preset included.
 fn alias_names(entry: &RawEntry) -> impl Iterator<Item = &At<String>> {
     entry.aliases.iter().filter_map(|alias| match alias {
         NameOr::Name(name) => Some(name),
@@ -132,10 +132,8 @@ fn preset(scope: &Scope<'_>, raw: &RawPreset) -> Preset {
         let hint = "add a value, or write the alias alone: \"fast\"";
         scope.notes.add(Some(raw.set.at.span()), "`set` is empty", hint);
     }
-    if let Some(written) = raw.set.top_p.as_ref().filter(|at| at.value == 0.0) {
-        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
-    }
-    // What the gate refuses in a request as well: the sampler divides by them.
+    server::check_top_p(scope, raw.set.top_p.as_ref());
+    // The gate refuses the same values in requests: the sampler divides by them.
     let least = [
         ("temperature", &raw.set.temperature, 1e-4),
         ("top_p", &raw.set.top_p, 1e-6),
@@ -147,10 +145,6 @@ fn preset(scope: &Scope<'_>, raw: &RawPreset) -> Preset {
         }
     }
     Preset { name: raw.name.as_ref().map_or_else(String::new, |name| name.value.clone()), set }
-}
-
-fn values(list: Option<&At<Vec<At<String>>>>) -> Vec<String> {
-    list.into_iter().flat_map(|list| &list.value).map(|text| text.value.clone()).collect()
 }
 
 fn alternatives(scope: &Scope<'_>, raw: &RawEntry) -> Vec<String> {
@@ -166,7 +160,7 @@ fn check_name(scope: &Scope<'_>, name: &At<String>) {
         scope.notes.wrong(name, format!("the name `{}` {problem}", quote(&name.value)), hint);
         return;
     }
-    // NAME.log, NAME.json, NAME.sock lie beside mlxctl.log, other.access.log and other.live.json.
+    // NAME.log, NAME.json and NAME.sock are next to mlxctl.log, other.access.log and other.live.json.
     let lower = name.value.to_ascii_lowercase();
     if lower == "mlxctl" || lower.ends_with(".live") || lower.ends_with(".access") {
         let message = format!("the name `{}` is reserved for mlxctl's own files", name.value);
@@ -180,7 +174,7 @@ fn check_name(scope: &Scope<'_>, name: &At<String>) {
 
 fn unique_names(scope: &Scope<'_>, models: &[RawModel]) {
     let mut seen: HashMap<String, (&'static str, &str)> = HashMap::new();
-    // Names first: where an alias is like a name, the alias is the one to change.
+    // Names first: if an alias equals a name, the alias is the one to change.
     let entries = || models.iter().map(|model| &model.entry);
     let names = entries().filter_map(|entry| Some(("name", entry.name.as_ref()?, entry)));
     let aliases = entries().flat_map(|entry| alias_names(entry).map(move |alias| ("alias", alias, entry)));
@@ -221,7 +215,7 @@ fn unique_ports(scope: &Scope<'_>, models: &[RawModel]) {
     }
 }
 
-/// `30 tok/s`, above zero.
+/// Parses `30 tok/s`; the number must be above zero.
 fn rate(scope: &Scope<'_>, written: &At<String>) -> Option<f64> {
     let number = written.value.trim().strip_suffix("tok/s").map(str::trim);
     let rate = number.and_then(|number| number.parse::<f64>().ok());

@@ -46,14 +46,15 @@ fn host(scope: &Scope<'_>, raw: &RawNetwork) -> IpAddr {
 fn allow_from(scope: &Scope<'_>, raw: &RawNetwork) -> Vec<IpNet> {
     let texts = scope.texts("allow_from", raw.allow_from.as_ref(), |text| match parse_network(text) {
         Some(_) => Ok(()),
-        None => {
-            Err(("no network".into(), "an address and a prefix: \"192.168.132.0/24\"; or one address".into()))
-        }
+        None => Err((
+            "not a network".into(),
+            "an address and a prefix: \"192.168.132.0/24\"; or one address".into(),
+        )),
     });
     texts.iter().filter_map(|text| parse_network(text)).collect()
 }
 
-/// `192.168.132.0/24`, or one address.
+/// Parses `192.168.132.0/24`, or a single address, and clears host bits.
 fn parse_network(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
     Some(net.trunc())
@@ -76,13 +77,13 @@ fn origin(text: &str) -> Result<(), (String, String)> {
     if is_origin(text) { Ok(()) } else { Err(("not an origin".into(), hint.into())) }
 }
 
-/// `scheme://host[:port]`, of any scheme: desktop programs and browser extensions have their own.
+/// Whether it is `scheme://host[:port]`, with any scheme: desktop programs and browser extensions have their own.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, place)) = text.split_once("://") else { return false };
     let in_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     let in_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let (host, port) = match place.strip_prefix('[') {
-        // An IPv6 address is full of colons.
+        // An IPv6 address contains colons itself.
         Some(rest) => match rest.split_once(']') {
             Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => (address, port),
             _ => return false,
@@ -108,7 +109,7 @@ fn host_name(text: &str) -> Result<(), (String, String)> {
     if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
         return Ok(());
     }
-    Err(("no host name".into(), "only the name, without scheme and port: \"mac.local\"".into()))
+    Err(("not a host name".into(), "only the name, without scheme and port: \"mac.local\"".into()))
 }
 
 #[cfg(test)]

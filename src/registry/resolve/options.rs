@@ -1,4 +1,4 @@
-//! The sub-tables that `[defaults]` and a model share, as `RawOptions::over` has put them together.
+//! The sub-tables that `[defaults]` and a model share, as merged by `RawOptions::over`.
 
 use super::Scope;
 use crate::registry::keys::{RawHealth, RawLimits, RawRestart};
@@ -35,7 +35,8 @@ pub(super) fn restart(scope: &Scope<'_>, raw: &RawRestart, start: Start) -> Rest
     restart
 }
 
-/// `cluster`: the model runs on several ranks, where two requests at once have ended every rank (mlx-lm 1737).
+/// `cluster`: whether the model runs on several ranks, where two concurrent requests have killed every rank (mlx-lm
+/// 1737).
 pub(super) fn limits(scope: &Scope<'_>, raw: &RawLimits, memory: &ModelMemory, cluster: bool) -> Limits {
     if let Some(written) = raw.in_flight.as_ref().filter(|at| at.value > memory.concurrency) {
         scope.notes.wrong(

@@ -34,8 +34,8 @@ pub(super) fn port(
         beside.iter().find(|(_, address)| address.is_some_and(same))
     };
     let taken = |port: u16| match models.iter().find(|model| model.port == port) {
-        Some(model) => Some(format!("that of `{}`", quote(&model.name))),
-        None => other(port).map(|(table, _)| format!("that of [{table}]")),
+        Some(model) => Some(format!("used by `{}`", quote(&model.name))),
+        None => other(port).map(|(table, _)| format!("used by [{table}]")),
     };
     let Some(whose) = taken(port) else { return Some(port) };
     let hint = match (port..=u16::MAX).find(|free| taken(*free).is_none()) {

@@ -7,11 +7,11 @@ use crate::registry::problem::quote;
 use crate::registry::resolve::source::source;
 use crate::registry::{ServerOptions, Source};
 
-/// Widths and group sizes that MLX quantises to (`mx.quantize`).
+/// Bit widths and group sizes that MLX can quantise to (`mx.quantize`).
 const KV_BITS: [u8; 6] = [2, 3, 4, 5, 6, 8];
 const KV_GROUPS: [u32; 3] = [32, 64, 128];
 
-/// Flags of `mlx_lm.server` 0.32 that are not the user's to pass, and what is.
+/// Flags of `mlx_lm.server` 0.32 that users cannot pass, and what to use instead.
 const OWNED: [(&str, &str); 21] = [
     ("--model", "`repo` names the model"),
     ("--host", "the gate listens for the model: network.host"),
@@ -40,15 +40,19 @@ pub(super) fn server(scope: &Scope<'_>, raw: &RawServer) -> ServerOptions {
     check_kv(scope, raw);
     check_extra(scope, raw.extra_args.as_ref());
     check_template_args(scope, raw.chat_template_args.as_ref());
-    if let Some(written) = raw.top_p.as_ref().filter(|at| at.value == 0.0) {
-        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
-    }
+    check_top_p(scope, raw.top_p.as_ref());
     let folder = &scope.around.folder;
     let adapter = raw.adapter_path.as_ref();
     ServerOptions {
         draft_model: raw.draft_model.as_ref().map(|written| draft(scope, written)),
         adapter_path: adapter.map(|path| scope.path("adapter_path", Some(path), folder, folder.clone())),
         ..raw.valid()
+    }
+}
+
+pub(super) fn check_top_p(scope: &Scope<'_>, top_p: Option<&At<f64>>) {
+    if let Some(written) = top_p.filter(|at| at.value == 0.0) {
+        scope.notes.wrong(written, "`top_p` is zero, which leaves no token", "above 0, at most 1");
     }
 }
 
@@ -78,11 +82,11 @@ fn check_kv(scope: &Scope<'_>, raw: &RawServer) {
     }
 }
 
-/// argparse takes a flag by any of its beginnings, so those are refused as well.
+/// Refuses flags in [`OWNED`], and prefixes of them, which argparse accepts as well.
 fn check_extra(scope: &Scope<'_>, list: Option<&At<Vec<At<String>>>>) {
     for arg in list.into_iter().flat_map(|list| &list.value) {
         if arg.value.contains('\0') {
-            scope.notes.wrong(arg, "an argument cannot hold a NUL", "leave it out");
+            scope.notes.wrong(arg, "an argument contains a NUL character", "leave it out");
         }
         let flag = arg.value.split('=').next().unwrap_or_default();
         let owned = OWNED.iter().find(|(owned, _)| *owned == flag).or_else(|| {

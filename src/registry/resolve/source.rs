@@ -1,4 +1,4 @@
-//! Where a model comes from: `repo`.
+//! `repo`: where a model comes from.
 
 use std::path::Path;
 

@@ -10,35 +10,34 @@ pub struct Cluster {
     /// How the ranks talk to each other.
     pub backend: ClusterBackend,
     pub mode: ClusterMode,
-    /// Who sits where, by rank; 2 to [`Cluster::MOST_RANKS`].
+    /// Where each rank runs, by rank; 2 to [`Cluster::MOST_RANKS`].
     pub ranks: Vec<Rank>,
-    /// Variables that the host file names for every rank (`envs`), in its order.
+    /// Variables that the host file sets for every rank (`envs`), in its order.
     pub environment: Vec<(String, String)>,
-    /// Between two signs of life of a rank.
+    /// Time between two signs of life of a rank.
     pub heartbeat: Duration,
-    /// So long a silence is taken for a rank's death, or a host's; at least twice `heartbeat`.
+    /// After a silence of this length a rank, or a host, counts as dead; at least twice `heartbeat`.
     pub timeout: Duration,
 }
 
-/// Where one rank runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rank {
-    /// What ssh calls the host, for people too. The same name is the same host.
+    /// The host's name for ssh, and for people. The same name means the same host.
     pub host: String,
-    /// It is this machine: no ssh.
+    /// Whether it is on this machine, so that ssh is not used.
     pub local: bool,
-    /// IP addresses that the other ranks reach it at, one a link. Not empty with [`ClusterBackend::Ring`]; that of
-    /// rank 0 is where [`ClusterBackend::Jaccl`] coordinates.
+    /// IP addresses at which the other ranks reach it, one per link. Not empty with [`ClusterBackend::Ring`]; with
+    /// [`ClusterBackend::Jaccl`] the ranks meet at that of rank 0.
     pub addresses: Vec<String>,
-    /// Its RDMA devices towards each rank; none towards itself. Empty but with [`ClusterBackend::Jaccl`].
+    /// Its RDMA devices towards each rank; none towards itself. Empty except with [`ClusterBackend::Jaccl`].
     pub rdma: Vec<Vec<String>>,
 }
 
 impl Cluster {
-    /// No group is larger.
+    /// The largest number of ranks in a group.
     pub const MOST_RANKS: usize = 64;
 
-    /// The hosts in the order of their first ranks, this machine first, each with its ranks.
+    /// The hosts in the order of their first ranks, this machine first, each with its rank numbers.
     pub fn hosts(&self) -> Vec<(&Rank, Vec<usize>)> {
         let mut hosts: Vec<(&Rank, Vec<usize>)> = Vec::new();
         for (number, rank) in self.ranks.iter().enumerate() {
@@ -50,7 +49,7 @@ impl Cluster {
         hosts
     }
 
-    /// The hosts beside this machine, as ssh calls them, in the order of their first ranks.
+    /// The other hosts, as ssh calls them, in the order of their first ranks.
     pub fn others(&self) -> Vec<String> {
         let hosts = self.hosts().into_iter().filter(|(rank, _)| !rank.local);
         hosts.map(|(rank, _)| rank.host.clone()).collect()

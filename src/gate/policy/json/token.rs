@@ -1,15 +1,15 @@
-//! The values that hold no others: strings, numbers, words.
+//! Values that contain no others: strings, numbers, words.
 
 use super::{Scan, Scanner, Text};
 
-/// Bytes of one number, at most; Python raises at 4,301 digits.
+/// Maximum length of a number, in bytes; Python raises at 4,301 digits.
 pub(super) const NUMBER: usize = 400;
 
 impl<'a> Scanner<'a> {
-    /// The string that comes next.
+    /// Reads the string that comes next.
     ///
     /// # Errors
-    /// When none does, or it is not valid.
+    /// If there is none, or it is not valid.
     pub(crate) fn string(&mut self) -> Scan<Text<'a>> {
         if self.peek() != Some(b'"') {
             return self.fault("a string is expected");
@@ -18,7 +18,7 @@ impl<'a> Scanner<'a> {
         self.at += 1;
         let mut escapes = 0;
         loop {
-            // In a run of escapes there is nothing to look for.
+            // Within a run of escapes there are no plain bytes to skip.
             if self.bytes().get(self.at) != Some(&b'\\') {
                 self.at += plain_run(self.bytes().get(self.at..).unwrap_or_default());
             }
@@ -36,7 +36,7 @@ impl<'a> Scanner<'a> {
         Ok(Text { raw, span: start..self.at, escapes })
     }
 
-    /// Returns how many bytes it is longer than what it means.
+    /// Reads an escape; returns how many bytes longer it is than what it stands for.
     fn escape(&mut self) -> Scan<usize> {
         match self.bytes().get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -73,10 +73,10 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// The number that comes next, as it is written.
+    /// Reads the number that comes next, as it is written.
     ///
     /// # Errors
-    /// When none does, or it is not valid.
+    /// If there is none, or it is not valid.
     pub(crate) fn number(&mut self) -> Scan<&'a str> {
         self.peek();
         let start = self.at;
@@ -117,7 +117,7 @@ impl<'a> Scanner<'a> {
     /// `true`, `false` or `null`: `Some(true)`, `Some(false)`, `None`.
     ///
     /// # Errors
-    /// When none of them comes next.
+    /// If none of them comes next.
     pub(crate) fn word(&mut self) -> Scan<Option<bool>> {
         self.peek();
         for (word, value) in [("true", Some(true)), ("false", Some(false)), ("null", None)] {
@@ -130,8 +130,8 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// How many bytes at the front need no look: no quote, no backslash, no control character. Two passes, since each
-/// of them runs over many bytes at once and a search for all three would not.
+/// How many bytes at the start are plain: no quote, no backslash, no control character. Two passes, since each handles
+/// many bytes at once and one search for all three would not.
 fn plain_run(bytes: &[u8]) -> usize {
     let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
     let run = bytes.get(..end).unwrap_or_default();
@@ -141,7 +141,7 @@ fn plain_run(bytes: &[u8]) -> usize {
     run.iter().position(|byte| *byte < b' ').unwrap_or(end)
 }
 
-/// The least of the bytes. A block is a few registers wide, so that the processor need not wait for the one before it.
+/// The smallest of the bytes. A block is several registers wide, so that one need not wait for the one before.
 fn least(bytes: &[u8]) -> u8 {
     let (blocks, rest) = bytes.as_chunks::<64>();
     let mut lanes = [u8::MAX; 64];

@@ -1,14 +1,13 @@
-//! The file of an access log: made with its first line, put aside by size.
+//! The file of an access log: created with its first line, rotated by size.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// A file is put aside when it is larger; so many are kept.
+/// Rotate above this size, in bytes, and keep this many old files.
 pub(super) const FILE_BYTES: u64 = 16 << 20;
 const KEPT: u32 = 4;
 
-/// Where lines go.
 #[derive(Debug, Default)]
 pub(super) struct LogFile {
     path: PathBuf,
@@ -18,7 +17,7 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// Appends lines to the file at `path`. A full disk must not stop requests; it is said once.
+    /// Appends lines to the file at `path`. A full disk must not stop requests: the error is logged once.
     pub(super) fn append(&mut self, path: &Path, lines: &[u8]) {
         if lines.is_empty() {
             return;
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_rotate_and_the_oldest_goes() {
+    fn files_are_rotated_and_the_oldest_is_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("32b.access.log");
         let mut log = LogFile::default();

@@ -1,32 +1,29 @@
-//! What a line of the access log says, and how it is written.
+//! The contents and the format of a line of the access log.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::gate::wire::Usage;
 
-/// What a line says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Line<'a> {
     pub client: Option<IpAddr>,
     pub key: Option<&'a str>,
     pub id: &'a str,
-    /// GET, POST, …
     pub method: &'a str,
-    /// As it was asked for.
+    /// The path requested, without the query.
     pub path: &'a str,
-    /// HTTP status; 0: there was no answer.
+    /// HTTP status; 0 if there was no answer.
     pub status: u16,
-    /// Bytes of the body that came.
+    /// Bytes of the request's body.
     pub received: u64,
-    /// Bytes of the body that went.
+    /// Bytes of the answer's body.
     pub sent: u64,
-    /// Tokens of the prompt, the cached ones among them, and of the answer.
     pub usage: Usage,
-    /// Waiting for its turn and for the model.
+    /// Time spent waiting for its turn and for the model.
     pub waited: Duration,
     pub first_token: Option<Duration>,
-    /// From head to end.
+    /// From the request's head to the end of its answer.
     pub total: Duration,
     /// How often it was sent to a backend.
     pub attempts: u32,
@@ -34,11 +31,11 @@ pub(crate) struct Line<'a> {
     pub outcome: &'a str,
 }
 
-/// The time of a line; what changes only with the second is kept for the next.
+/// Writes the time of a line; the part that changes once per second is cached.
 #[derive(Debug, Default)]
 pub(super) struct Stamp {
     second: u64,
-    /// RFC 3339 up to the point.
+    /// RFC 3339 up to the decimal point, exclusive.
     text: String,
 }
 
@@ -57,7 +54,7 @@ impl Stamp {
     }
 }
 
-/// Three digits.
+/// Appends `number`, below 1000, with three digits.
 fn padded(out: &mut Vec<u8>, number: u32) {
     for place in [100, 10, 1] {
         let digit = u8::try_from(number / place % 10).unwrap_or_default();
@@ -66,7 +63,7 @@ fn padded(out: &mut Vec<u8>, number: u32) {
 }
 
 impl Line<'_> {
-    /// Joined, not formatted: `write!` would be a sixth of what the gate does for a request.
+    /// Appends parts instead of using `write!`, which would take a sixth of the time that the gate spends on a request.
     pub(super) fn format(&self, out: &mut Vec<u8>) {
         match self.client {
             Some(IpAddr::V4(client)) => {
@@ -77,7 +74,7 @@ impl Line<'_> {
                     number(out, octet.into());
                 }
             }
-            // Rare, and not worth code of its own.
+            // Rare, so not worth code of its own.
             Some(client @ IpAddr::V6(_)) => out.extend_from_slice(client.to_string().as_bytes()),
             None => out.push(b'-'),
         }
@@ -120,7 +117,7 @@ fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Milliseconds with one decimal.
+/// Appends `time` in milliseconds with one decimal.
 fn tenths(out: &mut Vec<u8>, time: Duration) {
     let tenths = u64::try_from(time.as_micros() / 100).unwrap_or(u64::MAX);
     number(out, tenths / 10);
@@ -129,7 +126,7 @@ fn tenths(out: &mut Vec<u8>, time: Duration) {
     out.extend_from_slice(b"ms");
 }
 
-/// Text of a client without anything that could look like another field or line.
+/// Appends a client's text without anything that could pass for another field or line.
 fn plain(out: &mut Vec<u8>, text: &str) {
     out.extend(text.chars().take(128).map(|char| match u8::try_from(char) {
         Ok(byte) if byte.is_ascii_graphic() => byte,

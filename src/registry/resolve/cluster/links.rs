@@ -1,4 +1,4 @@
-//! Whether the ranks can reach each other: addresses, and the RDMA devices of JACCL.
+//! Checks that the ranks can reach each other: addresses, and the RDMA devices of JACCL.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ fn check_addresses(scope: &Scope<'_>, backend: ClusterBackend, placed: &[Placed]
     let mut owners: HashMap<&str, &str> = HashMap::new();
     let mut told: Vec<&str> = Vec::new();
     for (number, Placed { rank, span }) in placed.iter().enumerate() {
-        // Ranks of one host share its addresses, and what is wrong with them.
+        // Ranks of one host share its addresses, so they are checked once.
         if rank.host.is_empty() || told.contains(&rank.host.as_str()) {
             continue;
         }
@@ -70,7 +70,7 @@ fn check_addresses(scope: &Scope<'_>, backend: ClusterBackend, placed: &[Placed]
     }
 }
 
-/// Every rank has a device towards every other, and none towards itself.
+/// Checks that every rank has a device towards every other, and none towards itself.
 fn check_mesh(scope: &Scope<'_>, placed: &[Placed]) {
     let ranks = placed.len();
     let mut seen: Vec<&str> = Vec::new();
@@ -115,7 +115,7 @@ fn check_mesh(scope: &Scope<'_>, placed: &[Placed]) {
     }
 }
 
-/// `mlx.distributed_config` writes `rdma` for JACCL alone; beside another backend it is a slip.
+/// `mlx.distributed_config` writes `rdma` only for JACCL; with another backend it is a mistake.
 fn no_devices(scope: &Scope<'_>, backend: ClusterBackend, placed: &[Placed]) {
     for Placed { rank, span } in
         placed.iter().filter(|placed| placed.rank.rdma.iter().any(|list| !list.is_empty()))
