@@ -1,4 +1,4 @@
-//! `mlxctl demo`: the whole thing on the built-in tiny model, from nothing to a clean stop.
+//! `mlxctl demo`: runs everything once with the built-in tiny model, from nothing to a clean stop.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::python::venv::SetupRequest;
 use crate::registry::{self, Registry};
 use crate::supervisor::{Handle, Options, Supervisor, on_signals};
 
-/// What the model is asked; its training knows the answer.
+/// The tiny model was trained to answer this.
 const QUESTION: &str = "What are you?";
 
 #[derive(Debug, clap::Args)]
@@ -33,10 +33,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Environment, model, supervisor, gate, one streamed answer, status, clean stop.
+/// Sets up environment and model, starts supervisor and gate, shows one streamed answer and the status, and stops.
 ///
 /// # Errors
-/// Whatever of it failed, and what to do.
+/// The first of these that failed, and what to do.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = write_registry(&folders::data().join("demo"), free_port()?)?;
     let say = |line: &str| context.output.say(line);
@@ -89,7 +89,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     shown.map(drop)
 }
 
-/// Waits for the model, asks it, shows its answer and the status; `false`: stdout was closed first.
+/// Waits for the model, asks it, and shows its answer and the status; `false`: stdout was closed before that.
 async fn show(
     context: &Context,
     args: &Args,
@@ -139,7 +139,7 @@ fn free_port() -> Result<u16, CliError> {
         .map_err(|error| CliError::failed("no free port on loopback").why(error))
 }
 
-/// The demo's registry as a file of its own, so that `mlxctl --config` works on it too.
+/// Writes the demo's registry to a file, so that `mlxctl --config` works with it too.
 fn write_registry(root: &Path, port: u16) -> Result<Registry, CliError> {
     let failed =
         |error: &dyn std::fmt::Display| CliError::failed("the demo's registry cannot be written").why(error);

@@ -26,10 +26,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Prints what happened and why. Without a supervisor, what the last one wrote down.
+/// Prints what happened and why; without a supervisor, what the last one recorded.
 ///
 /// # Errors
-/// Exit 3 for `--follow` without a supervisor, or when it ends; whatever else keeps it from knowing.
+/// Exit 3 for `--follow` without a supervisor, or when it ends; when the events cannot be read.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let look = Look::of(&context.output);
@@ -56,7 +56,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     remote.client.follow(past.next, |event| show(&event))
 }
 
-/// The last events of the file, without lines that are none: the last one may be half written.
+/// The last events in the file. Lines that are not events are skipped: the last one may be half written.
 fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError> {
     let opened = match fs_err::File::open(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -91,7 +91,7 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
         (format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl")), format!("{:<9}", event.kind));
     let before = at.width() + model.width() + kind.width() + 6;
     let room = look.width.saturating_sub(before);
-    // Where it has little room here, a long text begins on a line of its own.
+    // If there is little room left here, a long text begins on a line of its own.
     let longest = event.text.split_whitespace().map(UnicodeWidthStr::width).max().unwrap_or(0);
     let narrow = event.text.width() > room && (room < 32 || longest > room);
     let (first, indent) = if narrow { ("\n    ", 4) } else { ("", before) };
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line() {
+    fn an_event_is_one_line_and_wraps_on_a_narrow_terminal() {
         let look = Look { width: 80, color: false, unicode: true };
         let line = |event: &EventRecord| text(event, false, &look).unwrap();
         assert!(

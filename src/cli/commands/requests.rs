@@ -8,7 +8,7 @@ use crate::cli::remote::unknown_model;
 use crate::cli::render::{Look, Style, human};
 use crate::logs::{Request, Requests};
 
-/// Between two looks of `-f`.
+/// How often `--follow` looks for new requests.
 const BETWEEN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Prints the last requests, of all models in the order in which they ended. Needs no supervisor.
+/// Prints the last requests of all models, in the order in which they ended. Needs no supervisor.
 ///
 /// # Errors
 /// Exit 4 for an unknown model; when a log cannot be read.
@@ -71,7 +71,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
 }
 
-/// What has come since, in the order of its times.
+/// Requests logged since the last call, ordered by time.
 fn more(sources: &mut [Requests]) -> Result<Vec<Request>, CliError> {
     let mut requests = Vec::new();
     for source in sources {
@@ -86,7 +86,7 @@ fn json(request: &Request) -> Result<String, CliError> {
         .map_err(|error| CliError::failed("cannot write a request as JSON").why(error))
 }
 
-/// A column: its head, its width, and the order in which it gives way to a narrow terminal; 0 stays.
+/// A column. The highest `rank` is dropped first on a narrow terminal; 0 stays.
 #[derive(Debug, Clone, Copy)]
 struct Column {
     head: &'static str,
@@ -109,7 +109,7 @@ const COLUMNS: [Column; 11] = [
     Column { head: "OUTCOME", width: 12, right: false, rank: 0 },
 ];
 
-/// Those that fit. Rows come one by one, so widths do not follow from what is in them.
+/// The columns that fit. Rows arrive one by one, so widths cannot depend on their content.
 fn columns(width: usize) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
     let taken = |columns: &[Column]| columns.iter().map(|column| column.width + 2).sum::<usize>() - 2;

@@ -15,8 +15,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Prints the tokens of prompts and answers, by model and by key, since the moment that it names: the counts outlive a
-/// supervisor, and not a boot.
+/// Prints the tokens of prompts and answers by model and by key, since the time in the last column: the counts outlive
+/// a supervisor, but not a boot.
 ///
 /// # Errors
 /// Exit 3 without a supervisor, 4 for an unknown model.
@@ -49,7 +49,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&listed(&models, Look::of(&context.output).width))
 }
 
-/// With a key and without.
+/// All requests, with a key and without.
 fn all(traffic: &Counts) -> KeyUsage {
     KeyUsage {
         requests: traffic.requests,
