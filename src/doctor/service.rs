@@ -24,7 +24,7 @@ pub(crate) fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Find
 pub(crate) fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
     let id = "supervisor";
     match answer {
-        None => Finding::warn(id, "none runs", "mlxctl agent install, or mlxctl serve in a terminal"),
+        None => Finding::warn(id, "none is running", "mlxctl agent install, or mlxctl serve in a terminal"),
         Some((_, Some(problem))) => Finding::fail(
             id,
             format!("changes to the registry are not applied: {problem}"),

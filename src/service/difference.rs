@@ -48,7 +48,7 @@ fn consequence(key: &str, found: Option<&Value>) -> &'static str {
         }
         "ProgramArguments" => "another program or another registry would run",
         "WorkingDirectory" => "relative paths of the environment would mean something else",
-        "RunAtLoad" => "the always-on models would not come up at login",
+        "RunAtLoad" => "the always-on models would not start at login",
         "KeepAlive" if found.is_some_and(|value| value.as_dictionary().is_some()) => {
             "conditions are ORed and `Crashed` alone does not bring back a killed job: the supervisor may stay down"
         }

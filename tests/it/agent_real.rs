@@ -105,7 +105,7 @@ impl Stage {
         self.answers();
         let (first, backend) = (self.supervisor(), self.instance.pid("tiny"));
         self.install();
-        assert_eq!(self.supervisor(), first, "a second installation touched it");
+        assert_eq!(self.supervisor(), first, "a second installation changed it");
 
         // A crash: the manager starts another supervisor, which adopts the backend.
         signal(first, Signal::SIGKILL);

@@ -210,7 +210,7 @@ fn a_stuck_generation_is_detected_although_health_answers() {
     let found = event(&instance, "unhealthy");
     assert!(text(&found).contains("1 request in flight"), "{found}");
     let (_, body) = asked.join().unwrap();
-    assert!(body.contains("error"), "the client is told: {body}");
+    assert!(body.contains("error"), "the client gets an error: {body}");
     instance.wait_for("m", |model| model["state"] == "ready" && model["pid"] != pid);
 }
 

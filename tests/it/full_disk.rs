@@ -74,7 +74,7 @@ fn the_supervisors_own_log_is_rotated_too_and_continues_in_a_new_file() {
 fn on_small_disks(mut instance: Instance) -> Option<Instance> {
     let allowed = Command::new("unshare").args(["-rm", "true"]).output();
     if !allowed.is_ok_and(|output| output.status.success()) {
-        skipped("a full disk", "this system lets nobody mount a file system");
+        skipped("a full disk", "this system does not allow mounting a file system");
         return None;
     }
     for folder in ["state", "logs"] {
@@ -131,7 +131,7 @@ fn a_full_disk_is_reported_stops_neither_supervisor_nor_model_and_is_recovered_f
 fn with_prompts_on(options: &str) -> Option<Instance> {
     let mut instance = Instance::real(vec![Entry::new("m", "always")]);
     if !Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|output| output.status.success()) {
-        skipped("a disk for kept prompts", "this system lets nobody mount a file system");
+        skipped("a disk for kept prompts", "this system does not allow mounting a file system");
         return None;
     }
     let folder = instance.root().join("state/prompts");

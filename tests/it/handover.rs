@@ -125,7 +125,7 @@ fn it_stays_no_longer_than_told() {
     let mut instance = one("30s");
     let client = Client::new(&instance.root().join("run"));
     assert!(client.hand_over_and_hold(Duration::ZERO, Duration::from_millis(100)).unwrap());
-    assert_eq!(instance.wait_for_end(), Some(0), "whoever asked was killed");
+    assert_eq!(instance.wait_for_end(), Some(0), "the client that asked was killed");
 }
 
 #[test]

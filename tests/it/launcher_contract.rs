@@ -541,7 +541,7 @@ fn a_plain_answer_whose_client_left_is_ended() {
     assert_eq!(String::from_utf8_lossy(&answer), "", "{}", backend.log());
     // A request with a seed is served alone: once it is, nothing else is being computed.
     assert_eq!(chat(port, json!({"seed": 1})).0, 200);
-    assert!(!backend.log().contains("Traceback"), "leaving is no error: {}", backend.log());
+    assert!(!backend.log().contains("Traceback"), "leaving is not an error: {}", backend.log());
 }
 
 #[test]

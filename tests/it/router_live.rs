@@ -112,7 +112,7 @@ fn a_taken_port_is_reported_and_does_no_other_harm() {
     let instance = Instance::fake(vec![Entry::new("a", "always").with(&router(port))]).serve();
     instance.wait_state("a", "ready");
     let problem = || instance.status()["router"]["problem"].as_str().map(str::to_owned);
-    wait("it is said", || problem().is_some());
+    wait("it is reported", || problem().is_some());
     let said = problem().unwrap();
     assert!(said.starts_with(&format!("port {port} is held by ")), "{said}");
     assert!(said.ends_with(&format!("(pid {})", std::process::id())), "{said}");

@@ -79,7 +79,7 @@ fn missing_files_do_not_stop_a_running_model() {
 }
 
 #[test]
-fn reload_says_what_changed_beside_the_models() {
+fn reload_reports_changes_other_than_models() {
     let mut instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
     instance.memory = "reserve = [{ name = \"macOS\", size = \"1GB\" }]\nyield = [\"Civ5XP\"]".to_owned();
     instance.write_registry();

@@ -25,7 +25,7 @@ fn taken(pid: i32) -> Taken {
 }
 
 #[test]
-#[ignore = "takes as long as it is told to: scripts/soak"]
+#[ignore = "takes as long as requested: scripts/soak"]
 fn the_supervisor_uses_no_more_after_a_long_time_under_load_and_faults() {
     let minutes = number("MLXCTL_SOAK_MINUTES", 30);
     let quick = "restart = { stable_after = \"100ms\", backoff_min = \"100ms\", backoff_max = \"200ms\", max_crashes = 10000, window = \"1s\" }";

@@ -42,7 +42,7 @@ impl UserSystemd {
         while !started.runtime().join("systemd/private").exists() {
             if matches!(started.manager.try_wait(), Ok(Some(_))) || began.elapsed() > Duration::from_secs(20)
             {
-                let why = "systemd --user does not come up here (it takes root, or a machine booted with it)";
+                let why = "systemd --user does not start here (it needs root, or a machine booted with it)";
                 skipped("the agent under systemd", why);
                 return None;
             }

@@ -209,7 +209,7 @@ fn word(owned: Option<bool>) -> &'static str {
     match owned {
         Some(true) => "its own",
         Some(false) => "another process's",
-        None => "nobody's",
+        None => "no process's",
     }
 }
 
