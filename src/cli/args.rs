@@ -93,7 +93,7 @@ pub(crate) enum Command {
     Notify(commands::notify::Args),
     /// Manage the bearer keys of the gates
     Key(commands::key::Args),
-    /// Serve as the forced command of an ssh key that may start and stop one model
+    /// Serve as the forced command of an ssh key that may start and stop some models
     Ssh(commands::ssh::Args),
     /// Print a shell's completion script
     Completions(commands::completions::Args),

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use super::error::{CliError, Exit};
+use super::error::{CliError, Exit, root_cause};
 use crate::bench::client::Events;
 use crate::registry::{Model, Registry};
 
@@ -34,7 +34,10 @@ pub(super) async fn ask(
     question: &Question<'_>,
     mut piece: impl FnMut(&str) -> Result<bool, CliError>,
 ) -> Result<Answer, CliError> {
-    let failed = |error: reqwest::Error| CliError::failed("the question was not answered").why(cause(&error));
+    let failed = |error: reqwest::Error| {
+        let why = root_cause(&error).unwrap_or_else(|| error.to_string());
+        CliError::failed("the question was not answered").why(why)
+    };
     let mut body = json!({
         "model": question.model, "stream": true, "messages": [{ "role": "user", "content": question.text }],
     });
@@ -101,12 +104,6 @@ fn refused(status: u16, body: &str) -> CliError {
         401 => error.hint("MLX_API_KEY=… mlxctl chat …      with a key from `mlxctl key add NAME`"),
         _ => error,
     }
-}
-
-/// The innermost reason: "connection refused", not "error sending request".
-fn cause(error: &reqwest::Error) -> String {
-    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    sources.last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]

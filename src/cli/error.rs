@@ -53,3 +53,13 @@ impl CliError {
 pub(crate) fn unreadable(error: std::io::Error) -> CliError {
     CliError::failed("cannot read the log").why(error)
 }
+
+/// The error for signal handlers that cannot be installed.
+pub(crate) fn no_signal_handlers(error: std::io::Error) -> CliError {
+    CliError::failed("cannot install signal handlers").why(error)
+}
+
+/// The innermost reason: "connection refused", not "error sending request"; `None`: the error has no source.
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> Option<String> {
+    std::iter::successors(error.source(), |error| error.source()).last().map(ToString::to_string)
+}

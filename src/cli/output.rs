@@ -10,9 +10,9 @@ use super::wrap::fold;
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Also into a pipe.
+    /// Even when writing to a pipe.
     Always,
-    /// Not at all.
+    /// Without any colour.
     Never,
 }
 

@@ -12,7 +12,7 @@ use crate::bench::shape::Shape;
 use crate::bench::{chips, copy};
 use crate::cli::Context;
 use crate::cli::ask;
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, root_cause};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
 use crate::registry::{Model, Registry, Source};
@@ -218,10 +218,9 @@ fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Op
 
 fn unanswered(error: AskError) -> CliError {
     let busy = matches!(error, AskError::Refused { status: 429 | 503, .. });
-    let why = std::iter::successors(std::error::Error::source(&error), |error| error.source()).last();
     let what = format!("a request was not answered: {error}");
     let failure = CliError::new(if busy { Exit::Refused } else { Exit::Failed }, what);
-    match why {
+    match root_cause(&error) {
         Some(why) => failure.why(why),
         None => failure,
     }

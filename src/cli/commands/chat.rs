@@ -10,7 +10,7 @@ use super::serve::runtime;
 use crate::api::{ModelStatus, StateName};
 use crate::cli::Context;
 use crate::cli::ask::{Answer, Question, address, ask, key};
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, no_signal_handlers};
 use crate::cli::remote::{Remote, unknown_model};
 use crate::cli::render::status::state_word;
 use crate::registry::{Model, Start};
@@ -123,8 +123,7 @@ fn question(args: &Args) -> Result<String, CliError> {
 
 /// Prints the answer; a signal ends the line and the command.
 async fn stream(context: &Context, question: &Question<'_>) -> Result<Answer, CliError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(no_signal_handlers)?;
     // A model may write escape sequences, which a terminal would obey; a file gets the exact text.
     let mut shown = std::io::stdout().is_terminal().then(Shown::default);
     let mut started = false;

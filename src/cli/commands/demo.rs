@@ -12,7 +12,7 @@ use super::setup;
 use crate::api::{ApiError, StartRequest};
 use crate::cli::Context;
 use crate::cli::ask::{Question, ask};
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, no_signal_handlers};
 use crate::cli::render::{self, Look};
 use crate::control::server::Server;
 use crate::folders;
@@ -59,8 +59,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     let server =
         Server::bind(&run).map_err(|error| CliError::failed("cannot open the control socket").why(error))?;
     let control = tokio::spawn(server.run(handle.clone(), config.clone()));
-    on_signals(handle.clone(), config.clone())
-        .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+    on_signals(handle.clone(), config.clone()).map_err(no_signal_handlers)?;
     let life = tokio::spawn(supervisor.run());
     let unread = Arc::new(AtomicBool::new(false));
     context.output.when_unread({

@@ -41,15 +41,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let findings = examine(context, args);
     let with = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failed, warned) = (with(State::Fail), with(State::Warn));
-    let text = if args.json {
-        let document = Document { schema: SCHEMA, failed, warned, checks: &findings };
-        serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("cannot write the findings as JSON").why(error))?
+    if args.json {
+        context.output.json(&Document { schema: SCHEMA, failed, warned, checks: &findings })?;
     } else {
         let look = Look::of(&context.output);
-        findings.iter().map(|finding| line(finding, &look)).collect()
-    };
-    context.output.data(&text)?;
+        context.output.data(&findings.iter().map(|finding| line(finding, &look)).collect::<String>())?;
+    }
     match failed {
         0 => Ok(()),
         failed => Err(CliError::new(Exit::Failed, format!("{} failed", count(failed as u64, "check")))),

@@ -9,6 +9,7 @@ use crate::api::EventRecord;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::machine;
 use crate::cli::remote::Remote;
 use crate::cli::render::{Look, Style, wrap};
 use crate::terminal;
@@ -85,8 +86,7 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
         "crashed" | "failed" | "refused" | "hung" => Style::Bad,
         _ => Style::Plain,
     };
-    let local = humantime::parse_rfc3339(&event.at).ok().and_then(crate::host::posix::local_time);
-    let at = local.as_deref().unwrap_or(&event.at);
+    let at = machine::local_time(&event.at);
     let (model, kind) =
         (format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl")), format!("{:<9}", event.kind));
     let before = at.width() + model.width() + kind.width() + 6;
@@ -98,7 +98,7 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
     let text = wrap(&event.text, look.width.saturating_sub(indent)).join(&format!("\n{:indent$}", ""));
     Ok(format!(
         "{}  {}  {}  {first}{text}",
-        look.paint(Style::Faint, at),
+        look.paint(Style::Faint, &at),
         look.paint(Style::Strong, &model),
         look.paint(style, &kind),
     ))

@@ -18,7 +18,7 @@ enum Action {
     Add {
         /// Name of the key's owner, shown in the access log
         name: String,
-        /// What the key permits, one of these; every key may also read the page
+        /// What the key permits; every key may also read the page
         #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
         may: May,
     },

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::estimate::describe;
 use super::setup::{ensure, tiny_model};
 use crate::cli::Context;
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, no_signal_handlers};
 use crate::cli::parse::duration;
 use crate::cli::remote::unknown_model;
 use crate::cli::render::human;
@@ -121,8 +121,7 @@ fn fetch(
     stop: &Arc<AtomicBool>,
 ) -> Result<Whole, CliError> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, stop.clone())
-            .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+        signal_hook::flag::register(signal, stop.clone()).map_err(no_signal_handlers)?;
     }
     let request = PullRequest {
         python: environment.python.clone(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cli::Context;
 use crate::cli::error::{CliError, unreadable};
+use crate::cli::machine;
 use crate::cli::remote::unknown_model;
 use crate::cli::render::{Look, Style, human};
 use crate::logs::{Request, Requests};
@@ -135,10 +136,7 @@ fn line(columns: &[Column], cell: impl Fn(&Column) -> String) -> String {
 fn row(request: &Request, columns: &[Column], look: &Look) -> String {
     let time = |ms: f64| human::span(ms / 1000.0);
     let text = line(columns, |column| match column.head {
-        "TIME" => {
-            let local = humantime::parse_rfc3339(&request.at).ok().and_then(crate::host::posix::local_time);
-            local.unwrap_or_else(|| request.at.clone())
-        }
+        "TIME" => machine::local_time(&request.at),
         "MODEL" => request.model.clone(),
         "CLIENT" => request.client.clone(),
         "KEY" => request.key.clone().unwrap_or_default(),

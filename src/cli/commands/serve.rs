@@ -2,7 +2,7 @@
 
 use crate::api::paths;
 use crate::cli::Context;
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, no_signal_handlers};
 use crate::control::server::Server;
 use crate::registry::Registry;
 use crate::service::notify::Notifier;
@@ -43,8 +43,7 @@ pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
         if let Err(error) = paths::announce(&context.config, &run) {
             tracing::warn!(%error, "commands will not find this supervisor while the registry is invalid");
         }
-        on_signals(handle.clone(), context.config.clone())
-            .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+        on_signals(handle.clone(), context.config.clone()).map_err(no_signal_handlers)?;
         let control = tokio::spawn(server.run(handle, context.config.clone()));
         let manager = tell_manager();
         supervisor.run().await;
