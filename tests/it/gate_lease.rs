@@ -146,7 +146,7 @@ async fn an_abort_ends_a_request_whose_client_left_as_well() {
     drop(left);
     backend.hung_up(1).await;
     door.gate.abort(1, "it hung for 5 minutes");
-    door.gate.traffic().drained().await;
+    tokio::time::timeout(PATIENCE, door.gate.traffic().drained()).await.unwrap();
 }
 
 #[tokio::test]
