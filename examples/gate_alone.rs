@@ -1,4 +1,4 @@
-//! A gate in front of a server that is said to be ready: what benches, fuzzing and client libraries are run against.
+//! A gate in front of a server that is assumed to be ready, for benchmarks, fuzzing and tests of client libraries.
 //!
 //!     cargo run --release --example gate_alone -- LISTEN UPSTREAM [KEY=VALUE …]
 //!

@@ -1,6 +1,6 @@
-//! The least that the gate would be on hyper: its server, its framing, a stream passed on from the backend. No policy, no
-//! log, no counting, no detection of clients that have left, so what it costs is a floor (`scripts/bench-gate --only
-//! gate,hyper`).
+//! The least that a gate built on hyper would be: its server, its framing, a stream passed on from the backend. No
+//! policy, no log, no counters, no detection of clients that have left, so its cost is a lower bound
+//! (`scripts/bench-gate --only gate,hyper`).
 //!
 //!     cargo run --release --example hyper_floor -- LISTEN UPSTREAM
 //!
@@ -70,7 +70,7 @@ async fn serve(stream: TcpStream, upstream: SocketAddr) {
             }
         })
     });
-    // Its smallest buffers; half-closing clients get their answer, as the gate's do.
+    // The smallest buffers that hyper allows; clients that half-close get their answer, as with the gate.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
@@ -123,7 +123,7 @@ fn whole(bytes: Bytes) -> BoxBody<Bytes, io::Error> {
     Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 
-/// What the backend sends, as it comes.
+/// What the backend sends, as it arrives.
 struct Stream {
     first: Bytes,
     backend: TcpStream,

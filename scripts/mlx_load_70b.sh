@@ -17,13 +17,13 @@ esac
 shift
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# launchd and cron have no shell's PATH, so the places beside this script come after it: installed with it,
+# launchd and cron do not have a shell's PATH, so places next to this script are tried after it: installed together,
 # `cargo install --root`, and a checkout that was built.
 for mlxctl in "$(command -v mlxctl)" "$here/mlxctl" "$here/../bin/mlxctl" "$here/../target/release/mlxctl"; do
   [ -x "$mlxctl" ] && break
 done
 if [ ! -x "$mlxctl" ]; then
-  echo "error: mlxctl is neither on the PATH nor beside $here" >&2
+  echo "error: mlxctl is neither on the PATH nor next to $here" >&2
   echo "try: cargo install --path $(dirname "$here")" >&2
   exit 1
 fi

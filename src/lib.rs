@@ -63,7 +63,7 @@ mod terminal;
 mod units;
 mod web;
 
-/// What the program, its tests and its examples use. Nobody else should: it changes without notice.
+/// What the program, its tests and its examples use. It is not an API: it changes without notice.
 pub mod internals {
     pub mod api {
         pub use crate::api::{

@@ -1,4 +1,4 @@
-//! The backend: on the wire as `mlx_lm.server`, at next to no cost.
+//! The backend: behaves on the wire like `mlx_lm.server`, at almost no cost.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{Failure, now};
 pub async fn serve(address: &str) -> Result<Infallible, Failure> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    // The kernel shares connections out among the threads.
+    // The kernel distributes connections among the threads.
     socket.set_reuseport(true)?;
     socket.bind(address.parse()?)?;
     let listener = socket.listen(1024)?;
@@ -21,7 +21,7 @@ pub async fn serve(address: &str) -> Result<Infallible, Failure> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
-            // A client that goes away is what the proxy is tested for.
+            // Clients that leave are part of what the proxy is tested for.
             let _ = answer(stream).await;
         });
     }

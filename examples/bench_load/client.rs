@@ -1,4 +1,4 @@
-//! One client's connection, and an HTTP reader that takes answers apart as they come.
+//! One client's connection, and an HTTP reader that parses answers as they arrive.
 
 use std::io;
 
@@ -7,11 +7,11 @@ use tokio::net::TcpStream;
 
 use super::Failure;
 
-/// One client's connection; opened again where the other end closes it, as the backend itself does.
+/// One client's connection; reopened if the other end closes it, as the backend itself does.
 pub struct Client {
     address: String,
     stream: Option<TcpStream>,
-    /// What came and is not taken apart yet.
+    /// What has arrived but is not parsed yet.
     raw: Vec<u8>,
     /// The body, without its framing.
     pub body: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct Client {
     last: bool,
 }
 
-/// How the answer at hand goes on.
+/// How the current answer continues.
 #[derive(Clone, Copy, PartialEq)]
 enum Framing {
     Head,
@@ -77,7 +77,7 @@ impl Client {
             self.stream = None;
             let whole = self.framing == Framing::UntilClose;
             self.framing = Framing::Over;
-            return if whole { Ok(true) } else { Err("the answer was cut".into()) };
+            return if whole { Ok(true) } else { Err("the answer was cut off".into()) };
         }
         while self.take_apart()? {}
         Ok(true)
@@ -100,7 +100,7 @@ impl Client {
                     None if head.contains("transfer-encoding: chunked") => Framing::ChunkSize,
                     None => Framing::UntilClose,
                 };
-                // HTTP/1.0: the connection is of no use after this answer.
+                // HTTP/1.0: the connection cannot be used after this answer.
                 self.last = head.starts_with("http/1.0") && !head.contains("connection: keep-alive");
             }
             Framing::UntilClose => {
@@ -139,7 +139,7 @@ impl Client {
         Ok(true)
     }
 
-    /// Reads until `end` came and the answer is over.
+    /// Reads until `end` has arrived and the answer is over.
     pub async fn finish(&mut self, end: &[u8]) -> Result<(), Failure> {
         while self.read().await? {}
         if self.last {

@@ -1,12 +1,12 @@
-//! The two ends between which `scripts/bench-gate` puts a proxy: a backend that behaves on the wire as
-//! `mlx_lm.server` does (HTTP/1.0, a connection a request, the end of the connection is the end of a stream), but
-//! costs next to nothing, and a load that measures. One JSON document on stdout; times in µs.
+//! The two ends between which `scripts/bench-gate` puts a proxy: a backend that behaves on the wire like
+//! `mlx_lm.server` (HTTP/1.0, one connection per request, the end of the connection is the end of a stream) but costs
+//! almost nothing, and a load generator that measures. Prints one JSON document to stdout; times are in µs.
 //!
 //!     bench_load backend ADDRESS [THREADS]
 //!     bench_load json    ADDRESS COUNT [BODY_BYTES]     one client, one request after the other
 //!     bench_load first   ADDRESS COUNT                  time to the first event of a stream
 //!     bench_load chunks  ADDRESS STREAMS EVENTS EVERY [THREADS]
-//!                                                       events of so many streams at once, one every EVERY µs
+//!                                                       events of STREAMS streams at once, one every EVERY µs
 //!     bench_load hold    ADDRESS STREAMS                slow streams, until standard input ends; checks each
 
 mod backend;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "its one document is its purpose")]
+#[expect(clippy::print_stdout, reason = "printing its document is its purpose")]
 fn say(document: &Value) -> ExitCode {
     println!("{document}");
     ExitCode::SUCCESS
@@ -56,7 +56,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-/// The same on so many threads, each with a runtime of its own.
+/// The same on several threads, each with its own runtime.
 fn on_threads<T: Send, W>(threads: u64, work: impl Fn(u64) -> W + Sync) -> Result<Vec<T>, Failure>
 where
     W: Future<Output = Result<T, Failure>>,
@@ -119,7 +119,7 @@ async fn first_events(address: &str, count: u64) -> Result<Value, Failure> {
 fn chunks(address: &str, streams: u64, events: u64, every: u64, threads: u64) -> Result<Value, Failure> {
     let started = Instant::now();
     let work = |thread: u64| async move {
-        // Spread over the interval, so that they do not come in bursts.
+        // Spread over the interval, so that they do not arrive in bursts.
         let opened = (thread..streams).step_by(usize::try_from(threads)?).map(|id| {
             let after = Duration::from_micros(every * id / streams);
             tokio::spawn(one_stream(address.to_owned(), id, events, every, after))
@@ -137,7 +137,7 @@ fn chunks(address: &str, streams: u64, events: u64, every: u64, threads: u64) ->
     Ok(document)
 }
 
-/// How long each event of a stream was under way, µs.
+/// How long each event of a stream took to arrive, µs.
 async fn one_stream(
     address: String,
     id: u64,
@@ -169,7 +169,7 @@ async fn one_stream(
             break;
         }
         if !more {
-            return Err("the stream was cut".into());
+            return Err("the stream was cut off".into());
         }
         client.body.drain(..seen);
         seen = 0;
@@ -180,7 +180,7 @@ async fn one_stream(
     Ok(times)
 }
 
-/// Opens the streams, says `{"open": N}`, holds them, and then checks that each got its own events, in order.
+/// Opens the streams, prints `{"open": N}`, holds them, and then checks that each got its own events, in order.
 async fn hold(address: &str, streams: u64) -> Result<Value, Failure> {
     let (events, every) = (12_u64, 1_000_000_u64);
     let mut tasks = Vec::new();

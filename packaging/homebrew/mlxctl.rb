@@ -10,7 +10,7 @@ class Mlxctl < Formula
 
   depends_on arch: :arm64
   depends_on macos: :sonoma
-  # Not uv or a Python: `mlxctl setup` finds or fetches one and says which.
+  # Neither uv nor Python: `mlxctl setup` finds or downloads one and says which.
 
   def install
     bin.install "mlxctl"
@@ -22,8 +22,8 @@ class Mlxctl < Formula
     doc.install Dir["docs/*"]
   end
 
-  # `mlxctl agent install` is the better way: Homebrew's service has no ExitTimeOut, so that a stop by launchd cuts
-  # answers after 5 s, and no limit of open files.
+  # Prefer `mlxctl agent install`: Homebrew's service has no ExitTimeOut, so a stop by launchd cuts answers off after
+  # 5 s, and it cannot raise the limit of open files.
   service do
     run [opt_bin/"mlxctl", "serve"]
     keep_alive true

@@ -4,7 +4,7 @@
 # <xbar.dependencies>mlxctl, python3</xbar.dependencies>
 #
 # For SwiftBar and xbar: copy it into the plugin folder and make it executable. The `30s` in its name is how often it
-# is run. MLXCTL and MLXCTL_CONFIG name another binary or registry.
+# runs. MLXCTL and MLXCTL_CONFIG name another binary or registry.
 
 PATH="$PATH:/opt/homebrew/bin:/usr/local/bin:$HOME/.local/bin:$HOME/.cargo/bin"
 export PATH
@@ -15,7 +15,7 @@ if [ -z "$MLXCTL" ]; then
     exit 0
 fi
 export MLXCTL
-# Without a supervisor it exits with 3 and prints the plan; what it says on stderr is shown where it prints nothing.
+# Without a supervisor it exits with 3 and prints the plan; if it prints nothing, its stderr is shown.
 "$MLXCTL" status --json 2>&1 | python3 -c '
 import json, os, sys
 
@@ -31,7 +31,7 @@ except (ValueError, KeyError):
 
 
 def plain(text):
-    """One line, without what separates a text from its parameters."""
+    """One line, without the character that separates a text from its parameters."""
     return " ".join(str(text).replace("|", "/").split())
 
 

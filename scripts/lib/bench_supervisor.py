@@ -50,7 +50,7 @@ def children(pid):
 
 
 def memory(pid):
-    """Proportional set size, what is private, and anonymous memory, in bytes (proc_pid_smaps_rollup)."""
+    """Proportional set size, private memory and anonymous memory, in bytes (proc_pid_smaps_rollup)."""
     fields = {}
     for line in read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
         name, value = line.split(":")
@@ -60,7 +60,7 @@ def memory(pid):
 
 
 def activity(pid):
-    """Nanoseconds on a CPU and times it went to sleep by itself, over all threads."""
+    """Nanoseconds on a CPU and number of voluntary sleeps, over all threads."""
     cpu = switches = 0
     for task in tasks(pid):
         cpu += int(read(f"/proc/{pid}/task/{task}/schedstat").split()[0])
@@ -75,7 +75,7 @@ def total(dicts):
 
 
 def idle(pids, seconds):
-    """What a supervisor's processes take while nothing happens, scaled to a minute."""
+    """What a supervisor's processes use while nothing happens, scaled to a minute."""
     before = total([activity(pid) for pid in pids])
     began = time.monotonic()
     time.sleep(seconds)
@@ -91,7 +91,7 @@ def idle(pids, seconds):
 
 
 def command_ms(argv, times):
-    """Milliseconds from the spawn of a command to its end; every run must succeed."""
+    """Milliseconds from spawning a command to its end; every run must succeed."""
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, target) for target in (0, 1, 2)]
     taken = []
@@ -122,8 +122,8 @@ def spread(values):
 
 def respawn(parent, child):
     """Kills `child` and waits for another one of `parent`: (ms from SIGKILL to its death, ms from that to the next
-    process, the next process). Death is the moment at which its pidfd says so: a process that holds much memory takes
-    the kernel a while to end, and no supervisor can know sooner."""
+    process, the next process). Death is when its pidfd becomes readable: ending a process with much memory takes the
+    kernel a while, and no supervisor can know sooner."""
     path = f"/proc/{parent}/task/{parent}/children"
     known = set(read(path).split())
     end = time.monotonic() + PATIENCE
@@ -145,12 +145,12 @@ def respawn(parent, child):
                 return (died - began) * 1000, (now - died) * 1000, int(new[0])
             if time.monotonic() > end:
                 sys.exit("bench-supervisor: a killed child did not come back")
-            # A tight loop would take a core from whoever has to answer the death.
+            # A tight loop would take a core from the supervisor that has to react.
             time.sleep(0.00005)
 
 
 def respawns(found, taken):
-    """Adds what kills took, each as `respawn` tells it."""
+    """Adds the times of kills, each as `respawn` returns it."""
     found["death_ms"] = spread([death for death, _, _ in taken])
     found["respawn_ms"] = spread([next_one for _, next_one, _ in taken])
     found["kill_to_spawn_ms"] = spread([death + next_one for death, next_one, _ in taken])
@@ -164,7 +164,7 @@ def free_port():
 
 @contextlib.contextmanager
 def running(argv, log, **more):
-    """A supervisor for as long as the block lasts; SIGTERM ends it with all that it started."""
+    """A supervisor for the duration of the block; SIGTERM ends it with everything it started."""
     with open(log, "ab") as out:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **more)
     try:
@@ -298,7 +298,7 @@ def others(processes, parents, status, options):
     taken = []
     victim = children(parents[0])[0]
     for _ in range(options.kills):
-        # Above runsv's second, below which it would wait before a start (runsv(8)).
+        # More than a second, because runsv waits before a start that comes sooner (runsv(8)).
         time.sleep(1.2)
         taken.append(respawn(parents[0], victim))
         victim = taken[-1][2]
@@ -360,7 +360,7 @@ def main():
     options.kills = 5 if options.quick else 20
     options.commands = 50
     options.settle = 3
-    # Short, since Unix sockets lie below it.
+    # Short, because Unix sockets are below it.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="mlxbench"))
     try:
         results = {"mlxctl (2)": ours(folder, options)}

@@ -1,7 +1,7 @@
 """A tiny config.json for every family of the installed mlx_lm.
 
-COMMON holds a small number for every key that a `ModelArgs` of mlx_lm asks for; a family reads the keys that it knows.
-SPECIAL holds what a family needs beside, or differently.
+COMMON has a small number for every key that a `ModelArgs` of mlx_lm requires; a family reads the keys that it knows.
+SPECIAL has what a family needs in addition, or differently.
 """
 
 import dataclasses
@@ -108,13 +108,13 @@ SPECIAL = {
     "mistral3": {"model_type": "mistral3"},
     "mistral4": {"rope_parameters": YARN},
     "muse_spark": {"num_shared_experts": 0},
-    # Layers without attention, as Nemotron Super has them, keep nothing.
+    # Layers without attention, as in Nemotron Super, have no cache.
     "nemotron-nas": {"block_configs": [BLOCK, {**BLOCK, "attention": {"no_op": True}}, BLOCK, BLOCK]},
     "openelm": {
         "num_transformer_layers": LAYERS, "model_dim": 64, "ffn_dim_divisor": 16, "num_query_heads": [2, 2, 4, 4],
         "num_kv_heads": [1, 1, 2, 2], "ffn_multipliers": [1.0, 1.5, 2.0, 2.5],
     },
-    # It overwrites the logits of tokens that the tokenizer does not have, by number.
+    # It overwrites the logits of token ids that the tokenizer does not have.
     "phi3small": {"vocab_size": 100352},
     "prism_hadamard_qwen35": {
         "schema_version": 1, "tensor_namespace": "mlx-lm-text", "hidden_size": 128, "intermediate_size": 128,
@@ -127,13 +127,13 @@ SPECIAL = {
 
 
 def families():
-    """Modules of mlx_lm that hold a model, or cannot be imported: their names and mlx_lm's own reason."""
+    """Modules of mlx_lm that contain a model, or cannot be imported: their names and mlx_lm's own reason."""
     import mlx_lm.models
 
     for module in sorted(found.name for found in pkgutil.iter_modules(mlx_lm.models.__path__)):
         try:
             loaded = importlib.import_module(f"mlx_lm.models.{module}")
-        except BaseException as error:  # One of them ends the interpreter where its package is missing.
+        except BaseException as error:  # One of them exits the interpreter if its package is missing.
             yield module, None, f"{type(error).__name__}: {error}"
             continue
         if hasattr(loaded, "Model") and hasattr(loaded, "ModelArgs"):

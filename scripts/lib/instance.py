@@ -1,4 +1,4 @@
-"""A supervisor of its own for a script: a registry in a folder, `mlxctl serve`, and an end that leaves nothing.
+"""A supervisor for a script: a registry in a folder, `mlxctl serve`, and an end that leaves nothing behind.
 Standard library only."""
 
 import argparse
@@ -28,7 +28,7 @@ def free_port():
 
 
 def options(document):
-    """A parser that knows the options every script of this kind has."""
+    """A parser with the options that every script of this kind has."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mlxctl", type=pathlib.Path, default=os.environ.get("MLXCTL", ROOT / "target/release/mlxctl"))
     parser.add_argument("--venv", type=pathlib.Path, default=os.environ.get("MLXCTL_TEST_VENV", ROOT / "target/test-venv"))
@@ -45,7 +45,7 @@ def parsed(parser):
 
 
 def own_environment(name, packages):
-    """The interpreter of an environment below target/ with packages from PyPI, made once for each list of them."""
+    """The interpreter of an environment below target/ with packages from PyPI, created once for each list of them."""
     folder = ROOT / "target" / name
     stamp = folder / "made-from"
     if not stamp.exists() or stamp.read_text() != " ".join(packages):
@@ -58,7 +58,7 @@ def own_environment(name, packages):
 
 
 class Instance:
-    """`models`: lines of TOML behind [paths] and [network]. Processes that are spawned end with the instance."""
+    """`models`: lines of TOML after [paths] and [network]. Processes that it spawns end with the instance."""
 
     def __init__(self, options, folder):
         self.options, self.folder, self.children = options, folder, []
@@ -136,9 +136,9 @@ class Instance:
 
 @contextlib.contextmanager
 def instance(options):
-    """An instance for as long as the block lasts, also where that is told to end."""
+    """An instance for the duration of the block, which also ends it on a signal."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    # Short, since Unix sockets lie below it.
+    # Short, because Unix sockets are below it.
     with tempfile.TemporaryDirectory(prefix="mlx") as folder:
         made = Instance(options, pathlib.Path(folder))
         try:

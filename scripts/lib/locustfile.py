@@ -1,4 +1,4 @@
-"""What a user of scripts/load does: chats, whole and streamed, one after the other."""
+"""What a user of scripts/load does: chats, plain and streamed, one after the other."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the operating system or the driver charges a process, for the benchmarks of memory."""
+"""What the operating system or the driver charges a process, for the memory benchmarks."""
 
 import ctypes
 import shutil
@@ -61,7 +61,7 @@ class Sampler:
     """The highest footprint since the last `reset`."""
 
     def __init__(self, footprint, *pids):
-        # A card's count is of all that use it.
+        # A card's count includes all of its users.
         self.footprint, self.pids = footprint, pids[:1] if isinstance(footprint, Card) else pids
         self.stop = threading.Event()
         self.reset()
@@ -84,7 +84,7 @@ class Sampler:
                 return
 
     def close(self):
-        """Samples a second."""
+        """The rate of sampling, per second."""
         self.stop.set()
         self.thread.join()
         return self.count / (time.monotonic() - self.started)
@@ -99,7 +99,7 @@ def share(estimated, measured):
 
 
 def show(lines, left):
-    """A table; the columns numbered in `left` are words."""
+    """A table; the columns numbered in `left` are left-aligned."""
     widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
     for line in lines:
         cells = [cell.ljust(w) if n in left else cell.rjust(w) for n, (cell, w) in enumerate(zip(line, widths))]

@@ -1,4 +1,4 @@
-"""A screenshot with a palette instead of three bytes a pixel: a third of its size, and no eye sees it."""
+"""A screenshot with a palette instead of three bytes per pixel: a third of the size, without visible difference."""
 
 import collections
 import struct
@@ -6,7 +6,7 @@ import zlib
 
 
 def small(png):
-    """The same picture in 256 colours; one that is no screenshot of Chromium's (8 bits, RGB or RGBA) stays as it is."""
+    """The same picture in 256 colours; one that is not a Chromium screenshot (8 bits, RGB or RGBA) is kept as it is."""
     chunks = list(parts(png))
     width, height, depth, kind = struct.unpack(">IIBB", chunks[0][1][:10])
     if depth != 8 or kind not in (2, 6):
@@ -14,7 +14,7 @@ def small(png):
     size = 3 if kind == 2 else 4
     rows = unfiltered(zlib.decompress(b"".join(data for name, data in chunks if name == b"IDAT")), width * size, height, size)
     pixels = [[row[at : at + 3] for at in range(0, len(row), size)] for row in rows]
-    # Areas stay as they are; what antialiasing makes beside them differs by less than is seen.
+    # Areas keep their colour; the colours of antialiasing change by less than the eye can see.
     areas = {colour for colour, _ in collections.Counter(p for row in pixels for p in row).most_common(40)}
     near = lambda colour: colour if colour in areas else bytes(min(255, (part + 2) // 5 * 5) for part in colour)
     rounded = {colour: near(colour) for colour in {p for row in pixels for p in row}}
@@ -44,7 +44,7 @@ def chunk(name, data):
 
 
 def unfiltered(data, length, height, size):
-    """PNG, section 9: each byte is a difference to its neighbours."""
+    """PNG, section 9: each byte is a difference from its neighbours."""
     above, at = bytearray(length), 0
     for _ in range(height):
         kind, row = data[at], bytearray(data[at + 1 : at + 1 + length])

@@ -1,4 +1,4 @@
-"""A browser, driven over the W3C's WebDriver protocol with nothing but the standard library."""
+"""A browser, driven over the W3C's WebDriver protocol with only the standard library."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ import urllib.request
 
 from instance import free_port
 
-# What Chromium would do by itself is not what is looked at.
+# Disables what Chromium would do by itself.
 QUIET = [
     "--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-default-apps", "--hide-scrollbars", "--disable-lcd-text",
@@ -31,7 +31,7 @@ def programs():
 
 
 class Browser:
-    """One window. `root`: Chromium has no sandbox for root."""
+    """One window. Chromium has no sandbox for root."""
 
     def __init__(self, browser, driver, root):
         self.profile = tempfile.TemporaryDirectory(prefix="mlxctl-browser-")
@@ -67,15 +67,15 @@ class Browser:
         self.ask("POST", f"{self.session}/url", {"url": url})
 
     def run(self, script, *arguments):
-        """What a function body returns."""
+        """Runs a function body in the page and returns its result."""
         return self.ask("POST", f"{self.session}/execute/sync", {"script": script, "args": list(arguments)})
 
     def tools(self, command, **parameters):
-        """A command of Chrome's own protocol."""
+        """Runs a command of Chrome's own protocol."""
         return self.ask("POST", f"{self.session}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def log(self, kind):
-        """What was logged since the last call."""
+        """The entries logged since the last call."""
         return self.ask("POST", f"{self.session}/se/log", {"type": kind})
 
     def look(self, width, height, scheme, scale=1):
@@ -83,7 +83,7 @@ class Browser:
         self.tools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def picture(self, path, height=None):
-        """Of the page from its top, as high as it is, or `height`."""
+        """A screenshot of the page from its top, in full height or up to `height`."""
         size = self.tools("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], height or size["height"]), "scale": 1}
         taken = self.tools("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)

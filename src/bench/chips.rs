@@ -1,13 +1,13 @@
-//! Memory bandwidth of chips, as their makers give it.
+//! Memory bandwidth of chips, as published by their makers.
 
 /// One chip, or one variant of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Chip {
     /// As `machdep.cpu.brand_string` or the NVIDIA driver names it.
     pub name: &'static str,
-    /// CPU cores that tell this variant from the others of the name; 0: there is one variant.
+    /// CPU cores that distinguish this variant from others of the same name; 0: there is one variant.
     pub cores: u32,
-    /// GB/s, decimal.
+    /// Memory bandwidth, GB/s of 10⁹ bytes.
     pub gigabytes: f64,
     pub source: &'static str,
 }
@@ -47,7 +47,7 @@ const CHIPS: &[Chip] = &[
     Chip { name: "NVIDIA H200", cores: 0, gigabytes: 4800.0, source: NVIDIA },
 ];
 
-/// The chip of that name and number of CPU cores; of a name with variants and a number that fits none, nothing.
+/// The chip of that name and number of CPU cores; `None` if the name has variants and the number fits none of them.
 pub(crate) fn find(name: &str, cores: u32) -> Option<&'static Chip> {
     let is = |chip: &&Chip| {
         chip.name.eq_ignore_ascii_case(name.trim()) && (chip.cores == 0 || chip.cores == cores)
@@ -64,14 +64,14 @@ mod tests {
         let of = |name, cores| find(name, cores).map(|chip| chip.gigabytes);
         assert_eq!(of("Apple M4 Max", 16), Some(546.0));
         assert_eq!(of("Apple M4 Max", 14), Some(410.0));
-        assert_eq!(of("Apple M4 Max", 12), None, "a variant that nobody has seen is not guessed");
+        assert_eq!(of("Apple M4 Max", 12), None, "an unknown variant is not guessed");
         assert_eq!(of("apple m4 ", 10), Some(120.0));
         assert_eq!(of("Apple M9", 10), None);
         assert_eq!(of("Intel(R) Xeon(R) Platinum 8481C", 2), None);
     }
 
     #[test]
-    fn no_chip_stands_in_the_table_twice() {
+    fn no_chip_is_in_the_table_twice() {
         for (index, chip) in CHIPS.iter().enumerate() {
             let same =
                 |other: &&Chip| other.name == chip.name && (other.cores == chip.cores || other.cores == 0);

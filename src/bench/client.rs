@@ -1,4 +1,4 @@
-//! One streamed completion, with the times at which its pieces came.
+//! One streamed completion, with the times at which its pieces arrived.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,39 +7,35 @@ use serde_json::{Value, json};
 
 use crate::speed;
 
-/// The longest silence of a server: a long prompt takes minutes until its first token.
+/// How long a server may be silent: a long prompt takes minutes until its first token.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// A server that is asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     client: reqwest::Client,
     url: String,
     model: Option<String>,
     key: Option<String>,
-    /// Tokens that would end an answer early, kept from being chosen.
+    /// Ids of tokens that would end an answer early; the request forbids them.
     never: BTreeSet<u32>,
 }
 
-/// One answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {
-    /// As the server counted it.
+    /// As counted by the server, cached ones included.
     pub prompt_tokens: u64,
-    /// Of those, what its cache had.
+    /// How many of those came from its cache.
     pub cached_tokens: u64,
-    /// Of the answer, as the server counted it.
+    /// Tokens of the answer, as counted by the server.
     pub tokens: u64,
-    /// From sending to the first piece of text.
     pub first: Instant,
-    /// The last piece of text.
     pub last: Instant,
     /// From sending to the first piece of text.
     pub ttft: Duration,
 }
 
 impl Sample {
-    /// Tokens a second between the first and the last; `None` for an answer that is too short to tell.
+    /// Tokens per second between the first and the last; `None` if the answer is too short to tell.
     pub(crate) fn rate(&self) -> Option<f64> {
         speed::per_second(self.tokens.saturating_sub(1), self.last.duration_since(self.first))
     }
@@ -50,38 +46,32 @@ pub(crate) fn rate(count: u64, time: Duration) -> Option<f64> {
     (count > 0 && !time.is_zero()).then(|| count as f64 / time.as_secs_f64())
 }
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// The connection.
     #[error("the request failed")]
     Http(#[from] reqwest::Error),
-    /// The server's own word.
     #[error("{status}: {text}")]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        text: String,
-    },
+    Refused { status: u16, text: String },
     /// No text, or no count of tokens.
     #[error("the answer was empty or ended without its count of tokens")]
     Incomplete,
 }
 
 impl Target {
-    /// `url` without a path; `model`: what it is called there, `None` where the server knows by itself.
+    /// `url` has no path; `model` is its name on that server, `None` if the server serves only one; `never` are ids of
+    /// tokens that must not be chosen.
     pub(crate) fn new(
         url: String,
         model: Option<String>,
         key: Option<String>,
         never: BTreeSet<u32>,
     ) -> Result<Self, AskError> {
-        // A proxy of the environment is for the world outside, not for this machine.
+        // Proxies in the environment are for other hosts, not for this machine.
         let client = reqwest::Client::builder().no_proxy().read_timeout(SILENCE).build()?;
         Ok(Self { client, url, model, key, never })
     }
 
-    /// Has `prompt` continued by `tokens` tokens.
+    /// Has the server continue `prompt` by `tokens` tokens.
     pub(crate) async fn ask(&self, prompt: &str, tokens: u32) -> Result<Sample, AskError> {
         let mut body = json!({
             "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": true,
@@ -116,7 +106,7 @@ impl Target {
     }
 }
 
-/// The documents of a streamed answer, as they come; other lines are passed over.
+/// The JSON documents of a streamed answer, as they arrive; other lines are skipped.
 pub(crate) struct Events {
     response: reqwest::Response,
     pending: Vec<u8>,
@@ -127,10 +117,10 @@ impl Events {
         Self { response, pending: Vec::new() }
     }
 
-    /// The next one; `None`: the stream is over.
+    /// The next document; `None`: the stream is over.
     ///
     /// # Errors
-    /// The connection's.
+    /// The connection failed.
     pub(crate) async fn next(&mut self) -> reqwest::Result<Option<Value>> {
         loop {
             while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
@@ -149,7 +139,7 @@ fn event(line: &[u8]) -> Option<Value> {
     serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()
 }
 
-/// What a stream said so far.
+/// What a stream has contained so far.
 #[derive(Default)]
 struct Seen {
     first: Option<Instant>,
@@ -193,7 +183,7 @@ impl Seen {
     }
 }
 
-/// `error.message`, or `error`, or the text's beginning.
+/// `error.message`, or `error`, or the first 300 characters of the text.
 fn message(text: &str) -> String {
     let value: Value = serde_json::from_str(text).unwrap_or_default();
     let error = &value["error"];

@@ -1,16 +1,17 @@
-//! A small copy test: what the CPU's cores move at once. On a chip that no table knows it is a lower bound of what
-//! the memory bus does.
+//! A small copy test: how much all CPU cores move together. For a chip without a published figure it is a lower bound
+//! of the memory bandwidth.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// One core's buffer, bytes: beyond any cache that a core has for itself.
+/// One core's buffer, bytes: larger than any cache of a single core.
 const BUFFER: usize = 64 << 20;
-/// How long each core copies.
+/// How long each core keeps copying.
 const TIME: Duration = Duration::from_millis(400);
 
-/// Bytes a second, read and written ones together, of `cores` threads at once. Takes half a second and 128 MiB a core.
-#[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+/// Bytes per second, read and written together, of `cores` threads at once (16 at most). Takes half a second and
+/// 128 MiB per core.
+#[expect(clippy::cast_precision_loss, reason = "a rate does not need 53 bits")]
 pub(crate) fn bytes_per_second(cores: u32) -> f64 {
     let rates = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores.clamp(1, 16)).map(|_| scope.spawn(one)).collect();
@@ -21,7 +22,7 @@ pub(crate) fn bytes_per_second(cores: u32) -> f64 {
 
 fn one() -> (u64, f64) {
     let from = vec![1_u8; BUFFER];
-    // Written, so that its pages are there before the clock starts.
+    // Writing it maps its pages before the clock starts.
     let mut to = vec![2_u8; BUFFER];
     let began = Instant::now();
     let mut moved = 0;

@@ -1,6 +1,6 @@
-//! Tokens per second, beside what the memory bus allows.
+//! Tokens per second, compared with what the memory bus allows.
 //!
-//! [`run`] asks and takes times, through the gate, as any client would. Everything else is pure: [`stats`],
+//! [`run`] sends requests through the gate, as any client would, and takes times. Everything else is pure: [`stats`],
 //! [`roofline`], [`chips`].
 
 pub(crate) mod chips;

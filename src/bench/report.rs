@@ -1,4 +1,4 @@
-//! What `mlxctl bench --json` prints, Keys are promises; not known is null.
+//! What `mlxctl bench --json` prints. Its keys are stable; what is unknown is null.
 
 use serde::Serialize;
 
@@ -6,42 +6,39 @@ use super::roofline::{Roofline, TargetVerdict};
 use super::run::Measured;
 use crate::registry::{Model, ProcessType, ServerOptions};
 
-/// The version of the document.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// One run of the bench.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
     pub schema: u32,
-    /// RFC 3339, UTC.
+    /// When the bench ended, RFC 3339, UTC.
     pub at: String,
-    /// mlxctl's.
     pub version: String,
     pub model: String,
     pub repo: String,
-    /// Options of the server that bear on speed, as the registry has them; empty: the server's own defaults.
+    /// Server options that affect speed, as the registry has them; empty: the server's own defaults.
     pub settings: String,
-    /// What was asked: the gate, or another server.
+    /// What was measured: the gate, or another server.
     pub url: String,
     pub chip: Option<String>,
-    /// CPU cores of it.
+    /// Number of CPU cores of this machine.
     pub cores: u32,
-    /// The agent's ProcessType as the registry has it, which on a Mac may cost most of the speed.
+    /// The agent's ProcessType in the registry, which on a Mac may cost most of the speed.
     pub process_type: ProcessType,
     pub measured: Measured,
-    /// The most memory that the backend was seen to take, bytes.
+    /// The highest footprint of the backend that was seen, bytes.
     pub peak_bytes: Option<u64>,
     pub roofline: Option<Roofline>,
-    /// Why there is none.
+    /// Why there is no `roofline`; null: there is.
     pub roofline_unknown: Option<String>,
-    /// One stream's share of the limit.
+    /// Measured speed of one stream ÷ its limit.
     pub share: Option<f64>,
-    /// The registry's `target`, tokens a second.
+    /// The registry's `target`, tokens per second.
     pub target: Option<f64>,
     pub target_verdict: Option<TargetVerdict>,
 }
 
-/// The server options of a model that bear on its speed, in the registry's words.
+/// The server options of a model that affect its speed, as the registry spells them.
 pub(crate) fn settings(model: &Model) -> String {
     let ServerOptions { draft_model, num_draft_tokens, kv_bits, kv_group_size, quantized_kv_start, .. } =
         &model.server;

@@ -5,11 +5,11 @@ use serde::Serialize;
 use super::chips::Chip;
 use super::shape::Shape;
 
-/// How fast memory is, and who says so.
+/// How fast memory is, and where that figure is from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Bandwidth {
     pub bytes_per_second: f64,
-    /// The maker's table, or the copy test.
+    /// The maker's data sheet, or the copy test.
     pub source: String,
     /// Whether the real limit is this or higher.
     pub lower_bound: bool,
@@ -22,26 +22,26 @@ impl Bandwidth {
         Self { bytes_per_second: chip.gigabytes * 1e9, source, lower_bound: false }
     }
 
-    /// By the copy test, on a chip that the table does not know.
+    /// By the copy test, for a chip that is not in the table.
     pub(crate) fn measured(bytes_per_second: f64, chip: &str) -> Self {
-        let source = format!("measured by copying memory with all CPU cores; {chip} is in no table here");
+        let source = format!("measured by copying memory with all CPU cores; no figure is known for {chip}");
         Self { bytes_per_second, source, lower_bound: true }
     }
 }
 
-/// The limit of one stream.
+/// The limit of a single stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Roofline {
     pub bandwidth: Bandwidth,
-    /// What a token reads, at the start of a context.
+    /// Bytes that one token reads, at the start of a context.
     pub bytes_per_token: u64,
-    /// Tokens a second, at the start of a context.
+    /// Tokens per second, at the start of a context.
     pub tokens_per_second: f64,
 }
 
 impl Roofline {
-    /// Bandwidth ÷ bytes. `None` where the weights are not known, or not all read for each token.
-    #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+    /// Bandwidth ÷ bytes. `None` if the weights are unknown or not all of them are read for each token.
+    #[expect(clippy::cast_precision_loss, reason = "a rate does not need 53 bits")]
     pub(crate) fn new(bandwidth: Bandwidth, shape: &Shape) -> Option<Self> {
         let bytes = shape.weights.filter(|weights| weights.0 > 0 && !shape.sparse)?.0;
         let tokens_per_second = bandwidth.bytes_per_second / bytes as f64;
@@ -49,19 +49,18 @@ impl Roofline {
     }
 }
 
-/// What a target means beside the limit and what was measured.
+/// How a target compares with the limit and with what was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TargetVerdict {
-    /// One stream has it.
     Met,
-    /// It does not, and the bus would allow it.
+    /// One stream does not reach it, although the bus would allow it.
     Missed,
-    /// It does not, and one stream without a draft model cannot: the bus does not allow it.
+    /// One stream without a draft model cannot reach it: the bus does not allow it.
     Impossible,
 }
 
-/// Holds a target against one stream's speed and its limit. A lower bound forbids nothing.
+/// Compares a target with the speed of one stream and its limit. A limit that is a lower bound rules nothing out.
 pub(crate) fn judge(target: f64, measured: f64, roofline: Option<&Roofline>) -> TargetVerdict {
     let limit = roofline.filter(|roofline| !roofline.bandwidth.lower_bound);
     if measured >= target {
@@ -86,28 +85,28 @@ mod tests {
     }
 
     #[test]
-    fn the_32b_on_an_m4_max_cannot_pass_29_6_tokens_a_second_and_the_72b_13_3() {
+    fn an_m4_max_limits_the_32b_to_29_6_tokens_per_second_and_the_72b_to_13_3() {
         assert_eq!(format!("{:.1}", m4_max(18_431_289_344).tokens_per_second), "29.6");
         assert_eq!(format!("{:.1}", m4_max(40_900_313_088).tokens_per_second), "13.3");
     }
 
     #[test]
-    fn the_plans_target_is_impossible_for_one_stream_and_met_is_met_however() {
+    fn a_target_above_the_limit_is_impossible_unless_it_was_met() {
         let limit = m4_max(18_431_289_344);
         assert_eq!(judge(30.0, 25.0, Some(&limit)), TargetVerdict::Impossible);
-        assert_eq!(judge(30.0, 39.0, Some(&limit)), TargetVerdict::Met, "a draft model passes the limit");
+        assert_eq!(judge(30.0, 39.0, Some(&limit)), TargetVerdict::Met, "a draft model exceeds the limit");
         assert_eq!(judge(29.0, 25.0, Some(&limit)), TargetVerdict::Missed);
         assert_eq!(judge(30.0, 25.0, None), TargetVerdict::Missed);
         let measured = Roofline { bandwidth: Bandwidth::measured(1e9, "something"), ..limit };
         assert_eq!(
             judge(30.0, 25.0, Some(&measured)),
             TargetVerdict::Missed,
-            "a lower bound forbids nothing"
+            "a lower bound rules nothing out"
         );
     }
 
     #[test]
-    fn no_limit_is_given_where_the_bytes_of_a_token_are_not_known() {
+    fn there_is_no_limit_if_the_bytes_per_token_are_unknown() {
         let bandwidth = Bandwidth::measured(1e9, "x");
         assert_eq!(Roofline::new(bandwidth.clone(), &Shape::default()), None);
         let sparse = Shape { weights: Some(Bytes(1)), sparse: true, ..Shape::default() };

@@ -1,4 +1,4 @@
-//! The measuring itself: what is asked, in which order, and what is made of the times.
+//! The measurement itself: which requests, in which order, and what their times mean.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,23 +10,22 @@ use super::client::{AskError, Sample, Target, rate};
 use super::stats::Stats;
 use crate::speed;
 
-/// What is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Prompts, tokens; about, since only the server can count.
+    /// Prompt lengths in tokens, approximate, because only the server can count.
     pub prompts: Vec<u32>,
-    /// Tokens of an answer.
+    /// Length of an answer, in tokens.
     pub tokens: u32,
-    /// Measurements of each thing.
+    /// How often each measurement is repeated.
     pub repeats: u32,
-    /// Streams at once.
+    /// Numbers of concurrent streams to measure.
     pub streams: Vec<u32>,
 }
 
 impl Plan {
-    /// Leaves out what the model's context and the gate's turns do not allow.
+    /// Drops what the model's context and the gate's `in_flight` do not allow.
     pub(crate) fn within(mut self, context: Option<u32>, in_flight: u32) -> Self {
-        // A prompt is an estimate: a quarter more may come of it.
+        // The length is an estimate; the prompt may turn out a quarter longer.
         let fits = |prompt: u32| context.is_none_or(|context| prompt.saturating_mul(5) / 4 < context);
         self.prompts.retain(|prompt| fits(*prompt));
         self.streams.retain(|streams| *streams <= in_flight);
@@ -37,26 +36,22 @@ impl Plan {
     }
 }
 
-/// A prompt of some length.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Prefill {
-    /// As the server counted it.
     pub prompt_tokens: u64,
     /// Prompt tokens ÷ time to first token.
     pub tokens_per_second: Stats,
-    /// Milliseconds.
     pub ttft_ms: Stats,
 }
 
-/// Some streams at once.
+/// The result for a number of concurrent streams.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Decode {
     pub streams: u32,
-    /// All of them together, from the first token of the first to the last of the last.
+    /// All of them together, from the very first token to the very last.
     pub tokens_per_second: Stats,
-    /// Each by itself.
+    /// Tokens per second of each stream.
     pub each: Stats,
-    /// Milliseconds.
     pub ttft_ms: Stats,
 }
 
@@ -64,43 +59,41 @@ pub(crate) struct Decode {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct CacheHit {
     pub prompt_tokens: u64,
-    /// Of those, what the server had.
+    /// How many of those the server had cached.
     pub cached_tokens: u64,
-    /// Time to first token without it, milliseconds.
+    /// Time to first token without the cache, milliseconds.
     pub cold_ms: f64,
     pub hit_ms: f64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Measured {
-    /// By length, shortest first.
+    /// In order of length, shortest first.
     pub prefill: Vec<Prefill>,
-    /// By number of streams.
     pub decode: Vec<Decode>,
     pub cache: Option<CacheHit>,
-    /// Shortest and longest answer of the decode part, tokens.
+    /// Shortest and longest answer of the decode measurements, tokens.
     pub answers: Option<(u64, u64)>,
 }
 
 impl Measured {
-    /// Decode of one stream.
     pub(crate) fn one_stream(&self) -> Option<&Decode> {
         self.decode.iter().find(|decode| decode.streams == 1)
     }
 
-    /// The most tokens a second of any number of streams.
+    /// The number of streams with the most tokens per second.
     pub(crate) fn most(&self) -> Option<&Decode> {
         self.decode.iter().max_by(|a, b| a.tokens_per_second.median.total_cmp(&b.tokens_per_second.median))
     }
 }
 
-/// Tokens of the prompts that are only there to be continued.
+/// Length in tokens of prompts that are only there to be continued.
 const WARM_UP: u32 = 32;
 
-/// Measures. `tell` hears what comes next.
+/// Measures. `tell` is called with what comes next.
 ///
 /// # Errors
-/// The first request that is not answered: a number with a hole in it is none.
+/// Fails on the first request that is not answered, because a result with gaps would be misleading.
 pub(crate) async fn measure(
     target: &Target,
     plan: &Plan,
@@ -113,7 +106,7 @@ pub(crate) async fn measure(
     let mut measured = Measured::default();
     for &length in &plan.prompts {
         tell(&format!("prompts of about {length} tokens"));
-        // The first of a length makes the server allocate, and tells how long it really is.
+        // The first one of a length makes the server allocate, and shows how long it really is.
         let sample = target.ask(&prompts.next(length), 1).await?;
         prompts.learn(length, sample.prompt_tokens);
         let mut samples = Vec::new();
@@ -129,7 +122,7 @@ pub(crate) async fn measure(
             plan.tokens
         ));
         let mut rounds = Vec::new();
-        // One more than is counted: the first batch of a size compiles and allocates.
+        // One more round than is counted: the first batch of a size compiles and allocates.
         for round in 0..=plan.repeats {
             let asks: Vec<String> = (0..streams).map(|_| prompts.next(WARM_UP)).collect();
             let samples = try_join_all(asks.iter().map(|prompt| target.ask(prompt, plan.tokens))).await?;
@@ -144,7 +137,7 @@ pub(crate) async fn measure(
         measured.decode.extend(decode(streams, &rounds));
     }
     if let Some(&longest) = plan.prompts.last() {
-        tell("a prompt that was seen before");
+        tell("the same prompt again");
         let prompt = prompts.next(longest);
         let cold = target.ask(&prompt, 1).await?;
         let hit = target.ask(&prompt, 1).await?;
@@ -158,8 +151,8 @@ pub(crate) async fn measure(
     Ok(measured)
 }
 
-/// How often a thing that takes `once` is measured: as often as is wanted, less often what takes forever, and oftener
-/// what is over in milliseconds: the median of a few of those tells what else the machine did.
+/// How often to measure what takes `once`: `wanted` times; less often if it takes very long, and more often if it takes
+/// milliseconds, because the median of a few such times shows what else the machine was doing.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
 fn repeats(wanted: u32, once: Duration) -> u32 {
     const ENOUGH: f64 = 30.0;
@@ -202,10 +195,10 @@ fn decode(streams: u32, rounds: &[Vec<Sample>]) -> Option<Decode> {
     })
 }
 
-/// Prompts of a wanted length that no cache has seen: each begins with a number of its own.
+/// Prompts of a given length that no cache has seen: each begins with a number of its own.
 struct Prompts {
     count: u64,
-    /// This run's, so that a cache that outlives it is no help.
+    /// Differs between runs, so that a cache that outlives one does not help the next.
     run: u32,
     words_per_token: f64,
 }
@@ -222,7 +215,7 @@ impl Prompts {
             "winter", "house",
         ];
         self.count += 1;
-        // Odd multipliers of 2³² (Knuth, The Art of Computer Programming, 6.4): neighbours differ everywhere.
+        // Multiplicative hashing modulo 2³² (Knuth, The Art of Computer Programming, 6.4) spreads neighbouring numbers.
         let mut state = self.run.wrapping_add((self.count as u32).wrapping_mul(2_654_435_761));
         let mut text = format!("{state:08x}");
         for _ in 0..(f64::from(tokens) * self.words_per_token) as u64 {
@@ -232,7 +225,7 @@ impl Prompts {
         text
     }
 
-    /// What came out as `counted` tokens was meant to have `wanted`.
+    /// Corrects the estimate: a prompt meant to have `wanted` tokens had `counted`.
     #[expect(clippy::cast_precision_loss, reason = "no prompt has 2⁵³ tokens")]
     fn learn(&mut self, wanted: u32, counted: u64) {
         if counted > 0 {
@@ -261,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn several_streams_count_from_the_first_token_of_the_first_to_the_last_of_the_last() {
+    fn several_streams_count_from_the_very_first_token_to_the_very_last() {
         let start = Instant::now();
         let round = vec![sample(start, 100, 1100, 101), sample(start, 600, 2100, 101)];
         let decode = decode(2, &[round]).unwrap();
@@ -270,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_measured_oftener_and_what_is_long_less_often() {
+    fn short_prompts_are_measured_more_often_and_long_ones_less_often() {
         let times = |millis| repeats(5, Duration::from_millis(millis));
         assert_eq!((times(0), times(10), times(100), times(300)), (50, 50, 10, 5));
         assert_eq!((times(6_000), times(10_000), times(100_000)), (5, 3, 1));

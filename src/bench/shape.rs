@@ -1,4 +1,4 @@
-//! What a model's files say of its speed: bytes that every token reads, and the tokens that end an answer.
+//! What a model's files say about its speed: bytes that every token reads, and the tokens that end an answer.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,21 +7,20 @@ use serde_json::Value;
 
 use crate::units::Bytes;
 
-/// A model, as far as its speed goes.
+/// What is relevant about a model for its speed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Shape {
-    /// Bytes of the weights.
     pub weights: Option<Bytes>,
-    /// Whether only some of the weights are read for a token (a mixture of experts).
+    /// Whether a token reads only some of the weights (a mixture of experts).
     pub sparse: bool,
-    /// Longest context, tokens.
+    /// Longest context of the model, in tokens.
     pub context: Option<u32>,
-    /// Tokens that end an answer.
+    /// Ids of tokens that end an answer.
     pub ends: BTreeSet<u32>,
 }
 
 impl Shape {
-    /// Of the files in a folder; what they do not say is `None`.
+    /// Reads the files in a folder; what they do not say is `None`.
     pub(crate) fn read(folder: &Path) -> Self {
         let json = |name: &str| -> Value {
             let bytes = fs_err::read(folder.join(name)).unwrap_or_default();
@@ -32,7 +31,7 @@ impl Shape {
         shape
     }
 
-    /// Of its configurations.
+    /// From `config.json` and `generation_config.json`, without the weights.
     pub(crate) fn of(config: &Value, generation: &Value) -> Self {
         let find = |key: &str| config.get(key).or_else(|| config.get("text_config")?.get(key));
         let number = |key: &str| find(key).and_then(Value::as_u64);
@@ -56,7 +55,7 @@ fn ids(value: &Value) -> Vec<u32> {
     }
 }
 
-/// Bytes of the safetensors files.
+/// Total size of the folder's safetensors files; `None` if there are none.
 fn weights(folder: &Path) -> Option<Bytes> {
     let mut total = 0;
     for entry in fs_err::read_dir(folder).ok()?.flatten() {
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn experts_are_noticed_also_below_text_config_and_nothing_said_is_nothing_known() {
+    fn experts_are_also_found_below_text_config_and_empty_files_say_nothing() {
         let config = json!({ "text_config": { "num_experts": 128, "eos_token_id": 7 } });
         let shape = Shape::of(&config, &Value::Null);
         assert!(shape.sparse);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Several measurements of one thing.
+/// Several measurements of the same thing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct Stats {
     /// Half of them are above, half below.
@@ -13,7 +13,7 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    /// `None` without a finite measurement.
+    /// `None` if there is no finite measurement.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -21,13 +21,13 @@ impl Stats {
         Some(Self { median: median_of(&sorted), min, max, count: sorted.len() })
     }
 
-    /// Half the distance between the extremes, as a share of the median; 0 where the median is 0.
+    /// Half the distance between the extremes, as a share of the median; 0 if the median is 0.
     pub(crate) fn spread(&self) -> f64 {
         if self.median == 0.0 { 0.0 } else { (self.max - self.min) / 2.0 / self.median.abs() }
     }
 }
 
-/// Of sorted values, at least one.
+/// The median of sorted values, at least one.
 fn median_of(sorted: &[f64]) -> f64 {
     let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
     let middle = sorted.len() / 2;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_stands_in_the_middle_and_nonsense_does_not_count() {
+    fn the_median_is_in_the_middle_and_non_finite_values_do_not_count() {
         let stats = Stats::of(&[3.0, 1.0, f64::NAN, 2.0, f64::INFINITY]).unwrap();
         assert_eq!((stats.median, stats.min, stats.max, stats.count), (2.0, 1.0, 3.0, 3));
         assert_eq!(stats.spread(), 0.5);

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The arguments of the command line.
 
 use std::path::PathBuf;
 
@@ -24,14 +24,13 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
 /// The verbs, each with a file of its own in `commands/`.
 #[derive(Debug, Subcommand)]
-// The arguments of a verb are put together when it is the one that was typed.
+// Builds the arguments of only the verb that was typed.
 #[command(defer = true)]
 pub(crate) enum Command {
     /// Run everything once with a built-in tiny model, from an empty folder to a clean stop
@@ -94,7 +93,7 @@ pub(crate) enum Command {
     Notify(commands::notify::Args),
     /// Manage the bearer keys of the gates
     Key(commands::key::Args),
-    /// Serve as the forced command of an ssh key that may start and stop one model
+    /// Serve as the forced command of an ssh key that may start and stop some models
     Ssh(commands::ssh::Args),
     /// Print a shell's completion script
     Completions(commands::completions::Args),
@@ -103,7 +102,7 @@ pub(crate) enum Command {
 }
 
 impl Cli {
-    /// The registry's file: what was named, else the per-user default
+    /// The registry's file: `--config`, else the per-user default
     /// (`~/Library/Application Support/mlxctl` on macOS, `$XDG_CONFIG_HOME/mlxctl` or `~/.config/mlxctl` elsewhere).
     pub(crate) fn config_file(&self) -> PathBuf {
         if let Some(file) = &self.config {
@@ -120,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_verb_says_of_itself_what_the_overview_says_of_it() {
+    fn the_overview_and_each_verbs_own_help_agree() {
         let overview = Cli::command();
         let mut whole = Cli::command();
         whole.build();

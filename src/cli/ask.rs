@@ -4,46 +4,47 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use super::error::{CliError, Exit};
+use super::error::{CliError, Exit, root_cause};
 use crate::bench::client::Events;
 use crate::registry::{Model, Registry};
 
-/// What is asked.
 pub(super) struct Question<'a> {
-    /// `http://address:port`
+    /// Base URL without a path: `http://127.0.0.1:8800`.
     pub address: &'a str,
     pub model: &'a str,
     pub text: &'a str,
-    /// Bearer key.
+    /// Sent as `Authorization: Bearer KEY`; `None`: no such header.
     pub key: Option<&'a str>,
-    /// Sampling values, `max_tokens` among them.
+    /// Sampling parameters to add to the request, such as `max_tokens`.
     pub settings: Value,
 }
 
-/// How an answer ended.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub text: String,
-    /// The server's word: `stop`, `length`.
+    /// `finish_reason` as the server gave it: `stop`, `length`.
     pub finish: Option<String>,
 }
 
-/// Asks, and hands on each piece of the answer until `piece` says that it is enough.
+/// Sends the question and passes each piece of the answer to `piece`, until that returns `false`.
 ///
 /// # Errors
-/// Exit 75 where the gate is busy or the model is not ready, 1 otherwise; what `piece` answers.
+/// Exit 75 if the gate is busy or the model is not ready, 1 otherwise; any error of `piece`.
 pub(super) async fn ask(
     question: &Question<'_>,
     mut piece: impl FnMut(&str) -> Result<bool, CliError>,
 ) -> Result<Answer, CliError> {
-    let failed = |error: reqwest::Error| CliError::failed("the question was not answered").why(cause(&error));
+    let failed = |error: reqwest::Error| {
+        let why = root_cause(&error).unwrap_or_else(|| error.to_string());
+        CliError::failed("the question was not answered").why(why)
+    };
     let mut body = json!({
         "model": question.model, "stream": true, "messages": [{ "role": "user", "content": question.text }],
     });
     for (name, value) in question.settings.as_object().into_iter().flatten() {
         body[name] = value.clone();
     }
-    // A proxy of the environment is for the world outside, not for this machine.
+    // Proxies in the environment are for other hosts, not for this machine.
     let client = reqwest::Client::builder().no_proxy().build().map_err(failed)?;
     let mut request = client.post(format!("{}/v1/chat/completions", question.address)).json(&body);
     if let Some(key) = question.key {
@@ -73,7 +74,7 @@ pub(super) async fn ask(
     Ok(answer)
 }
 
-/// Where a model's gate is asked from this machine.
+/// The base URL of a model's gate, as seen from this machine.
 pub(super) fn address(registry: &Registry, model: &Model) -> String {
     let host = registry.network.host;
     let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
@@ -83,32 +84,26 @@ pub(super) fn address(registry: &Registry, model: &Model) -> String {
 /// The bearer key in `$MLX_API_KEY`.
 ///
 /// # Errors
-/// There is none, and the gate `asks` for one; `command`: what is to be called with it.
+/// The gate `asks` for a key and none is set; `command` is the one that the hint names.
 pub(super) fn key(asks: bool, command: &str) -> Result<Option<String>, CliError> {
     let key = std::env::var("MLX_API_KEY").ok().filter(|key| !key.is_empty());
     if asks && key.is_none() {
-        return Err(CliError::failed("the gate asks for a key")
-            .hint(format!("MLX_API_KEY=… mlxctl {command} …      with a key of `mlxctl key add NAME`")));
+        return Err(CliError::failed("the gate requires a key")
+            .hint(format!("MLX_API_KEY=… mlxctl {command} …      with a key from `mlxctl key add NAME`")));
     }
     Ok(key)
 }
 
-/// What the gate said, in its own words.
+/// The error for a refusal, with the gate's own message as the reason.
 fn refused(status: u16, body: &str) -> CliError {
     let document: Value = serde_json::from_str(body).unwrap_or_default();
     let said = document["error"]["message"].as_str().unwrap_or(body);
     let exit = if matches!(status, 429 | 503) { Exit::Refused } else { Exit::Failed };
     let error = CliError::new(exit, "the question was not answered").why(said);
     match status {
-        401 => error.hint("MLX_API_KEY=… mlxctl chat …      with a key of `mlxctl key add NAME`"),
+        401 => error.hint("MLX_API_KEY=… mlxctl chat …      with a key from `mlxctl key add NAME`"),
         _ => error,
     }
-}
-
-/// The innermost reason: "connection refused", not "error sending request".
-fn cause(error: &reqwest::Error) -> String {
-    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    sources.last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]
@@ -116,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_in_the_gates_words() {
+    fn a_refusal_quotes_the_gates_message() {
         let body = r#"{"error":{"message":"model '70b' is not running"}}"#;
         let error = refused(503, body);
         assert_eq!((error.exit, error.why.as_deref()), (Exit::Refused, Some("model '70b' is not running")));

@@ -1,4 +1,4 @@
-//! A command on its way: one live line on a terminal, one line per change elsewhere.
+//! The progress of a command: one live line on a terminal, one line per change elsewhere.
 
 use std::time::Duration;
 
@@ -18,12 +18,11 @@ pub(super) struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
-    /// Nothing is shown before the first progress.
+    /// Shows nothing until the first progress arrives.
     pub(super) fn new(context: &'a Context, model: &'a str) -> Self {
         Self { output: &context.output, model, bar: None, last: None }
     }
 
-    /// Shows how far it is.
     pub(super) fn show(&mut self, now: &Progress) {
         if self.output.interactive {
             let elapsed = Duration::try_from_secs_f64(now.elapsed_seconds).unwrap_or_default();
@@ -48,7 +47,7 @@ impl Drop for Live<'_> {
     }
 }
 
-/// It ticks by itself, so that the time advances while the supervisor has no news.
+/// Ticks by itself, so that the elapsed time advances while the supervisor has no news.
 fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {

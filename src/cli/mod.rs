@@ -26,7 +26,7 @@ use output::Output;
 
 use crate::registry::{Problems, Registry};
 
-/// What every command may use.
+/// The global options, as every command gets them.
 pub(crate) struct Context {
     /// `--config`, or `$MLXCTL_CONFIG`, or the per-user default.
     pub config: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The registry, read and checked; whether this machine can hold it is what `check` and `serve` ask beside that.
+    /// Reads and checks the registry; only `check` and `serve` also check that it fits this machine.
     ///
     /// # Errors
     /// Exit 2, with every problem.
@@ -42,13 +42,13 @@ impl Context {
         Registry::load(&self.config).map_err(|problems| self.broken(&problems))
     }
 
-    /// The failure that says what is wrong with the registry.
+    /// The error that lists the problems of the registry.
     pub(crate) fn broken(&self, problems: &Problems) -> CliError {
         let what = match problems.len() {
             1 => "the registry has a problem".to_owned(),
             many => format!("the registry has {many} problems"),
         };
-        // With its own colours, and with the file's text made harmless by the renderer.
+        // Not through `why`: the renderer has escaped the file's text and may have added colours.
         let error = CliError {
             why: Some(problems.render(self.output.color_err)),
             ..CliError::new(Exit::Usage, what)

@@ -6,34 +6,33 @@ use std::os::fd::AsFd;
 use super::error::CliError;
 use super::wrap::fold;
 
-/// `--color`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Also into a pipe.
+    /// Even when writing to a pipe.
     Always,
-    /// Not at all.
+    /// Without any colour.
     Never,
 }
 
-/// Columns of a stream; `usize::MAX` where it is not a terminal.
+/// Columns of a stream; `usize::MAX` if it is not a terminal.
 fn width(stream: impl AsFd) -> usize {
     terminal_size::terminal_size_of(stream).map_or(usize::MAX, |(width, _)| usize::from(width.0))
 }
 
-/// The two streams and what they may carry.
+/// What stdout and stderr can show.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
-    /// Whether stdout takes colour.
+    /// Whether to use colour on stdout.
     pub color: bool,
-    /// Whether stderr takes colour.
+    /// Whether to use colour on stderr.
     pub color_err: bool,
     /// Whether stderr is a terminal, so progress may be drawn.
     pub interactive: bool,
-    /// How often `-v` was given.
+    /// How many times `-v` was given.
     pub verbose: u8,
-    /// Columns of stderr; `usize::MAX` where it is not a terminal.
+    /// Columns of stderr; `usize::MAX` if it is not a terminal.
     width_err: usize,
 }
 
@@ -55,7 +54,7 @@ impl Output {
         }
     }
 
-    /// Data: `text` to stdout, with a line end if it has none.
+    /// Writes data: `text` to stdout, with a newline if it has none.
     ///
     /// # Errors
     /// When stdout cannot be written. A closed pipe ends the process quietly: the reader has what it wanted.
@@ -64,13 +63,13 @@ impl Output {
         self.bytes(format!("{text}{end}").as_bytes())
     }
 
-    /// A document, as indented JSON.
+    /// Writes a document to stdout, as indented JSON.
     pub(crate) fn json(&self, document: &impl serde::Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(document);
         self.data(&text.map_err(|error| CliError::failed("cannot write the answer as JSON").why(error))?)
     }
 
-    /// Data that need not be text, as it is.
+    /// Writes data that need not be text to stdout.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
         if !self.offer(bytes)? {
             std::process::exit(0);
@@ -78,7 +77,7 @@ impl Output {
         Ok(())
     }
 
-    /// As [`Self::bytes`], for callers that must clean up: `false` if stdout is closed.
+    /// Like [`Self::bytes`], for callers that must clean up: `false` if stdout is closed.
     ///
     /// # Errors
     /// When stdout cannot be written for another reason.
@@ -101,7 +100,7 @@ impl Output {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         std::thread::spawn(move || {
             let out = io::stdout();
-            // No event is asked for: POLLERR and POLLHUP come unasked (poll(2)).
+            // No event is requested: POLLERR and POLLHUP are always reported (poll(2)).
             let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
             let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
             if poll(&mut fds, PollTimeout::NONE).is_ok()
@@ -112,12 +111,12 @@ impl Output {
         });
     }
 
-    /// A message to stderr, folded to the terminal. A closed stderr is nobody's concern.
+    /// Writes a message to stderr, wrapped to the terminal. A closed stderr is ignored.
     pub(crate) fn say(&self, line: &str) {
         let _ = writeln!(io::stderr().lock(), "{}", fold(line, 2, self.width_err));
     }
 
-    /// A failure: what, why, what to do.
+    /// Prints a failure: what, why, what to do.
     pub(crate) fn error(&self, error: &CliError) {
         let (red, cyan, reset) =
             if self.color_err { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };

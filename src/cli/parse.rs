@@ -1,8 +1,8 @@
-//! Values of flags.
+//! Parsers for the values of flags.
 
 use std::time::Duration;
 
-/// `90s`, `5m`, `1h 30m`; a bare number is refused, because its unit is unknown.
+/// Parses `90s`, `5m`, `1h 30m`; a bare number other than 0 is refused, because its unit is unknown.
 ///
 /// # Errors
 /// What is wrong with `text`.
@@ -14,7 +14,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; for example 90s, 5m or 1h 30m"))
 }
 
-/// The same, above zero.
+/// Parses a duration as [`duration`] does, but refuses zero.
 ///
 /// # Errors
 /// What is wrong with `text`.

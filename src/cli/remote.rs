@@ -9,26 +9,25 @@ use crate::api::paths;
 use crate::api::{ApiError, ErrorCode, Status};
 use crate::registry::{Registry, UnknownModel};
 
-/// The supervisor of one registry.
+/// A registry and a client of its supervisor.
 pub(crate) struct Remote {
-    /// Asks it.
     pub client: Client,
-    /// What the file on disk says; `None` where it is broken and a supervisor may hold an older copy.
+    /// The file on disk; `None` if it is invalid and a supervisor may still use an older version.
     pub registry: Option<Registry>,
 }
 
 impl Remote {
-    /// Finds out whom to ask. A registry that is broken now does not keep anyone from the supervisor that took it
-    /// in while it was whole.
+    /// Finds the supervisor. An invalid registry does not get in the way of a supervisor that loaded it while it was
+    /// valid.
     ///
     /// # Errors
-    /// The registry's problems, where no supervisor of it is known.
+    /// The registry's problems, if no supervisor of it is known.
     pub(crate) fn find(context: &Context) -> Result<Self, CliError> {
         match context.registry() {
             Ok(registry) => {
                 let run = &registry.paths.run;
                 let client = Client::new(run);
-                // Its `run` folder may have been changed while the supervisor has its socket in the one before.
+                // `paths.run` may have changed while the supervisor still has its socket in the previous folder.
                 let moved =
                     if client.socket().exists() { None } else { live_run(context).filter(|old| old != run) };
                 let client = moved.map_or(client, |old| {
@@ -53,14 +52,14 @@ impl Remote {
         }
     }
 
-    /// The name that the supervisor is asked for: what was typed, or what it is an alias of.
+    /// Resolves an alias to the name of its model; anything else stays as typed.
     pub(crate) fn name(&self, typed: &str) -> String {
         let found = self.registry.as_ref().and_then(|registry| registry.model(typed).ok());
         found.map_or_else(|| typed.to_owned(), |model| model.name.clone())
     }
 
-    /// What went wrong with a request about the model that was `typed`. The file on disk has the last word on
-    /// names: the supervisor may have read it before the model was added, or not run at all.
+    /// Explains a failed request about the model that was `typed`. The file on disk decides whether a name exists:
+    /// the supervisor may have read it before the model was added, or may not be running.
     pub(crate) fn explain(&self, error: ClientError, typed: &str) -> CliError {
         let known = self.registry.as_ref().map(|registry| registry.model(typed).is_ok());
         match (&error, known) {
@@ -86,7 +85,7 @@ impl Remote {
     }
 }
 
-/// Exit 4, with the names there are and the nearest one.
+/// Exit 4, with the names in the registry and the nearest one.
 pub(crate) fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliError {
     let error = CliError::new(Exit::UnknownModel, format!("no model is called `{}`", unknown.asked));
     let all: Vec<&str> = registry.models.iter().map(|model| model.name.as_str()).collect();
@@ -100,10 +99,9 @@ pub(crate) fn unknown_model(registry: &Registry, unknown: &UnknownModel) -> CliE
     }
 }
 
-/// What the supervisor of this registry says of itself, asked where it announced itself: to read and check the
-/// registry first would cost several times as much as the question. `None` where it must be looked for, or where
-/// there is more to say than its document tells: nobody answers there, or the supervisor of another registry does, or
-/// the file is not what it has in force.
+/// The status, requested from the socket that the supervisor announced: reading and checking the registry first
+/// would take several times as long as the request. `None` if the caller has to go through [`Remote::find`]: nothing
+/// answers there, it is the supervisor of another registry, or it does not use the file as it is on disk.
 pub(crate) fn status_at_once(context: &Context) -> Option<Result<Status, ClientError>> {
     let run = paths::announced(&context.config)?;
     match Client::new(&run).status() {
@@ -114,7 +112,7 @@ pub(crate) fn status_at_once(context: &Context) -> Option<Result<Status, ClientE
             });
             own.then_some(Ok(status))
         }
-        // It would not answer the second time either.
+        // It would not answer a second request either.
         Err(ClientError::Silent) => Some(Err(ClientError::Silent)),
         Err(_) => None,
     }
@@ -131,23 +129,23 @@ impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         let what = error.to_string();
         match error {
-            ClientError::NotRunning { socket } => {
-                Self::new(Exit::NotRunning, what).why(format!("nobody listens on {}", socket.display())).hint(
+            ClientError::NotRunning { socket } => Self::new(Exit::NotRunning, what)
+                .why(format!("nothing listens on {}", socket.display()))
+                .hint(
                     "mlxctl serve              in the foreground\nmlxctl agent install      at every login",
-                )
-            }
+                ),
             ClientError::Denied { .. } => Self::failed(what)
                 .why("the supervisor answers the user who runs it, and root")
                 .hint("run mlxctl as that user"),
             ClientError::Silent => Self::failed(what)
-                .why("it is there, and stopped or hung")
+                .why("its process exists, but is stopped or hangs")
                 .hint("mlxctl agent restart      if it runs as an agent; the models stay up"),
             ClientError::Schema { .. } => Self::failed(what)
-                .why("one of them is of another release")
+                .why("they are from different releases")
                 .hint("mlxctl agent restart      takes the installed version; the models stay up"),
             ClientError::Cut => Self::failed(what)
                 .hint("mlxctl status")
-                .why("it was stopped or killed; whether it did the rest is not known"),
+                .why("it was stopped or killed; it is not known whether it finished the command"),
             ClientError::Io(_) => Self::failed(what),
             ClientError::Api(refusal) => Self {
                 exit: match refusal.code {
@@ -163,7 +161,7 @@ impl From<ClientError> for CliError {
     }
 }
 
-/// The first line of the message is what, the rest is why.
+/// Splits the message: its first line is `what`, the rest is `why`.
 fn paragraphs(refusal: &ApiError) -> CliError {
     let (what, why) = refusal.message.split_once('\n').unwrap_or((&refusal.message, ""));
     CliError {

@@ -1,13 +1,12 @@
-//! One command, several models.
+//! One command for several models.
 
 use super::Context;
 use super::error::CliError;
 
-/// Does `act` for each of `names`. A failure is printed and does not keep the others from their turn, unless `stopped`
-/// says so.
+/// Calls `act` for each of `names`. A failure is printed and the rest still follow, unless `stopped` returns `true`.
 ///
 /// # Errors
-/// The only one's own; of several, how many failed, with the first one's exit code.
+/// With one name its own error; with several, how many failed, with the exit code of the first failure.
 pub(super) fn each<'a>(
     context: &Context,
     names: &'a [String],

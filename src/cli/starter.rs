@@ -1,4 +1,4 @@
-//! What `mlxctl init` proposes: models that fit into a machine. Pure.
+//! What `mlxctl init` proposes: models that fit the machine. Pure.
 
 mod text;
 
@@ -6,23 +6,23 @@ pub(crate) use text::{FIRST_PORT, Machine, text};
 
 use crate::units::Bytes;
 
-/// A model that is worth proposing, all of them on the Hugging Face hub in 4 bits.
+/// A model worth proposing; all are 4-bit repositories on the Hugging Face hub.
 #[derive(Debug, PartialEq)]
 pub(super) struct Known {
     pub name: &'static str,
     pub repo: &'static str,
     pub aliases: &'static [&'static str],
-    /// Of its files, MB: parameters × 4.5 bits (groups of 64 share a scale and a bias of 16 bits each).
+    /// Size of its files, MB: parameters × 4.5 bits (groups of 64 share a scale and a bias of 16 bits each).
     weights_mb: u64,
     /// KV cache per token, bytes: 2 × layers × KV heads × head dimension × 2, from its config.json.
     kv: u64,
-    /// Where a request sets no limit, tokens: one that thinks needs more.
+    /// Longest answer to a request that sets no limit, tokens; a reasoning model needs more.
     max_tokens: u32,
-    /// Whether it is for starting by hand only: what leaves no room for anything else.
+    /// Whether it is proposed only on demand, because it leaves no room for anything else.
     large: bool,
 }
 
-/// Largest first.
+/// Largest first: `propose` takes the first one that fits.
 const KNOWN: [Known; 6] = [
     Known {
         name: "70b",
@@ -80,18 +80,17 @@ const KNOWN: [Known; 6] = [
     },
 ];
 
-/// Contexts that are proposed, tokens, and the least that an always-on model is good for.
+/// Proposed contexts, tokens, and the smallest that makes an always-on model useful.
 const CONTEXTS: [u32; 5] = [24_576, 16_384, 12_288, 8192, 4096];
 const LEAST: u32 = 8192;
 
-/// One proposed model.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Proposal {
     pub model: &'static Known,
     pub always: bool,
-    /// Longest prompt plus answer, tokens.
+    /// Longest prompt and answer together, in tokens.
     pub context: u32,
-    /// What it takes with that context in flight and kept.
+    /// What it needs with one such context in flight and one kept.
     pub memory: Bytes,
 }
 
@@ -110,7 +109,7 @@ impl Known {
     }
 }
 
-/// Kept for macOS and programs.
+/// Memory reserved for macOS and other programs.
 fn reserve(memory: Bytes) -> Bytes {
     match memory.0 / Bytes::gb(1).0 {
         0..6 => Bytes::gb(2),
@@ -122,13 +121,13 @@ fn reserve(memory: Bytes) -> Bytes {
     }
 }
 
-/// MLX's buffer cache: less than its default where that would be a model's worth.
+/// Limit of MLX's buffer cache; small where the default would take as much as a model.
 fn cache(memory: Bytes) -> Bytes {
     if memory < Bytes::gb(24) { Bytes::mb(256) } else { Bytes::gb(1) }
 }
 
-/// What fits: one model that is always on, and one beside it that is started by hand, if there is room. Models fit into
-/// what the reserve leaves and into 75 % of memory, the smallest default of what macOS lets the GPU hold.
+/// Chooses one always-on model and, if there is room, one that is started by hand. Together they fit into what the
+/// reserve leaves and into 75 % of memory, the smallest default of what macOS lets the GPU hold.
 pub(super) fn propose(memory: Bytes) -> Vec<Proposal> {
     let room = memory.saturating_sub(reserve(memory)).min(memory.scale(0.75));
     let cache = cache(memory);
@@ -145,7 +144,7 @@ pub(super) fn propose(memory: Bytes) -> Vec<Proposal> {
     else {
         return Vec::new();
     };
-    // A long context gives way to a larger second model, down to what is still good for something.
+    // A long context is cut for a larger second model, but not below `LEAST`.
     let less: Vec<u32> = CONTEXTS.into_iter().filter(|context| *context <= 12_288).collect();
     for other in KNOWN.iter().filter(|other| **other != *main.model) {
         let larger = other.weights_mb > main.model.weights_mb;
@@ -165,7 +164,7 @@ pub(super) fn propose(memory: Bytes) -> Vec<Proposal> {
 mod tests {
     use super::*;
 
-    /// Name, whether always on, context.
+    /// Model name, whether it is always on, context in tokens.
     fn proposed(gb: u64) -> Vec<(&'static str, bool, u32)> {
         let all = propose(Bytes::gb(gb));
         all.iter().map(|one| (one.model.name, one.always, one.context)).collect()

@@ -6,8 +6,8 @@ use nix::unistd::{Uid, User, geteuid};
 
 use crate::folders;
 
-/// What to do where root's own registry is missing and the command was run through sudo. The caller's registry is never
-/// used unasked: root would write files into folders of that user, who could then not change them.
+/// Advice if root's own registry is missing and the command was run through sudo. The caller's registry is never used
+/// by default: root would create files in that user's folders that the user could not change.
 pub(super) fn advice(config: &Path) -> Option<String> {
     if !geteuid().is_root() || config.exists() || config != folders::config().join("models.toml") {
         return None;
@@ -17,7 +17,7 @@ pub(super) fn advice(config: &Path) -> Option<String> {
     Some(text(&user.name, &registry(&user.dir)))
 }
 
-/// The default registry below a home; `XDG_CONFIG_HOME` of the caller does not come through sudo.
+/// The default registry below a home; sudo does not pass on the caller's `XDG_CONFIG_HOME`.
 fn registry(home: &Path) -> PathBuf {
     let folder = if cfg!(target_os = "macos") { "Library/Application Support" } else { ".config" };
     home.join(folder).join("mlxctl/models.toml")

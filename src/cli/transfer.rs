@@ -1,4 +1,4 @@
-//! A download on its way: a bar with rate and time left on a terminal, one line per tenth elsewhere.
+//! The progress of a download: a bar with rate and time left on a terminal, one line per tenth elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ pub(super) struct Transfer<'a> {
     began: Instant,
     plan: Option<Plan>,
     bar: Option<ProgressBar>,
-    /// The last tenth that a pipe was told of.
+    /// The last tenth that was reported to a pipe.
     tenth: u64,
     waits: bool,
 }
 
 impl<'a> Transfer<'a> {
-    /// Nothing is shown before the hub has answered.
+    /// Shows nothing until the hub has answered.
     pub(super) fn new(output: &'a Output, model: &'a str, repo: &'a str) -> Self {
         Self { output, model, repo, began: Instant::now(), plan: None, bar: None, tenth: 0, waits: false }
     }
@@ -53,7 +53,7 @@ impl<'a> Transfer<'a> {
             let bar = ProgressBar::new(plan.bytes.0).with_message(self.model.to_owned());
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_position(plan.there.0);
-            // What was there already came at no speed.
+            // What was already there must not count towards the rate.
             bar.reset_eta();
             bar.enable_steady_tick(Duration::from_millis(200));
             self.bar = Some(bar);
@@ -105,7 +105,7 @@ fn heading(model: &str, repo: &str, plan: &Plan) -> String {
 }
 
 /// "32b  pulling 40 %  7.40 GB of 18.4 GB  95.0 MB/s  1m 56s left".
-#[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+#[expect(clippy::cast_precision_loss, reason = "a rate does not need 53 bits")]
 fn line(model: &str, plan: &Plan, done: Bytes, elapsed: Duration) -> String {
     let (all, came) = (plan.bytes.0.max(1) as f64, done.saturating_sub(plan.there).0 as f64);
     let share = human::percent(done.0 as f64 / all);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_hears_of_every_tenth() {
+    fn progress_is_counted_in_tenths() {
         assert_eq!(tenth(Bytes(19), Bytes(100)), 1);
         assert_eq!(tenth(Bytes(20), Bytes(100)), 2);
         assert_eq!(tenth(Bytes::ZERO, Bytes::ZERO), 0);

@@ -1,8 +1,8 @@
-//! Text broken at blanks to fit a width. Pure.
+//! Wraps text at spaces to fit a width. Pure.
 
 use unicode_width::UnicodeWidthStr;
 
-/// `text` as lines of at most `width` columns, broken at blanks; a word that is longer stands alone.
+/// Breaks `text` at spaces into lines of at most `width` columns; a longer word gets a line of its own.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
@@ -21,8 +21,8 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// `text`, whose lines of more than `width` columns are broken at blanks. What follows is indented `indent` columns further
-/// than its line. A line with escape sequences stays as it is: it was made for this terminal.
+/// Wraps the lines of `text` that exceed `width` columns. Continuation lines are indented `indent` columns further than
+/// their line. A line with escape sequences is kept: it was laid out for this terminal.
 pub(crate) fn fold(text: &str, indent: usize, width: usize) -> String {
     let mut out = Vec::new();
     for line in text.lines() {

@@ -1,5 +1,5 @@
-//! The server of the supervisor's API: HTTP/1.1 + JSON on a Unix socket (0600, in a 0700 folder), for this user
-//! alone.
+//! The server of the supervisor's API: HTTP/1.1 and JSON on a Unix socket (0600, in a 0700 folder), for this user
+//! and root.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,26 +29,25 @@ use crate::supervisor::Handle;
 use crate::units::Bytes as Size;
 use crate::web;
 
-/// No request has a longer body, bytes.
+/// The longest body of a request, bytes.
 const BODY_MAX: usize = 64 * 1024;
-/// Between two lines of progress.
+/// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_millis(250);
-/// After a failed accept (out of descriptors): the condition passes, the loop does not spin.
+/// Pause after a failed accept (out of descriptors): the condition passes, and the loop must not spin.
 const BREATH: Duration = Duration::from_millis(100);
-/// Events that are answered at once, at most.
+/// The most events in one answer.
 const EVENTS_MAX: usize = 1000;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// The bound socket.
 pub(crate) struct Server {
     listener: UnixListener,
     socket: PathBuf,
 }
 
 impl Server {
-    /// Binds the socket of `run`, in place of one that a dead supervisor left. The caller holds the lock, so that
-    /// no living one has it.
+    /// Binds the socket of `run`, replacing one that a dead supervisor left. The caller holds the lock, so no living
+    /// supervisor uses it.
     pub(crate) fn bind(run: &Path) -> io::Result<Self> {
         let socket = paths::socket_path(run);
         paths::make_folder(&socket)?;
@@ -61,7 +60,6 @@ impl Server {
         Ok(Self { listener, socket })
     }
 
-    /// Serves until it is dropped.
     pub(crate) async fn run(self, handle: Handle, config: PathBuf) {
         loop {
             match self.listener.accept().await {
@@ -80,12 +78,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A file that stays is only a name: a client's connection to it is refused.
+        // A file that stays behind does no harm: connections to it are refused.
         let _ = std::fs::remove_file(&self.socket);
     }
 }
 
-/// Root may as well: it could become this user.
+/// Root may connect as well: it could become this user.
 fn may_ask(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| paths::may_ask(peer.uid(), nix::unistd::getuid().as_raw()))
 }
@@ -147,11 +145,11 @@ async fn events(handle: &Handle, query: &str) -> Response<Body> {
     document(StatusCode::OK, &Events { events, next })
 }
 
-/// Every event after a number, as they come.
+/// Every event after number `after`, including those to come.
 async fn follow(handle: Handle, after: u64) -> Response<Body> {
     let (lines, body) = stream();
     tokio::spawn(async move {
-        // First those to come, then those that were: none falls between.
+        // Subscribe before reading the past, so that no event is missed in between.
         let mut coming = handle.follow();
         let mut last = after;
         for event in handle.events(Some(after), EVENTS_MAX).await {
@@ -169,7 +167,7 @@ async fn follow(handle: Handle, after: u64) -> Response<Body> {
     body
 }
 
-/// `start`, `stop`, `restart`: progress while it lasts, then the outcome.
+/// `start`, `stop`, `restart`: progress while they take, then the outcome.
 async fn command(
     request: Request<Incoming>,
     handle: Handle,
@@ -215,7 +213,7 @@ async fn command(
     Ok(response)
 }
 
-/// Waits for the outcome and tells how far it is; `None`: the client disconnected, and the command continues.
+/// Waits for the outcome and sends progress; `None`: the client disconnected, and the command continues.
 async fn watched(
     lines: &mpsc::Sender<Bytes>,
     handle: &Handle,
@@ -279,7 +277,7 @@ async fn reload(
     Ok(document(StatusCode::OK, &Reloaded { changes, applied: !dry_run }))
 }
 
-/// The request's JSON; no body is the default.
+/// The request's JSON; an empty body is the default.
 async fn body<T: DeserializeOwned + Default>(request: Request<Incoming>) -> Result<T, ApiError> {
     let collected = Limited::new(request.into_body(), BODY_MAX).collect().await;
     let bytes = collected.map_err(|error| bad_request(format!("the body was not read: {error}")))?.to_bytes();
@@ -298,7 +296,7 @@ fn document(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     respond(status, "application/json", Full::new(Bytes::from(text)).boxed_unsync())
 }
 
-/// An answer of JSON lines, and where they are put.
+/// A response of JSON lines, and the sender that feeds it.
 fn stream() -> (mpsc::Sender<Bytes>, Response<Body>) {
     let (sender, mut lines) = mpsc::channel::<Bytes>(16);
     let frames = futures_util::stream::poll_fn(move |context| {
@@ -308,7 +306,7 @@ fn stream() -> (mpsc::Sender<Bytes>, Response<Body>) {
     (sender, response)
 }
 
-/// Whether the client is still there.
+/// Sends one JSON line; `false` if the client is gone.
 async fn send<T: Serialize>(lines: &mpsc::Sender<Bytes>, value: &T) -> bool {
     let Ok(mut line) = serde_json::to_vec(value) else { return false };
     line.push(b'\n');
@@ -331,7 +329,7 @@ fn ending() -> ApiError {
     ApiError { code: ErrorCode::Refused, message: "the supervisor is shutting down".into(), hint: None }
 }
 
-/// A number of the query string.
+/// A number from the query string, by name.
 fn number(query: &str, name: &str) -> Option<u64> {
     query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! What `status` says of backends that live without a supervisor.
+//! What `status` says about backends that run without a supervisor.
 
 use crate::api::{StateName, Status};
 use crate::backend::spec::Record;
@@ -6,7 +6,7 @@ use crate::gate::TAKEN;
 use crate::host::Host;
 use crate::registry::Start;
 
-/// Shows what lives in a document that was made as a plan. What a run was granted takes the place of what was planned.
+/// Adds live backends to a document that was made as a plan. What a run was granted replaces what was planned for it.
 pub(crate) fn show(status: &mut Status, live: &[Record], host: &dyn Host) {
     for record in live {
         let Some(model) = status.models.iter_mut().find(|model| model.name == record.spec.model) else {
@@ -33,7 +33,7 @@ pub(crate) fn show(status: &mut Status, live: &[Record], host: &dyn Host) {
     }
 }
 
-/// Names who holds the ports that gates and router wait for. Looks at processes, but only where a port is taken.
+/// Names the programs on ports that gates and router wait for. Looks at processes only if a port is taken.
 pub(crate) fn name_holders(status: &mut Status) {
     let supervisor = status.supervisor.as_ref().map(|supervisor| supervisor.pid);
     let mut named: Vec<(String, String)> = Vec::new();

@@ -1,20 +1,19 @@
-//! Clusters: whether every machine of a model can be reached, and has what this one has.
+//! Clusters: whether every machine of a model can be reached and has what this one has.
 
 use super::Finding;
 use crate::cluster::ask::Answer;
 use crate::cluster::host::Report;
 use crate::registry::{ClusterBackend, Model};
 
-/// The machines of one cluster, as they answered.
+/// What the machines of one cluster answered.
 #[derive(Debug)]
 pub(crate) struct Seen<'a> {
     /// The model, which has a cluster.
     pub model: &'a Model,
-    /// This machine.
     pub here: &'a Report,
-    /// The others, by host.
+    /// The answers of the others, by host.
     pub others: &'a [(String, Answer)],
-    /// Why the supervisor says that the model does not run, if it says so.
+    /// The supervisor's reason for the model not running, if any.
     pub reason: Option<&'a str>,
 }
 
@@ -49,8 +48,8 @@ fn reachable(seen: &Seen<'_>) -> Finding {
     }
 }
 
-/// Whether macOS keeps this program off the local network. It asks a person once, and who runs under launchd is never
-/// asked: each connection to the LAN then ends with EHOSTUNREACH (65), for the supervisor and not for a Terminal.
+/// Whether macOS keeps this program off the local network. macOS asks the user once, but never for a program that runs
+/// under launchd: its connections to the LAN then fail with EHOSTUNREACH (65), while those from Terminal succeed.
 fn local_network(seen: &Seen<'_>) -> Finding {
     let id = "cluster-local-network";
     let name = &seen.model.name;
@@ -76,7 +75,7 @@ fn answered<'a>(seen: &'a Seen<'_>) -> Vec<(&'a str, &'a Report)> {
     std::iter::once(("this machine", seen.here)).chain(others).collect()
 }
 
-/// Whether `pick` says the same everywhere; else what it says where.
+/// The value of `pick` if it is the same everywhere; else the error lists it for each host.
 fn same(seen: &Seen<'_>, pick: impl Fn(&Report) -> String) -> Result<String, String> {
     let all: Vec<(&str, String)> =
         answered(seen).into_iter().map(|(host, report)| (host, pick(report))).collect();
@@ -87,7 +86,7 @@ fn same(seen: &Seen<'_>, pick: impl Fn(&Report) -> String) -> Result<String, Str
     Err(all.iter().map(|(host, value)| format!("{host}: {value}")).collect::<Vec<_>>().join("; "))
 }
 
-/// Whether Python, mlx, mlx-lm and mlxctl are of one version everywhere: the ranks exchange pickles.
+/// Whether Python, mlx, mlx-lm and mlxctl have the same versions everywhere: the ranks exchange pickles.
 fn versions(seen: &Seen<'_>) -> Finding {
     let (id, name) = ("cluster-versions", &seen.model.name);
     let of = |report: &Report| {
@@ -112,7 +111,7 @@ fn versions(seen: &Seen<'_>) -> Finding {
     }
 }
 
-/// Whether the environment and mlxctl lie at the same paths everywhere.
+/// Whether mlxctl and the model are at the same paths everywhere.
 fn paths(seen: &Seen<'_>) -> Finding {
     let (id, name) = ("cluster-paths", &seen.model.name);
     let of = |report: &Report| {
@@ -146,7 +145,7 @@ fn files(seen: &Seen<'_>) -> Finding {
     }
 }
 
-/// Whether every machine runs a macOS that has RDMA over Thunderbolt.
+/// Whether every machine runs a macOS with RDMA over Thunderbolt.
 fn system(seen: &Seen<'_>) -> Finding {
     let (id, name) = ("cluster-system", &seen.model.name);
     let old: Vec<String> = answered(seen)
@@ -171,7 +170,7 @@ fn has_rdma(os: &str) -> bool {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (26, 2)
 }
 
-/// Whether the devices that the registry names are there.
+/// Whether the RDMA devices named in the registry exist.
 fn devices(seen: &Seen<'_>) -> Finding {
     let (id, name) = ("cluster-rdma", &seen.model.name);
     let mut missing = Vec::new();
@@ -180,7 +179,7 @@ fn devices(seen: &Seen<'_>) -> Finding {
         let there = match seen.others.iter().find(|(host, _)| *host == rank.host) {
             _ if rank.local => &seen.here.rdma,
             Some((_, Ok(report))) => &report.rdma,
-            // That it does not answer is said already.
+            // `reachable` already reports that it does not answer.
             _ => continue,
         };
         for device in rank.rdma.iter().flatten().filter(|device| !there.contains(device)) {
@@ -197,7 +196,7 @@ fn devices(seen: &Seen<'_>) -> Finding {
     )
 }
 
-/// Whether requests go to the group one at a time.
+/// Whether the group gets one request at a time.
 fn in_flight(model: &Model) -> Finding {
     let (id, name) = ("cluster-in-flight", &model.name);
     match model.limits.in_flight {

@@ -43,7 +43,7 @@ fn report() -> Report {
     }
 }
 
-/// What is found where the other machine differs from this one by `change`.
+/// The findings if the other machine differs from this one by `change`.
 fn found(change: impl FnOnce(&mut Report)) -> Vec<Finding> {
     let mut other = report();
     change(&mut other);
@@ -60,7 +60,7 @@ fn failed(findings: &[Finding]) -> Vec<&str> {
 }
 
 #[test]
-fn alike_machines_are_fine_and_every_check_is_there() {
+fn identical_machines_pass_every_check() {
     let findings = found(|_| {});
     let ids: Vec<_> = findings.iter().map(|finding| finding.id).collect();
     let wanted = ["ssh", "local-network", "versions", "paths", "model", "system", "rdma", "in-flight"];
@@ -123,7 +123,7 @@ fn asked(script: &str, limit: Duration) -> (Vec<(String, Answer)>, String) {
 }
 
 #[test]
-fn a_machine_is_asked_without_a_prompt_and_what_keeps_it_silent_is_said() {
+fn a_machine_is_asked_without_a_prompt_and_its_silence_is_explained() {
     const LONG: Duration = Duration::from_secs(60);
     let json = serde_json::to_string(&report()).unwrap();
     let (answers, log) = asked(&format!("echo welcome\ncat <<'END'\n{json}\nEND"), LONG);
@@ -161,7 +161,7 @@ fn a_supervisor_that_macos_keeps_off_the_local_network_is_recognised() {
     let answers = [("studio".to_owned(), Ok(report()))];
     assert_eq!(local(&answers, None).state, State::Ok);
     assert_eq!(local(&answers, Some("the port is taken")).state, State::Ok);
-    // From Terminal all is well, and the agent gets nowhere.
+    // From Terminal it works; from the agent it does not.
     let told = local(&answers, Some("studio: ssh: connect to host studio port 22: No route to host"));
     assert_eq!(told.state, State::Warn);
     assert!(told.seen.contains("the supervisor") && told.fix.unwrap().contains("Local Network"));

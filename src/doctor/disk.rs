@@ -1,21 +1,21 @@
-//! What lies on disk: the models, the cache, logs, state, sockets, keys.
+//! What is on disk: models, cache, logs, state, sockets, keys.
 
 use std::path::Path;
 
 use super::Finding;
 use crate::units::Bytes;
 
-/// What the disk must keep free beside the models: macOS swaps and updates into it.
+/// Space that must stay free in addition to the models: macOS swaps and updates into it.
 const HEADROOM: Bytes = Bytes::gb(5);
 
-/// A log that has grown so far is worth a word.
+/// A log larger than this is worth a warning.
 const LARGE_LOG: Bytes = Bytes::gb(1);
 
-/// With less a log or a state file may be cut at any moment.
+/// With less than this free, a log or state file may be truncated at any moment.
 const FULL: Bytes = Bytes::mb(100);
 
-/// Whether there is room for what is written while models run, and whether those that are not downloaded yet fit.
-/// `missing`: name and declared size. `free`: of the cache's disk. `written`: folders with what their disks have free.
+/// Whether there is room for what is written while models run, and for models that are not downloaded yet.
+/// `missing`: name and declared size. `free`: on the cache's disk. `written`: folders and what their disks have free.
 pub(crate) fn space(
     missing: &[(String, Option<Bytes>)],
     free: Option<Bytes>,
@@ -61,7 +61,7 @@ pub(crate) fn space(
     )
 }
 
-/// Whether logs can be written and are not eating the disk. `writable`: the error, if they cannot.
+/// Whether logs can be written and do not fill the disk. `writable`: the error, if they cannot.
 pub(crate) fn logs(folder: &Path, writable: Result<(), String>, largest: Option<(String, Bytes)>) -> Finding {
     let id = "logs";
     let place = folder.display();
@@ -78,19 +78,19 @@ pub(crate) fn logs(folder: &Path, writable: Result<(), String>, largest: Option<
     }
 }
 
-/// What a supervisor that is gone left behind.
+/// What an earlier supervisor left behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Leftovers {
     /// Whether a supervisor answers: then nothing is left over.
     pub supervisor: bool,
-    /// Backends that run without one.
+    /// Backends that run without a supervisor.
     pub orphans: usize,
     /// Records of backends that are gone.
     pub records: usize,
 }
 
-/// Whether something of an earlier life is in the way. None of it is: the next supervisor adopts what runs and
-/// clears away what does not, but memory that an orphan holds should be known.
+/// Whether an earlier supervisor left something behind. Nothing of it is in the way, because the next supervisor adopts
+/// what runs and removes the rest, but memory that an orphan holds is worth knowing about.
 pub(crate) fn leftovers(found: Leftovers) -> Finding {
     let id = "leftovers";
     match found {
@@ -108,7 +108,7 @@ pub(crate) fn leftovers(found: Leftovers) -> Finding {
     }
 }
 
-/// Whether the sockets' paths fit into the system's 103 bytes.
+/// Whether the sockets' paths fit into the `longest` bytes that the system allows (103 on macOS).
 pub(crate) fn socket_path(wanted: &Path, used: &Path, longest: usize) -> Finding {
     let id = "socket-path";
     let length = |path: &Path| path.as_os_str().len();
@@ -149,17 +149,17 @@ pub(crate) fn keys(file: &Path, mode: Option<u32>, required: bool) -> Finding {
     }
 }
 
-/// The hub's cache.
+/// The Hugging Face hub's cache on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct HubCache {
     /// Where it is; `None`: it is not there.
     pub folder: Option<String>,
-    /// Models of the registry that are there in part.
+    /// Models of the registry that are only partly downloaded.
     pub partial: Vec<String>,
 }
 
-/// Whether the hub's cache is one that the server can read. Without the folder `/v1/models` of mlx_lm.server is an
-/// empty reply: `scan_cache_dir` raises.
+/// Whether the server can read the hub's cache. Without that folder `scan_cache_dir` raises, and mlx_lm.server sends an
+/// empty reply to `/v1/models`.
 pub(crate) fn hub_cache(found: &HubCache) -> Finding {
     let id = "hub-cache";
     let Some(folder) = &found.folder else {
@@ -181,7 +181,7 @@ mod tests {
     use crate::doctor::State;
 
     #[test]
-    fn models_to_come_need_room_and_some() {
+    fn models_to_download_need_their_size_and_headroom() {
         let missing = [("32b".to_owned(), Some(Bytes::gb(20))), ("70b".to_owned(), Some(Bytes::gb(40)))];
         assert_eq!(space(&[], Some(Bytes::gb(6)), &[]).state, State::Ok);
         assert_eq!(space(&missing, Some(Bytes::gb(64)), &[]).state, State::Fail);
@@ -199,11 +199,11 @@ mod tests {
         assert!(full.seen.contains("the disk of /state is full"), "{}", full.seen);
         assert_eq!(space(&[], Some(Bytes::gb(900)), &written(Bytes::gb(1))).state, State::Ok);
         assert_eq!(space(&[], Some(Bytes::gb(1)), &written(Bytes::gb(1))).state, State::Warn);
-        assert_eq!(space(&[], None, &written(Bytes(0))).state, State::Fail, "whatever is not known");
+        assert_eq!(space(&[], None, &written(Bytes(0))).state, State::Fail, "whatever else is unknown");
     }
 
     #[test]
-    fn a_log_folder_must_take_logs() {
+    fn a_log_folder_must_be_writable() {
         let folder = Path::new("/logs");
         assert_eq!(logs(folder, Ok(()), Some(("32b.log".into(), Bytes::mb(1)))).state, State::Ok);
         assert_eq!(logs(folder, Ok(()), Some(("32b.log".into(), Bytes::gb(2)))).state, State::Warn);

@@ -9,7 +9,7 @@ use crate::units::Bytes;
 /// The oldest macOS that MLX's wheels run on.
 const OLDEST_MACOS: u32 = 14;
 
-/// Swap that is not worth a word: a Mac that was busy once keeps some for days.
+/// Swap use below this is normal: a Mac that was busy once keeps some for days.
 const SWAP_UNREMARKABLE: Bytes = Bytes::gb(2);
 
 /// Whether MLX can run here. `os` is "macOS 15.1" or "Linux 6.18"; `arch` is this program's.
@@ -36,7 +36,7 @@ pub(crate) fn system(os: &str, chip: Option<&str>, arch: &str) -> Finding {
     }
 }
 
-/// Whether the models that are always on fit into what the GPU may hold.
+/// Whether the always-on models fit into what the GPU may hold.
 pub(crate) fn gpu_limit(limit: Option<GpuLimit>, always_on: Bytes) -> Finding {
     let id = "gpu-limit";
     match limit {
@@ -56,7 +56,7 @@ pub(crate) fn gpu_limit(limit: Option<GpuLimit>, always_on: Bytes) -> Finding {
     }
 }
 
-/// Whether the machine has run out of memory lately.
+/// Whether the machine is short of memory.
 pub(crate) fn swap(used: Option<Bytes>) -> Finding {
     let id = "swap";
     match used {
@@ -70,10 +70,9 @@ pub(crate) fn swap(used: Option<Bytes>) -> Finding {
     }
 }
 
-/// Where the power comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Power {
-    /// `Some(true)`: on battery. `None`: unknown.
+    /// Whether it runs on battery; `None`: unknown.
     pub battery: Option<bool>,
     /// Whether low power mode is on.
     pub low_power: Option<bool>,
@@ -101,7 +100,7 @@ impl Power {
     }
 }
 
-/// Whether power is what slows the models down.
+/// Whether the power state slows the models down.
 pub(crate) fn power(power: Power) -> Finding {
     let id = "power";
     match power {
@@ -120,10 +119,10 @@ pub(crate) fn power(power: Power) -> Finding {
     }
 }
 
-/// Whether the clock can be right: never earlier than this program was made.
+/// Whether the clock can be right: it is wrong if it is before this program's file was written.
 pub(crate) fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Finding {
     let id = "clock";
-    // A day of grace: archives carry the time of another machine.
+    // A day of tolerance: archives carry the time of another machine.
     match program_made.and_then(|made| made.duration_since(now).ok()) {
         Some(behind) if behind > Duration::from_secs(86_400) => Finding::fail(
             id,
@@ -134,8 +133,8 @@ pub(crate) fn clock(now: SystemTime, program_made: Option<SystemTime>) -> Findin
     }
 }
 
-/// Whether every client that the registry admits can be connected. `wanted` is what the models' connections need;
-/// `soft` and `hard` are this process's limits.
+/// Whether there are enough open files for every client that the registry admits. `wanted`: what the models'
+/// connections need; `soft` and `hard`: this process's limits.
 pub(crate) fn open_files(soft: u64, hard: u64, wanted: u64) -> Finding {
     let id = "open-files";
     if hard < wanted {

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use super::Finding;
 
-/// The folder of `socketfilterfw`, which is in nobody's PATH.
+/// The folder of `socketfilterfw`, which is not in PATH.
 pub(crate) const FIREWALL: &str = "/usr/libexec/ApplicationFirewall";
 
 /// Whether the application firewall lets others connect. `global` and `app` are what `socketfilterfw` prints for
-/// `--getglobalstate` and `--getappblocked PROGRAM`; empty: there is no such program here. Its words are in no manual:
-/// what is not understood is shown as it is.
+/// `--getglobalstate` and `--getappblocked PROGRAM`; empty: there is no such program here. Its output is undocumented:
+/// what is not understood is shown verbatim.
 ///
-/// An ad-hoc signature counts as none, so a new binary is a stranger to a firewall that is on: connections from other
-/// machines are dropped without a word, while those from this one pass.
+/// An ad-hoc signature counts as none, so a firewall that is on does not know a new binary: connections from other
+/// machines are dropped silently, while those from this one pass.
 pub(crate) fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) -> Finding {
     let id = "firewall";
     let (global, app) = (global.trim(), app.trim());
@@ -57,17 +57,17 @@ pub(crate) fn firewall(host: IpAddr, program: &Path, global: &str, app: &str) ->
     }
 }
 
-/// What `--getglobalstate` says.
+/// The firewall's state, as `--getglobalstate` reports it.
 #[derive(Debug, PartialEq, Eq)]
 enum Switched {
     Off,
     On,
-    /// It blocks all incoming connections.
+    /// It blocks all incoming connections to every program.
     Closed,
     Unknown,
 }
 
-/// By the number of the state where there is one, otherwise by the words that are known.
+/// By the number of the state if there is one, otherwise by known phrases.
 fn switched(global: &str) -> Switched {
     let says = global.to_lowercase();
     let number = says.split_once("state").and_then(|(_, rest)| {
@@ -84,7 +84,7 @@ fn switched(global: &str) -> Switched {
     }
 }
 
-/// What `--getappblocked` says of a program.
+/// What `--getappblocked` says about a program.
 #[derive(Debug, PartialEq, Eq)]
 enum Admitted {
     Yes,
@@ -109,7 +109,7 @@ fn admitted(app: &str) -> Option<Admitted> {
     }
 }
 
-/// Whether this boot began with a kernel panic. `reports`: `None`: this system writes none.
+/// Whether this boot followed a kernel panic. `reports`: its reports; `None`: this system writes none.
 pub(crate) fn panics(reports: Option<io::Result<Vec<String>>>) -> Finding {
     let id = "kernel-panics";
     match reports {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_firewall_that_drops_connections_is_told_with_the_command_that_lets_them_in() {
+    fn a_firewall_that_drops_connections_is_reported_with_the_command_that_admits_them() {
         let on = "Firewall is enabled. (State = 1)\n";
         let known = |app: &str| state(LAN, on, app);
         assert_eq!(state(LAN, "Firewall is disabled. (State = 0)\n", "").0, State::Ok);
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_no_matter_where_nobody_else_connects_or_there_is_none() {
+    fn a_firewall_does_not_matter_on_loopback_or_if_there_is_none() {
         assert_eq!(state("127.0.0.1", "Firewall is enabled. (State = 1)", "").0, State::Skip);
         assert_eq!(state(LAN, "", "").0, State::Skip);
     }
 
     #[test]
-    fn a_boot_after_a_panic_is_told() {
+    fn a_boot_after_a_panic_is_reported() {
         assert_eq!(panics(None).state, State::Skip);
         assert_eq!(panics(Some(Err(io::ErrorKind::PermissionDenied.into()))).state, State::Skip);
         assert_eq!(panics(Some(Ok(vec![]))).state, State::Ok);

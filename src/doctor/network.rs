@@ -1,4 +1,4 @@
-//! The network: the address, the ports, who is let in.
+//! The network: the address, the ports, the allow-list.
 
 use std::net::IpAddr;
 
@@ -26,25 +26,23 @@ pub(crate) fn address(host: IpAddr, present: &[IpAddr]) -> Finding {
     )
 }
 
-/// Who has a gate's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PortUse {
-    /// Nobody.
     Free,
-    /// The supervisor of this registry.
+    /// The supervisor of this registry has it.
     Ours,
-    /// Somebody else; who, if that can be seen.
+    /// Another program has it; which one, if this user may see that.
     Taken(Option<PortHolder>),
     /// This user may not listen on it.
     Denied,
 }
 
 impl PortUse {
-    /// What was found where a gate of ours could not be bound. `holders`: who listens on that port; `supervisor`: its pid;
-    /// `listens`: whether it says that its gate listens there, which decides where nobody can be looked at.
+    /// Who uses a port that could not be bound. `holders`: the processes that listen on it; `supervisor`: its pid;
+    /// `listens`: whether it says that its gate listens there, which decides if no process can be inspected.
     pub(crate) fn in_use(holders: Vec<PortHolder>, supervisor: Option<i32>, listens: bool) -> Self {
         let is_ours = |holder: &PortHolder| Some(holder.pid) == supervisor;
-        // Both can hold the port, on different addresses; whose it is here is the supervisor's to know.
+        // Both can hold the port, on different addresses; the supervisor knows whether this one is its own.
         if listens && (holders.is_empty() || holders.iter().any(is_ours)) {
             return Self::Ours;
         }
@@ -53,7 +51,7 @@ impl PortUse {
     }
 }
 
-/// Whether every gate can listen. `ports`: model, port, who has it.
+/// Whether every gate can listen. `ports`: model, port, and who has it.
 pub(crate) fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
     let id = "ports";
     let with = |words: fn(&PortUse) -> Option<String>| -> Vec<String> {
@@ -73,7 +71,7 @@ pub(crate) fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
     if let Some((port, holder)) = first {
         let fix = match holder {
             Some(holder) => format!("kill {} if you do not need it, or change `port`", holder.pid),
-            // This user may not look at it.
+            // This user may not inspect it.
             None => {
                 format!("sudo lsof -nP -iTCP:{port} -sTCP:LISTEN names the program; end it or change `port`")
             }
@@ -96,7 +94,7 @@ pub(crate) fn ports(ports: &[(String, u16, PortUse)]) -> Finding {
     Finding::ok(id, both.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
-/// Whether the allow-list lets in those who can reach the address, and only those.
+/// Whether the allow-list admits those who can reach the address, and only those.
 pub(crate) fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> Finding {
     let id = "allow-list";
     if host.is_loopback() {
@@ -128,7 +126,7 @@ pub(crate) fn allow_list(host: IpAddr, allowed: &[IpNet], require_key: bool) -> 
     Finding::ok(id, if nets.is_empty() { "keys are required".into() } else { nets.join(", ") })
 }
 
-/// The usual size of a network at home.
+/// The network around `host`, of the size usual at home: /24, or /64 for IPv6.
 fn neighbours(host: IpAddr) -> String {
     let bits = if host.is_ipv4() { 24 } else { 64 };
     IpNet::new(host, bits).map_or_else(|_| host.to_string(), |net| net.trunc().to_string())
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_no_interface_has_is_named_with_those_there_are() {
+    fn an_address_that_no_interface_has_is_named_with_the_existing_ones() {
         let host = ip("192.168.132.21");
         assert_eq!(address(host, &[ip("127.0.0.1"), host]).state, State::Ok);
         assert_eq!(address(ip("127.0.0.1"), &[]).state, State::Ok);
@@ -174,7 +172,7 @@ mod tests {
         assert_eq!(
             ours(vec![holder(7)], false),
             PortUse::Ours,
-            "its router, or a gate that waits for its address"
+            "its router, or a gate waiting for its address"
         );
         assert_eq!(
             ours(vec![holder(9)], true),

@@ -1,4 +1,4 @@
-//! The part that looks: files, sockets, the host, a few programs. Nothing is changed.
+//! The part that looks: at files, sockets, the host, a few programs. It changes nothing.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
@@ -39,13 +39,13 @@ pub(crate) fn machine(host: &dyn Host) -> Vec<Finding> {
     ]
 }
 
-/// The check that says why the others are missing.
+/// The failed check of the registry, without which the other checks cannot run.
 pub(crate) fn broken(problems: &Problems, file: &Path) -> Finding {
     let problems = problems.iter().map(ToString::to_string).collect();
     service::registry(&file.to_string_lossy(), Err(problems))
 }
 
-/// The checks of a deployment. `status` is what a supervisor says, if one answers.
+/// The checks of a deployment. `status`: the supervisor's, if one answers.
 pub(crate) fn deployment(
     registry: &Registry,
     agent: Result<&dyn Agent, String>,
@@ -68,7 +68,7 @@ pub(crate) fn deployment(
     findings
 }
 
-/// The checks of every model that is spread over several machines: each of these is asked over ssh.
+/// The checks of every model that is spread over several machines, each of which is asked over ssh.
 pub(crate) fn clusters(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> Vec<Finding> {
     let Ok(binary) = std::env::current_exe() else { return Vec::new() };
     let ssh = Ssh::new(&binary);
@@ -146,7 +146,7 @@ fn addresses() -> Vec<IpAddr> {
         .collect()
 }
 
-/// Listens for a moment, where a gate would; see [`PortUse::in_use`] for the rest.
+/// Tries to listen where a gate would, for a moment; see [`PortUse::in_use`] for the rest.
 fn port_use(host: IpAddr, port: u16, supervisor: Option<i32>, listens: bool) -> PortUse {
     let loopback =
         if host.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
@@ -158,7 +158,7 @@ fn port_use(host: IpAddr, port: u16, supervisor: Option<i32>, listens: bool) -> 
         Err(_) => None,
         Ok(_) => Some(PortUse::Free),
     };
-    // Without the address the gate serves loopback meanwhile.
+    // While the address is missing, the gate serves loopback.
     outcome(host).or_else(|| outcome(loopback)).unwrap_or(PortUse::Free)
 }
 
@@ -171,7 +171,7 @@ fn memory(registry: &Registry, noted: Option<Bytes>, host: &dyn Host) -> [Findin
         .sum();
     let reading = host.memory().unwrap_or_default();
     let limit = GpuLimit::of(Platform::of(&reading), &reading, noted);
-    // Each client costs the gate two files: its connection and the backend's. The rest is the supervisor's own.
+    // Each client takes two files: its connection and the one to the backend. The rest is the supervisor's own.
     let each = || registry.models.iter().map(|model| u64::from(model.limits.connections));
     let connections: u64 = each().chain(registry.router.and_then(|_| each().max())).sum();
     let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
@@ -208,7 +208,7 @@ fn on_disk(registry: &Registry, status: Option<&Status>, host: &dyn Host) -> [Fi
     ]
 }
 
-/// The folders that a supervisor writes to, with what their disks have free. Two folders of one disk are one.
+/// The folders that a supervisor writes to, and the space free on their disks; one folder per disk.
 fn written(registry: &Registry) -> Vec<(String, Bytes)> {
     let mut seen = Vec::new();
     let paths = [&registry.paths.root, &registry.paths.state, &registry.paths.logs];
@@ -225,20 +225,20 @@ fn written(registry: &Registry) -> Vec<(String, Bytes)> {
     folders.filter_map(|folder| Some((folder.display().to_string(), free_space(folder)?))).collect()
 }
 
-/// What an ordinary user may still write to the disk that `folder` is on, or will be on once it is made.
+/// What an ordinary user may still write to the disk that `folder` is on, or will be on once it is created.
 fn free_space(folder: &Path) -> Option<Bytes> {
     let there = folder.ancestors().find(|folder| folder.exists())?;
     let disk = nix::sys::statvfs::statvfs(there).ok()?;
-    // The widths of these differ between systems; both fit.
+    // These have different widths on different systems; both fit.
     let blocks = u64::try_from(i128::from(disk.blocks_available())).ok()?;
     let size = u64::try_from(i128::from(disk.fragment_size())).ok()?;
     Some(Bytes(blocks.saturating_mul(size)))
 }
 
 fn can_write(folder: &Path) -> Result<(), String> {
-    // A folder that is to come is as good as its first ancestor that is there.
+    // A folder that does not exist yet is as writable as its nearest existing ancestor.
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
-    // On a full disk a file can be made, and nothing be written into it.
+    // On a full disk a file can be created, but nothing can be written to it.
     let block = [0; 64 << 10];
     let tried = tempfile::tempfile_in(there).and_then(|mut file| {
         file.write_all(&block)?;
@@ -287,7 +287,7 @@ fn as_service(agent: Result<&dyn Agent, String>, supervisor: Option<i32>) -> Vec
     ]
 }
 
-/// Asks the application firewall about the program that listens for others.
+/// Asks the application firewall about the program that listens for connections.
 fn firewall(registry: &Registry, agent: Option<&dyn Agent>) -> Finding {
     let program = agent.map(|agent| agent.program().to_owned());
     let program = program.or_else(|| std::env::current_exe().ok()).unwrap_or_default();
@@ -301,7 +301,7 @@ fn firewall(registry: &Registry, agent: Option<&dyn Agent>) -> Finding {
     )
 }
 
-/// What a program prints; nothing where it is missing or fails.
+/// What a program prints to stdout; empty if it cannot be run.
 fn output(program: &str, arguments: &[&str]) -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{path}:{}", macos::FIREWALL);

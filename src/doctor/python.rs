@@ -5,12 +5,12 @@ use std::path::Path;
 use super::Finding;
 use crate::python::requirement::refused_mlx_lm;
 
-/// Whether an environment could be made. `found`: where and which version, or why none fits.
+/// Whether an environment could be created. `found`: path and version, or why there is none.
 pub(crate) fn interpreter(found: Result<(&Path, String), String>, has_venv: bool) -> Finding {
     let id = "python";
     match found {
         Ok((path, version)) => Finding::ok(id, format!("{version} at {}", path.display())),
-        // An environment that is there needs no other interpreter until it is made again.
+        // An existing environment needs no other interpreter until it is recreated.
         Err(why) if has_venv => Finding::warn(
             id,
             format!("none is usable if the environment has to be recreated: {why}"),
@@ -22,7 +22,8 @@ pub(crate) fn interpreter(found: Result<(&Path, String), String>, has_venv: bool
 
 const INSTALL: &str = "install uv (https://docs.astral.sh/uv) or Python 3.12, then mlxctl setup";
 
-/// Whether the environment is whole. `found`: why `setup` would change it, if it would; or why it cannot be used.
+/// Whether the environment is usable. `found`: its Python and why `setup` would change it, if it would; or why it
+/// cannot be used and what to do.
 pub(crate) fn venv(found: Result<(&Path, Option<&str>), (&str, &str)>) -> Finding {
     let id = "venv";
     match found {
@@ -56,8 +57,8 @@ pub(crate) fn versions(installed: Option<&Installed>) -> Finding {
     Finding::ok(id, seen)
 }
 
-/// Whether mlx-lm is one that runs code out of a model's folder (CVE-2026-5843, up to 0.31.3) and keeps answering
-/// `/health` with 200 after its generation thread died.
+/// Whether this mlx-lm runs code from a model's folder (CVE-2026-5843, up to 0.31.3) and keeps answering `/health` with
+/// 200 after its generation thread died.
 pub(crate) fn cve(installed: Option<&Installed>) -> Finding {
     let id = "cve-2026-5843";
     let Some(found) = installed else { return Finding::skip(id, "there is no Python environment yet") };
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_that_is_not_whole_fails_with_its_reason() {
+    fn an_unusable_environment_fails_with_its_reason() {
         let python = Path::new("/v/bin/python");
         assert_eq!(venv(Ok((python, None))).state, State::Ok);
         assert_eq!(venv(Ok((python, Some("made for other packages")))).state, State::Warn);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mlx_lm_with_the_hole_fails() {
+    fn a_vulnerable_mlx_lm_fails() {
         assert_eq!(cve(Some(&installed("0.32.0", "5.7.0"))).state, State::Ok);
         let old = cve(Some(&installed("0.31.3", "5.0")));
         assert_eq!(old.state, State::Fail);

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::registry::ProcessType;
 use crate::service::agent::Seen;
 
-/// Whether the registry is valid. `problems`: one a line.
+/// Whether the registry is valid. `problems`: the number of models, or one line per problem.
 pub(crate) fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
     let id = "registry";
     match problems {
@@ -20,11 +20,11 @@ pub(crate) fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Find
     }
 }
 
-/// Whether a supervisor answers, and with the registry on disk. `answer`: why the file is not in force, if so.
+/// Whether a supervisor answers and uses the registry on disk. `answer`: its version, and why it does not use the file.
 pub(crate) fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Finding {
     let id = "supervisor";
     match answer {
-        None => Finding::warn(id, "none runs", "mlxctl agent install, or mlxctl serve in a terminal"),
+        None => Finding::warn(id, "none is running", "mlxctl agent install, or mlxctl serve in a terminal"),
         Some((_, Some(problem))) => Finding::fail(
             id,
             format!("changes to the registry are not applied: {problem}"),
@@ -39,7 +39,7 @@ pub(crate) fn supervisor(answer: Option<(&str, Option<&str>)>, ours: &str) -> Fi
     }
 }
 
-/// Whether the agent's file is what the registry asks for. `differences`: `None`: there is no file.
+/// Whether the agent's file matches the registry. `differences`: `None`: there is no file.
 pub(crate) fn agent_file(file: &str, differences: Option<&[String]>) -> Finding {
     let id = "agent-file";
     match differences {
@@ -53,7 +53,7 @@ pub(crate) fn agent_file(file: &str, differences: Option<&[String]>) -> Finding 
     }
 }
 
-/// Whether the service manager runs the agent. `seen`: why it does not say, if it does not.
+/// Whether the service manager runs the agent. `seen`: the job, or why the manager does not answer.
 pub(crate) fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_pid: Option<i32>) -> Finding {
     let id = "agent-state";
     let seen = match seen {
@@ -86,8 +86,8 @@ pub(crate) fn agent_state(manager: &str, seen: Result<&Seen, &str>, supervisor_p
     }
 }
 
-/// What the process type costs. Reports disagree (11 against 87 tokens a second on an M4 Max; "no difference"; a
-/// stall under Interactive), so it is the owner's choice, and the bench's to measure.
+/// What the process type costs. Reports disagree (11 against 87 tokens per second on an M4 Max; "no difference"; a
+/// stall under Interactive), so the owner has to choose, and `mlxctl bench` measures.
 pub(crate) fn process_type(chosen: ProcessType, macos: bool) -> Finding {
     let id = "process-type";
     if !macos {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_type_that_slows_the_models_is_said() {
+    fn a_process_type_that_slows_the_models_down_is_a_warning() {
         let background = process_type(ProcessType::Background, true);
         assert_eq!(background.state, State::Warn);
         assert!(

@@ -22,7 +22,7 @@ pub(super) fn render(facts: &Facts) -> String {
         let _ = writeln!(text, "MLX_BACKEND_{name}={}", backend.url);
     }
     if facts.needs_key {
-        text.push_str("# The gates ask for a key: mlxctl key add\nMLX_API_KEY=\n");
+        text.push_str("# The gates require a key: mlxctl key add\nMLX_API_KEY=\n");
     }
     text
 }

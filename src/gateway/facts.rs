@@ -1,4 +1,4 @@
-//! What every format says.
+//! The facts that every format contains.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use crate::registry::{Model, Registry, Start};
 
-/// What a gateway has to know.
+/// What a gateway has to know about this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Facts {
-    /// In the registry's order.
+    /// One per model, in the registry's order.
     pub backends: Vec<Backend>,
-    /// The model that reasons: the one that is called so, else the first that is always on.
+    /// The reasoning model: the one named `reasoning`, else the first that is always on.
     pub reasoning: Option<String>,
-    /// The large model: the one that is called so, else the first other one that is started by hand.
+    /// The large model: the one named `large`, else the first other one that is started by hand.
     pub large: Option<String>,
-    /// Whether the gates ask for a bearer key.
+    /// Whether the gates require a bearer key.
     pub needs_key: bool,
 }
 
@@ -23,16 +23,16 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Backend {
     pub name: String,
-    /// `http://192.168.132.21:8800`
+    /// Base URL without a path: `http://192.168.132.21:8800`.
     pub url: String,
-    /// What clients may call it: name, aliases, repository. Each stands at one model: a repository that two of them serve
-    /// means the first.
+    /// What clients may call it: name, aliases, repository. Each name belongs to one model: a repository that two
+    /// models serve means the first.
     pub names: Vec<String>,
     /// Whether it runs only when started by hand.
     pub on_demand: bool,
-    /// Longest prompt plus answer, tokens; null: the model's own limit.
+    /// Longest prompt and answer together, tokens; null: the model's own limit.
     pub context: Option<u32>,
-    /// Longest answer that may be asked for, tokens; null: no limit.
+    /// Longest answer that may be requested, tokens; null: no limit.
     pub max_tokens: Option<u32>,
 }
 
@@ -40,15 +40,15 @@ pub(crate) struct Backend {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("network.host is {host}, which other machines cannot connect to")]
 pub(crate) struct NoAddress {
-    /// As the registry has it.
+    /// The value of `network.host` in the registry.
     pub host: String,
 }
 
 impl Facts {
-    /// Of a registry; `host`: what clients call this machine, instead of `network.host`.
+    /// Reads a registry; `host`: what clients call this machine, instead of `network.host`.
     ///
     /// # Errors
-    /// [`NoAddress`] without a `host`, where `network.host` is `0.0.0.0` or `::`.
+    /// [`NoAddress`] without a `host`, if `network.host` is `0.0.0.0` or `::`.
     pub(crate) fn new(registry: &Registry, host: Option<&str>) -> Result<Self, NoAddress> {
         let network = &registry.network;
         let host = match host {
@@ -68,13 +68,13 @@ impl Facts {
         let mut backends: Vec<Backend> = models.iter().map(|model| backend(model, &host)).collect();
         let mut taken = BTreeSet::new();
         for backend in &mut backends {
-            // The gates read names in any case.
+            // The gates ignore the case of names.
             backend.names.retain(|name| taken.insert(name.to_lowercase()));
         }
         Ok(Self { backends, reasoning, large, needs_key: network.require_key })
     }
 
-    /// Whom to ask instead of `name`: the model of the other role.
+    /// The fallbacks for `name`: the models of the other roles.
     pub(crate) fn stand_ins(&self, name: &str) -> Vec<&str> {
         [&self.reasoning, &self.large]
             .into_iter()

@@ -95,7 +95,7 @@ async def completions(request: Request):
 
 
 async def forward(request, body):
-    """The backend's response, or one of our own where none could be reached."""
+    """The backend's response, or our own error if none could be reached."""
     client, path, stream = app.state.client, request.url.path, body.get("stream") is True
     reasoning = request.headers.get("x-reasoning") == "1"
     if not mlx_backends.route(body, reasoning):

@@ -1,4 +1,4 @@
-//! For everything else. Keys are promises.
+//! JSON, for everything else. Its keys are stable.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ struct Document<'a> {
 }
 
 pub(super) fn render(facts: &Facts) -> String {
-    // Nothing in it can fail to be written: strings, numbers and flags.
+    // Serializing strings, numbers and flags cannot fail.
     let text = serde_json::to_string_pretty(&Document { schema: 1, facts }).unwrap_or_default();
     format!("{text}\n")
 }

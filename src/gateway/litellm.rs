@@ -7,13 +7,13 @@ use super::{Backend, Facts, quoted};
 const HEAD: &str = "\
 # LiteLLM proxy, printed by `mlxctl gateway --format litellm`: `litellm --config FILE`
 #
-# A gate answers 503 at once while its model is offline, loading, refused or failed, so a fallback costs a round trip
-# on the LAN and nothing is tried twice against a model that is not there.
+# A gate answers 503 at once while its model is offline, loading, refused or failed, so a fallback costs one round trip
+# on the LAN and a model that is not there is not tried twice.
 ";
 
 const SETTINGS: &str = "\
 router_settings:
-  num_retries: 0          # a gate repeats by itself what a backend's death took away
+  num_retries: 0          # a gate resends by itself what was lost with a backend
   allowed_fails: 1
   cooldown_time: 5        # seconds
   enable_pre_call_checks: true
@@ -36,15 +36,15 @@ pub(super) fn render(facts: &Facts) -> String {
     text
 }
 
-/// Every name is a group of its own, so that fallbacks know it.
+/// Every name is a model group of its own, so that fallbacks can refer to it.
 fn entry(text: &mut String, name: &str, backend: &Backend, needs_key: bool) {
-    // The client library insists on a key, whether or not the gate does.
+    // The client library requires a key, whether or not the gate does.
     let key = if needs_key { "os.environ/MLX_API_KEY" } else { "none" };
     let _ = write!(
         text,
-        "  - model_name: {}\n    litellm_params:\n      model: {}\n      api_base: {}\n      api_key: {}\n      timeout: 600\n      stream_timeout: 600\n      # seconds; else it is the Retry-After of a 503, and a model that is back sooner is left out\n      cooldown_time: 5\n",
+        "  - model_name: {}\n    litellm_params:\n      model: {}\n      api_base: {}\n      api_key: {}\n      timeout: 600\n      stream_timeout: 600\n      # seconds; by default the Retry-After of a 503, which would skip a model that is back sooner\n      cooldown_time: 5\n",
         quoted(name),
-        // An alias may be a preset, which the gate has to see.
+        // An alias may be a preset, so the gate has to see it as it is.
         quoted(&format!("openai/{name}")),
         quoted(&format!("{}/v1", backend.url)),
         quoted(key)
@@ -58,7 +58,7 @@ fn entry(text: &mut String, name: &str, backend: &Backend, needs_key: bool) {
     }
 }
 
-/// `[{"70b": ["32b"]}]`, of those pairs that `fits` lets pass.
+/// `[{"70b": ["32b"]}]`, with those pairs that `fits` accepts.
 fn fallbacks(facts: &Facts, fits: impl Fn(&Backend, &Backend) -> bool) -> String {
     let find = |name: &str| facts.backends.iter().find(|backend| backend.name == name);
     let mut all = Vec::new();
@@ -78,7 +78,7 @@ fn fallbacks(facts: &Facts, fits: impl Fn(&Backend, &Backend) -> bool) -> String
     format!("[{}]", all.join(", "))
 }
 
-/// Whether what is too long for `backend` may fit into `other`.
+/// Whether a request that is too long for `backend` may fit `other`.
 fn longer(backend: &Backend, other: &Backend) -> bool {
     backend.context.is_some_and(|short| other.context.is_none_or(|long| long > short))
 }

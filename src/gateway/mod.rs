@@ -10,7 +10,6 @@ mod python;
 
 pub(crate) use facts::{Backend, Facts};
 
-/// The formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     /// A module for a gateway in Python with httpx: health, routing, fallback
@@ -25,7 +24,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The whole text, with a line end.
+/// The whole text, ending in a newline.
 pub(crate) fn render(format: Format, facts: &Facts) -> String {
     match format {
         Format::Python => python::render(facts),
@@ -36,7 +35,7 @@ pub(crate) fn render(format: Format, facts: &Facts) -> String {
     }
 }
 
-/// A string literal of JSON, which is one of YAML and of Python too.
+/// A JSON string literal, which is also one in YAML and Python.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

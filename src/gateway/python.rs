@@ -1,11 +1,11 @@
-//! A module for a gateway in Python: `mlx_backends.py` with this registry's backends in it, and an app that uses it.
+//! A module for a gateway in Python: `mlx_backends.py` with this registry's backends, and an app that uses it.
 
 use std::fmt::Write as _;
 
 use super::{Facts, quoted};
 
 const MODULE: &str = include_str!("mlx_backends.py");
-/// A whole gateway. The backends are in the module, so it is the same for every registry.
+/// A complete gateway. The backends are in the module, so it is the same for every registry.
 pub(super) const APP: &str = include_str!("gateway.py");
 const BEGIN: &str = "# <registry>\n";
 const END: &str = "# </registry>\n";

@@ -10,7 +10,7 @@ fn seed() -> Facts {
 }
 
 #[test]
-fn roles_are_those_that_the_registry_names_else_the_first_that_fit() {
+fn roles_go_to_the_models_named_so_else_to_the_first_that_fit() {
     let facts = seed();
     assert_eq!((facts.reasoning.as_deref(), facts.large.as_deref()), (Some("32b"), Some("70b")));
     let model = |name: &str, port: u16, more: &str| {
@@ -25,7 +25,7 @@ fn roles_are_those_that_the_registry_names_else_the_first_that_fit() {
 }
 
 #[test]
-fn an_address_that_nobody_can_use_is_not_printed() {
+fn an_address_that_clients_cannot_use_is_not_printed() {
     let text =
         "[network]\nhost = \"0.0.0.0\"\nexpose = true\n[[model]]\nname = \"a\"\nrepo = \"x/a\"\nport = 80\n";
     assert_eq!(Facts::new(&registry(text), None).unwrap_err().host, "0.0.0.0");
@@ -71,14 +71,14 @@ fn every_name_of_a_model_falls_back_to_the_other_role() {
     let long = line(&shipped, "context_window_fallbacks:");
     assert!(
         long.contains("{\"70b\": [\"32b\"]}") && !long.contains("{\"32b\""),
-        "the longer one helps out: {long}"
+        "the model with the longer context stands in: {long}"
     );
     facts.needs_key = true;
     assert!(render(Format::Litellm, &facts).contains("api_key: \"os.environ/MLX_API_KEY\""));
 }
 
 #[test]
-fn no_name_stands_twice_and_every_one_reaches_the_gate_as_it_is() {
+fn no_name_is_listed_twice_and_each_reaches_the_gate_unchanged() {
     let text = "[[model]]\nname = \"a\"\nrepo = \"x/y\"\nport = 1\nstart = \"always\"\n\
                 aliases = [{ name = \"fast\", set = { max_tokens = 9 } }]\n\
                 [[model]]\nname = \"b\"\nrepo = \"X/y\"\nport = 2\n";

@@ -1,4 +1,4 @@
-//! Logs, as they are read: the end of a file that others write to, and the lines of the access log.
+//! Reads logs: the end of a file that others write to, and the lines of the access log.
 
 mod request;
 mod tail;

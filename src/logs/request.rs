@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Tail;
 use crate::terminal::shown;
 
-/// One request, as the access log has it. Keys are promises.
+/// One request, as the access log has it. Its JSON keys are stable.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Request {
     /// When it ended, RFC 3339, UTC.
@@ -33,7 +33,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// A line of the access log; `None`: something else, or half of one.
+    /// Parses a line of the access log; `None`: it is something else, or incomplete.
     pub(crate) fn parse(model: &str, line: &str) -> Option<Self> {
         let line = shown(line.trim_end());
         let mut words = line.split(' ');
@@ -82,7 +82,7 @@ impl Request {
     }
 }
 
-/// The access log of one model, and the beginning of a line that is not there wholly yet.
+/// The access log of one model, and the beginning of a line that is not complete yet.
 pub(crate) struct Requests {
     model: String,
     tail: Tail,
@@ -90,7 +90,7 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// From the last `lines` lines on; a log that is not there yet holds none.
+    /// Starts at the last `lines` lines; a log that does not exist yet has none.
     pub(crate) fn open_at_last(logs: &Path, model: &str, lines: usize) -> io::Result<Self> {
         let mut tail = Tail::new(logs.join(format!("{model}.access.log")));
         match tail.open_at_last(lines) {
@@ -99,7 +99,7 @@ impl Requests {
         }
     }
 
-    /// Those that have ended since, in the order in which they did.
+    /// The requests that have ended since the last call, in that order.
     pub(crate) fn more(&mut self) -> io::Result<Vec<Request>> {
         let Self { model, tail, pending } = self;
         let mut requests = Vec::new();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_line_of_it_is_passed_over_and_nothing_reaches_the_terminal_raw() {
+    fn other_lines_are_skipped_and_escape_sequences_are_made_harmless() {
         for text in
             ["", "hello world", &LINE[..60], &LINE.replace("in=10", "in=ten"), &LINE.replace(" ok", "")]
         {

@@ -1,4 +1,4 @@
-//! The end of a file that others write to, and what they add.
+//! The end of a file that others write to, and what they add to it.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use fs_err::File;
 
-/// Read at once, bytes.
+/// How much is read at once, bytes.
 const BLOCK: u64 = 64 * 1024;
 
-/// A log that may be truncated, or moved away and made anew.
+/// A log that may be truncated, or moved away and recreated.
 pub(crate) struct Tail {
     pub path: PathBuf,
     file: Option<File>,
@@ -25,10 +25,10 @@ impl Tail {
         Ok(())
     }
 
-    /// Opens it where the last `lines` lines begin.
+    /// Opens it at the beginning of the last `lines` lines.
     ///
     /// # Errors
-    /// The system's own; `NotFound` where there is no file yet, which [`Self::catch_up`] waits for.
+    /// The system's own; `NotFound` if there is no file yet, which [`Self::catch_up`] waits for.
     pub(crate) fn open_at_last(&mut self, lines: usize) -> io::Result<()> {
         self.open()?;
         let Some(file) = &mut self.file else { return Ok(()) };
@@ -36,7 +36,7 @@ impl Tail {
         file.seek(SeekFrom::Start(start)).map(drop)
     }
 
-    /// The next block of what there is; `None`: that was all, for now.
+    /// The next block that is there; `None`: that was all, for now.
     pub(crate) fn block(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = &mut self.file else { return Ok(None) };
         let mut bytes = Vec::new();
@@ -44,9 +44,8 @@ impl Tail {
         Ok((read > 0).then_some(bytes))
     }
 
-    /// Continues at the right place: at the start of a file that has become shorter, or that is a new one. What the
-    /// old one got before it was moved away was read before, except for a last line that may have been added since:
-    /// that is read before it is left.
+    /// Continues at the right place: at the start if the file was truncated or replaced by a new one. A replaced
+    /// file is read to its end first, because lines may have been added before it was moved away.
     pub(crate) fn catch_up(&mut self) -> io::Result<()> {
         let there = match std::fs::metadata(&self.path) {
             Ok(there) => there,
@@ -64,7 +63,7 @@ impl Tail {
     }
 }
 
-/// Where the last `lines` lines begin; reads no more than it must, from the end.
+/// Where the last `lines` lines begin; reads backwards from the end, no more than it must.
 fn start_of_last(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
@@ -81,7 +80,7 @@ fn start_of_last(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u64>
         file.by_ref().take(to - from).read_to_end(&mut block)?;
         for at in memchr::memrchr_iter(b'\n', &block) {
             let after = from + at as u64 + 1;
-            // The line end that ends the file begins no line.
+            // The newline at the end of the file does not begin a line.
             if after < end {
                 found += 1;
             }

@@ -1,4 +1,4 @@
-//! What the listener that the registry's `[metrics]` names answers: `GET /metrics` and nothing else.
+//! The listener that the registry's `[metrics]` configures: it answers `GET /metrics` and nothing else.
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -7,22 +7,22 @@ use super::{CONTENT_TYPE, Source, render};
 use crate::registry::Registry;
 use crate::web::{self, Body, Peer, Service, whole};
 
-/// The listener, whether or not it listens. Ends when it is dropped.
+/// The listener, which may listen nowhere. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Listener(web::Listener);
 
 impl Listener {
-    /// Listens nowhere, until it is told where.
+    /// Listens nowhere until [`Self::listen`] is called.
     pub(crate) fn spawn(source: impl Source) -> Self {
         Self(web::Listener::spawn(Metrics(source)))
     }
 
-    /// Follows a registry.
+    /// Listens on the address that `registry` names, if any.
     pub(crate) fn listen(&self, registry: &Registry) {
         self.0.listen(registry.metrics.address, &registry.network);
     }
 
-    /// Why it does not listen where it should.
+    /// Why it does not listen where it should; `None`: it does.
     pub(crate) fn problem(&self) -> Option<String> {
         self.0.problem()
     }
@@ -33,7 +33,7 @@ struct Metrics<S>(S);
 
 impl<S: Source> Service for Metrics<S> {
     const NAME: &'static str = "metrics";
-    // Prometheus has one.
+    // Prometheus needs only one.
     const CONNECTIONS: usize = 16;
 
     async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {

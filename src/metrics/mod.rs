@@ -13,27 +13,26 @@ pub(crate) use text::render;
 use crate::api::Status;
 use crate::gate::TrafficDetail;
 
-/// The format's name.
+/// The media type of Prometheus's text format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Who knows everything that is counted. The supervisor does; it lies above this folder.
+/// Provides everything that is counted. The supervisor implements it, in a layer above this one.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
-    /// Everything, now; `None` when it is ending.
+    /// Everything as of now; `None` if the supervisor is ending.
     fn snapshot(&self) -> impl Future<Output = Option<Snapshot>> + Send;
 }
 
-/// How often each kind of event was noted, by model; without one: the supervisor's own.
+/// How often each kind of event was noted, by model; `None`: the supervisor's own events.
 pub(crate) type Noted = BTreeMap<(Option<String>, String), u64>;
 
-/// The supervisor at one moment.
+/// The state of the supervisor at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Snapshot {
-    /// As `status` shows it.
+    /// The document that `mlxctl status --json` prints.
     pub status: Status,
-    /// By model.
+    /// Counters of each gate, by model name.
     pub traffic: BTreeMap<String, TrafficDetail>,
-    /// See [`Noted`].
     pub noted: Noted,
-    /// Answers of the router's own, by HTTP status; `None`: there is no router.
+    /// Responses of the router itself, by HTTP status; `None`: there is no router.
     pub router: Option<BTreeMap<u16, u64>>,
 }

@@ -1,4 +1,4 @@
-//! A snapshot → text. Pure.
+//! Renders a snapshot as text. Pure.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ const STATES: [StateName; 8] = [
     StateName::Failed,
 ];
 
-/// The whole text. A value that is not known has no line.
+/// The whole text. An unknown value has no line.
 pub(crate) fn render(snapshot: &Snapshot) -> String {
     let mut page = Page::default();
     supervisor(&mut page, snapshot);
@@ -49,15 +49,13 @@ fn supervisor(page: &mut Page, snapshot: &Snapshot) {
         page.family(
             "mlxctl_registry_differs",
             "gauge",
-            "1 while the registry on disk is not the one in force.",
+            "1 while the registry on disk differs from the one in use.",
         );
         page.line("mlxctl_registry_differs", &[], f64::from(u8::from(own.config_problem.is_some())));
-    }
-    if let Some(own) = &status.supervisor {
         page.family(
             "mlxctl_pace_ratio",
             "gauge",
-            "Share of the time that the models work; below 1 beside a program that they yield to.",
+            "Share of the time that the models work; below 1 while they yield to a program.",
         );
         page.line("mlxctl_pace_ratio", &[], f64::from(own.pace_percent.unwrap_or(100)) / 100.0);
         page.family(
@@ -91,7 +89,7 @@ fn memory(page: &mut Page, snapshot: &Snapshot) {
     page.family(
         "mlxctl_host_memory_pressure",
         "gauge",
-        "The system's own word: 0 normal, 1 warning, 2 critical.",
+        "As the system reports it: 0 normal, 1 warning, 2 critical.",
     );
     let pressure = match host.pressure {
         Pressure::Normal => 0.0,
@@ -101,13 +99,13 @@ fn memory(page: &mut Page, snapshot: &Snapshot) {
     page.line("mlxctl_host_memory_pressure", &[], pressure);
     page.family("mlxctl_budget_total_bytes", "gauge", "Memory that the budget divides.");
     page.line("mlxctl_budget_total_bytes", &[], budget.total_bytes as f64);
-    page.family("mlxctl_budget_reserved_bytes", "gauge", "Reserves that are in force.");
+    page.family("mlxctl_budget_reserved_bytes", "gauge", "Reserves in effect.");
     page.line("mlxctl_budget_reserved_bytes", &[], budget.reserved_bytes as f64);
     page.family("mlxctl_budget_models_bytes", "gauge", "Granted to models.");
     page.line("mlxctl_budget_models_bytes", &[], budget.models_bytes as f64);
-    page.family("mlxctl_budget_free_bytes", "gauge", "What is left, negative where the plan does not fit.");
+    page.family("mlxctl_budget_free_bytes", "gauge", "What is left, negative if the plan does not fit.");
     page.line("mlxctl_budget_free_bytes", &[], budget.free_bytes as f64);
-    page.family("mlxctl_budget_reserve_active", "gauge", "1 while a reserve is in force.");
+    page.family("mlxctl_budget_reserve_active", "gauge", "1 while a reserve is in effect.");
     for reserve in &budget.reserves {
         page.line(
             "mlxctl_budget_reserve_active",
@@ -130,7 +128,7 @@ fn models(page: &mut Page, snapshot: &Snapshot) {
         }
     }
     let values: [(&str, &str, Value); 11] = [
-        ("mlxctl_model_uptime_seconds", "Of the backend, since its spawn.", |model| model.uptime_seconds),
+        ("mlxctl_model_uptime_seconds", "Since the backend was spawned.", |model| model.uptime_seconds),
         (
             "mlxctl_model_restarts",
             "Restarts after a crash, since it was last started by hand or with the supervisor.",
@@ -142,19 +140,19 @@ fn models(page: &mut Page, snapshot: &Snapshot) {
         ("mlxctl_model_estimate_bytes", "What admission reserves.", |model| {
             model.memory.estimate_bytes.map(|bytes| bytes as f64)
         }),
-        ("mlxctl_model_weights_bytes", "Its weights.", |model| {
+        ("mlxctl_model_weights_bytes", "Size of its weights.", |model| {
             model.memory.weights_bytes.map(|bytes| bytes as f64)
         }),
         ("mlxctl_model_footprint_bytes", "What the operating system charges the backend.", |model| {
             model.memory.footprint_bytes.map(|bytes| bytes as f64)
         }),
-        ("mlxctl_model_footprint_peak_bytes", "The most it was seen to take in this run.", |model| {
+        ("mlxctl_model_footprint_peak_bytes", "Highest footprint seen in this run.", |model| {
             model.memory.peak_bytes.map(|bytes| bytes as f64)
         }),
         ("mlxctl_model_prompt_store_bytes", "Kept prompts on disk.", |model| {
             model.memory.prompt_store.as_ref().map(|store| store.bytes as f64)
         }),
-        ("mlxctl_model_prompt_store_hits", "Requests of this run that began with one of them.", |model| {
+        ("mlxctl_model_prompt_store_hits", "Requests of this run that began with a kept prompt.", |model| {
             model.memory.prompt_store.as_ref().map(|store| store.hits as f64)
         }),
         (
@@ -197,17 +195,17 @@ fn gates(page: &mut Page, snapshot: &Snapshot) {
         page.family(
             "mlxctl_router_responses_total",
             "counter",
-            "Answers of the one address for all models that are no model's, by HTTP status.",
+            "Responses of the router itself rather than of a model, by HTTP status.",
         );
         for (code, count) in codes {
             page.line("mlxctl_router_responses_total", &[("code", &code.to_string())], *count as f64);
         }
     }
     let counters: [(&str, &str, &str, Count); 7] = [
-        ("mlxctl_gate_requests_total", "counter", "Completions that were asked for.", |detail| {
+        ("mlxctl_gate_requests_total", "counter", "Completion requests.", |detail| {
             detail.status.counts.requests
         }),
-        ("mlxctl_gate_errors_total", "counter", "Those of them that did not end well.", |detail| {
+        ("mlxctl_gate_errors_total", "counter", "Completion requests that did not end well.", |detail| {
             detail.status.counts.errors
         }),
         ("mlxctl_gate_tokens_total", "counter", "Tokens of answers.", |detail| detail.status.counts.tokens),
@@ -217,14 +215,14 @@ fn gates(page: &mut Page, snapshot: &Snapshot) {
         (
             "mlxctl_gate_cached_tokens_total",
             "counter",
-            "Those of them that were not computed, but kept from an earlier prompt.",
+            "Prompt tokens that were not computed, but kept from an earlier prompt.",
             |detail| detail.status.counts.cached_tokens,
         ),
         ("mlxctl_gate_leases", "gauge", "Requests at the backend.", |detail| detail.status.in_flight),
         (
             "mlxctl_gate_queued",
             "gauge",
-            "Requests that wait for their turn, or for a model that is on its way.",
+            "Requests that wait for their turn, or for a model that is starting.",
             |detail| detail.queued,
         ),
     ];

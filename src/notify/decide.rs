@@ -1,18 +1,18 @@
-//! Which event is told: the first of each episode. Pure.
+//! Which events the owner is notified of: the first of each episode. Pure.
 
 use std::collections::BTreeSet;
 
 use crate::api::EventRecord;
 use crate::registry::{NotifyKind, Start};
 
-/// What is wrong now and was told. An episode is one kind of trouble of one model, from the first event of it until the
-/// model is ready again.
+/// The current problems that the owner was notified of. An episode is one kind of problem of one model, from its first
+/// event until the model is ready again.
 #[derive(Debug, Default)]
 pub(crate) struct Episodes(BTreeSet<(NotifyKind, String)>);
 
 impl Episodes {
-    /// Takes an event in. The kind that it is told as, if it begins an episode; `start`: of its model, `None` where the
-    /// registry has no such model.
+    /// Records an event. Returns the kind of its notification if it begins an episode. `start`: of the event's model,
+    /// `None` if the registry has no such model.
     pub(crate) fn take(&mut self, event: &EventRecord, start: Option<Start>) -> Option<NotifyKind> {
         let model = event.model.as_deref();
         let subject = model.unwrap_or_default().to_owned();
@@ -21,10 +21,10 @@ impl Episodes {
                 (NotifyKind::Failed, subject)
             }
             ("refused", Some(_)) => (NotifyKind::Refused, subject),
-            // Noted by every supervisor of a boot: the report's name is in the text.
+            // Every supervisor of a boot notes it again; the text contains the report's name.
             ("kernel_panic", None) => (NotifyKind::Panic, event.text.clone()),
             ("disk_problem", None) => (NotifyKind::Disk, subject),
-            // One key is not another.
+            // Each key is an episode of its own.
             ("key_revoked", None) => return Some(NotifyKind::KeyRevoked),
             ("ready", Some(model)) => {
                 self.0.retain(|(_, subject)| subject != model);
@@ -34,7 +34,7 @@ impl Episodes {
                 self.0.remove(&(NotifyKind::Disk, subject));
                 return None;
             }
-            // Somebody has answered for them.
+            // Someone has started a model by force and so dealt with the panics.
             ("kernel_panic", Some(_)) => {
                 self.0.retain(|(kind, _)| *kind != NotifyKind::Panic);
                 return None;
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_trouble_is_told_again_only_after_the_model_was_ready() {
+    fn the_same_problem_is_reported_again_only_after_the_model_was_ready() {
         let mut episodes = Episodes::default();
         assert_eq!(told(&mut episodes, "a", "quarantine", Always), Some(NotifyKind::Failed));
         for kind in ["quarantine", "spawned", "crashed", "backoff", "stopped", "failed"] {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_failure_of_a_manual_model_is_not_told_and_its_refusal_is() {
+    fn an_on_demand_models_refusal_is_reported_but_its_failure_is_not() {
         let mut episodes = Episodes::default();
         assert_eq!(told(&mut episodes, "m", "failed", Manual), None);
         assert_eq!(episodes.take(&event(Some("gone"), "failed", ""), None), None);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn each_panic_is_told_once_and_each_key_always() {
+    fn each_panic_is_reported_once_and_each_key_always() {
         let mut episodes = Episodes::default();
         let mut take = |model, kind, text| episodes.take(&event(model, kind, text), None);
         assert_eq!(take(None, "kernel_panic", "one"), Some(NotifyKind::Panic));
@@ -103,6 +103,6 @@ mod tests {
         assert_eq!(take(None, "disk_problem", "read-only"), None);
         assert_eq!(take(None, "disk_recovered", ""), None);
         assert_eq!(take(None, "disk_problem", "full"), Some(NotifyKind::Disk));
-        assert_eq!(take(None, "notify_failed", ""), None, "a failure to tell is not told");
+        assert_eq!(take(None, "notify_failed", ""), None, "a failure to notify is not reported");
     }
 }

@@ -6,9 +6,8 @@ use crate::api::EventRecord;
 use crate::registry::NotifyKind;
 use crate::terminal::shown;
 
-/// The version of the document.
 const SCHEMA: u32 = 1;
-/// Characters of a text. A whole document fits into a pipe (16 KiB on macOS), so that writing it never waits.
+/// Longest text, characters. A whole document fits into a pipe (16 KiB on macOS), so that writing it never waits.
 const TEXT: usize = 1500;
 const HINT: usize = 500;
 
@@ -16,23 +15,23 @@ const HINT: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Message {
     schema: u32,
-    /// Null in a test.
+    /// What it is about; null in a test.
     kind: Option<NotifyKind>,
-    /// Null: the machine.
+    /// Null if it is about the machine.
     model: Option<String>,
-    /// "mlxctl: 32b failed"
+    /// One short line: "mlxctl: 32b is down".
     title: String,
     text: String,
     hint: Option<String>,
-    /// Wall time, RFC 3339, UTC.
+    /// When the event happened, RFC 3339, UTC.
     at: String,
-    /// Of the event; null in a test.
+    /// Number of the event; null in a test.
     seq: Option<u64>,
     test: bool,
 }
 
 impl Message {
-    /// Of an event that is told as `kind`.
+    /// The notification of `kind` about an event.
     pub(crate) fn new(event: &EventRecord, kind: NotifyKind) -> Self {
         let hint = event.hint.as_deref().map(|hint| short(hint, HINT));
         let model = event.model.as_deref().map(|model| short(model, HINT));
@@ -49,7 +48,7 @@ impl Message {
         }
     }
 
-    /// The one of `mlxctl notify --test`.
+    /// The notification that `mlxctl notify --test` sends.
     pub(crate) fn test(at: std::time::SystemTime) -> Self {
         Self {
             schema: SCHEMA,
@@ -64,13 +63,13 @@ impl Message {
         }
     }
 
-    /// As a command reads it, with a line end.
+    /// The JSON that a command reads, ending in a newline.
     pub(crate) fn json(&self) -> String {
-        // Nothing in it can fail to be written: strings, numbers and flags.
+        // Serializing strings, numbers and flags cannot fail.
         format!("{}\n", serde_json::to_string(self).unwrap_or_default())
     }
 
-    /// For commands that read no JSON; empty where there is nothing to say.
+    /// For commands that do not read JSON; a value that is missing is empty.
     pub(crate) fn variables(&self) -> [(&'static str, &str); 5] {
         [
             ("MLXCTL_NOTIFY_KIND", self.kind.map_or("test", NotifyKind::name)),
@@ -81,12 +80,11 @@ impl Message {
         ]
     }
 
-    /// The line in bold.
     pub(crate) fn title(&self) -> &str {
         &self.title
     }
 
-    /// What stands below the title.
+    /// The text below the title: what happened and what to do.
     pub(crate) fn body(&self) -> String {
         match &self.hint {
             Some(hint) => format!("{}. Try: {hint}", self.text),
@@ -106,7 +104,7 @@ fn title(kind: NotifyKind, model: Option<&str>) -> String {
     }
 }
 
-/// One line of at most `most` characters, without what a terminal would obey.
+/// One line of at most `most` characters, without control characters.
 fn short(text: &str, most: usize) -> String {
     let line = shown(text).replace(['\n', '\t'], " ");
     match line.char_indices().nth(most) {
@@ -131,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_and_a_person_are_told_the_same() {
+    fn a_command_and_a_person_get_the_same_message() {
         let message = Message::new(&event("x/y is not downloaded"), NotifyKind::Failed);
         let json: serde_json::Value = serde_json::from_str(&message.json()).unwrap();
         let expected = serde_json::json!({
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_event_holds_is_one_bounded_line_that_no_terminal_obeys() {
+    fn a_text_becomes_one_bounded_line_without_control_characters() {
         let message = Message::new(&event(&"\u{1b}]0;x\u{7}\0\n\"é".repeat(2000)), NotifyKind::Failed);
         assert!(message.json().len() < 16 * 1024, "{}", message.json().len());
         assert!(message.text.chars().all(|c| !c.is_control()) && message.text.ends_with('…'));

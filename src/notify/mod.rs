@@ -1,6 +1,6 @@
-//! Tells the owner of what matters, by the registry's `[notify]`: a command, a macOS notification.
+//! Notifies the owner of what matters, as the registry's `[notify]` says: by a command, by a macOS notification.
 //!
-//! [`Episodes`] decides which event is told, [`Message`] says it, [`Notifier`] has it sent: one child at a time, on a
+//! [`Episodes`] decides which events, [`Message`] is the text, and [`Notifier`] has it sent: one child at a time, on a
 //! thread of its own, so that nothing waits for it.
 
 mod decide;

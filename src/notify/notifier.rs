@@ -8,14 +8,14 @@ use super::{Episodes, Message};
 use crate::api::EventRecord;
 use crate::registry::{Notify, Registry, Start};
 
-/// Messages that wait, at most: what comes while all places are taken is dropped, and that is said.
+/// The most messages that wait; further ones are dropped, which is reported.
 const WAITING: usize = 16;
 
-/// What came of one message: what went wrong, if anything.
+/// The outcome of one message: what went wrong, if anything.
 #[derive(Debug)]
 pub(crate) struct Sent(Result<(), String>);
 
-/// Takes events in and tells the owner of some. Costs nothing where `[notify]` names no way.
+/// Receives events and notifies the owner of some. Costs nothing if `[notify]` names no way.
 pub(crate) struct Notifier {
     notify: Notify,
     path: String,
@@ -25,13 +25,13 @@ pub(crate) struct Notifier {
     /// A child is at work; it reports to [`Notifier::sent`].
     busy: bool,
     dropped: u32,
-    /// The last one failed, and that was said.
+    /// The last message failed, and that was reported.
     failing: bool,
     report: Arc<dyn Fn(Sent) + Send + Sync>,
 }
 
 impl Notifier {
-    /// `past`: what was told, or would have been, before; `report` brings what comes of each message to
+    /// `past`: earlier events, about which there is no new notification; `report` passes the outcome of each message to
     /// [`Notifier::sent`].
     pub(crate) fn new(
         registry: &Registry,
@@ -55,14 +55,14 @@ impl Notifier {
         }
     }
 
-    /// Another registry is in force.
+    /// Adopts the `[notify]` settings of a changed registry.
     pub(crate) fn follow(&mut self, registry: &Registry) {
         self.ways = ways(&registry.notify);
         self.notify.clone_from(&registry.notify);
         self.path.clone_from(&registry.agent.path);
     }
 
-    /// Takes an event in. Episodes go on where nobody is told, so that a way that is added later tells no old news.
+    /// Receives an event. Episodes are tracked even without a way to notify, so that one added later sends no old news.
     pub(crate) fn heard(&mut self, event: &EventRecord, registry: &Registry) {
         let Some(kind) = self.episodes.take(event, start(registry, event)) else { return };
         if self.ways.is_empty() || !self.notify.kinds.contains(&kind) {
@@ -76,7 +76,8 @@ impl Notifier {
         self.go_on();
     }
 
-    /// One is done: the next is sent. What is to be said of it: the first failure after a success, in one sentence.
+    /// One message is done, so the next is sent. Returns what to report: the first failure after a success, in one
+    /// sentence.
     pub(crate) fn sent(&mut self, Sent(outcome): Sent) -> Option<String> {
         self.busy = false;
         let dropped = std::mem::take(&mut self.dropped);
@@ -101,7 +102,7 @@ impl Notifier {
         self.busy = true;
         let (ways, path, report) = (self.ways.clone(), self.path.clone(), self.report.clone());
         let work = move || report(Sent(all(&ways, &message, &path)));
-        // No task of the runtime, whose end would wait for it.
+        // Not a task of the runtime, whose shutdown would wait for it.
         let thread = std::thread::Builder::new().name("notify".into()).spawn(work);
         if let Err(error) = thread {
             (self.report)(Sent(Err(format!("it could not be sent: {error}"))));
@@ -114,7 +115,7 @@ fn start(registry: &Registry, event: &EventRecord) -> Option<Start> {
     registry.models.iter().find(|model| model.name == name).map(|model| model.start)
 }
 
-/// Each way is tried, whatever becomes of the others.
+/// Tries each way, even if others fail.
 fn all(ways: &[Way], message: &Message, path: &str) -> Result<(), String> {
     let failed: Vec<String> = ways
         .iter()
@@ -153,7 +154,7 @@ mod tests {
         (Notifier::new(registry, past, Arc::new(move |done| drop(sender.send(done)))), sent)
     }
 
-    /// The numbers of the events that were told, in the order in which they were.
+    /// The numbers of the events that were sent, in order.
     fn told(file: &std::path::Path) -> Vec<u64> {
         let text = fs_err::read_to_string(file).unwrap_or_default();
         let seq = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["seq"].as_u64();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn one_child_at_a_time_and_a_full_line_drops_and_says_so_once() {
+    fn there_is_one_child_at_a_time_and_a_full_queue_drops_and_reports_it_once() {
         let folder = tempfile::tempdir().unwrap();
         let (file, gate) = (folder.path().join("told"), folder.path().join("gate"));
         let script =
@@ -171,7 +172,7 @@ mod tests {
         for seq in 0..20 {
             notifier.heard(&event(seq, "key_revoked"), &registry);
         }
-        assert!(told(&file).is_empty(), "nobody has waited for the child");
+        assert!(told(&file).is_empty(), "hearing of an event does not wait for the child");
         fs_err::write(&gate, "").unwrap();
         let mut said = Vec::new();
         for _ in 0..17 {
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_said_once_until_one_arrives() {
+    fn a_failure_is_reported_once_until_a_message_arrives() {
         let folder = tempfile::tempdir().unwrap();
         let marker = folder.path().join("broken");
         fs_err::write(&marker, "").unwrap();
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_last_supervisor_told_is_not_told_again_nor_what_is_not_chosen() {
+    fn what_the_last_supervisor_sent_is_not_sent_again_nor_are_kinds_that_are_not_chosen() {
         let chosen = registry("command = [\"/usr/bin/true\"]\nkinds = [\"failed\"]");
         let (mut notifier, sent) = notifier(&chosen, &[event(1, "failed")]);
         notifier.heard(&event(2, "failed"), &chosen);
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_way_nothing_is_made_ready() {
+    fn without_a_way_nothing_is_queued() {
         let none = registry("");
         let (mut notifier, sent) = notifier(&none, &[]);
         notifier.heard(&event(1, "failed"), &none);

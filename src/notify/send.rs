@@ -1,4 +1,4 @@
-//! Sends one message: runs a child, with a time limit. Blocks.
+//! Sends one message: runs a child process with a time limit. Blocks.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -15,28 +15,26 @@ use super::Message;
 use crate::registry::Notify;
 use crate::terminal::shown;
 
-/// How long a command may take.
+/// How long a command may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks whether it has ended.
+/// How often to check whether it has ended.
 const LOOK: Duration = Duration::from_millis(20);
-/// Bytes of its stderr that are kept, the last ones.
+/// How many of the last bytes of its stderr are kept.
 const KEPT: usize = 4096;
 
-/// The script gets the texts as arguments: they are never a part of its source.
+/// The script gets the texts as arguments, so they are never part of its source.
 const SCRIPT: [&str; 3] =
     ["on run argv", "display notification (item 2 of argv) with title (item 1 of argv)", "end run"];
 
-/// A way to tell the owner.
+/// A way to notify the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// A program and its arguments.
     Command(Vec<String>),
-    /// A macOS notification.
     Desktop,
 }
 
 impl Way {
-    /// The key of `[notify]`.
+    /// The key in `[notify]` that configures it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Command(_) => "command",
@@ -51,7 +49,7 @@ pub(crate) fn ways(notify: &Notify) -> Vec<Way> {
     command.into_iter().chain(notify.desktop.then_some(Way::Desktop)).collect()
 }
 
-/// Sends it one way and waits for that; `path`: the PATH in which a bare name is looked up.
+/// Sends a message one way and waits for that; `path`: the PATH in which a bare program name is looked up.
 ///
 /// # Errors
 /// What went wrong, in one sentence.
@@ -80,12 +78,12 @@ fn run(argv: &[String], message: &Message, path: &str, limit: Duration) -> Resul
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        // Its children end with it when the time is up.
+        // So that its children can be killed with it when the time is up.
         .process_group(0)
         .spawn()
         .map_err(|error| format!("cannot run {}: {error}", shown(program)))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // It may read nothing of it.
+        // The command may not read it.
         let _ = stdin.write_all(message.json().as_bytes());
     }
     let mut said = Vec::new();
@@ -105,11 +103,11 @@ fn run(argv: &[String], message: &Message, path: &str, limit: Duration) -> Resul
     }
 }
 
-/// Waits for its end; `None`: the time was up, and its group was killed.
+/// Waits for the child to end; `None`: the time was up, and its group was killed.
 fn watch(child: &mut Child, limit: Duration, said: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
     let mut stderr = child.stderr.take();
     if let Some(pipe) = &stderr {
-        // What it leaves behind may hold the pipe open.
+        // A process it leaves behind may hold the pipe open.
         fcntl(pipe.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let until = Instant::now() + limit;
@@ -122,7 +120,7 @@ fn watch(child: &mut Child, limit: Duration, said: &mut Vec<u8>) -> io::Result<O
             return Ok(ended);
         }
         if Instant::now() >= until {
-            // It may be gone in this very moment.
+            // It may have ended just now.
             let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
             child.wait()?;
             return Ok(None);
@@ -131,7 +129,7 @@ fn watch(child: &mut Child, limit: Duration, said: &mut Vec<u8>) -> io::Result<O
     }
 }
 
-/// Takes what is there, up to a pipe's worth, and keeps the end of it.
+/// Reads what is there, up to a pipe's capacity, and keeps the end of it.
 fn take(pipe: &mut impl Read, said: &mut Vec<u8>) {
     let mut buffer = [0; KEPT];
     for _ in 0..64 {
@@ -158,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_reads_the_document_and_the_variables_and_its_arguments_are_no_shells() {
+    fn a_command_gets_the_document_and_the_variables_and_no_shell_reads_its_arguments() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("told");
         let mut argv = shell("cat > \"$1\"; printf '%s|%s' \"$MLXCTL_NOTIFY_KIND\" \"$2\" >> \"$1\"");
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_said_with_the_commands_last_line() {
+    fn a_failure_quotes_the_commands_last_line() {
         let why = run(&shell("echo first >&2; echo 'no token' >&2; exit 3"), &message(), PATH, LIMIT);
         let why = why.unwrap_err();
         assert!(why.contains("exit status: 3") && why.ends_with(": no token"), "{why}");
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_does_not_end_is_ended_with_its_children() {
+    fn a_command_that_does_not_end_is_killed_with_its_children() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let script = format!("sleep 600 & echo $! > {}; wait", file.display());
@@ -187,7 +185,7 @@ mod tests {
         assert!(why.contains("took more than 1s 500ms"), "{why}");
         let pid: i32 = fs_err::read_to_string(&file).unwrap().trim().parse().unwrap();
         let until = Instant::now() + Duration::from_secs(60);
-        // A zombie until init has seen it.
+        // It is a zombie until init has reaped it.
         while nix::sys::signal::kill(Pid::from_raw(pid), None).is_ok() && !zombie(pid) {
             assert!(Instant::now() < until, "{pid} lives");
             std::thread::sleep(LOOK);

@@ -1,26 +1,25 @@
-//! Trouble that is a condition, not an event: what has changed since the last look. Pure.
+//! Problems that are conditions, not events: what has changed since the last check. Pure.
 
 use std::time::SystemTime;
 
-/// What was seen last of the disk and of the keys.
+/// The last known state of the disk and of the keys.
 #[derive(Debug, Default)]
 pub(crate) struct Trouble {
     disk: bool,
-    /// When the file of keys was written, and whose keys it held; `None`: nobody has looked.
+    /// When the file of keys was written, and whose keys it held; `None`: not checked yet.
     keys: Option<(Option<SystemTime>, Vec<String>)>,
 }
 
-/// An event to note.
+/// An event to note in the history.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct News {
     pub kind: &'static str,
-    /// In one sentence.
     pub text: String,
     pub hint: Option<&'static str>,
 }
 
 impl Trouble {
-    /// Why something cannot be written now, if it cannot: at its beginning and at its end there is news.
+    /// `problem`: why something cannot be written now, if it cannot. There is news when that begins and when it ends.
     pub(crate) fn disk(&mut self, problem: Option<&str>) -> Option<News> {
         let before = std::mem::replace(&mut self.disk, problem.is_some());
         match problem {
@@ -38,17 +37,17 @@ impl Trouble {
         }
     }
 
-    /// Nobody wants to know of keys: the next look is the first.
+    /// Stops following the keys; the next check counts as the first.
     pub(crate) fn forget_keys(&mut self) {
         self.keys = None;
     }
 
-    /// Whether the file of keys has to be read: it was written since the last look.
+    /// Whether the file of keys has to be read, because it was written since the last check.
     pub(crate) fn keys_changed(&self, written: Option<SystemTime>) -> bool {
         self.keys.as_ref().is_none_or(|(seen, _)| *seen != written)
     }
 
-    /// Whose keys there are now: those that are gone are news. The first look has none.
+    /// `names`: the owners of the current keys. Keys that are gone are news, except on the first check.
     pub(crate) fn keys(&mut self, written: Option<SystemTime>, names: Vec<String>) -> Vec<News> {
         let before = self.keys.replace((written, names.clone()));
         let gone = before.into_iter().flat_map(|(_, before)| before).filter(|name| !names.contains(name));
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_gone_is_news_and_those_before_the_first_look_are_not() {
+    fn a_key_that_is_gone_is_news_except_on_the_first_check() {
         let mut trouble = Trouble::default();
         let at = |seconds| Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();

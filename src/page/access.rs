@@ -1,4 +1,4 @@
-//! Who may read the page and press its buttons, by the head of a request. Pure.
+//! Who may read the page and press its buttons, judged by the head of a request. Pure.
 
 use std::net::IpAddr;
 
@@ -8,22 +8,21 @@ use hyper::header::{COOKIE, HOST, HeaderName, ORIGIN};
 use super::sessions::Session;
 use crate::gate::keys::{self, May};
 
-/// Has the token of the session, or `login` where there is none yet. A page of another origin cannot send it.
+/// Carries the token of the session, or `login` before there is one. A page of another origin cannot send it.
 pub(super) const TOKEN: HeaderName = HeaderName::from_static("x-mlxctl-token");
-/// What [`TOKEN`] is before there is a session.
+/// The value of [`TOKEN`] before there is a session.
 const LOGIN: &str = "login";
 
-/// Who asks.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Reader {
-    /// Somebody on this machine, without a key.
+    /// Someone on this machine, without a key.
     Local,
-    /// Whoever has given a key.
+    /// Someone who has signed in with a key.
     Known(Session),
 }
 
 impl Reader {
-    /// May it press buttons?
+    /// The session, if its key allows pressing buttons.
     pub(super) fn controls(&self) -> Option<&Session> {
         match self {
             Self::Known(session) if session.key.may == May::Control => Some(session),
@@ -32,13 +31,13 @@ impl Reader {
     }
 }
 
-/// Whether a request comes from this machine itself. What a proxy passes on comes from elsewhere.
+/// Whether a request comes from this machine itself. What a proxy forwards counts as coming from elsewhere.
 pub(super) fn is_local(client: IpAddr, headers: &HeaderMap) -> bool {
-    const PASSED_ON: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
-    client.is_loopback() && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
+    const FORWARDED: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+    client.is_loopback() && !FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
-/// The cookie of this name; `None` where there is none, or more than one.
+/// The cookie of this name; `None` if there is none, or more than one.
 pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let all = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
     let mut found = all
@@ -50,13 +49,13 @@ pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
     found.next().is_none().then_some(first)
 }
 
-/// Whether a browser says that another page made the request. Programs and old browsers say nothing.
+/// Whether a browser says that another site made the request. Programs and old browsers do not say.
 pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     site.is_some_and(|site| site != b"same-origin" && site != b"none")
 }
 
-/// Whether a POST comes from this page: browsers send `Origin` with each, and it has to be the address that was asked.
+/// Whether a POST comes from this page: browsers send `Origin` with each, and it has to match `Host`.
 pub(super) fn is_own(headers: &HeaderMap) -> bool {
     let only = |name: HeaderName| {
         let mut all = headers.get_all(name).iter();
@@ -67,12 +66,12 @@ pub(super) fn is_own(headers: &HeaderMap) -> bool {
     !is_foreign(headers) && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
-/// Whether the page came by way of TLS, from a proxy.
+/// Whether the page was loaded over TLS, through a proxy.
 pub(super) fn is_secure(headers: &HeaderMap) -> bool {
     headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"))
 }
 
-/// Whether [`TOKEN`] is that of the session; without one: that it is there.
+/// Whether [`TOKEN`] is that of the session or, without a session, [`LOGIN`].
 pub(super) fn has_token(headers: &HeaderMap, session: Option<&Session>) -> bool {
     let given = headers.get(TOKEN).and_then(|token| token.to_str().ok()).unwrap_or_default();
     keys::same(given, session.map_or(LOGIN, |session| &session.token))
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_proxy_passes_on_is_not_local() {
+    fn what_a_proxy_forwards_is_not_local() {
         let local = "127.0.0.1".parse().unwrap();
         assert!(is_local(local, &headers(&[])) && is_local("::1".parse().unwrap(), &headers(&[])));
         assert!(!is_local("192.168.1.7".parse().unwrap(), &headers(&[])));
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_found_by_its_whole_name_and_two_are_none() {
+    fn a_cookie_is_found_by_its_whole_name_and_two_of_it_do_not_count() {
         let found = |text: &str| cookie(&headers(&[("cookie", text)]), "mlxctl-1").map(str::to_owned);
         assert_eq!(found("a=b; mlxctl-1=x; mlxctl-10=y").as_deref(), Some("x"));
         assert_eq!(found("mlxctl-10=y"), None);
@@ -116,7 +115,7 @@ mod tests {
             assert!(!own(&[host, ("origin", origin)]), "{origin}");
         }
         assert!(!own(&[host]) && !own(&[("origin", "http://mac.local:9480")]));
-        // Another port of the same machine is another page.
+        // Another port of the same machine is another origin.
         assert!(!own(&[host, ("origin", "http://mac.local:9480"), ("sec-fetch-site", "same-site")]));
     }
 }

@@ -4,7 +4,7 @@ import { draw } from "./parts.js";
 
 const HOUR = 3600e3;
 
-/** The next number that reads well as the top of an axis. */
+/** The next round number, for the top of an axis. */
 function top(value) {
   const step = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 5, 8, 10].map((times) => times * step).find((round) => round >= value * 0.999);
@@ -27,17 +27,17 @@ export function chart(svg, lines, value, format, now) {
   for (const [ago, text, anchor] of [[1, "60 min ago", "start"], [0.5, "30", "middle"], [0, "now", "end"]]) {
     words(svg, ago === 0 ? width : left + (1 - ago) * (width - left - 4), height - 3, anchor, text);
   }
-  if (!any) return words(svg, left + (width - left) / 2, y(most * 0.5) - 6, "middle", "no answer in the last hour");
+  if (!any) return words(svg, left + (width - left) / 2, y(most * 0.5) - 6, "middle", "no answers in the last hour");
   drawable.forEach((points, place) => {
     const group = draw("g", { class: `line-${place}` }, svg);
-    // Ten minutes without an answer are a gap.
+    // More than ten minutes without an answer are a gap.
     const apart = (a, b) => !a || !b || b.at - a.at > 600e3;
     let path = "";
     points.forEach((point, at) => {
       const [begins, ends] = [apart(points[at - 1], point), apart(point, points[at + 1])];
       const [left, down] = [x(point.at).toFixed(1), y(value(point)).toFixed(1)];
       path += `${begins ? "M" : "L"}${left} ${down}`;
-      // What stands alone has no line, and the newest is what is looked for.
+      // A single point has no line, and the newest one should stand out.
       if (ends && (begins || at === points.length - 1)) draw("circle", { cx: left, cy: down, r: 2.5 }, group);
     });
     if (path) draw("path", { d: path }, group);

@@ -1,4 +1,4 @@
-//! The last hour, a point a minute: speed and time to first token of each model's answers, from its access log. Pure.
+//! The last hour, one point per minute: speed and time to first token of each model's answers, from access logs. Pure.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::logs::Request;
 use crate::speed;
 
-/// Minutes that are shown.
+/// How many minutes the charts show.
 const MINUTES: u64 = 60;
 
-/// Answers by model and minute.
+/// The answers of the last hour, by model and minute.
 #[derive(Debug, Default)]
 pub(super) struct Hour {
     models: BTreeMap<String, BTreeMap<u64, Minute>>,
@@ -21,27 +21,26 @@ pub(super) struct Hour {
 #[derive(Debug, Default, Clone)]
 struct Minute {
     tokens: u64,
-    /// In which they came.
+    /// Time in which these tokens were generated.
     time: Duration,
-    /// Times to first token, milliseconds.
+    /// Time to first token of each, milliseconds.
     first: Vec<f64>,
 }
 
-/// One model's hour.
+/// The points of one model, oldest first.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Line {
     pub model: String,
     pub points: Vec<Point>,
 }
 
-/// One minute of it.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Point {
-    /// Its start, milliseconds since the epoch.
+    /// Start of the minute, milliseconds since the epoch.
     pub at: u64,
-    /// Of one answer; null where none was long enough.
+    /// Speed of one answer; null if none was long enough.
     pub tokens_per_second: Option<f64>,
-    /// The median.
+    /// Median time to first token, milliseconds.
     pub first_ms: Option<f64>,
 }
 
@@ -56,7 +55,7 @@ impl Hour {
         let of_model = self.models.entry(request.model.clone()).or_default();
         let entry = of_model.entry(minute).or_default();
         let span = |ms: f64| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default();
-        // Between the first token and the last there are one less. Without a stream the first is not seen.
+        // There is one interval less than there are tokens. Without a stream, the time of the first token is unknown.
         let (tokens, time) = match request.first_ms {
             Some(first) => (request.tokens - 1, span(request.total_ms - first)),
             None => (request.tokens, span(request.total_ms - request.wait_ms)),
@@ -68,7 +67,7 @@ impl Hour {
         entry.first.extend(request.first_ms);
     }
 
-    /// What is to be drawn; what is older than an hour is forgotten.
+    /// The lines to draw; forgets what is older than an hour.
     pub(super) fn lines(&mut self, now: SystemTime) -> Vec<Line> {
         let since = minute(now).saturating_sub(MINUTES);
         self.models.retain(|_, minutes| {
@@ -95,7 +94,7 @@ impl Minute {
     }
 }
 
-/// Whole minutes since the epoch.
+/// Whole minutes since the Unix epoch.
 fn minute(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60
 }
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_an_hour_or_has_no_tokens_is_not_there() {
+    fn answers_older_than_an_hour_or_without_tokens_are_left_out() {
         let (mut hour, now) = (Hour::default(), at("10:00:30"));
         hour.add(&request("08:58:01.000", "a", 101, "first=1.0ms ", 6000.0), now);
         hour.add(&request("09:58:01.000", "a", 0, "", 6000.0), now);

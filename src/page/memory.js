@@ -1,8 +1,8 @@
-// Memory as a bar, and what it is made of.
+// The memory budget as a bar, with a legend.
 
 import { $, bytes, draw, list, make, say } from "./parts.js";
 
-/** The budget as a bar: reserves, models with what they take of what they were promised, what is free. */
+/** The budget as a bar: reserves, models with how much they use of what was granted to them, what is free. */
 export function showMemory(state) {
   const { budget, host } = state;
   const reserves = budget.reserves.filter((reserve) => reserve.active);
@@ -24,7 +24,7 @@ export function showMemory(state) {
     const part = draw("g", {}, bar);
     const depth = term.depth === undefined ? "" : ` deep-${term.depth}`;
     if (term.kind === "model") {
-      // Promised, and below it what is taken of it.
+      // The grant, and over it the part of it that is used.
       draw("rect", { class: `model${depth}`, x: from, y: 0, width: at(term.size), height: 30, "fill-opacity": 0.45 }, part);
       const taken = Math.min(term.now || 0, term.size);
       draw("rect", { class: `taken${depth}`, x: from, y: 0, width: at(taken), height: 30 }, part);

@@ -1,8 +1,8 @@
-//! The page for a browser, on the phone too: how the models are, their last hour, what happened, and two buttons for
+//! The page for a browser, also on a phone: the models' state, their last hour, what happened, and two buttons for
 //! those who have a key for them.
 //!
-//! Nothing runs for it while nobody watches: there is a listener that waits for a connection, and no timer. The last hour
-//! is read from the access logs when somebody begins to watch, not kept.
+//! While no one watches, nothing runs for it but a listener that waits for a connection; there is no timer. The last
+//! hour is not kept, but read from the access logs when someone begins to watch.
 
 mod access;
 mod hour;
@@ -27,7 +27,7 @@ pub(crate) enum Press {
 }
 
 impl Press {
-    /// As a command line would say it.
+    /// The subcommand that does the same: `start`, `stop`.
     pub(crate) fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -36,9 +36,10 @@ impl Press {
     }
 }
 
-/// Who knows everything that is shown, and does what a button says. The supervisor does; it lies above this folder.
+/// Provides everything that is shown, and does what a button says. The supervisor implements it, in a layer above this
+/// one.
 pub(crate) trait Source: metrics::Source {
-    /// The newest events, oldest first.
+    /// The newest `limit` events, oldest first.
     fn newest(&self, limit: usize) -> impl Future<Output = Vec<EventRecord>> + Send;
 
     /// Every event from now on, until the receiver is dropped or falls behind.

@@ -1,15 +1,15 @@
-// The page: the way to the supervisor, who is signed in, and what is shown.
+// The page: the connection to the supervisor, signing in, and what is shown.
 
 import { chart } from "./chart.js";
 import { showMemory } from "./memory.js";
 import { $, bytes, count, draw, list, make, mark, say, short, span, speed } from "./parts.js";
 import { eventRows, requestRows } from "./rows.js";
 
-/** Without a word for so long, milliseconds, the supervisor counts as lost. */
+/** After this many milliseconds of silence the supervisor counts as lost. */
 const SILENCE = 5000;
-/** Between two attempts to find it again, milliseconds. */
+/** Time between two attempts to reconnect, milliseconds. */
 const AGAIN = 1000;
-/** Rows and characters that are kept. */
+/** How many events, and how many characters of a log, are kept. */
 const EVENTS = 60;
 const LOG = 60_000;
 
@@ -26,12 +26,12 @@ let hour = [];
 let events = [];
 let chosen = "";
 
-/** By the supervisor's clock, which may be another one than this browser's. */
+/** The time by the supervisor's clock, which may differ from this browser's. */
 function now() {
   return state ? state.now : Date.now();
 }
 
-// The way to the supervisor.
+// The connection to the supervisor.
 
 async function post(path, body, token) {
   const headers = { "content-type": "application/json", "x-mlxctl-token": token };
@@ -57,7 +57,7 @@ function close() {
   clearTimeout(retry);
 }
 
-/** Who we are first: the stream itself cannot say that a key is missing. */
+/** Asks for the session first, because the stream itself cannot report that a key is missing. */
 async function connect() {
   close();
   try {
@@ -98,7 +98,7 @@ function follow() {
   });
   const began = heard;
   source.onerror = () => {
-    // Perhaps the model whose log was chosen is no longer there.
+    // The model whose log was chosen may be gone.
     if (heard === began) {
       chosen = "";
       $("log").hidden = true;
@@ -109,7 +109,7 @@ function follow() {
 
 function lost() {
   close();
-  // A stream that has come to its end is opened again before anybody sees it.
+  // A stream that ended normally is reopened before anyone notices.
   if (Date.now() - heard > SILENCE || !state) link("bad", "supervisor lost");
   buttons();
   retry = setTimeout(connect, AGAIN);
@@ -155,7 +155,7 @@ $("account").addEventListener("click", async () => {
   try {
     await post("logout", {}, session.token);
   } catch {
-    // Lost: the stream says so.
+    // The stream reports that the supervisor is lost.
   }
   connect();
 });
@@ -183,12 +183,12 @@ $("login").addEventListener("submit", async (event) => {
 function show() {
   showMemory(state);
   list($("models"), state.models, (model) => model.name, card, showModel);
-  const waits = [...state.waiting_for, ...state.yielding_to.map((name) => `${name} runs, and the models yield to it`)];
+  const waits = [...state.waiting_for, ...state.yielding_to.map((name) => `${name} is running, and the models yield to it`)];
   $("waits").hidden = waits.length === 0;
   list($("waiting"), waits, (text) => text, (text) => make("li", "", text));
   const active = state.models.reduce((sum, model) => sum + model.in_flight, 0);
   const queued = state.models.reduce((sum, model) => sum + model.queued, 0);
-  say($("under-way"), `${active} under way${queued ? `, ${queued} waiting` : ""}`);
+  say($("under-way"), `${active} in progress${queued ? `, ${queued} waiting` : ""}`);
   say($("about"), `mlxctl ${state.version}, up ${span(state.uptime_seconds)}`);
   list($("which"), [{ name: "" }, ...state.models], (model) => model.name,
     (model) => Object.assign(make("option", "", model.name || "choose a model"), { value: model.name }));
@@ -210,7 +210,7 @@ function card(model) {
     facts.append(pair);
   }
   const answer = make("div", "answer"), sum = make("details");
-  sum.append(make("summary", "", "The sum"), make("pre"));
+  sum.append(make("summary", "", "Details"), make("pre"));
   answer.append(make("p"), sum, make("ul"));
   answer.hidden = true;
   answer.setAttribute("role", "alert");
@@ -230,18 +230,18 @@ function showModel(node, model) {
   const memory = model.footprint_bytes ?? model.estimate_bytes;
   const values = [bytes(memory), speed(model.tokens_per_second), short(model.ttft_ms), span(model.uptime_seconds)];
   node.querySelectorAll("dd").forEach((cell, place) => say(cell, values[place]));
-  say(node.querySelector("dt"), model.footprint_bytes === null ? "Would take" : "Memory");
+  say(node.querySelector("dt"), model.footprint_bytes === null ? "Needs" : "Memory");
   say(node.querySelector(".note"), note(model));
   const progress = node.querySelector("progress");
   const share = model.state === "loading" && model.progress ? model.progress : 0;
   if (progress.value !== share) progress.value = share;
-  // What was refused then is no longer so.
+  // A refusal in the previous state no longer applies.
   if (node.dataset.state !== model.state) node.querySelector(".answer").hidden = true;
   node.dataset.state = model.state;
   button(node);
 }
 
-/** A sentence, the sum behind it, and what to do. */
+/** Shows why a press was refused: a sentence, the details behind it, and what to do. */
 function refused(answer, document) {
   const [first, ...rest] = String(document.message).split("\n");
   const [sentence, sum, hints] = answer.children;
@@ -256,10 +256,10 @@ function refused(answer, document) {
 
 function note(model) {
   const parts = [];
-  if (model.state === "loading" && model.progress) parts.push(`${Math.round(model.progress * 100)} % of its weights read`);
+  if (model.state === "loading" && model.progress) parts.push(`${Math.round(model.progress * 100)} % of the weights read`);
   if (model.next_start_seconds !== null) parts.push(`starts again in ${span(model.next_start_seconds)}`);
   if (model.reason && model.state !== "ready") parts.push(model.reason);
-  if (model.in_flight) parts.push(`${model.in_flight} under way`);
+  if (model.in_flight) parts.push(`${model.in_flight} in progress`);
   if (model.queued) parts.push(`${model.queued} waiting`);
   if (model.stops_in_seconds !== null) parts.push(`stops in ${span(model.stops_in_seconds)}`);
   if (model.held_back && !model.holds_memory) parts.push(`held back: ${model.held_back}`);
@@ -269,11 +269,11 @@ function note(model) {
   }
   if (model.errors) parts.push(count(model.errors, "error", "errors"));
   if (model.restarts) parts.push(count(model.restarts, "restart", "restarts"));
-  if (parts.length === 0) parts.push(model.start === "manual" && !model.holds_memory ? "starts when a person says so" : "no request yet");
+  if (parts.length === 0) parts.push(model.start === "manual" && !model.holds_memory ? "started only by hand" : "no requests yet");
   return parts.join(" · ");
 }
 
-// Buttons. A stop takes two presses: a thumb slips.
+// Buttons. Stopping takes two presses, because a thumb slips.
 
 const UP = ["spawning", "loading", "ready", "backoff"];
 const GOING = ["draining", "stopping"];
@@ -339,7 +339,7 @@ function showHour() {
   say($("first-now"), latest((point) => point.first_ms, short));
 }
 
-/** The newest value of all lines, of the point that is newest. */
+/** The newest value among all lines. */
 function latest(value, format) {
   const points = hour.flatMap((line) => line.points).filter((point) => value(point) !== null);
   points.sort((a, b) => b.at - a.at);

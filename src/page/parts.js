@@ -1,4 +1,4 @@
-// What every part of the page is made with. Text from outside is set as text, never as markup.
+// Helpers for every part of the page. Text from outside is set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -18,7 +18,7 @@ export function draw(tag, attributes, parent) {
   return node;
 }
 
-/** Only what differs is touched: nothing flickers, and a selection stays. */
+/** Sets text only if it differs, so that nothing flickers and a selection stays. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -27,7 +27,7 @@ export function mark(node, kind) {
   if (node.dataset.kind !== kind) node.dataset.kind = kind;
 }
 
-/** One child of `parent` for each item, kept by key, in order. */
+/** Keeps one child of `parent` per item, in order; a child is reused as long as its key is there. */
 export function list(parent, items, key, create, update) {
   const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
   items.forEach((item, place) => {
@@ -78,7 +78,7 @@ export function speed(value) {
   return value === null || value === undefined ? "–" : `${three(value)} tok/s`;
 }
 
-/** The time, if it is of the same day as `now`; else the date. */
+/** The time of day if it is on the same day as `now`, else the date. */
 export function clock(at, now) {
   const time = new Date(at), two = (n) => String(n).padStart(2, "0");
   if (time.toDateString() !== new Date(now).toDateString()) {

@@ -1,4 +1,4 @@
-// Requests and events, a row each.
+// Requests and events, one row each.
 
 import { count, list, make, mark, short, when } from "./parts.js";
 
@@ -25,7 +25,7 @@ export function requestRows(parent, requests, now) {
     row.title = `${request.method} ${request.path} from ${request.client}, ${request.id}`;
     return row;
   });
-  none(parent, "no request yet");
+  none(parent, "no requests yet");
 }
 
 export function eventRows(parent, events, now) {
@@ -39,5 +39,5 @@ export function eventRows(parent, events, now) {
     if (event.hint) row.append(make("span", "more", `→ ${event.hint}`));
     return row;
   });
-  none(parent, "nothing yet");
+  none(parent, "no events yet");
 }

@@ -1,4 +1,4 @@
-//! The page's requests and their answers.
+//! Answers the page's requests.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use crate::host;
 use crate::registry::{Paths, Registry};
 use crate::web::{self, Body, Peer, Service, whole};
 
-/// The longest body, bytes.
+/// The longest body of a request, bytes.
 const BODY_MAX: usize = 4 * 1024;
 const BODY: Duration = Duration::from_secs(10);
-/// How long a press may take before it is answered without its outcome, which the page sees anyway.
+/// How long a press may take before it is answered without its outcome, which the page shows anyway.
 const PRESS: Duration = Duration::from_secs(5);
 
-/// Nothing from anywhere else, no script or style in the page's text, and the page in no other one.
+/// Allows nothing from other origins, no inline script or style, and no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
@@ -44,32 +44,31 @@ const FILES: [(&str, &str, &str); 7] = [
     ("/rows.js", SCRIPT, include_str!("rows.js")),
 ];
 
-/// The listener of the registry's `[page]`, whether or not it listens. Ends when it is dropped.
+/// The listener of the registry's `[page]`, which may listen nowhere. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Listener(web::Listener);
 
 impl Listener {
-    /// Listens nowhere, until it is told where.
+    /// Listens nowhere until [`Self::listen`] is called.
     pub(crate) fn spawn(source: impl Source, paths: &Paths) -> Self {
         Self(web::Listener::spawn(Site::new(source, paths)))
     }
 
-    /// Follows a registry.
+    /// Listens on the address that `registry` names, if any.
     pub(crate) fn listen(&self, registry: &Registry) {
         self.0.listen(registry.page.address, &registry.network);
     }
 
-    /// Why it does not listen where it should.
+    /// Why it does not listen where it should; `None`: it does.
     pub(crate) fn problem(&self) -> Option<String> {
         self.0.problem()
     }
 }
 
-/// A request that is not answered as it wants to be.
 struct No {
     status: StatusCode,
     document: Value,
-    /// When to try again.
+    /// Sent as `Retry-After`, rounded up to seconds.
     after: Option<Duration>,
 }
 
@@ -110,7 +109,7 @@ impl<S: Source> Site<S> {
         }
         let headers = request.headers();
         if access::is_foreign(headers) {
-            return Err(No::new(StatusCode::FORBIDDEN, "another page may not ask this"));
+            return Err(No::new(StatusCode::FORBIDDEN, "other sites may not request this"));
         }
         let reader = self.reader(headers, peer);
         let parts: Vec<&str> = path.split('/').skip(1).collect();
@@ -123,7 +122,7 @@ impl<S: Source> Site<S> {
                 self.watch(reader.ok_or_else(No::stranger)?, query).await
             }
             (&Method::POST, _) if !access::is_own(headers) => {
-                Err(No::new(StatusCode::FORBIDDEN, "this page alone may post here"))
+                Err(No::new(StatusCode::FORBIDDEN, "only this page may post here"))
             }
             (&Method::POST, ["login"]) => self.login(request, peer).await,
             (&Method::POST, ["logout"]) => self.logout(headers, reader, peer),
@@ -138,7 +137,7 @@ impl<S: Source> Site<S> {
     async fn watch(&self, reader: Reader, query: &str) -> Result<Response<Body>, No> {
         let log = query.strip_prefix("log=").map(percent_decode);
         if let Some(model) = &log {
-            // It becomes a part of a path.
+            // The name becomes part of a path.
             let snapshot = self.source().snapshot().await.ok_or_else(No::ending)?;
             if !snapshot.status.models.iter().any(|known| known.name == *model) {
                 return Err(No::new(StatusCode::NOT_FOUND, "there is no such model"));
@@ -149,16 +148,16 @@ impl<S: Source> Site<S> {
 
     async fn login(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Body>, No> {
         if !access::has_token(request.headers(), None) {
-            return Err(No::new(StatusCode::FORBIDDEN, "this page alone may post here"));
+            return Err(No::new(StatusCode::FORBIDDEN, "only this page may post here"));
         }
         let secure = if access::is_secure(request.headers()) { "; Secure" } else { "" };
         let body = tokio::time::timeout(BODY, Limited::new(request.into_body(), BODY_MAX).collect()).await;
         let body = body
-            .map_err(|_| No::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly"))?
-            .map_err(|_| No::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is no key"))?
+            .map_err(|_| No::new(StatusCode::REQUEST_TIMEOUT, "the body arrived too slowly"))?
+            .map_err(|_| No::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large for a key"))?
             .to_bytes();
         let Login { key } = serde_json::from_slice(&body)
-            .map_err(|_| No::new(StatusCode::BAD_REQUEST, "the body is {\"key\": \"…\"}"))?;
+            .map_err(|_| No::new(StatusCode::BAD_REQUEST, "the body must be {\"key\": \"…\"}"))?;
         match self.sessions().open(peer.client, key.trim(), host::now()) {
             Ok((session, cookie)) => {
                 tracing::info!(client = %peer.client, key = session.key.name, "a key was given to the page");
@@ -168,11 +167,11 @@ impl<S: Source> Site<S> {
             }
             Err(Refused::Wrong) => {
                 tracing::warn!(client = %peer.client, "a wrong key was given to the page");
-                Err(No::new(StatusCode::UNAUTHORIZED, "this key is not known here; it may have been revoked"))
+                Err(No::new(StatusCode::UNAUTHORIZED, "this key is unknown; it may have been revoked"))
             }
             Err(Refused::Wait(wait)) => {
                 let seconds = wait.as_secs() + 1;
-                let text = format!("too many wrong keys; the next try counts in {seconds} s");
+                let text = format!("too many wrong keys; try again in {seconds} s");
                 Err(No { after: Some(wait), ..No::new(StatusCode::TOO_MANY_REQUESTS, &text) })
             }
             Err(Refused::Io(error)) => Err(No::new(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
@@ -195,18 +194,20 @@ impl<S: Source> Site<S> {
     ) -> Result<Response<Body>, No> {
         let reader = reader.ok_or_else(No::stranger)?;
         let Some(session) = reader.controls() else {
-            let why = "a key for control is needed: mlxctl key add NAME --may control";
+            let why = "this needs a key that may control: mlxctl key add NAME --may control";
             return Err(No::new(StatusCode::FORBIDDEN, why));
         };
         token(headers, session)?;
         let work = self.source().press(press, model, &session.key.name);
-        // What takes longer goes on without being waited for.
+        // What takes longer continues without being waited for.
         match tokio::time::timeout(PRESS, work).await {
             Ok(Ok(done)) => {
                 Ok(document(StatusCode::OK, &json!({ "text": done.text, "changed": done.changed })))
             }
             Ok(Err(error)) => Err(No::from(error)),
-            Err(_) => Ok(document(StatusCode::ACCEPTED, &json!({ "text": "it goes on", "changed": true }))),
+            Err(_) => {
+                Ok(document(StatusCode::ACCEPTED, &json!({ "text": "still in progress", "changed": true })))
+            }
         }
     }
 }
@@ -215,10 +216,10 @@ fn token(headers: &HeaderMap, session: &Session) -> Result<(), No> {
     if access::has_token(headers, Some(session)) {
         return Ok(());
     }
-    Err(No::new(StatusCode::FORBIDDEN, "the token of this session is missing; load the page again"))
+    Err(No::new(StatusCode::FORBIDDEN, "the token of this session is missing; reload the page"))
 }
 
-/// What the page may know of its reader.
+/// What the page may know about its reader.
 fn describe(reader: &Reader) -> Value {
     match reader {
         Reader::Local => json!({ "key": null, "control": false, "token": null }),

@@ -1,4 +1,4 @@
-//! Who has given a key, and who has given wrong ones. In memory only: a supervisor that ends forgets all of it.
+//! Who has signed in with a key, and who has tried wrong ones. In memory only: a restarted supervisor knows none of it.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,40 +11,38 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::Moment;
 use crate::gate::keys::{self, Key, KeyRing};
 
-/// How long a key counts as given.
+/// How long a session lasts after sign-in.
 pub(super) const LIFE: Duration = Duration::from_secs(12 * 3600);
-/// Sessions at once; of one key: a quarter of them. Beyond it the oldest ends.
+/// The most sessions at once; one key may have a quarter of them. Beyond that the oldest ends.
 const MOST: usize = 32;
-/// Wrong keys that cost nothing: a person mistypes.
+/// How many wrong keys an address may try before it has to wait: people mistype.
 const FREE: u32 = 4;
-/// The longest that an address waits for its next try.
+/// The longest time an address has to wait before its next try.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Addresses that are remembered for wrong keys.
+/// How many addresses are remembered for wrong keys.
 const ADDRESSES: usize = 1024;
 
-/// A key that was given.
+/// A reader who has signed in with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Session {
-    /// SHA-256 of the cookie.
+    /// The SHA-256 hash of the cookie.
     id: [u8; 32],
-    /// Every press has it.
+    /// Sent with every press, as `x-mlxctl-token`.
     pub token: String,
-    /// As it was then.
+    /// The key as it was at sign-in.
     pub key: Key,
     until: Moment,
 }
 
-/// Why nobody was let in.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// No key, or none that is known.
+    /// No key, or an unknown one.
     Wrong,
-    /// So many wrong ones came from this address that the next try has to wait.
+    /// This address has tried so many wrong ones that the next try has to wait.
     Wait(Duration),
     Io(io::Error),
 }
 
-/// All of them.
 #[derive(Debug)]
 pub(super) struct Sessions {
     keys: KeyRing,
@@ -67,7 +65,7 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a key and returns the session with its cookie, which nobody can show again.
+    /// Signs in with a key; returns the session and its cookie, which is not stored.
     pub(super) fn open(&self, client: IpAddr, key: &str, now: Moment) -> Result<(Session, String), Refused> {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         let address = network(client);
@@ -85,7 +83,7 @@ impl Sessions {
         let session = Session { id: id(&cookie), token, key, until: now.after(LIFE) };
         let mut open = self.sessions();
         open.retain(|session| session.until > now);
-        // The oldest come first.
+        // They are in the order of their sign-in.
         let own = |other: &Session| other.key == session.key;
         if open.iter().filter(|other| own(other)).count() >= MOST / 4 {
             open.iter().position(own).map(|oldest| open.remove(oldest));
@@ -96,7 +94,7 @@ impl Sessions {
         Ok((session, cookie))
     }
 
-    /// Whose cookie it is, as long as its key is there. Every one is compared, each in constant time.
+    /// The session of a cookie, while its key exists. Compares with all sessions, each in constant time.
     pub(super) fn find(&self, cookie: &str, now: Moment) -> Option<Session> {
         let given = id(cookie);
         let found = self.sessions().iter().fold(None, |found, session| {
@@ -109,7 +107,7 @@ impl Sessions {
         self.lasts(&found, now).then_some(found)
     }
 
-    /// Whether it goes on: not after its time, not without its key.
+    /// Whether a session is still valid: not after its time, not without its key.
     pub(super) fn lasts(&self, session: &Session, now: Moment) -> bool {
         let mut open = self.sessions();
         if !open.iter().any(|other| other.id == session.id) {
@@ -122,18 +120,17 @@ impl Sessions {
         lasts
     }
 
-    /// Ends one.
     pub(super) fn close(&self, session: &Session) {
         self.sessions().retain(|other| other.id != session.id);
     }
 }
 
-/// A cookie has 256 random bits: one round of SHA-256 is as good as many.
+/// A cookie has 256 random bits, so one round of SHA-256 is enough.
 fn id(cookie: &str) -> [u8; 32] {
     Sha256::digest(cookie.as_bytes()).into()
 }
 
-/// What counts as one address: of IPv6 a network, all of which one machine can have.
+/// What counts as one address: for IPv6 the /64 network, because one machine can have all of it.
 fn network(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V6(v6) => {
@@ -197,11 +194,11 @@ mod tests {
         keys::revoke(&house.folder.path().join("keys.json"), "phone").unwrap();
         assert!(!house.sessions.lasts(&session, at(1)));
         house.key("phone");
-        assert_eq!(house.sessions.find(&cookie, at(1)), None, "one of the same name is another key");
+        assert_eq!(house.sessions.find(&cookie, at(1)), None, "a new key of the same name is another key");
     }
 
     #[test]
-    fn there_are_so_many_sessions_and_one_key_does_not_take_them_all() {
+    fn sessions_are_bounded_and_one_key_does_not_take_them_all() {
         let house = House::new();
         let (phone, other) = (house.key("phone"), house.key("other"));
         let (_, kept) = house.sessions.open(PHONE, &other, at(0)).unwrap();
@@ -218,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_keys_make_the_next_try_wait_and_only_from_there() {
+    fn wrong_keys_delay_the_next_try_from_that_address_only() {
         let house = House::new();
         let key = house.key("phone");
         let (mut now, mut waits) = (0, Vec::new());
@@ -226,7 +223,7 @@ mod tests {
             assert!(matches!(house.sessions.open(PHONE, "mlx-no", at(now)), Err(Refused::Wrong)));
             let wait = house.sessions.wrong.lock().unwrap()[&PHONE].until.since(at(now));
             if !wait.is_zero() {
-                // The right one waits as well: otherwise its answer would tell it from the wrong ones.
+                // The right key waits as well: otherwise the answer would tell it from the wrong ones.
                 let refused = house.sessions.open(PHONE, &key, at(now));
                 assert!(matches!(refused, Err(Refused::Wait(left)) if left == wait));
             }
@@ -241,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_with_wrong_keys_are_bounded_and_one_machine_has_one() {
+    fn remembered_addresses_are_bounded_and_an_ipv6_network_counts_as_one() {
         let house = House::new();
         for number in 0..u32::try_from(ADDRESSES).unwrap() + 50 {
             let _ = house.sessions.open(IpAddr::V4(number.into()), "mlx-no", at(u64::from(number)));

@@ -13,7 +13,7 @@ use crate::host;
 use crate::registry::Paths;
 use crate::web::Peer;
 
-/// Cheap to clone.
+/// State that all requests share; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Site<S> {
     source: S,
@@ -39,12 +39,11 @@ impl<S: Source> Site<S> {
         &self.shared.sessions
     }
 
-    /// The folder of the logs.
     pub(super) fn logs(&self) -> &Path {
         &self.shared.logs
     }
 
-    /// Who asks, if it is somebody who may read.
+    /// The sender of a request, if it may read.
     pub(super) fn reader(&self, headers: &HeaderMap, peer: Peer) -> Option<Reader> {
         let cookie = access::cookie(headers, &cookie_name(peer));
         match cookie.and_then(|cookie| self.sessions().find(cookie, host::now())) {
@@ -53,7 +52,7 @@ impl<S: Source> Site<S> {
         }
     }
 
-    /// Whether a reader still may.
+    /// Whether `reader` may still read: a session can end.
     pub(super) fn may_read(&self, reader: &Reader) -> bool {
         match reader {
             Reader::Local => true,
@@ -62,7 +61,7 @@ impl<S: Source> Site<S> {
     }
 }
 
-/// A browser sends a cookie to every port of a machine.
+/// Contains the port, because browsers send a cookie to every port of a machine.
 pub(super) fn cookie_name(peer: Peer) -> String {
     format!("mlxctl-{}", peer.port)
 }

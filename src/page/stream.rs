@@ -1,4 +1,4 @@
-//! What a watcher is told, as server-sent events (html.spec.whatwg.org, 9.2): once everything, then what changes.
+//! What a watcher receives, as server-sent events (html.spec.whatwg.org, 9.2): everything once, then what changes.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,15 +18,15 @@ use super::watched::{News, Watched};
 use crate::terminal::clean;
 use crate::web::{Body, whole};
 
-/// Between two looks.
+/// How often the state is sent.
 const BEAT: Duration = Duration::from_secs(1);
-/// A stream ends after so long, and the browser opens the next: one whose end nobody noticed is gone by then.
+/// A stream ends after this time, and the browser opens another: this cleans up after clients that left unnoticed.
 const LIFE: Duration = Duration::from_secs(600);
-/// Events of the past.
+/// How many past events are sent first.
 const EVENTS: usize = 40;
 
-/// A stream for `reader`, with the log of a model where one is named. It and all that is done for it end with the
-/// connection.
+/// A stream for `reader`, with the log of a model if one is named. It ends with the connection, as does all work for
+/// it.
 pub(super) fn open<S: Source>(site: Site<S>, reader: Reader, log: Option<&str>) -> Response<Body> {
     let (lines, mut coming) = mpsc::channel::<Bytes>(4);
     let watched = Watched::new(site.logs(), log);
@@ -51,9 +51,9 @@ struct Watcher<S> {
 }
 
 impl<S: Source> Watcher<S> {
-    /// Until the supervisor ends, the reader may no longer read, or nobody takes anything. Returns `None` always.
+    /// Runs until the supervisor ends, the reader may no longer read, or the client is gone. Always returns `None`.
     async fn watch(&self, mut watched: Watched) -> Option<()> {
-        // First those to come, then those that were: none falls between.
+        // Subscribe before reading the past, so that no event is missed in between.
         let mut coming = self.site.source().coming();
         let past = self.site.source().newest(EVENTS).await;
         let mut last = past.last().map_or(0, |event| event.seq);
@@ -63,7 +63,7 @@ impl<S: Source> Watcher<S> {
         loop {
             let mut event = tokio::select! {
                 _ = beat.tick() => None,
-                // One that fell behind is dropped; the browser comes again.
+                // A receiver that fell behind is dropped; the browser reconnects.
                 event = coming.recv() => Some(event?),
             };
             while let Some(new) = event {
@@ -79,7 +79,7 @@ impl<S: Source> Watcher<S> {
             let snapshot = self.site.source().snapshot().await?;
             self.send("state", &View::of(&snapshot, SystemTime::now())).await?;
             let models: Vec<String> = snapshot.status.models.into_iter().map(|model| model.name).collect();
-            // A disk may be slow, and this thread has requests to pass on.
+            // A disk may be slow, and this thread also relays requests.
             let look = tokio::task::spawn_blocking(move || {
                 let news = watched.look(&models);
                 (watched, news)
@@ -96,11 +96,11 @@ impl<S: Source> Watcher<S> {
         }
     }
 
-    /// `None`: nobody takes it.
+    /// Sends one event; `None`: the client is gone.
     async fn send(&self, event: &str, document: &impl Serialize) -> Option<()> {
         let mut value = serde_json::to_value(document).ok()?;
         clean(&mut value);
-        // JSON has no line ends of its own.
+        // Compact JSON contains no newlines.
         self.lines.send(Bytes::from(format!("event: {event}\ndata: {value}\n\n"))).await.ok()
     }
 }
@@ -118,7 +118,7 @@ mod tests {
     use crate::page::Press;
     use crate::registry::Paths;
 
-    /// Knows nothing, and counts how often it is asked.
+    /// A source that has nothing to show and counts how often it is asked.
     #[derive(Clone, Default)]
     struct Asked(Arc<AtomicU64>);
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_asked_while_nobody_watches() {
+    async fn the_supervisor_is_not_asked_while_no_one_watches() {
         const HOUR: Duration = Duration::from_secs(3600);
         let folder = tempfile::tempdir().unwrap();
         let paths = paths(folder.path());
@@ -180,7 +180,7 @@ mod tests {
         let (first, _) = names(&mut body, 4).await;
         assert_eq!(first, ["events", "state", "hour", "requests"]);
         let (next, text) = names(&mut body, 2).await;
-        assert_eq!(next, ["state", "state"], "what does not change is not said again");
+        assert_eq!(next, ["state", "state"], "what does not change is not sent again");
         assert!(text.contains("^[[2J") && text.ends_with("\n\n"), "{text}");
         drop(body);
         tokio::time::sleep(2 * BEAT).await;
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_comes_to_an_end() {
+    async fn a_stream_ends_after_its_time() {
         let folder = tempfile::tempdir().unwrap();
         let paths = paths(folder.path());
         let began = tokio::time::Instant::now();

@@ -1,4 +1,4 @@
-//! What the page is told of the supervisor, a subset of `mlxctl status --json` with its names. Pure.
+//! What the page gets to know about the supervisor: a subset of `mlxctl status --json`, with the same names. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::registry::Start;
 /// Everything that changes from second to second.
 #[derive(Debug, Serialize)]
 pub(super) struct View<'s> {
-    /// Milliseconds since the epoch: a browser's clock may be another one.
+    /// Milliseconds since the epoch; the browser's clock may differ.
     now: u128,
     version: &'s str,
     uptime_seconds: f64,
@@ -38,7 +38,7 @@ struct Model<'s> {
     repo: &'s str,
     start: Start,
     state: StateName,
-    /// Whether memory is promised to it now.
+    /// Whether memory is granted to it now.
     holds_memory: bool,
     reason: Option<&'s str>,
     hint: Option<&'s str>,

@@ -1,4 +1,4 @@
-//! The files that are read while somebody watches: access logs, and the log of one model.
+//! The files that are read while someone watches: access logs, and the log of one model.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,16 +9,16 @@ use super::hour::{Hour, Line};
 use crate::logs::{Request, Requests, Tail};
 use crate::terminal::Shown;
 
-/// Of each access log, at the first look: an hour, where it is no busier than this.
+/// Requests read from each access log at first: an hour's worth, unless it is busier than that.
 const REQUESTS: usize = 2000;
-/// Requests that are listed.
+/// How many requests the page lists.
 const LISTED: usize = 30;
-/// Lines of a log at the first look.
+/// Lines of a log that are shown at first.
 const LINES: usize = 200;
-/// Of a log at once, bytes: what is longer is shown from its end.
+/// The most of a log to send at once, bytes: only the end of what is longer.
 const LOG_BYTES: usize = 64 * 1024;
 
-/// What was read so far.
+/// What has been read so far.
 pub(super) struct Watched {
     logs: PathBuf,
     requests: Vec<(String, Requests)>,
@@ -38,7 +38,7 @@ struct Log {
 pub(super) struct News {
     /// The last hour and the last requests, if there were any.
     pub requests: Option<(Vec<Line>, Vec<Request>)>,
-    /// What was added to the log.
+    /// What was added to the log since the last look.
     pub log: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Watched {
         }
     }
 
-    /// Reads on. A log that cannot be read has nothing new.
+    /// Reads what is new. A log that cannot be read has nothing new.
     pub(super) fn look(&mut self, models: &[String]) -> News {
         let first = !std::mem::replace(&mut self.begun, true);
         let requests = self.new_requests(models);
@@ -68,7 +68,7 @@ impl Watched {
         let now = SystemTime::now();
         for request in requests {
             self.hour.add(&request, now);
-            // Whoever asks how things are asks again and again.
+            // Leave out polling for status, which repeats endlessly.
             if request.method == "POST" || request.status >= 400 {
                 self.listed.push_front(request);
             }
@@ -80,7 +80,7 @@ impl Watched {
         }
     }
 
-    /// In the order in which they ended.
+    /// New requests, in the order in which they ended.
     fn new_requests(&mut self, models: &[String]) -> Vec<Request> {
         self.requests.retain(|(name, _)| models.contains(name));
         for model in models {
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_read_from_its_end_in_pieces_and_without_what_a_terminal_obeys() {
+    fn a_log_is_read_from_its_end_in_pieces_and_without_escape_sequences() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.log");
         let mut watched = Watched::new(folder.path(), Some("a"));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_listed_newest_first_and_those_that_only_ask_are_not() {
+    fn requests_are_listed_newest_first_without_polling() {
         let folder = tempfile::tempdir().unwrap();
         let line = |second: u32, method: &str, status: u16| {
             format!(

@@ -1,4 +1,4 @@
-//! The agent: the supervisor as a job of the system's own service manager, whichever that is.
+//! The agent: the supervisor as a job of the system's service manager, launchd or systemd.
 
 mod launchd;
 mod systemd;
@@ -11,89 +11,89 @@ use std::time::Duration;
 pub(crate) use launchd::LaunchdAgent;
 pub(crate) use systemd::SystemdAgent;
 
-/// The agent as its service manager has it.
+/// The agent as its service manager reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Seen {
     /// Whether the manager knows a job of this name.
     pub loaded: bool,
     pub pid: Option<i32>,
-    /// Where it is in a place that it does not belong into: `user/501`, launchd's domain without a screen.
+    /// The domain that the job is in, if it is the wrong one: `user/501`, launchd's domain without a screen.
     pub misplaced: Option<String>,
-    /// In the manager's words.
+    /// The state in the manager's words.
     pub state: String,
     /// How it last ended, in one phrase; `None`: it never did, or it is unknown.
     pub last_end: Option<String>,
-    /// Starts so far, where the manager counts them.
+    /// Starts so far, if the manager counts them.
     pub runs: Option<u64>,
-    /// What it runs, where the manager says.
+    /// The program that it runs, if the manager says.
     pub program: Option<String>,
 }
 
-/// Why the service manager could not be brought to do it.
+/// Why the service manager did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub(crate) struct AgentError {
-    /// What, in one line.
+    /// What went wrong, in one line.
     pub what: String,
     pub hint: String,
 }
 
 /// A service manager and the one job of it that runs the supervisor.
 pub(crate) trait Agent {
-    /// What the manager is called: `launchd`, `systemd`.
+    /// The manager's name: `launchd` or `systemd`.
     fn manager(&self) -> &'static str;
 
-    /// The job's name.
+    /// The job's label, or the unit's name.
     fn name(&self) -> &str;
 
-    /// The file that describes it.
+    /// The property list or the unit file.
     fn file(&self) -> &Path;
 
-    /// What that file shall hold.
+    /// What that file should contain, as text.
     fn wanted(&self) -> &str;
 
-    /// What the file on disk (`found`) says otherwise, one line per difference.
+    /// How the file on disk (`found`) differs, one line per difference.
     fn differs(&self, found: &str) -> Vec<String>;
 
     /// The mlxctl that the file on disk (`found`) runs, if it is one of ours.
     fn program_of(&self, found: &str) -> Option<PathBuf>;
 
-    /// The program that the job shall run.
+    /// The program that the job should run.
     fn program(&self) -> &Path;
 
-    /// The job as the manager has it now.
+    /// The job as the manager reports it now.
     ///
     /// # Errors
     /// The manager is missing or does not answer.
     fn seen(&self) -> Result<Seen, AgentError>;
 
-    /// What `install` would call.
+    /// The commands that `install` would run.
     fn calls(&self, install: Install) -> Vec<String>;
 
-    /// What `uninstall` would call.
+    /// The commands that `remove` would run.
     fn calls_to_remove(&self) -> Vec<String>;
 
-    /// Brings the written file into force and the job up; its process. `say` hears of every step.
+    /// Loads the written file and starts the job; returns its pid. `say` is called with every step.
     ///
     /// # Errors
-    /// It does not come up, with why and what to do.
+    /// It does not come up.
     fn install(&self, install: Install, say: &mut dyn FnMut(&str)) -> Result<i32, AgentError>;
 
-    /// Ends the process, forgets the job and removes its file. Nothing to forget is success.
+    /// Ends the process, unloads the job and removes its file. A job that is not loaded is not an error.
     ///
     /// # Errors
-    /// It does not go; then the file stays too.
+    /// It does not end; then the file stays, too.
     fn remove(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError>;
 
-    /// Whether the job is unloaded and loaded again for it, so that the supervisor has to stay until then.
+    /// Whether [`Self::restart`] unloads the job and loads it again, so that the supervisor has to stay until then.
     fn unloads_to_restart(&self) -> bool {
         false
     }
 
-    /// Another process in place of `before`; its pid.
+    /// Replaces the process `before`; returns the new pid.
     ///
     /// # Errors
-    /// None comes up.
+    /// No other process comes up.
     fn restart(
         &self,
         before: Option<i32>,
@@ -102,26 +102,25 @@ pub(crate) trait Agent {
     ) -> Result<i32, AgentError>;
 }
 
-/// What came of asking the supervisor to hand over.
+/// How the supervisor reacted to the request to hand over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handed {
-    /// It does not answer.
     No,
-    /// It lets what is in flight end and leaves by itself.
+    /// It lets requests in flight finish and then exits by itself.
     Leaves {
-        /// How long that takes at most.
+        /// How long that may take at most.
         drain: Duration,
     },
-    /// Nothing is in flight any more, and it stays until it is told to end.
+    /// No request is in flight, and it waits until it is told to end.
     Holds,
 }
 
-/// What is to be done so that the agent is installed.
+/// What has to be done to install the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Install {
-    /// It runs from this very file.
+    /// It is running, loaded from the file as it is.
     Nothing,
-    /// It is loaded from this very file, and has no process.
+    /// It is loaded from the file as it is, but has no process.
     Start,
     /// The manager does not know it.
     Load,
@@ -129,12 +128,12 @@ pub(crate) enum Install {
     Replace,
 }
 
-/// Compares what is there with what is wanted. `file` is the content on disk, if there is any.
+/// Compares what is there with what is wanted. `file` is its content on disk, if it exists.
 pub(crate) fn plan(file: Option<&str>, wanted: &str, program: &Path, seen: &Seen) -> Install {
     if !seen.loaded {
         return Install::Load;
     }
-    // What is loaded may be older than the file: only the program tells, and only where it is named.
+    // What is loaded may be older than the file: only its program shows that, if the manager names it.
     let other = seen.program.as_deref().is_some_and(|running| Path::new(running) != program);
     match (file == Some(wanted) && !other && seen.misplaced.is_none(), seen.pid) {
         (false, _) => Install::Replace,
@@ -143,8 +142,8 @@ pub(crate) fn plan(file: Option<&str>, wanted: &str, program: &Path, seen: &Seen
     }
 }
 
-/// Writes `text` as the whole file: complete or not at all, this user's, mode 0644 (launchd refuses a file that
-/// others may write). The folder is made if it is missing.
+/// Writes `text` as the whole file: atomically, owned by this user, mode 0644 (launchd refuses a file that others may
+/// write). Creates the folder if it is missing.
 pub(crate) fn write(file: &Path, text: &str) -> io::Result<()> {
     let folder = file.parent().unwrap_or_else(|| Path::new("/"));
     fs_err::create_dir_all(folder)?;
@@ -156,8 +155,8 @@ pub(crate) fn write(file: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the file that is about to be replaced, below `state`; where it went, if there was one. Not beside the
-/// original: the manager reads that folder at login.
+/// Copies the file that is about to be replaced to `state`, and returns the path of the copy if there was one. Not next
+/// to the original, because the manager reads that folder at login.
 pub(crate) fn keep(file: &Path, state: &Path) -> io::Result<Option<PathBuf>> {
     let Some(name) = file.file_name().filter(|_| file.exists()) else { return Ok(None) };
     let mut kept = name.to_owned();
@@ -168,7 +167,7 @@ pub(crate) fn keep(file: &Path, state: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(kept))
 }
 
-/// Removes the file; one that is not there is success.
+/// Removes the file; a missing file is not an error.
 fn discard(file: &Path) -> Result<(), AgentError> {
     match fs_err::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(AgentError {
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_whole_and_nobody_elses() {
+    fn the_file_is_complete_and_writable_only_by_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("Library/LaunchAgents/job.plist");
         write(&file, "one").unwrap();

@@ -2,20 +2,20 @@
 
 use plist::{Dictionary, Value};
 
-/// One key of which the file says something else than the registry.
+/// One key whose value in the file differs from the registry's.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Difference {
-    /// launchd's name of it: `ProcessType`.
+    /// launchd's name for the key: `ProcessType`.
     pub key: String,
-    /// What the file says; `None`: nothing.
+    /// The value in the file; `None`: it has none.
     pub file: Option<String>,
-    /// What the registry asks for; `None`: nothing.
+    /// The value the registry asks for; `None`: none.
     pub registry: Option<String>,
     /// What follows from it, in one sentence.
     pub why: String,
 }
 
-/// Every key that differs: the registry's keys in their order, then the ones that only the file has.
+/// Every key that differs: the registry's keys in order, then the ones that only the file has.
 pub(crate) fn differences(registry: &Dictionary, file: &Dictionary) -> Vec<Difference> {
     let asked = registry.iter().filter(|(key, value)| file.get(key) != Some(value)).map(|(key, value)| {
         let found = file.get(key);
@@ -35,8 +35,8 @@ pub(crate) fn differences(registry: &Dictionary, file: &Dictionary) -> Vec<Diffe
     asked.chain(extra).collect()
 }
 
-/// What follows when a key that is asked for is missing (`found` is `None`) or says something else.
-/// The facts are launchd.plist(5)'s and field reports'.
+/// The consequence if a key that the registry asks for is missing (`found` is `None`) or has another value.
+/// The facts are from launchd.plist(5) and field reports.
 fn consequence(key: &str, found: Option<&Value>) -> &'static str {
     match key {
         "Label" => {
@@ -48,7 +48,7 @@ fn consequence(key: &str, found: Option<&Value>) -> &'static str {
         }
         "ProgramArguments" => "another program or another registry would run",
         "WorkingDirectory" => "relative paths of the environment would mean something else",
-        "RunAtLoad" => "the always-on models would not come up at login",
+        "RunAtLoad" => "the always-on models would not start at login",
         "KeepAlive" if found.is_some_and(|value| value.as_dictionary().is_some()) => {
             "conditions are ORed and `Crashed` alone does not bring back a killed job: the supervisor may stay down"
         }
@@ -102,13 +102,13 @@ fn surplus(key: &str) -> &'static str {
     }
 }
 
-/// Whether the file is the kind that starts the Python server without a supervisor.
+/// Whether the file starts the Python server without a supervisor.
 fn runs_server_itself(found: Option<&Value>) -> bool {
     let words = found.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_string);
     words.into_iter().any(|word| word.starts_with("mlx_lm"))
 }
 
-/// A value in one line.
+/// A property list value as one line.
 fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_that_is_missing_or_changed_is_named_with_a_reason_of_its_own() {
+    fn every_missing_or_changed_key_is_named_with_its_own_reason() {
         for key in ours().keys() {
             let mut missing = ours();
             missing.remove(key);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_nobody_asked_for_are_named_last() {
+    fn keys_that_only_the_file_has_are_named_last() {
         let mut file = ours();
         file.insert("Umask".into(), Value::from(77));
         file.remove("ExitTimeOut");

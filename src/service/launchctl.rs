@@ -1,4 +1,4 @@
-//! launchctl: what it says ([`mod@print`]), what to do about it ([`procedure`]), and the hand that calls it.
+//! launchctl: what it prints ([`mod@print`]), what to do about it ([`procedure`]), and the code that calls it.
 
 pub(crate) mod print;
 pub(crate) mod procedure;
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use print::Printed;
 use procedure::{Action, Failure, Goal, Patience, Reply, Step, next};
 
-/// Which of a user's domains a job is in (launchctl(1)). Each is a launchd of its own: the same label may be in both.
+/// Which of a user's domains a job is in (launchctl(1)). They are separate: the same label may be loaded in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Domain {
-    /// Of the login at the Mac's own screen; where the agent belongs.
+    /// That of a login at the Mac's own screen, where the agent belongs.
     Gui,
-    /// Of the user without a screen, from the first login of any kind (SSH too) until the machine goes down.
+    /// The user's domain without a screen, from the first login of any kind (SSH too) until the machine shuts down.
     User,
 }
 
 impl Domain {
-    /// As launchctl names it: `gui/501`.
+    /// The domain as launchctl names it: `gui/501`.
     pub fn of(self, uid: u32) -> String {
         match self {
             Self::Gui => format!("gui/{uid}"),
@@ -31,34 +31,33 @@ impl Domain {
     }
 }
 
-/// The job as launchctl names it, and how to call launchctl.
+/// A job as launchctl names it, and how to call launchctl.
 #[derive(Debug, Clone)]
 pub struct Launchctl {
     /// The program: `/bin/launchctl`, or a stand-in that behaves as documented.
     pub program: PathBuf,
     pub uid: u32,
-    /// Where it is, or shall be.
+    /// Where the job is or should be.
     pub domain: Domain,
     pub label: String,
     pub plist: PathBuf,
     pub patience: Patience,
-    /// Between two calls of the same kind.
+    /// Pause before a call is repeated.
     pub pause: Duration,
 }
 
-/// Why launchctl could not be brought to do it.
+/// Why launchctl did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It could not be called at all.
     #[error("cannot run {}: {source}", .program.display())]
     Call { program: PathBuf, source: io::Error },
-    /// It was called, and said no.
     #[error(transparent)]
     Refused(#[from] Failure),
 }
 
 impl Launchctl {
-    /// The real one, for `label` of the user `uid`.
+    /// The system's launchctl, for the job `label` of the user `uid`.
     pub fn new(uid: u32, label: &str, plist: &Path, exit_timeout: Duration) -> Self {
         Self {
             program: PathBuf::from("/bin/launchctl"),
@@ -82,7 +81,7 @@ impl Launchctl {
         }
     }
 
-    /// The same job in the other of its user's domains.
+    /// The same job in the other one of its user's domains.
     pub fn elsewhere(&self) -> Self {
         let domain = match self.domain {
             Domain::Gui => Domain::User,
@@ -91,7 +90,7 @@ impl Launchctl {
         Self { domain, ..self.clone() }
     }
 
-    /// Goes from `first` to `goal`, telling `progress` of every step that is entered; the job's process.
+    /// Goes from `first` to `goal` and calls `progress` with every step; returns the job's pid.
     ///
     /// # Errors
     /// Launchctl is missing, or one of the documented refusals lasted longer than the patience.
@@ -101,7 +100,7 @@ impl Launchctl {
         first: Step,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Option<i32>, Error> {
-        // Counted from the first call of each step, so that a circle (119, enable, 119) ends too.
+        // Counted from the first call of each step, so that a cycle (119, enable, 119) ends, too.
         let mut since: HashMap<Step, Instant> = HashMap::new();
         let (mut step, mut entered, mut patience) = (first, None, self.patience);
         loop {
@@ -109,7 +108,7 @@ impl Launchctl {
                 progress(step);
                 entered = Some(step);
                 if step == Step::Unpin {
-                    // Once; and from here on it is a start like any other.
+                    // Only once; from here on it is a start like any other.
                     patience.unpin = false;
                     since.clear();
                 }
@@ -128,10 +127,10 @@ impl Launchctl {
         }
     }
 
-    /// The job as launchd has it; `None`: it has none of this name.
+    /// The job as launchd reports it; `None`: there is none of this name.
     ///
     /// # Errors
-    /// Launchctl is missing or answers what is in no document.
+    /// Launchctl is missing or exits with an undocumented code.
     pub fn print(&self) -> Result<Option<Printed>, Error> {
         let reply = self.call(&self.arguments(Step::Confirm))?;
         match reply.code {
@@ -156,7 +155,7 @@ impl Launchctl {
             .output()
             .map_err(|source| Error::Call { program: self.program.clone(), source })?;
         Ok(Reply {
-            // Ended by a signal: no code of launchctl's.
+            // Ended by a signal: there is no exit code.
             code: output.status.code().unwrap_or(-1),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
             error: String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -1,4 +1,4 @@
-//! The job description that launchd runs the supervisor from, typed: launchd.plist(5).
+//! The typed property list that launchd runs the supervisor from: launchd.plist(5).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,60 +7,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::registry::{Agent, ProcessType};
 
-/// A job of launchd. The fields' order is the file's.
+/// A launchd job. The fields are in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Job {
-    /// Unique in its domain.
+    /// The job's name, unique in its domain.
     pub label: String,
-    /// The supervisor's command line; the first is its absolute path, launchd searches nothing.
+    /// The supervisor's command line. It starts with an absolute path, because launchd does not search for programs.
     pub program_arguments: Vec<String>,
-    /// Absolute; `~` is not expanded.
+    /// An absolute path; launchd does not expand `~`.
     pub working_directory: String,
-    /// Whether it starts at login.
     pub run_at_load: bool,
-    /// Whether it is started again however it ended. Not `{Crashed = true}`, which does not bring back a job
-    /// that was killed with SIGKILL.
+    /// Whether it is restarted however it ended. Not `{Crashed = true}`, which does not restart a job that was killed
+    /// with SIGKILL.
     pub keep_alive: bool,
     /// Opened for appending; its folder must exist.
     pub standard_out_path: String,
-    /// As [`Self::standard_out_path`].
     pub standard_error_path: String,
-    /// Values must be strings.
+    /// launchd accepts only strings as values.
     pub environment_variables: BTreeMap<String, String>,
-    /// How launchd rations CPU and disk; children inherit it.
+    /// How launchd limits CPU and disk use; children inherit it.
     pub process_type: ProcessType,
-    /// Whether disk access yields to everyone else's.
+    /// Whether its disk access yields to that of other programs.
     #[serde(rename = "LowPriorityIO")]
     pub low_priority_io: bool,
-    /// −20 to 20.
+    /// Scheduling priority, −20 (highest) to 20.
     pub nice: i8,
-    /// Seconds between SIGTERM and SIGKILL. Unset, today's launchd waits 5 s: too short for a drain, and a
-    /// backend whose supervisor was killed in the middle of it stays behind.
+    /// Seconds between SIGTERM and SIGKILL. If unset, current versions of launchd wait 5 s: too short for a drain,
+    /// and a backend whose supervisor was killed during one stays behind.
     pub exit_time_out: u64,
-    /// Seconds between two starts, at least.
+    /// Least number of seconds between two starts.
     pub throttle_interval: u64,
-    /// Whether launchd leaves the rest of the job's process group alone once the job is gone. Backends lead
-    /// groups of their own and outlive a supervisor that crashes or is replaced; this makes sure that
-    /// a helper caught between fork and its own group is not shot either.
+    /// Whether launchd leaves the rest of the job's process group alone once the job has ended. Backends lead their
+    /// own groups and outlive a supervisor that crashes or is replaced; this also protects a child that has been
+    /// forked but does not have its own group yet.
     pub abandon_process_group: bool,
-    /// Limits at the start.
+    /// Resource limits that the supervisor starts with.
     pub soft_resource_limits: ResourceLimits,
 }
 
-/// The limits that are raised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ResourceLimits {
-    /// Open files.
+    /// The most open files per process.
     pub number_of_files: u64,
 }
 
 impl Job {
     /// The job that runs `program serve --config config` as `agent` wants it.
     ///
-    /// Both paths must be absolute: launchd knows neither a shell's PATH nor its folder. Names that are not
-    /// UTF-8 cannot occur: APFS and HFS+ hold none, and a property list could not say them.
+    /// Both paths must be absolute: launchd has neither a shell's PATH nor its current folder. Names that are not
+    /// UTF-8 cannot occur: APFS and HFS+ do not allow them, and a property list could not contain them.
     pub(crate) fn new(agent: &Agent, program: &Path, config: &Path) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         Self {
@@ -78,7 +75,7 @@ impl Job {
             process_type: agent.process_type,
             low_priority_io: agent.low_priority_io,
             nice: agent.nice,
-            // launchd counts whole seconds, and a part of one rounded down would be a SIGKILL too early.
+            // launchd counts whole seconds; rounding down would send SIGKILL too early.
             exit_time_out: agent.exit_timeout.as_secs() + u64::from(agent.exit_timeout.subsec_nanos() > 0),
             throttle_interval: agent.throttle_interval.as_secs(),
             abandon_process_group: true,
@@ -86,10 +83,10 @@ impl Job {
         }
     }
 
-    /// The XML property list, the same bytes for the same job.
+    /// The XML property list; the same job gives the same bytes.
     ///
     /// # Errors
-    /// The writer's own; writing to memory, it has none to expect.
+    /// The writer's own; none is expected when writing to memory.
     pub(crate) fn to_xml(&self) -> Result<String, plist::Error> {
         let mut xml = Vec::new();
         let options = plist::XmlWriteOptions::default().indent(b' ', 4);
@@ -98,13 +95,13 @@ impl Job {
         Ok(String::from_utf8_lossy(&xml).into_owned())
     }
 
-    /// The job as untyped keys and values, to be compared with a file that may hold anything.
+    /// The job as untyped keys and values, for comparison with a file that may contain anything.
     pub(crate) fn to_dictionary(&self) -> Result<plist::Dictionary, plist::Error> {
         Ok(plist::to_value(self)?.into_dictionary().unwrap_or_default())
     }
 }
 
-/// The property list of `agent`: what is written to `~/Library/LaunchAgents`.
+/// The property list of `agent`, as written to `~/Library/LaunchAgents`.
 pub fn render(agent: &Agent, program: &Path, config: &Path) -> Result<String, plist::Error> {
     Job::new(agent, program, config).to_xml()
 }

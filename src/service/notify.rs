@@ -1,6 +1,6 @@
-//! What a service tells systemd: sd_notify(3), a datagram to the socket that `$NOTIFY_SOCKET` names.
+//! Notifies systemd: sd_notify(3), a datagram to the socket that `$NOTIFY_SOCKET` names.
 //!
-//! Without that variable (launchd, a terminal) there is nobody to tell, and [`Notifier::from_env`] is `None`.
+//! Without that variable (launchd, a terminal) there is no one to notify, and [`Notifier::from_env`] is `None`.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The way to the service manager.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     socket: Socket,
@@ -18,34 +18,34 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// The manager that started this process, if it wants to be told anything.
+    /// A notifier for the manager that started this process, if it wants notifications.
     ///
     /// # Errors
-    /// The socket's name is none, or no socket can be made.
+    /// The socket's name is not an address, or no socket can be created.
     pub(crate) fn from_env() -> io::Result<Option<Self>> {
         Self::from_variables(|name| std::env::var_os(name), std::process::id())
     }
 
-    /// As [`Self::from_env`], with the variables of someone else.
+    /// Like [`Self::from_env`], with variables from `get` and for process `pid`.
     pub(crate) fn from_variables(
         get: impl Fn(&str) -> Option<OsString>,
         pid: u32,
     ) -> io::Result<Option<Self>> {
         let Some(name) = get("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-        // A manager that is stuck must not hold up the supervisor: a datagram that finds no room is dropped.
+        // A manager that is stuck must not block the supervisor: a datagram that finds no room is dropped.
         socket.set_nonblocking(true)?;
         let watchdog = watchdog(get("WATCHDOG_USEC").as_deref(), get("WATCHDOG_PID").as_deref(), pid);
         Ok(Some(Self { socket, manager: address(&name)?, watchdog }))
     }
 
-    /// How often [`Self::alive`] must be called at least; half of what the manager allows, as
-    /// sd_watchdog_enabled(3) advises. `None`: the manager does not watch.
+    /// How often to call [`Self::alive`]: half of the time that the manager allows, as sd_watchdog_enabled(3) advises.
+    /// `None`: the manager does not watch.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// The service is up.
+    /// Reports that the service is up.
     ///
     /// # Errors
     /// The manager's socket is gone or full.
@@ -53,7 +53,7 @@ impl Notifier {
         self.send(&format!("READY=1\n{}", status_line(status)))
     }
 
-    /// The loop still turns.
+    /// Reports that the event loop is still running.
     ///
     /// # Errors
     /// The manager's socket is gone or full.
@@ -66,12 +66,12 @@ impl Notifier {
     }
 }
 
-/// A line end would begin the next assignment.
+/// Replaces newlines, each of which would begin another assignment.
 fn status_line(status: &str) -> String {
     format!("STATUS={}", status.replace(['\n', '\r'], " "))
 }
 
-/// A path, or after `@` a name in Linux's abstract namespace, which the kernel writes with a leading zero byte.
+/// A path, or after `@` a name in Linux's abstract namespace, which has a leading zero byte in the kernel.
 fn address(name: &OsStr) -> io::Result<SockAddr> {
     match name.as_bytes() {
         [b'@', rest @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", rest].concat())),
@@ -103,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_where_nobody_listens() {
+    fn without_a_socket_there_is_no_notifier() {
         assert!(Notifier::from_variables(with(&[]), 1).unwrap().is_none());
         assert!(Notifier::from_variables(with(&[("NOTIFY_SOCKET", "")]), 1).unwrap().is_none());
         assert!(Notifier::from_variables(with(&[("NOTIFY_SOCKET", "relative")]), 1).is_err());
     }
 
     #[test]
-    fn the_manager_hears_every_word() {
+    fn the_manager_receives_every_message() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();

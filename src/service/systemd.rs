@@ -1,30 +1,30 @@
-//! The systemd user unit: what launchd's job is on a Mac. systemd.service(5), systemd.exec(5), systemd.kill(5).
+//! The systemd user unit, the counterpart of the launchd job. systemd.service(5), systemd.exec(5), systemd.kill(5).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::registry::Agent;
 
-/// A supervisor whose loop has not turned for so long is killed and started again; its backends live on.
+/// systemd restarts a supervisor whose event loop has not run for this long; its backends live on.
 const WATCHDOG_SECONDS: u32 = 60;
 
-/// The unit's name: launchd's label with systemd's ending.
+/// The unit's name: the label with the suffix `.service`.
 pub fn unit_name(agent: &Agent) -> String {
     format!("{}.service", agent.label)
 }
 
-/// Where a user's units lie: `$XDG_CONFIG_HOME/systemd/user`, else `~/.config/systemd/user` (systemd.unit(5)).
+/// The path of the unit, in `$XDG_CONFIG_HOME/systemd/user`, else `~/.config/systemd/user` (systemd.unit(5)).
 pub(crate) fn unit_file(agent: &Agent, config_home: Option<&Path>, home: &Path) -> PathBuf {
     let base =
         config_home.filter(|path| path.is_absolute()).map_or_else(|| home.join(".config"), Path::to_owned);
     base.join("systemd/user").join(unit_name(agent))
 }
 
-/// The unit that runs `program serve --config config`, the same text for the same registry.
+/// The unit that runs `program serve --config config`; the same registry gives the same text.
 ///
 /// `KillMode=process`: a backend outlives a supervisor that crashed or was replaced, and the next one adopts it;
 /// the supervisor itself ends every backend when it is told to stop. `StartLimitIntervalSec=0`: like launchd,
-/// systemd never gives up, because the supervisor itself waits out what may pass.
+/// systemd never gives up, because the supervisor itself waits for temporary problems to pass.
 pub fn render(agent: &Agent, program: &Path, config: &Path) -> String {
     let seconds = agent.exit_timeout.as_secs() + u64::from(agent.exit_timeout.subsec_nanos() > 0);
     let io =
@@ -62,48 +62,46 @@ WantedBy=default.target
     )
 }
 
-/// A line a variable, PATH first.
+/// One line per variable, PATH first.
 fn environment(agent: &Agent) -> String {
     let path = [("PATH".to_owned(), agent.path.clone())];
     let pairs = path.iter().chain(&agent.environment);
     pairs.map(|(name, value)| format!("Environment={}\n", word(&format!("{name}={value}"), false))).collect()
 }
 
-/// `%` begins a specifier everywhere in a unit.
+/// Escapes `%`, which begins a specifier everywhere in a unit.
 fn percent(text: &str) -> String {
     text.replace('%', "%%")
 }
 
-/// One word of a list, quoted; in a command line `$` begins a variable as well.
+/// One quoted word of a list; in a command line, `$` has to be escaped as well.
 fn word(text: &str, command: bool) -> String {
     let text = percent(text).replace('\\', "\\\\").replace('"', "\\\"");
     format!("\"{}\"", if command { text.replace('$', "$$") } else { text })
 }
 
-/// The program of a line that [`render`] wrote: `ExecStart="/usr/bin/mlxctl" serve …`.
+/// The program in a line that [`render`] wrote: `ExecStart="/usr/bin/mlxctl" serve …`.
 pub(crate) fn program_in(line: &str) -> Option<String> {
     let (quoted, _) = line.strip_prefix("ExecStart=\"")?.split_once("\" serve ")?;
     Some(quoted.replace("$$", "$").replace("%%", "%").replace("\\\"", "\"").replace("\\\\", "\\"))
 }
 
-/// What systemd says of the unit.
+/// What systemd reports about the unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Shown {
-    /// Whether it has read a file of this name.
+    /// Whether systemd has read a file of this name.
     pub loaded: bool,
-    /// Whether it starts at login.
-    pub enabled: bool,
     /// `active (running)`, `activating (auto-restart)`, `failed (failed)`.
     pub state: String,
     pub pid: Option<i32>,
-    /// Starts after a failure, since it was started by hand.
+    /// Automatic restarts since it was last started by hand.
     pub restarts: Option<u32>,
     /// How the last run ended: `success`, `exit-code`, `watchdog`.
     pub result: Option<String>,
 }
 
 /// The properties that [`Shown`] is read from.
-pub(crate) const PROPERTIES: &str = "LoadState,ActiveState,SubState,MainPID,NRestarts,Result,UnitFileState";
+pub(crate) const PROPERTIES: &str = "LoadState,ActiveState,SubState,MainPID,NRestarts,Result";
 
 impl Shown {
     /// Reads `systemctl show --property=…`: `Name=value` lines, stable by systemctl(1).
@@ -118,7 +116,6 @@ impl Shown {
         let sub = get("SubState").unwrap_or_default();
         Self {
             loaded: get("LoadState") == Some("loaded"),
-            enabled: get("UnitFileState") == Some("enabled"),
             state: format!("{} ({sub})", get("ActiveState").unwrap_or("unknown")),
             pid: get("MainPID").and_then(|pid| pid.parse().ok()).filter(|pid| *pid > 0),
             restarts: get("NRestarts").and_then(|count| count.parse().ok()),
@@ -127,7 +124,7 @@ impl Shown {
     }
 }
 
-/// How to call systemctl.
+/// systemctl and the unit to call it for.
 #[derive(Debug, Clone)]
 pub(crate) struct Systemctl {
     /// The program: `systemctl`, or a stand-in.
@@ -135,7 +132,7 @@ pub(crate) struct Systemctl {
     pub unit: String,
 }
 
-/// Why systemctl could not be brought to do it.
+/// Why systemctl did not do it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// It could not be called at all.
@@ -144,13 +141,11 @@ pub(crate) enum Error {
     /// There is no user manager to talk to.
     #[error("no systemd user session answers: {0}")]
     NoSession(String),
-    /// It was called, and said no.
     #[error("`systemctl --user {verb}` failed: {error}")]
     Refused { verb: String, error: String },
 }
 
 impl Error {
-    /// What to do about it.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Call { .. } => "without systemd, run `mlxctl serve` under your own service manager",
@@ -161,10 +156,10 @@ impl Error {
 }
 
 impl Systemctl {
-    /// Calls `systemctl --user ARGUMENTS…`; its stdout.
+    /// Calls `systemctl --user ARGUMENTS…` and returns its stdout.
     ///
     /// # Errors
-    /// It is missing, has no manager to talk to, or refused.
+    /// It is missing, has no manager to talk to, or refuses.
     pub(crate) fn call(&self, arguments: &[&str]) -> Result<String, Error> {
         let output = Command::new(&self.program)
             .arg("--user")
@@ -183,7 +178,7 @@ impl Systemctl {
         })
     }
 
-    /// The unit as systemd has it.
+    /// The unit as systemd reports it.
     ///
     /// # Errors
     /// As [`Self::call`]; a missing unit is not an error.
@@ -199,7 +194,7 @@ mod tests {
     use crate::service::launchd::tests::agent;
 
     #[test]
-    fn names_with_blanks_and_signs_stay_one_word() {
+    fn names_with_spaces_and_special_characters_stay_one_word() {
         let mut agent = agent();
         agent.working_directory = "/100% mine".into();
         let unit = render(&agent, Path::new("/a b/$mlx\"ctl"), Path::new("/50%/models.toml"));
@@ -242,15 +237,15 @@ mod tests {
     #[test]
     fn systemds_view_is_read() {
         let text = "Result=success\nNRestarts=2\nMainPID=4711\nLoadState=loaded\nActiveState=active\n\
-                    SubState=running\nUnitFileState=enabled\n";
+                    SubState=running\n";
         let shown = Shown::parse(text);
         assert_eq!(
             (shown.pid, shown.restarts, shown.state.as_str()),
             (Some(4711), Some(2), "active (running)")
         );
-        assert!(shown.loaded && shown.enabled);
+        assert!(shown.loaded);
         let missing = Shown::parse("MainPID=0\nLoadState=not-found\nActiveState=inactive\nSubState=dead\n");
-        assert!(!missing.loaded && !missing.enabled);
+        assert!(!missing.loaded);
         assert_eq!(missing.pid, None);
     }
 }

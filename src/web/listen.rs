@@ -22,16 +22,16 @@ use super::{Body, Peer, Service, Wanted, whole};
 use crate::gate::{Crowd, GateConfig, Place, check_host};
 use crate::registry::Network;
 
-/// Between two attempts to listen on an address that is not there, or taken.
+/// Time between two attempts to listen on an address that is missing or taken.
 const AGAIN: Duration = Duration::from_secs(5);
-/// After a failed accept (out of descriptors): the condition passes, the loop does not spin.
+/// Pause after a failed accept (out of descriptors): the condition passes, and the loop must not spin.
 const BREATH: Duration = Duration::from_millis(100);
-/// For the head of a request.
+/// How long a client may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
-/// The longest head, bytes.
+/// The longest head of a request, bytes.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// The listener, whether or not it listens. Ends when it is dropped, and its connections with it.
+/// The listener, which may listen nowhere. It ends when dropped, with its connections.
 #[derive(Debug)]
 pub(crate) struct Listener {
     wanted: watch::Sender<Option<Wanted>>,
@@ -40,7 +40,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens nowhere, until it is told where.
+    /// Listens nowhere until [`Self::listen`] is called.
     pub(crate) fn spawn(service: impl Service) -> Self {
         let (wanted, want) = watch::channel(None);
         let (say, problem) = watch::channel(None);
@@ -48,7 +48,7 @@ impl Listener {
         Self { wanted, problem, task }
     }
 
-    /// Follows a registry. It never fails: what keeps it from listening is [`Self::problem`], and tried again.
+    /// Listens on `address`, or nowhere if `None`. It never fails: it retries, and [`Self::problem`] says why.
     pub(crate) fn listen(&self, address: Option<SocketAddr>, network: &Network) {
         let next = address.map(|address| Wanted { address, network: network.clone() });
         self.wanted.send_if_modified(|now| {
@@ -58,7 +58,7 @@ impl Listener {
         });
     }
 
-    /// Why it does not listen where it should.
+    /// Why it does not listen where it should; `None`: it does.
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
     }
@@ -111,13 +111,13 @@ async fn run<S: Service>(
 
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "somebody else does".to_owned(),
+        io::ErrorKind::AddrInUse => "another program does".to_owned(),
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address now".to_owned(),
         _ => error.to_string(),
     }
 }
 
-/// Connections end with it: those that were let in by rules that are no longer in force as well.
+/// Connections end with this future, so none outlives the rules that admitted it.
 async fn accept<S: Service>(listener: &TcpListener, service: &S, network: &Arc<Network>) {
     let crowd = Arc::<Crowd>::default();
     let mut connections = JoinSet::new();
@@ -165,7 +165,7 @@ struct Connection<S> {
     service: S,
     network: Arc<Network>,
     peer: Peer,
-    /// The address that its client reached.
+    /// The local address that the client connected to.
     local: IpAddr,
     place: Arc<Place>,
 }
@@ -181,7 +181,7 @@ impl<S: Service> Connection<S> {
         answer.map(|body| Told { body, working }.boxed_unsync())
     }
 
-    /// A page whose domain was pointed here gets nothing, as at the gates.
+    /// Refuses pages whose domain was pointed at this machine (DNS rebinding), as the gates do.
     fn check_host(&self, request: &Request<Incoming>) -> Result<(), String> {
         let named = request.uri().authority().map(|authority| authority.as_str());
         let headers = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
@@ -193,7 +193,7 @@ impl<S: Service> Connection<S> {
     }
 }
 
-/// A place works until its answer is given, which may be a stream.
+/// Marks a place as working until its answer, which may be a stream, is complete.
 struct Working(Arc<Place>);
 
 impl Drop for Working {
@@ -205,7 +205,7 @@ impl Drop for Working {
 /// An answer's body, and what ends with it.
 struct Told {
     body: Body,
-    #[expect(dead_code, reason = "it is only there to end with the body")]
+    #[expect(dead_code, reason = "it is there only to be dropped with the body")]
     working: Working,
 }
 

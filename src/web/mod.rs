@@ -1,5 +1,5 @@
-//! A listener of hyper's that follows the registry: who may connect, how many at once, and for how long. For the metrics
-//! and the page; the gate has its own (docs/architecture.md).
+//! A listener based on hyper that follows the registry: who may connect, how many at once, and for how long. For the
+//! metrics and the page; the gate has its own (docs/architecture.md).
 
 mod listen;
 
@@ -18,26 +18,26 @@ pub(crate) use listen::Listener;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
     pub client: IpAddr,
-    /// The port that it reached.
+    /// The local port that it connected to.
     pub port: u16,
 }
 
-/// What answers at a listener.
+/// Answers the requests that a listener accepts.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
-    /// For people: `metrics`.
+    /// Name for messages, such as `metrics`.
     const NAME: &'static str;
-    /// Connections at once.
+    /// The most connections open at once.
     const CONNECTIONS: usize;
 
     /// Answers a request whose `Host` names this machine.
     fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// An answer that is there wholly.
+/// A complete response, not a stream.
 pub(crate) fn whole(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Full::new(text.into()).boxed_unsync());
     *response.status_mut() = status;
@@ -45,14 +45,14 @@ pub(crate) fn whole(status: StatusCode, kind: &'static str, text: impl Into<Byte
     response
 }
 
-/// What is wanted of a listener: an address, and who may read and under which names.
+/// Where a listener should listen, and for whom and under which host names.
 #[derive(Debug, Clone, PartialEq)]
 struct Wanted {
     address: SocketAddr,
     network: crate::registry::Network,
 }
 
-/// The status with which an error of the supervisor is answered.
+/// The HTTP status for an error of the supervisor.
 pub(crate) fn http_status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::UnknownModel => StatusCode::NOT_FOUND,

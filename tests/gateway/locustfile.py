@@ -1,4 +1,4 @@
-"""Load on a gate, by a client that nobody here wrote:
+"""Load on a gate, by an independent client:
 
     locust -f tests/gateway/locustfile.py --headless -u 8 -r 8 -t 1m --host http://127.0.0.1:8800
 """

@@ -1,11 +1,11 @@
-//! `scripts/accept-macos` runs to its end on a system that behaves as documented, and its report tells what held.
+//! `scripts/accept-macos` completes on a system that behaves as documented, and its report says what held.
 
 use std::process::Command;
 
 use crate::fake_launchd::FakeLaunchd;
 use crate::support::{Entry, Instance, program};
 
-/// What a Mac says, as far as documents tell.
+/// What a Mac prints, as far as that is documented.
 const PROGRAMS: [(&str, &str); 5] = [
     (
         "sysctl",
@@ -23,7 +23,7 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 
 #[test]
-fn every_step_is_walked_and_what_no_mac_was_needed_for_holds() {
+fn every_step_runs_and_what_needs_no_mac_holds() {
     let launchd = FakeLaunchd::start_at_home();
     let instance = Instance::real(vec![Entry::new("tiny", "always")]);
     let bin = launchd.path("bin");
@@ -55,7 +55,7 @@ fn every_step_is_walked_and_what_no_mac_was_needed_for_holds() {
         .env("HOME", launchd.folder.path());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    // Before anything is asserted: the agent ends with its backend.
+    // Before any assertion: the agent ends with its backend.
     let ended = Command::new(bin.join("mlxctl"))
         .args(["--config", instance.config().to_str().unwrap(), "agent", "uninstall"])
         .env("HOME", launchd.folder.path())
@@ -64,8 +64,8 @@ fn every_step_is_walked_and_what_no_mac_was_needed_for_holds() {
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 
     let report = std::fs::read_to_string(report).unwrap_or_default();
-    // It takes a Mac to compare footprints, to hold off sleep and to be throttled, a person to close the lid, and another
-    // host to be asked from.
+    // Comparing footprints, holding off sleep and being throttled take a Mac; closing the lid takes a person, and
+    // requests from outside take another host.
     let needs_a_mac = ["footprint", "idle sleep", "sleep", "background", "another host", "benchmarks"];
     let broken: Vec<&str> = report
         .lines()
@@ -89,5 +89,5 @@ fn every_step_is_walked_and_what_no_mac_was_needed_for_holds() {
             "{fact}\n{report}"
         );
     }
-    assert_eq!(output.status.code(), Some(1), "what was not tried is no success");
+    assert_eq!(output.status.code(), Some(1), "what was not tried is not a success");
 }

@@ -1,4 +1,4 @@
-//! What a supervisor that comes up finds, it takes over: the same process, what was known of it, and what is different.
+//! A supervisor that starts takes over what it finds: the same process, what was known about it, and what differs.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ fn a_backend_whose_record_is_lost_is_found_by_its_arguments() {
         instance.wait_state(name, "ready");
     }
     assert_eq!([instance.pid("a"), instance.pid("b")], pids);
-    // And the record is there again, for the next one.
+    // And the record exists again, for the next supervisor.
     instance.kill_supervisor();
     instance.serve_again();
     instance.wait_state("a", "ready");
@@ -49,7 +49,7 @@ fn a_backend_whose_record_is_lost_is_found_by_its_arguments() {
 }
 
 #[test]
-fn the_backend_of_a_model_that_was_removed_meanwhile_is_stopped_and_forgotten() {
+fn the_backend_of_a_removed_model_is_stopped_and_forgotten() {
     let (mut instance, pids) = ready_pair();
     instance.kill_supervisor();
     instance.models.truncate(1);
@@ -83,7 +83,7 @@ fn a_run_that_the_registry_would_start_differently_says_so_until_it_is_restarted
     assert_eq!((&model["pid"], &model["outdated"]), (&pids[0].into(), &"--max-tokens unset → 77".into()));
     instance.expect(0, &["restart", "a"]);
     assert!(instance.model("a")["outdated"].is_null());
-    // A reload finds it as well, and what is put back is no difference any more.
+    // A reload finds it as well, and a value that is restored no longer differs.
     std::fs::write(instance.config(), &registry).unwrap();
     instance.expect(0, &["reload"]);
     assert_eq!(instance.model("a")["outdated"], "--max-tokens 77 → unset");
@@ -93,7 +93,7 @@ fn a_run_that_the_registry_would_start_differently_says_so_until_it_is_restarted
 }
 
 #[test]
-fn uptime_restarts_and_counters_go_on_and_what_a_person_stopped_stays_down() {
+fn uptime_restarts_and_counters_continue_and_what_a_person_stopped_stays_down() {
     let (mut instance, pids) = ready_pair();
     crate::support::signal(pids[0], nix::sys::signal::Signal::SIGKILL);
     instance.wait_for("a", |model| model["state"] == "ready" && model["restarts"] == 1);
@@ -116,7 +116,7 @@ fn uptime_restarts_and_counters_go_on_and_what_a_person_stopped_stays_down() {
     assert!(after["uptime_seconds"].as_f64() >= before["uptime_seconds"].as_f64());
     assert_eq!(instance.model("b")["reason"], "stopped by hand");
 
-    // An always-on model that a person stopped stays down, until the supervisor was ended on purpose.
+    // An always-on model that a person stopped stays down until the supervisor is ended on purpose.
     instance.expect(0, &["stop", "a"]);
     instance.kill_supervisor();
     instance.serve_again();
@@ -202,7 +202,7 @@ fn after_a_kill_both_models_are_ready_again_within_a_second_and_no_request_is_lo
         "adopted within {fastest:?} (the best of 5, process start included); {answered} requests answered"
     );
     assert!(answered > 0);
-    // The best of several, since the machine may be busy with something else.
+    // The best of several, because the machine may be busy with something else.
     assert!(fastest < Duration::from_secs(1), "{fastest:?}");
 }
 
@@ -234,7 +234,7 @@ fn what_a_backend_forked_is_neither_adopted_nor_stopped_in_its_place() {
         assert!(uptime(&instance) >= 1.0, "counted from its own start, with a record: {record}");
     }
 
-    // Left behind by a backend that died while nobody watched, they are stopped before there is another one.
+    // Left behind by a backend that died unwatched, they are stopped before another one starts.
     instance.kill_supervisor();
     crate::support::signal(pid, nix::sys::signal::Signal::SIGKILL);
     let began = Instant::now();

@@ -17,7 +17,7 @@ struct Stage {
     instance: Instance,
 }
 
-/// What a call of mlxctl came to.
+/// The result of a call of mlxctl.
 struct Done {
     code: i32,
     out: String,
@@ -108,7 +108,7 @@ fn installing_again_changes_nothing() {
     let before = stage.printed();
     stage.install().ok();
     assert_eq!(stage.printed(), before);
-    assert_eq!(stage.launchd.verbs(), ["enable", "bootstrap"], "it was touched");
+    assert_eq!(stage.launchd.verbs(), ["enable", "bootstrap"], "the job was touched");
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_changed_registry_replaces_the_job_and_keeps_the_old_file() {
     assert!(std::fs::read_to_string(stage.plist()).unwrap().contains("<integer>5</integer>"));
 }
 
-/// The deployment that came before: the server itself under our label, loaded with the legacy verb.
+/// The previous deployment: the server itself under our label, loaded with the legacy verb.
 #[test]
 fn a_plain_server_under_our_label_is_recognised_and_replaced() {
     let stage = Stage::new();
@@ -149,7 +149,7 @@ fn a_plain_server_under_our_label_is_recognised_and_replaced() {
     assert_eq!(stage.printed().program.as_deref().map(Path::new), Some(stage.program().as_path()));
 }
 
-/// Loaded over SSH, say: another launchd, in which the label of the agent is free.
+/// Loaded over SSH, for example, in a domain in which the agent's label is free.
 #[test]
 fn a_job_in_the_domain_without_a_screen_is_shown_moved_and_removed() {
     let stage = Stage::new();
@@ -187,7 +187,7 @@ fn a_job_in_the_domain_without_a_screen_is_shown_moved_and_removed() {
     assert!(!stage.plist().exists());
 }
 
-/// A Mac that nobody is logged in at has no GUI domain at all, and says so with the code for sudo.
+/// A Mac without a logged-in user has no GUI domain at all, and reports that with the same code as for sudo.
 #[test]
 fn without_a_gui_domain_the_installation_says_where_to_log_in() {
     let stage = Stage::new();
@@ -206,12 +206,12 @@ fn uninstalling_ends_the_job_removes_its_file_and_keeps_the_data() {
     assert_eq!(done.out, "mlxctl is gone\n");
     assert_eq!(stage.launchd.launchctl(&["print", &stage.service()]).0, 113);
     assert!(!stage.plist().exists());
-    assert!(stage.instance.folder.path().join("logs").is_dir(), "data went with it");
+    assert!(stage.instance.folder.path().join("logs").is_dir(), "its data was removed too");
     assert_eq!(stage.agent(&["uninstall"]).ok().out, "mlxctl is not installed\n");
 }
 
 #[test]
-fn a_rehearsal_shows_every_call_and_makes_none() {
+fn a_dry_run_shows_every_call_and_makes_none() {
     let stage = Stage::new();
     let done = stage.agent(&["install", "--dry-run"]).ok();
     let lines: Vec<&str> = done.out.lines().collect();
@@ -231,7 +231,7 @@ fn a_rehearsal_shows_every_call_and_makes_none() {
 }
 
 #[test]
-fn a_job_that_was_disabled_is_installed_all_the_same() {
+fn a_disabled_job_is_enabled_and_installed() {
     let stage = Stage::new();
     stage.launchd.launchctl(&["disable", &stage.service()]);
     stage.install().ok();
@@ -249,7 +249,7 @@ fn over_ssh_without_a_session_the_installation_says_where_to_log_in() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_no_installation() {
+fn a_missing_program_fails_the_installation() {
     let stage = Stage::new();
     std::fs::remove_file(stage.program()).unwrap();
     let done = stage.install();
@@ -258,7 +258,7 @@ fn a_program_that_is_not_there_is_no_installation() {
 }
 
 #[test]
-fn a_supervisor_that_was_started_by_hand_is_not_competed_with() {
+fn no_agent_is_installed_next_to_a_supervisor_started_by_hand() {
     let stage = Stage::new();
     stage.answer_as(4711);
     let done = stage.install();
@@ -272,7 +272,7 @@ fn a_supervisor_that_was_started_by_hand_is_not_competed_with() {
 }
 
 #[test]
-fn the_status_puts_both_views_together() {
+fn the_status_combines_both_views() {
     let stage = Stage::new();
     let done = stage.agent(&["status"]);
     assert_eq!(done.code, 3);
@@ -319,7 +319,7 @@ fn a_supervisor_that_refuses_to_hand_over_is_replaced_by_force() {
 }
 
 #[test]
-fn what_differs_in_a_file_is_said_with_what_follows_from_it() {
+fn each_difference_in_a_file_is_shown_with_its_consequence() {
     let stage = Stage::new();
     let plist = |arguments: &[&str]| {
         let output = stage.instance.command().arg("plist").args(arguments).output().unwrap();

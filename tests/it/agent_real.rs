@@ -1,5 +1,5 @@
-//! The real supervisor as a job of the service manager, from installation to removal: under a launchd that keeps the
-//! documented rules, and under a real systemd where that can be had.
+//! The real supervisor as a job of the service manager, from installation to removal: under a launchd that follows the
+//! documented rules, and under a real systemd if the machine has one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,8 +23,8 @@ struct Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A failed test must leave no backend behind, and they outlive a supervisor that is only killed. Before the
-        // manager goes, which the fields do after this.
+        // A failed test must not leave backends behind, which outlive a supervisor that is merely killed. This has to
+        // happen before the manager is dropped with the fields.
         let _ = self.agent(&["uninstall"]);
     }
 }
@@ -33,7 +33,7 @@ impl Stage {
     fn new(manager: Manager) -> Self {
         let instance = Instance::real(vec![Entry::new("tiny", "always"), Entry::new("other", "manual")]);
         if let Manager::Launchd(launchd) = &manager {
-            // macOS 26: a program that was replaced is not started under its job.
+            // macOS 26: a replaced program is not started by its old job.
             launchd.set("pins", "");
         }
         let stage = Self { instance, manager };
@@ -41,8 +41,8 @@ impl Stage {
         stage
     }
 
-    /// Our binary where the manager is told to find it: made beside the old one and then put in its place, as an
-    /// upgrade must.
+    /// Our binary where the manager finds it: created next to the old one and then moved into its place, as an upgrade
+    /// has to do it.
     fn put_program(&self) {
         let new = self.program().with_extension("new");
         copy_program(Path::new(env!("CARGO_BIN_EXE_mlxctl")), &new);
@@ -105,9 +105,9 @@ impl Stage {
         self.answers();
         let (first, backend) = (self.supervisor(), self.instance.pid("tiny"));
         self.install();
-        assert_eq!(self.supervisor(), first, "a second installation touched it");
+        assert_eq!(self.supervisor(), first, "a second installation changed it");
 
-        // A crash: the manager brings another supervisor, which adopts the backend.
+        // A crash: the manager starts another supervisor, which adopts the backend.
         signal(first, Signal::SIGKILL);
         wait("another supervisor answers", || {
             let status = self.status();
@@ -136,7 +136,7 @@ impl Stage {
             (&false.into(), &"missing".into())
         );
         for pid in [backend, fourth] {
-            assert!(!alive(pid), "{pid} is left");
+            assert!(!alive(pid), "{pid} is still running");
         }
         assert!(self.instance.root().join("state/events.jsonl").exists(), "the history went with it");
     }
@@ -152,7 +152,7 @@ fn a_removed_agent_leaves_no_model_that_its_dead_supervisor_left() {
     let stage = Stage::new(Manager::Launchd(FakeLaunchd::start_at_home()));
     stage.install();
     let backend = stage.instance.pid("tiny");
-    // Dead for good: launchd has nothing to start.
+    // Dead for good: launchd has no program to start.
     std::fs::remove_file(stage.program()).unwrap();
     signal(stage.supervisor(), Signal::SIGKILL);
     wait("launchd has no process", || stage.status()["pid"].is_null());
@@ -163,7 +163,7 @@ fn a_removed_agent_leaves_no_model_that_its_dead_supervisor_left() {
         said.contains(&format!("tiny is still running without a supervisor, pid {backend}; stopping it")),
         "{said}"
     );
-    assert!(!alive(backend), "{backend} is left");
+    assert!(!alive(backend), "{backend} is still running");
     assert!(stage.instance.root().join("state/events.jsonl").exists(), "the history went with it");
 }
 

@@ -1,6 +1,6 @@
-"""What becomes of the arrays of one conversation on its way through a batch, before and after the launcher's change.
+"""What happens to the arrays of one conversation in a batch, before and after the launcher's change.
 
-Prints how many bytes MLX took for it, and whether what a model would read is the same.
+Prints how many bytes MLX allocated, and whether what a model would read is the same.
 """
 
 import json
@@ -21,7 +21,7 @@ def conversation(tokens):
 
 
 def through(caches, rows):
-    """A batch of these, of which some rows are picked, and the bytes that it took beside what was there."""
+    """A batch of these, of which some rows are picked, and the bytes that it allocated in addition."""
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     batch = BatchKVCache.merge(caches)
@@ -47,6 +47,6 @@ for name, way in ways.items():
     (before, took), (after, takes) = found[name], through(*way)
     same = before._idx == after._idx and all(map(mx.array_equal, read(before), read(after)))
     seen[name] = {"before": took, "after": takes, "same": bool(same)}
-# What the prompt cache keeps is what it was, whatever was written behind it.
+# What the prompt cache keeps is unchanged, whatever was written after it.
 seen["kept"] = bool(mx.array_equal(long.keys, kept))
 print(json.dumps(seen))

@@ -1,5 +1,5 @@
-//! A start that other machines have to make room for: they are asked over ssh, and who is short is named with its terms.
-//! `ssh` is a script here that says what a file says.
+//! A start that other machines need room for: they are asked over ssh, and one that is short of memory is named with
+//! its terms. `ssh` is a script here that prints a file.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -35,14 +35,14 @@ impl Studio {
         self.folder.path().join("asked")
     }
 
-    /// From now on it runs this.
+    /// From now on, `ssh` runs this.
     fn runs(&self, script: &str) {
         let new = self.folder.path().join("new");
         std::fs::write(&new, script).unwrap();
         std::fs::rename(new, self.answer()).unwrap();
     }
 
-    /// From now on it has so many bytes, of which so many are available.
+    /// From now on the machine has `total` bytes, of which `available` are available.
     fn has(&self, total: u64, available: u64) {
         let report = json!({
             "schema": 1, "os": "Linux 6.18", "chip": null, "memory_bytes": total, "available_bytes": available,
@@ -69,7 +69,7 @@ fn spawned(instance: &Instance) -> bool {
     instance.events().iter().any(|event| event["kind"] == "spawned")
 }
 
-/// Exit 75, and what was said.
+/// Expects exit code 75; returns what was printed.
 fn refused(instance: &Instance) -> String {
     let output = instance.run(&["start", "m"]);
     let said = String::from_utf8(output.stderr).unwrap();
@@ -78,7 +78,7 @@ fn refused(instance: &Instance) -> String {
 }
 
 #[test]
-fn a_machine_with_room_is_asked_before_the_start_goes_on() {
+fn a_machine_with_room_is_asked_before_the_start_continues() {
     let studio = Studio::new();
     studio.has(64_000_000_000, 50_000_000_000);
     let instance = studio.serve("manual");
@@ -90,7 +90,7 @@ fn a_machine_with_room_is_asked_before_the_start_goes_on() {
 }
 
 #[test]
-fn a_machine_that_is_short_refuses_with_its_terms_and_force_asks_nobody() {
+fn a_machine_that_is_short_refuses_with_its_terms_and_force_asks_none() {
     let studio = Studio::new();
     studio.has(64_000_000_000, 1_000_000);
     let instance = studio.serve("manual");
@@ -125,7 +125,7 @@ fn a_machine_that_cannot_be_reached_refuses_with_the_reason() {
 }
 
 #[test]
-fn a_model_that_comes_up_by_itself_waits_for_the_other_machine_and_says_so() {
+fn an_always_on_model_waits_for_the_other_machine_and_says_so() {
     let studio = Studio::new();
     studio.has(64_000_000_000, 1_000_000);
     let instance = studio.serve("always");

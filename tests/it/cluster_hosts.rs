@@ -1,5 +1,5 @@
-//! One model on hosts of its own, each with its network and its sshd: whatever happens to a rank, a host or a cable,
-//! the state tells the truth and nothing is left anywhere.
+//! One model on several hosts, each with its own network and sshd: whatever happens to a rank, a host or a cable, the
+//! state tells the truth and nothing is left running anywhere.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ impl Group {
             let (name, address) = (hosts.name(host), hosts.address(host));
             places.push_str(&format!(", {{ ssh = {name:?}, addresses = [{address:?}] }}"));
         }
-        // As many KV heads as ranks, or none: three ranks share layers.
+        // As many KV heads as ranks; three ranks share layers instead.
         let mode = if remote == 1 { "tensor" } else { "pipeline" };
         let entry = Entry::new("many", "manual").repo(&model().display().to_string()).with(&format!(
             "cluster = {{ backend = \"ring\", mode = {mode:?}, heartbeat = \"500ms\", timeout = \"6s\", hosts = [{places}] }}\n\
@@ -76,14 +76,14 @@ impl Group {
         assert_eq!(body["usage"]["completion_tokens"], 8, "{body}");
     }
 
-    /// Of every rank, by number.
+    /// The pid of every rank, by number.
     fn pids(&self) -> Vec<i32> {
         let model = self.ready();
         let ranks = model["ranks"].as_array().unwrap();
         ranks.iter().map(|rank| i32::try_from(rank["pid"].as_i64().unwrap()).unwrap()).collect()
     }
 
-    /// What the history says of the last end of the group.
+    /// What the history says about the last end of the group.
     fn last_words(&self, wanted: &str) {
         let began = Instant::now();
         loop {
@@ -93,12 +93,12 @@ impl Group {
             if texts.iter().any(|text| text.contains(wanted)) {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "nobody says {wanted:?}: {texts:#?}");
+            assert!(began.elapsed() < PATIENCE, "no event says {wanted:?}: {texts:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Nothing runs on any host but sshd, and none of these processes.
+    /// Checks that no host runs anything but sshd, and that these processes are gone.
     fn nothing_is_left(&self, pids: &[i32]) {
         let left: Vec<_> = (1..=self.remote).flat_map(|host| self.hosts.processes(host)).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -122,7 +122,7 @@ fn a_rank_that_is_killed(remote: usize) {
     signal(keeper(&group.hosts, remote), Signal::SIGKILL);
     group.last_words(&format!("rank {remote} on host{remote}"));
     group.wait("restarted", |model| model["restarts"] == 1 && model["state"] == "ready");
-    assert!(first.iter().all(|pid| !alive(*pid)), "the next group came up beside {first:?}");
+    assert!(first.iter().all(|pid| !alive(*pid)), "the next group started next to {first:?}");
     group.answers();
     let second = group.pids();
     group.instance.expect(0, &["stop", "many"]);
@@ -141,7 +141,10 @@ fn a_cable_that_is_pulled(remote: usize) {
     group.hosts.link(remote, false);
     group.wait("down", |model| model["state"] != "ready" && model["state"] != "stopping");
     group.last_words(&format!("rank {remote} on host{remote} sent no heartbeat for"));
-    assert!(pids.iter().all(|pid| !alive(*pid)), "down means that the host that is cut off has ended it too");
+    assert!(
+        pids.iter().all(|pid| !alive(*pid)),
+        "down means that the host that was cut off has ended it, too"
+    );
     group.hosts.link(remote, true);
     group.ready();
     group.answers();
@@ -160,11 +163,11 @@ fn a_supervisor_that_comes_back(remote: usize) {
     assert_eq!(group.pids(), pids);
     assert_eq!(group.instance.model("many")["adopted"], true);
     group.answers();
-    // A conductor that is killed takes no leave; its ranks notice.
+    // A killed conductor cannot say goodbye; its ranks notice.
     signal(group.instance.pid("many"), Signal::SIGKILL);
     group.wait("restarted", |model| model["restarts"] == 1 && model["state"] == "ready");
-    assert!(pids.iter().all(|pid| !alive(*pid)), "the next group came up beside {pids:?}");
-    // The supervisor's own end takes the group with it.
+    assert!(pids.iter().all(|pid| !alive(*pid)), "the next group started next to {pids:?}");
+    // When the supervisor ends, it ends the group.
     let pids = group.pids();
     assert_eq!(group.instance.end(), Some(0));
     group.nothing_is_left(&pids);

@@ -1,5 +1,5 @@
-//! One model on several ranks of one machine, by MLX's own engine: it answers as it does on one, its life is one
-//! model's life, and nothing of it is left.
+//! One model on several ranks of one machine, with MLX's own engine: it answers as with a single process, has the same
+//! life cycle as any model, and leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -55,7 +55,7 @@ fn pids(model: &Value) -> Vec<i32> {
     ranks.iter().map(|rank| i32::try_from(rank["pid"].as_i64().unwrap()).unwrap()).collect()
 }
 
-/// No process of this instance's ranks, and none of their files.
+/// Checks that no process of this instance's ranks and none of their files are left.
 fn nothing_is_left(instance: &Instance, pids: &[i32]) {
     let began = Instant::now();
     while pids.iter().any(|pid| alive(*pid)) {
@@ -126,7 +126,10 @@ fn a_rank_that_dies_takes_the_group_down_is_named_and_the_group_comes_back() {
     instance.wait_for("many", |model| model["restarts"] == 1 && model["state"] == "ready");
     assert!(before.iter().all(|pid| !alive(*pid)), "{before:?}");
     let told = instance.events();
-    let crash = told.iter().find(|event| event["text"].as_str().unwrap().contains("rank 1")).expect("a word");
+    let crash = told
+        .iter()
+        .find(|event| event["text"].as_str().unwrap().contains("rank 1"))
+        .expect("an event about rank 1");
     assert!(crash["text"].as_str().unwrap().contains("rank 1 on 127.0.0.1 was ended by SIGKILL"), "{crash}");
     assert_eq!(http(instance.gate("many"), "GET", "/health", "").0, 200);
 }
@@ -145,7 +148,7 @@ fn a_supervisor_that_comes_back_adopts_the_group_and_one_whose_conductor_is_kill
         (json!(true), conductor, ranks.clone())
     );
     assert_eq!(answers(&instance, "many").len(), 4);
-    // Found by its arguments where its record is lost.
+    // Found by its arguments if its record is lost.
     instance.kill_supervisor();
     std::fs::remove_file(instance.root().join("run/many.live.json")).unwrap();
     instance.serve_again();

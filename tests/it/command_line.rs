@@ -1,4 +1,4 @@
-//! The commands' words and exit codes, against a supervisor that says what the test wants.
+//! What commands print and their exit codes, against a supervisor that answers what the test wants.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
@@ -101,7 +101,7 @@ fn without_a_supervisor_status_is_the_plan_and_exit_3() {
 }
 
 #[test]
-fn without_a_supervisor_each_command_says_so_and_names_are_checked_all_the_same() {
+fn without_a_supervisor_each_command_says_so_and_names_are_still_checked() {
     let instance = Instance::new();
     for args in [
         &["start", "32b"][..],
@@ -141,7 +141,7 @@ fn a_broken_registry_is_exit_2_unless_a_supervisor_of_it_answers() {
 }
 
 #[test]
-fn a_run_folder_that_was_changed_hides_no_supervisor() {
+fn a_changed_run_folder_does_not_hide_the_supervisor() {
     let instance = Instance::new();
     serve(&instance, |_, stream| json(stream, 200, &serde_json::to_string(&status()).unwrap()));
     announce(&instance);
@@ -168,7 +168,7 @@ fn status_asks_the_supervisor_that_was_announced_and_reads_no_registry() {
     let document = serde_json::to_string(&own()).unwrap();
     serve(&instance, move |_, stream| json(stream, 200, &document));
     announce(&instance);
-    // Had it been read, its problems would have been said.
+    // If it had been read, its problems would have been reported.
     std::fs::write(instance.config(), "[[model]\nname = 3").unwrap();
     for verb in ["status", "ps"] {
         let (code, out, err) = run(&instance, &[verb]);
@@ -188,7 +188,7 @@ fn announce(instance: &Instance) {
 }
 
 #[test]
-fn start_goes_by_the_models_name_and_says_how_far_it_is() {
+fn start_uses_the_models_name_and_reports_progress() {
     let instance = Instance::new();
     let asked = serve(&instance, |_, stream| {
         lines(
@@ -238,7 +238,7 @@ fn stop_and_restart_pass_on_what_was_asked() {
 }
 
 #[test]
-fn refusals_have_their_exit_codes_before_and_within_the_stream() {
+fn refusals_have_their_exit_codes_before_and_during_the_stream() {
     for (error, exit) in [
         (ErrorCode::Refused, 75),
         (ErrorCode::Failed, 1),
@@ -280,7 +280,7 @@ fn refusals_have_their_exit_codes_before_and_within_the_stream() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_or_is_of_another_version_is_a_failure() {
+fn an_answer_that_is_cut_off_or_of_another_version_is_a_failure() {
     type Answer = fn(&str, &mut std::os::unix::net::UnixStream);
     let cases: [(Answer, &str); 5] = [
         (|_, stream| lines(stream, &[progress(StateName::Loading, None)]), "ended while answering"),
@@ -304,7 +304,7 @@ fn an_answer_that_breaks_off_or_is_of_another_version_is_a_failure() {
 }
 
 #[test]
-fn what_runs_is_listed_and_piped_output_is_plain() {
+fn running_backends_are_listed_and_piped_output_is_plain() {
     let instance = Instance::new();
     serve(&instance, |_, stream| json(stream, 200, &serde_json::to_string(&status()).unwrap()));
     let (code, out, _) = run(&instance, &["ps"]);
@@ -344,7 +344,7 @@ fn trim_asks_each_backend_that_runs() {
 }
 
 #[test]
-fn a_trim_that_takes_long_says_how_far_it_is() {
+fn a_trim_that_takes_long_reports_progress() {
     let instance = Instance::new();
     let looks = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     serve(&instance, move |request, stream| {
@@ -357,7 +357,7 @@ fn a_trim_that_takes_long_says_how_far_it_is() {
         }
         let Line::Done(done) = serde_json::from_str(&done("32b gave 1.20 GB back")).unwrap() else { return };
         let (mut stream, looks) = (stream.try_clone().unwrap(), looks.clone());
-        // It is done once it was looked at twice.
+        // It is done after the status was requested twice.
         std::thread::spawn(move || {
             while looks.load(std::sync::atomic::Ordering::SeqCst) < 3 {
                 std::thread::sleep(std::time::Duration::from_millis(20));
@@ -407,7 +407,7 @@ fn event(seq: u64) -> EventRecord {
 }
 
 #[test]
-fn events_go_on_where_the_past_ended_and_a_supervisors_end_ends_them() {
+fn events_continue_where_the_past_ended_until_the_supervisor_ends() {
     let instance = Instance::new();
     let asked = serve(&instance, |request, stream| {
         if request.contains("follow") {
@@ -435,12 +435,12 @@ fn logs_need_no_supervisor() {
     std::fs::create_dir(instance.folder.path().join("logs")).unwrap();
     std::fs::write(instance.folder.path().join("logs/32b.log"), b"one\ntwo\nthr\xffe\n").unwrap();
     let output = instance.mlxctl().args(["logs", "reasoning", "-n", "2"]).output().unwrap();
-    // What is not UTF-8 may hold controls of a terminal, and is replaced.
+    // Invalid UTF-8 may contain terminal control codes, and is replaced.
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "two\nthr\u{fffd}e\n");
 }
 
 #[test]
-fn a_reader_that_leaves_ends_what_waits_for_news() {
+fn a_reader_that_leaves_ends_a_command_that_waits() {
     let instance = Instance::new();
     std::fs::create_dir(instance.folder.path().join("logs")).unwrap();
     std::fs::write(instance.folder.path().join("logs/32b.log"), "one\n").unwrap();
@@ -448,7 +448,7 @@ fn a_reader_that_leaves_ends_what_waits_for_news() {
         "GET /v1/status" => json(stream, 200, &serde_json::to_string(&status()).unwrap()),
         follow if follow.contains("follow") => {
             let _ = write!(stream, "HTTP/1.1 200 OK\r\nx-mlxctl-schema: 1\r\n\r\n");
-            // Says nothing until the client goes.
+            // Sends nothing until the client leaves.
             let _ = stream.read(&mut [0]);
         }
         _ => json(stream, 200, &serde_json::to_string(&Events { events: vec![event(1)], next: 1 }).unwrap()),
@@ -463,7 +463,7 @@ fn a_reader_that_leaves_ends_what_waits_for_news() {
 }
 
 #[test]
-fn a_closed_stdout_is_no_failure() {
+fn a_closed_stdout_is_not_a_failure() {
     let instance = Instance::new();
     serve(&instance, |_, stream| json(stream, 200, &serde_json::to_string(&status()).unwrap()));
     let (reader, writer) = std::io::pipe().unwrap();

@@ -1,4 +1,4 @@
-//! A supervisor's control socket that answers what a test wants, and remembers what it was asked.
+//! A fake of the supervisor's control socket that answers what a test wants and records the requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -52,7 +52,7 @@ size = "40GB"
         self.folder.path().join("run")
     }
 
-    /// `mlxctl` on this registry, with nothing of the caller's environment that changes what it prints.
+    /// `mlxctl` on this registry, without anything from the caller's environment that changes what it prints.
     pub fn mlxctl(&self) -> assert_cmd::Command {
         let mut command = assert_cmd::Command::cargo_bin("mlxctl").unwrap();
         self.settings(|name, value| {
@@ -79,7 +79,7 @@ size = "40GB"
     }
 }
 
-/// What was asked: the request line without its version, and the body.
+/// A recorded request: the request line without its version, and the body.
 pub type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Answers each request with what `answer` writes for "GET /v1/status".
@@ -112,9 +112,9 @@ pub fn serve(instance: &Instance, answer: impl Fn(&str, &mut UnixStream) + Send 
     asked
 }
 
-/// A whole answer with its length.
+/// A complete response with its length.
 pub fn json(stream: &mut UnixStream, status: u16, body: &str) {
-    // The client may have gone already, which is its right.
+    // The client may have disconnected, as it may at any time.
     let _ = write!(
         stream,
         "HTTP/1.1 {status} X\r\nx-mlxctl-schema: 1\r\ncontent-length: {}\r\n\r\n{body}",
@@ -122,7 +122,7 @@ pub fn json(stream: &mut UnixStream, status: u16, body: &str) {
     );
 }
 
-/// Lines as a chunk each.
+/// Lines, each in a chunk of its own.
 pub fn lines(stream: &mut UnixStream, lines: &[String]) {
     let _ = write!(stream, "HTTP/1.1 200 OK\r\nx-mlxctl-schema: 1\r\ntransfer-encoding: chunked\r\n\r\n");
     for line in lines {

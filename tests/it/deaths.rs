@@ -1,5 +1,5 @@
-//! Every known way in which `mlx_lm.server` stops being of use without its process ending, or ends: found, named,
-//! healed. With the real server where it can be brought there, with the stand-in where it cannot.
+//! Every known way in which `mlx_lm.server` ends, or becomes useless although its process lives: detected, named, and
+//! recovered from. With the real server where that can be provoked, otherwise with the stand-in.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn fake(faults: &[&str]) -> Instance {
     Instance::fake(vec![Entry::new("m", "always").with(QUICK).faults(faults)]).serve()
 }
 
-/// The first event of a kind, once it is there.
+/// The first event of a kind, once there is one.
 fn event(instance: &Instance, kind: &str) -> Value {
     let began = Instant::now();
     loop {
@@ -31,7 +31,7 @@ fn text(event: &Value) -> &str {
     event["text"].as_str().unwrap()
 }
 
-/// A request to the backend itself, past the gate: what the gate would never let through.
+/// A request to the backend itself, bypassing the gate, which would never let it through.
 fn past_the_gate(instance: &Instance, name: &str, body: &str) {
     let record = std::fs::read_to_string(instance.root().join(format!("run/{name}.live.json"))).unwrap();
     let record: Value = serde_json::from_str(&record).unwrap();
@@ -63,8 +63,8 @@ fn a_loading_backend_is_not_ready_although_it_listens_and_answers() {
 }
 
 #[test]
-fn a_model_whose_files_cannot_be_loaded_is_named_by_the_server_and_tried_again_later() {
-    // The stand-in's model: good enough for the estimate, no good for the real server, which has no tokenizer.
+fn a_model_whose_files_cannot_be_loaded_is_named_and_retried_later() {
+    // The stand-in's model: good enough for the estimate, but not for the real server, because it has no tokenizer.
     let instance = Instance::real_with_broken_model(vec![Entry::new("m", "always").with(QUICK)]).serve();
     let found = event(&instance, "unhealthy");
     assert!(!text(&found).is_empty());
@@ -73,7 +73,7 @@ fn a_model_whose_files_cannot_be_loaded_is_named_by_the_server_and_tried_again_l
 }
 
 #[test]
-fn a_model_that_is_not_there_is_said_before_anything_is_started() {
+fn a_missing_model_is_reported_before_anything_is_started() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
     std::fs::remove_file(instance.root().join("model/model.safetensors")).unwrap();
     let output = instance.run(&["start", "m"]);
@@ -84,7 +84,7 @@ fn a_model_that_is_not_there_is_said_before_anything_is_started() {
 }
 
 #[test]
-fn a_dead_generation_thread_behind_a_living_process_is_found_and_healed() {
+fn a_dead_generation_thread_in_a_live_process_is_detected_and_replaced() {
     let instance = Instance::real(vec![Entry::new("m", "always").with(QUICK)]).serve();
     instance.wait_state("m", "ready");
     let pid = instance.pid("m");
@@ -114,11 +114,11 @@ fn a_load_that_fails_is_named_with_its_line_and_a_hint() {
     assert!(down["hint"].as_str().unwrap().contains("memory"), "{down}");
 }
 
-/// Its checks are ten minutes apart: whatever is found before was told.
+/// Its health checks are ten minutes apart, so whatever is found earlier was reported on the link.
 const RARELY: &str = "health = { interval = \"10m\" }";
 
 #[test]
-fn a_backend_that_loses_its_listener_tells_and_is_healed() {
+fn a_backend_that_loses_its_listener_reports_it_and_is_replaced() {
     let instance =
         Instance::fake(vec![Entry::new("m", "always").with(QUICK).with(RARELY).faults(&["lose-listener=3"])])
             .serve();
@@ -131,8 +131,8 @@ fn a_backend_that_loses_its_listener_tells_and_is_healed() {
 }
 
 #[test]
-fn a_refused_request_is_reason_enough_to_look() {
-    // A listener that is lost where the launcher cannot see it, below Python's own sockets.
+fn a_refused_request_triggers_a_health_check() {
+    // The listener is lost below Python's own sockets, where the launcher cannot see it.
     let instance = Instance::fake(vec![
         Entry::new("m", "always").with(QUICK).with(RARELY).faults(&["lose-descriptor=3"]),
     ])
@@ -154,7 +154,7 @@ fn a_refused_request_is_reason_enough_to_look() {
 }
 
 #[test]
-fn whatever_a_stranger_on_the_port_answers_it_is_named_a_stranger() {
+fn another_process_on_the_port_is_recognised_whatever_it_answers() {
     for answer in ["200", "403", "503", "404", "nothing", "garbage"] {
         let fault = format!("stranger={answer}");
         let often = "health = { interval = \"200ms\", timeout = \"300ms\", hang_after = \"20s\" }";
@@ -166,7 +166,7 @@ fn whatever_a_stranger_on_the_port_answers_it_is_named_a_stranger() {
 }
 
 #[test]
-fn a_backend_that_never_listens_is_given_up_at_its_load_time() {
+fn a_backend_that_never_listens_is_given_up_after_its_load_time() {
     let instance = Instance::fake(vec![
         Entry::new("m", "manual").with("health = { load_timeout = \"1s\" }").faults(&["no-listener"]),
     ])
@@ -177,7 +177,7 @@ fn a_backend_that_never_listens_is_given_up_at_its_load_time() {
 }
 
 #[test]
-fn a_hang_is_found_within_its_time_and_healed() {
+fn a_hang_is_detected_in_time_and_the_backend_is_replaced() {
     let times = "health = { interval = \"200ms\", timeout = \"200ms\", hang_after = \"1s\" }";
     let instance = Instance::real(vec![Entry::new("m", "always").with(QUICK).with(times)]).serve();
     instance.wait_state("m", "ready");
@@ -185,13 +185,13 @@ fn a_hang_is_found_within_its_time_and_healed() {
     signal(pid, Signal::SIGSTOP);
     let found = event(&instance, "unhealthy");
     assert!(text(&found).starts_with("hung: no progress"), "{found}");
-    // SIGTERM waits in a stopped process; going on, it ends.
+    // SIGTERM stays pending in a stopped process; once continued, it ends.
     signal(pid, Signal::SIGCONT);
     instance.wait_for("m", |model| model["state"] == "ready" && model["pid"] != pid);
 }
 
 #[test]
-fn a_stuck_generation_is_found_although_health_answers() {
+fn a_stuck_generation_is_detected_although_health_answers() {
     let times = "health = { interval = \"200ms\", timeout = \"200ms\", hang_after = \"1s\" }\nstop = { term = \"1s\" }";
     let instance =
         Instance::fake(vec![Entry::new("m", "always").with(QUICK).with(times).faults(&["hang-at=3"])])
@@ -210,12 +210,12 @@ fn a_stuck_generation_is_found_although_health_answers() {
     let found = event(&instance, "unhealthy");
     assert!(text(&found).contains("1 request in flight"), "{found}");
     let (_, body) = asked.join().unwrap();
-    assert!(body.contains("error"), "the client is told: {body}");
+    assert!(body.contains("error"), "the client gets an error: {body}");
     instance.wait_for("m", |model| model["state"] == "ready" && model["pid"] != pid);
 }
 
 #[test]
-fn a_backend_that_ignores_sigterm_is_killed_at_its_time_and_its_grandchild_too() {
+fn a_backend_that_ignores_sigterm_is_killed_in_time_with_its_grandchild() {
     let instance = Instance::fake(vec![
         Entry::new("m", "manual").with("stop = { term = \"500ms\" }").faults(&["ignore-term", "grandchild"]),
     ])
@@ -229,7 +229,7 @@ fn a_backend_that_ignores_sigterm_is_killed_at_its_time_and_its_grandchild_too()
 }
 
 #[test]
-fn an_end_at_once_backs_off_ever_longer_and_tells_its_line() {
+fn a_backend_that_ends_at_once_backs_off_longer_each_time_and_quotes_its_last_line() {
     let instance = fake(&["exit=3"]);
     let down = instance.wait_for("m", |model| model["state"] == "backoff");
     let reason = down["reason"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! `mlxctl doctor`: every check by name, what it saw, what to do.
+//! `mlxctl doctor`: every check by name, what it found, what to do.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +50,7 @@ fn check<'a>(document: &'a serde_json::Value, id: &str) -> &'a serde_json::Value
 }
 
 #[test]
-fn every_check_is_there_once_and_whatever_is_wrong_comes_with_a_fix() {
+fn every_check_appears_once_and_every_problem_comes_with_a_fix() {
     let instance = Instance::new();
     let (code, document) = doctor(&instance, &[], None);
     let checks = document["checks"].as_array().unwrap();
@@ -61,14 +61,14 @@ fn every_check_is_there_once_and_whatever_is_wrong_comes_with_a_fix() {
         let wrong = ["warn", "fail"].contains(&check["state"].as_str().unwrap());
         assert_eq!(check["fix"].is_string(), wrong, "{check}");
     }
-    // There is no environment: that is a failure, and the exit code says so.
+    // There is no Python environment: that is a failure, and the exit code says so.
     assert_eq!(check(&document, "venv")["state"], "fail");
     assert_eq!((code, document["failed"].as_u64() > Some(0)), (1, true));
 }
 
-/// The system that the tests run on keeps what the seam promises; what it need not have is said to be missing.
+/// The system that the tests run on keeps the seam's promises; what it need not have is reported as missing.
 #[test]
-fn every_call_of_the_operating_system_is_tried_out() {
+fn every_system_call_is_tried() {
     let instance = Instance::new();
     let (code, document) = doctor(&instance, &["--host"], None);
     let checks = document["checks"].as_array().unwrap();
@@ -84,7 +84,7 @@ fn every_call_of_the_operating_system_is_tried_out() {
 }
 
 #[test]
-fn a_broken_registry_is_the_finding_and_not_the_end() {
+fn a_broken_registry_is_a_finding_and_not_an_error() {
     let instance = Instance::new();
     std::fs::write(instance.config(), "[paths]\nroot = 7\n").unwrap();
     let (code, document) = doctor(&instance, &[], None);
@@ -94,7 +94,7 @@ fn a_broken_registry_is_the_finding_and_not_the_end() {
 }
 
 #[test]
-fn a_port_that_somebody_else_has_is_named() {
+fn a_port_that_another_program_has_is_named() {
     let instance = Instance::new();
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stranger.local_addr().unwrap().port().to_string();
@@ -110,7 +110,7 @@ fn a_port_that_somebody_else_has_is_named() {
 }
 
 #[test]
-fn the_power_source_is_asked_of_pmset() {
+fn the_power_source_comes_from_pmset() {
     let instance = Instance::new();
     let bin = instance.folder.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -146,7 +146,7 @@ fn the_application_firewall_is_asked_about_the_program_that_listens() {
     );
     program::write(&bin.join("socketfilterfw"), &script);
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    // The registry of the tests serves loopback alone, where it does not matter.
+    // The registry of the tests serves only loopback, where the firewall does not matter.
     assert_eq!(check(&doctor(&instance, &[], Some(&path)).1, "firewall")["state"], "skip");
     let file = instance.config();
     let text =

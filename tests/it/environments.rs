@@ -1,13 +1,13 @@
-//! A log that a burst filled is given back.
+//! The space of a log that a burst filled is released.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::support::{Entry, Instance, PATIENCE};
 
-/// A backend that says 30 MB within seconds and is silent from then on.
+/// A backend that prints 30 MB within seconds and is silent from then on.
 #[test]
-fn a_burst_of_a_log_is_given_back_once_it_is_over() {
+fn the_space_of_a_burst_is_released_once_it_is_over() {
     let instance = Instance::fake(vec![Entry::new("a", "always")]).serve();
     instance.wait_state("a", "ready");
     let log = instance.root().join("logs/a.log");

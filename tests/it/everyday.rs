@@ -1,4 +1,4 @@
-//! The first registry, and what a person asks day by day: names, requests, one question.
+//! The first registry, and everyday commands: names, requests, one question.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn mlxctl(home: &Path, args: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn the_first_registry_is_valid_says_what_comes_next_and_is_never_replaced() {
+fn the_first_registry_is_valid_names_the_next_steps_and_is_never_replaced() {
     let home = tempfile::tempdir().unwrap();
     let (code, out, err) = mlxctl(home.path(), &["init", "--memory", "128GB"]);
     assert_eq!(code, 0, "{err}");
@@ -38,7 +38,7 @@ fn the_first_registry_is_valid_says_what_comes_next_and_is_never_replaced() {
     assert!(err.contains("already exists") && err.contains("--stdout"), "{err}");
     assert_eq!(fs_err::read_to_string(file).unwrap(), "mine");
     let left = fs_err::read_dir(file.parent().unwrap()).unwrap().count();
-    assert_eq!(left, 1, "nothing half-made is left");
+    assert_eq!(left, 1, "no partial file is left");
 }
 
 #[test]
@@ -57,11 +57,11 @@ fn the_first_registry_can_be_printed_or_put_elsewhere() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_said_and_nothing_is_left() {
+fn a_folder_that_cannot_be_written_is_reported_and_nothing_is_left() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("file");
     fs_err::write(&file, "").unwrap();
-    // Below a file nobody can write, whoever runs the tests.
+    // Below a file no one can create a folder, not even root.
     let (code, _, err) = mlxctl(home.path(), &["init", "-o", file.join("models.toml").to_str().unwrap()]);
     assert_eq!(code, 1);
     assert!(err.contains("cannot write") && err.contains("--stdout"), "{err}");
@@ -113,7 +113,7 @@ fn one_question_is_answered_and_the_requests_are_listed() {
     instance.wait_state("a", "ready");
 
     assert!(instance.expect(0, &["chat", "a", "What are you?"]).starts_with(BUILT_IN));
-    // What is piped in is the question.
+    // The question is what is piped in.
     let mut child =
         instance.mlxctl(&["chat", "plain"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"What are\nyou?\n").unwrap();
@@ -123,7 +123,7 @@ fn one_question_is_answered_and_the_requests_are_listed() {
     assert_eq!(empty.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&empty.stderr).contains("there is no question"));
 
-    // The preset bounds an answer whose request names no length, and nothing else.
+    // The preset limits only answers to requests that name no length.
     let short = instance.run(&["chat", "short", "What are you?"]);
     assert!(String::from_utf8_lossy(&short.stderr).contains("--max-tokens"), "{short:?}");
     let (status, list) = http(instance.gate("a"), "GET", "/v1/models", "");
@@ -141,7 +141,7 @@ fn one_question_is_answered_and_the_requests_are_listed() {
     assert!(String::from_utf8_lossy(&offline.stderr).contains("mlxctl start b"));
     assert_eq!(instance.run(&["chat", "c", "Hi"]).status.code(), Some(4));
 
-    // Lines are written some time after their requests.
+    // Lines of the log are written some time after their requests.
     let until = std::time::Instant::now() + PATIENCE;
     let requests = loop {
         let text = instance.expect(0, &["requests", "--json"]);
@@ -169,7 +169,7 @@ fn several_models_are_stopped_at_once_and_one_can_be_looked_at() {
     assert_eq!(one["models"].as_array().unwrap().len(), 1);
     assert_eq!(one["models"][0]["name"], "b");
     assert_eq!(instance.run(&["status", "nobody"]).status.code(), Some(4));
-    // A slip in one name does not keep the others from being stopped, and is not forgotten either.
+    // A typo in one name does not keep the others from being stopped, and is still reported.
     let output = instance.run(&["stop", "a", "nobody", "b"]);
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 3 failed"), "{output:?}");
@@ -197,7 +197,7 @@ fn ctrl_c_ends_an_answer_and_the_backend_is_free_again() {
     out.read_to_end(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(text.ends_with(b"\n"), "the prompt of the shell stands on its own line");
+    assert!(text.ends_with(b"\n"), "the shell's prompt is on a line of its own");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("interrupted") && !said.contains("panicked"), "{said}");
     instance.wait_for("a", |model| model["traffic"]["in_flight"] == 0);

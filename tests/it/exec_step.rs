@@ -1,4 +1,4 @@
-//! A backend is recorded before it runs, starts from a clean slate, and a start that fails says why.
+//! A backend is recorded before it runs, starts with a clean environment, and a failed start says why.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -11,7 +11,7 @@ use mlxctl::internals::backend::spec::{SCHEMA, Spec};
 use mlxctl::internals::backend::{exec, record};
 use mlxctl::internals::host::{self, Exit, Host, Identity, Signal};
 
-/// Far longer than anything here takes, so that a test that hangs ends.
+/// Far longer than anything here takes; ends a test that hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// For a spawn that holds nothing.
@@ -95,7 +95,7 @@ impl Run {
 #[tokio::test]
 async fn the_record_names_the_process_before_it_runs() {
     let run = Run::new();
-    // What the program itself finds when it starts is what a supervisor would find that died at that moment.
+    // The program finds at its start what the next supervisor would find if this one died at that moment.
     let spec = run.shell("cat 32b.live.json > seen.json; exit 3");
     let (who, exit) = run.finish(&spec).await;
     assert_eq!(exit, Exit::Code(3), "{}", run.log());
@@ -110,7 +110,7 @@ async fn the_record_names_the_process_before_it_runs() {
 }
 
 #[tokio::test]
-async fn what_is_held_for_the_exec_step_is_let_go_of_once_the_record_is_there() {
+async fn what_the_exec_step_holds_is_released_once_the_record_exists() {
     let run = Run::new();
     let (reader, writer) = std::io::pipe().unwrap();
     let spec = run.shell("sleep 600");
@@ -118,15 +118,15 @@ async fn what_is_held_for_the_exec_step_is_let_go_of_once_the_record_is_there() 
     let held = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
     let who = exec::spawn(Path::new(env!("CARGO_BIN_EXE_mlxctl")), &file, held).unwrap();
     run.started.set(Some(who));
-    // Ends when the last writer has closed it; the program that was started is none.
+    // Ends when the last writer has closed it; the started program is not one of them.
     let closed = tokio::task::spawn_blocking(move || std::io::read_to_string(reader));
     assert_eq!(tokio::time::timeout(LIMIT, closed).await.unwrap().unwrap().unwrap(), "");
     assert_eq!(record::read_record(run.run(), "32b").unwrap().map(|record| record.identity), Some(who));
-    assert_eq!(run.host.identify(who.pid).unwrap(), Some(who), "it still runs");
+    assert_eq!(run.host.identify(who.pid).unwrap(), Some(who), "it is still running");
 }
 
 #[tokio::test]
-async fn it_leads_its_own_session_with_only_the_environment_that_was_asked_for() {
+async fn it_leads_its_own_session_with_only_the_given_environment() {
     let run = Run::new();
     let spec = run.shell("env > env; ps -o pid= -o pgid= -o sess= -p $$ > ids; pwd -P > cwd");
     let (who, _) = run.finish(&spec).await;
@@ -162,9 +162,9 @@ async fn no_descriptor_of_the_supervisor_is_inherited() {
 }
 
 #[tokio::test]
-async fn signals_do_what_they_do_by_default() {
+async fn signals_have_their_default_actions() {
     let run = Run::new();
-    // A shell cannot reset what was ignored when it started; Rust ignores SIGPIPE.
+    // A shell cannot reset signals that were ignored when it started; Rust ignores SIGPIPE.
     let (_, exit) = run.finish(&run.shell("kill -PIPE $$; exit 0")).await;
     assert_eq!(exit, Exit::Signal(nix::libc::SIGPIPE));
 }

@@ -1,4 +1,4 @@
-//! A launchd that behaves as documented (`tests/fakes/launchctl`), one a test, gone with it.
+//! A launchd that behaves as documented (`tests/fakes/launchctl`), one per test, which ends with the test.
 
 use crate::support::program;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ impl FakeLaunchd {
         Self::start_in(folder, &home)
     }
 
-    /// Its jobs share this user's home, and with it what is cached there.
+    /// Its jobs share this user's home and its caches.
     pub fn start_at_home() -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap();
         Self::start_in(tempfile::tempdir().unwrap(), &home)
@@ -38,8 +38,8 @@ impl FakeLaunchd {
             .unwrap();
         let launchd = Self { folder, daemon };
         wait("launchd listens", || launchd.path("launchd.sock").exists());
-        // The environment belongs to the calls as well, and a test must not change its own. The interpreter itself
-        // instead of whatever shim finds it: a test calls launchctl a dozen times.
+        // Calls need the environment too, and a test must not change its own. Uses the interpreter itself rather than
+        // a shim, because a test calls launchctl a dozen times.
         let wrapper = format!(
             "#!/bin/sh\nFAKE_LAUNCHD='{}' exec '{}' -S -E '{}' \"$@\"\n",
             launchd.folder.path().display(),
@@ -50,7 +50,7 @@ impl FakeLaunchd {
         launchd
     }
 
-    /// What to call instead of `/bin/launchctl`.
+    /// The program to call instead of `/bin/launchctl`.
     pub fn program(&self) -> PathBuf {
         self.path("launchctl")
     }
@@ -60,18 +60,18 @@ impl FakeLaunchd {
         self.folder.path().join(name)
     }
 
-    /// Turns one of its knobs.
+    /// Sets one of its knobs.
     pub fn set(&self, knob: &str, text: &str) {
         std::fs::write(self.path(knob), text).unwrap();
     }
 
-    /// Calls it as a person would; exit code and stdout.
+    /// Calls it as a person would; returns exit code and stdout.
     pub fn launchctl(&self, arguments: &[&str]) -> (i32, String) {
         let output = Command::new(self.program()).args(arguments).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     }
 
-    /// The verbs that it was called with so far, `print` left out.
+    /// The verbs that it was called with so far, except `print`.
     pub fn verbs(&self) -> Vec<String> {
         let calls = std::fs::read_to_string(self.path("calls")).unwrap_or_default();
         let verbs = calls.lines().filter_map(|line| line.split(' ').next());
@@ -85,13 +85,13 @@ impl FakeLaunchd {
 
 impl Drop for FakeLaunchd {
     fn drop(&mut self) {
-        // SIGTERM, so that it ends its jobs; it is our child, so the pid is still its own.
+        // SIGTERM, so that it ends its jobs; the pid is valid because it is our child.
         let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
         let _ = self.daemon.wait();
     }
 }
 
-/// The Python that `python3` is in the end.
+/// The Python interpreter that `python3` resolves to.
 fn interpreter() -> PathBuf {
     static FOUND: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let find = || {
@@ -102,11 +102,11 @@ fn interpreter() -> PathBuf {
     FOUND.get_or_init(find).clone()
 }
 
-/// Waits until `holds`; fails loudly after a time that no machine needs.
+/// Waits until `holds`; panics after a time that no machine needs.
 pub fn wait(what: &str, holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(60), "waited a minute, but not: {what}");
+        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

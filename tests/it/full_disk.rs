@@ -1,4 +1,4 @@
-//! Disks fill up and logs grow: nothing stops for it, nothing is hidden, nothing is written twice.
+//! Full disks and growing logs: nothing stops, nothing is hidden, nothing is written twice.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::support::{Entry, Instance, PATIENCE, http, signal, skipped};
 
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":4}"#;
 
-/// Everything that a log and those put aside before it hold, oldest first.
+/// The content of a log and of its rotated files, oldest first.
 fn whole_log(log: &Path) -> String {
     let read = |n: u32| {
         let name = if n == 0 { log.display().to_string() } else { format!("{}.{n}", log.display()) };
@@ -18,7 +18,7 @@ fn whole_log(log: &Path) -> String {
 }
 
 #[test]
-fn a_log_is_put_aside_while_it_is_written_and_no_line_is_lost_or_there_twice() {
+fn a_log_is_rotated_while_it_is_written_and_no_line_is_lost_or_repeated() {
     let lines = 16_000;
     let fault = format!("chatter={lines}");
     let instance = Instance::fake(vec![Entry::new("m", "always").faults(&[&fault])]).serve();
@@ -26,13 +26,13 @@ fn a_log_is_put_aside_while_it_is_written_and_no_line_is_lost_or_there_twice() {
     let last = format!("line {} ", lines - 1);
     let began = Instant::now();
     while !whole_log(&log).contains(&last) || !Path::new(&format!("{}.1", log.display())).exists() {
-        assert!(began.elapsed() < PATIENCE, "not put aside: {}", instance.serve_log());
+        assert!(began.elapsed() < PATIENCE, "not rotated: {}", instance.serve_log());
         std::thread::sleep(Duration::from_millis(100));
     }
     let text = whole_log(&log);
     let numbers: Vec<usize> =
         text.lines().filter_map(|line| line.strip_prefix("line ")?.split(' ').next()?.parse().ok()).collect();
-    // A burst is cut to its last 10 MB once it is over; from there on every line is there once.
+    // A burst is cut to its last 10 MB once it is over; from there on, every line occurs once.
     let first = *numbers.first().unwrap();
     assert!((lines - first) * 1000 >= 9_900_000, "{first} lines were cut");
     let wanted: Vec<usize> = (first..lines).collect();
@@ -49,7 +49,7 @@ fn a_log_is_put_aside_while_it_is_written_and_no_line_is_lost_or_there_twice() {
 }
 
 #[test]
-fn the_supervisors_own_log_is_put_aside_too_and_it_goes_on_in_a_new_one() {
+fn the_supervisors_own_log_is_rotated_too_and_continues_in_a_new_file() {
     let mut instance = Instance::fake(vec![Entry::new("m", "manual")]);
     let logs = instance.root().join("logs");
     std::fs::create_dir(&logs).unwrap();
@@ -60,21 +60,21 @@ fn the_supervisors_own_log_is_put_aside_too_and_it_goes_on_in_a_new_one() {
     instance.serve_within(&["sh", "-c", &redirected, "sh"]);
     let began = Instant::now();
     while !aside.exists() {
-        assert!(began.elapsed() < PATIENCE, "it was not put aside");
+        assert!(began.elapsed() < PATIENCE, "it was not rotated");
         std::thread::sleep(Duration::from_millis(20));
     }
     instance.expect(0, &["start", "m"]);
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains("spawned"), "{text}");
-    assert!(std::fs::metadata(aside).unwrap().len() >= 9_900_000, "all but what is cut at its beginning");
+    assert!(std::fs::metadata(aside).unwrap().len() >= 9_900_000, "all but what is cut from its beginning");
 }
 
-/// A supervisor in a mount namespace in which `state` and `logs` are small disks of their own. `None`: this system
-/// lets nobody mount; `chaos` limits the size of files there and everywhere.
+/// A supervisor in a mount namespace in which `state` and `logs` are small disks of their own. `None`: this system does
+/// not allow mounting; `chaos` limits file sizes there and everywhere else.
 fn on_small_disks(mut instance: Instance) -> Option<Instance> {
     let allowed = Command::new("unshare").args(["-rm", "true"]).output();
     if !allowed.is_ok_and(|output| output.status.success()) {
-        skipped("a full disk", "this system lets nobody mount a file system");
+        skipped("a full disk", "this system does not allow mounting a file system");
         return None;
     }
     for folder in ["state", "logs"] {
@@ -89,7 +89,7 @@ fn on_small_disks(mut instance: Instance) -> Option<Instance> {
 }
 
 #[test]
-fn a_full_disk_is_said_stops_neither_supervisor_nor_model_and_is_recovered_from() {
+fn a_full_disk_is_reported_stops_neither_supervisor_nor_model_and_is_recovered_from() {
     let quick = "restart = { backoff_min = \"10ms\", backoff_max = \"20ms\" }";
     let Some(instance) = on_small_disks(Instance::real(vec![Entry::new("m", "always").with(quick)])) else {
         return;
@@ -101,7 +101,7 @@ fn a_full_disk_is_said_stops_neither_supervisor_nor_model_and_is_recovered_from(
         Path::new(&format!("/proc/{}/root{}", instance.supervisor_pid(), root.display())).join(folder)
     };
     for folder in ["state", "logs"] {
-        // Ends with the error that is wanted.
+        // Ends with the error that is expected.
         let _ = std::fs::write(seen(folder).join("filler"), vec![b'x'; 1 << 20]);
     }
     let pid = instance.pid("m");
@@ -127,11 +127,11 @@ fn a_full_disk_is_said_stops_neither_supervisor_nor_model_and_is_recovered_from(
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "no event is missing");
 }
 
-/// A supervisor whose models' kept prompts lie on a disk of their own, mounted with these options.
+/// A supervisor whose models keep their prompts on a disk of their own, mounted with these options.
 fn with_prompts_on(options: &str) -> Option<Instance> {
     let mut instance = Instance::real(vec![Entry::new("m", "always")]);
     if !Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|output| output.status.success()) {
-        skipped("a disk for kept prompts", "this system lets nobody mount a file system");
+        skipped("a disk for kept prompts", "this system does not allow mounting a file system");
         return None;
     }
     let folder = instance.root().join("state/prompts");
@@ -143,7 +143,7 @@ fn with_prompts_on(options: &str) -> Option<Instance> {
 }
 
 #[test]
-fn kept_prompts_on_a_short_or_a_read_only_disk_are_said_and_serving_goes_on() {
+fn kept_prompts_on_a_full_or_read_only_disk_are_reported_and_serving_continues() {
     for (options, said) in [("size=1m,mode=0700", "is short"), ("ro,mode=0700", "Read-only file system")] {
         let Some(instance) = with_prompts_on(options) else { return };
         let messages = serde_json::json!([{"role": "user", "content": "What are you? ".repeat(40)}]);

@@ -1,7 +1,7 @@
-//! What comes from outside is read without panics, without hangs, and without being taken for what it is not. Each
-//! target tries its corpus (`tests/corpora`) and then variations of it; what breaks one is kept there for ever.
+//! Input from outside is read without panics, without hangs, and without being mistaken for something else. Each
+//! target tries its corpus (`tests/corpora`) and then variations of it; an input that breaks it is added to the corpus.
 //!
-//! `scripts/fuzz MINUTES` gives each so long.
+//! `scripts/fuzz MINUTES` gives each target that long.
 
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,7 +20,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::support::dice::number;
 use crate::support::{Entry, Instance, PATIENCE};
 
-/// Variations of a target without an order for more.
+/// Variations per target, unless more are requested.
 const CASES: u32 = 200;
 
 fn folder(target: &str) -> PathBuf {
@@ -43,7 +43,7 @@ fn vary(mut input: Vec<u8>, edits: &[Edit], from: &[u8]) -> Vec<u8> {
     for (place, length, instead) in edits {
         let at = input.len() * usize::from(*place) / usize::from(u16::MAX);
         let end = input.len().min(at + usize::from(*length % 16));
-        // Half of what is put in comes from another input, since random bytes alone get nowhere.
+        // Half of what is inserted comes from another input, because random bytes alone achieve little.
         let borrowed = from.len() * usize::from(*place) / usize::from(u16::MAX);
         let borrowed = &from[borrowed..from.len().min(borrowed + usize::from(*length))];
         let instead = if length % 2 == 0 { instead.as_slice() } else { borrowed };
@@ -102,7 +102,7 @@ fn any_registry_is_read_or_refused_with_a_place() {
 }
 
 #[test]
-fn any_history_is_gone_on_with() {
+fn any_history_is_continued() {
     target("journal", files(&folder("journal")), |input| {
         let state = tempfile::tempdir().unwrap();
         std::fs::write(state.path().join("events.jsonl"), input).unwrap();
@@ -135,7 +135,7 @@ fn any_record_is_read_or_set_aside() {
 }
 
 #[test]
-fn any_words_on_the_link_are_messages_or_an_error() {
+fn any_text_on_the_link_is_a_message_or_an_error() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("s");
@@ -170,7 +170,7 @@ fn any_bytes_on_the_control_socket_leave_the_supervisor_answering() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
     let socket = instance.root().join("run/mlxctl.sock");
     target("control", files(&folder("control")), |input| {
-        // A variation may ask for what it may well have.
+        // A variation may be a valid request.
         let asks = |what: &str| memchr::memmem::find(input, what.as_bytes()).is_some();
         if asks("handover") || asks("start") || asks("follow") {
             return;
@@ -201,14 +201,14 @@ fn any_weights_are_measured_or_refused() {
             assert!(files.weights.bytes.0 <= input.len() as u64, "more than there is");
         }
         std::fs::write(model.path().join("model.safetensors.index.json"), input).unwrap();
-        // A file outside the folder is never looked at, whatever the index says.
+        // A file outside the folder is never read, whatever the index says.
         if let Ok(files) = mlxctl::internals::memory::files::read_folder(model.path()) {
             assert_eq!(files.shards, 1);
         }
     });
 }
 
-/// Raw HTTP, and the bodies that the gate is known to pass or to refuse.
+/// Raw HTTP, and the bodies that the gate is known to accept or to refuse.
 #[test]
 fn any_bytes_at_the_gate_are_answered_and_leave_the_backend_as_it_was() {
     let instance = Instance::fake(vec![Entry::new("m", "always")]).serve();

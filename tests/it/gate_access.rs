@@ -52,7 +52,7 @@ async fn only_pages_of_named_origins_get_in_and_only_they_get_cors_headers() {
 }
 
 #[tokio::test]
-async fn a_browser_may_ask_before_it_asks() {
+async fn a_browsers_preflight_request_is_answered() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::before(&backend).await;
     let preflight = async |origin: &str| {
@@ -73,7 +73,7 @@ async fn clients_outside_the_allowed_networks_get_nothing_but_loopback_always_do
     let admits = |client: &str| GateConfig::admits(&networks, client.parse().unwrap());
     assert!(admits("192.168.132.7") && admits("127.0.0.1") && admits("::1"));
     assert!(!admits("192.168.133.7") && !admits("10.0.0.1") && !admits("fe80::1"));
-    // A second loopback address is as near to another network as a test gets.
+    // A second loopback address is as close to another network as a test gets.
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let ready = Availability::Ready(backend.upstream(1));
     let door = Door::open(ready, |config| config.network.allow_from = networks.to_vec()).await;

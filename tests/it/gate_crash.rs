@@ -1,4 +1,4 @@
-//! A crash between accept and first byte is invisible; one after it is said.
+//! A crash before the first byte of the answer is invisible to the client; one after it is reported.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn posted(door: &Door, more: &str) -> Client {
 
 #[tokio::test]
 async fn a_request_without_an_answer_yet_is_sent_again_to_the_next_run() {
-    // Cut before a byte, after the head, after a keep-alive comment, and by a dead generation thread.
+    // Cut before the first byte, after the head, after a keep-alive comment, and by a dead generation thread.
     let deaths: [(&str, Death); 4] = [
         ("", || vec![Step::Wait, Step::Reset]),
         (STREAM, || vec![stream_head(), Step::Wait, Step::Reset]),
@@ -52,7 +52,7 @@ async fn a_request_without_an_answer_yet_is_sent_again_to_the_next_run() {
 }
 
 #[tokio::test]
-async fn it_is_sent_again_once_and_no_more() {
+async fn a_request_is_sent_again_only_once() {
     let old = Backend::start(|_, _| vec![Step::Reset]).await;
     let new = Backend::start(|_, _| vec![Step::Reset]).await;
     let mut door = Door::before(&old).await;
@@ -65,7 +65,7 @@ async fn it_is_sent_again_once_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_run_that_cuts_one_connection_and_lives_on_is_not_asked_the_same_again() {
+async fn a_request_is_not_repeated_to_a_run_that_cut_it_and_lives_on() {
     let backend =
         Backend::start(|number, _| if number == 0 { vec![Step::Reset] } else { answer_of(1) }).await;
     let door = Door::before(&backend).await;
@@ -80,24 +80,24 @@ async fn requests_wait_for_an_always_on_model_that_restarts() {
     let door = Door::open(AWAY, |_| {}).await;
     let mut client = posted(&door, "").await;
     door.queued(1).await;
-    assert_eq!(door.get("/health").await.status, 503, "and the truth is told meanwhile");
+    assert_eq!(door.get("/health").await.status, 503, "meanwhile the health check tells the truth");
     door.availability.send_replace(Availability::Ready(backend.upstream(1)));
     assert_eq!(client.answer().await.status, 200);
 }
 
 #[tokio::test]
-async fn a_manual_model_that_is_on_its_way_is_waited_for_by_those_who_ask_to() {
+async fn requests_wait_for_a_starting_manual_model_if_they_ask_to() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let manual = Availability::Loading { ready_at: None, hold: false };
     let door =
         Door::open(manual.clone(), |config| config.limits.queue_timeout = Duration::from_secs(40)).await;
-    assert_eq!(door.chat("").await.error()["code"], "model_loading", "nobody waits unasked");
+    assert_eq!(door.chat("").await.error()["code"], "model_loading", "no request waits without asking to");
     let mut client = door.client().await;
     client.chat_with("Prefer: wait=600\r\n", "").await;
     door.queued(1).await;
     door.availability.send_replace(Availability::Ready(backend.upstream(1)));
     let answer = client.answer().await;
-    // No longer than the registry allows.
+    // But no longer than the registry allows.
     assert_eq!((answer.status, answer.header("preference-applied")), (200, Some("wait=40")));
     assert_eq!(door.chat("").await.header("preference-applied"), None);
     door.availability.send_replace(manual);
@@ -110,7 +110,7 @@ async fn a_manual_model_that_is_on_its_way_is_waited_for_by_those_who_ask_to() {
 }
 
 #[tokio::test]
-async fn they_stop_waiting_when_there_is_nothing_to_wait_for() {
+async fn requests_stop_waiting_when_there_is_nothing_to_wait_for() {
     for (next, code) in [
         (Availability::Failed { why: "it crashed 5 times".to_owned() }, "model_failed"),
         (Availability::Offline, "model_offline"),
@@ -139,7 +139,7 @@ async fn a_manual_model_that_crashes_is_not_waited_for() {
     assert_eq!(client.answer().await.error()["code"], "model_loading");
 }
 
-/// Ten are at the backend when it is killed: half of their answers have begun. Forty wait in the line.
+/// When the backend is killed, it has ten requests, and half of their answers have begun. Forty wait in the queue.
 #[tokio::test]
 async fn fifty_requests_survive_the_killing_of_their_backend() {
     let old = Backend::start(|number, _| match number % 2 {

@@ -1,18 +1,18 @@
-//! Nothing that is known to kill or wedge the server gets to it, and what passes is as the client wrote it.
+//! Nothing that is known to kill or wedge the server reaches it, and what passes is as the client wrote it.
 
 use serde_json::Value;
 
 use crate::support::door::{Door, chat};
 use crate::support::upstream::{Backend, answer_of, json};
 
-/// The corpus, one document a line.
+/// The corpus, one document per line.
 pub fn corpus(name: &str) -> Vec<Value> {
     let file = format!("{}/tests/corpus/gate/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(file).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Where a document of the corpus goes.
+/// The path to which a document of the corpus is sent.
 pub fn path(case: &Value) -> &'static str {
     if case["path"] == "chat" { "/v1/chat/completions" } else { "/v1/completions" }
 }
@@ -40,7 +40,7 @@ async fn every_request_of_the_other_corpus_passes() {
     for (number, case) in corpus("passed").iter().enumerate() {
         let answer = door.post(path(case), case["body"].as_str().unwrap()).await;
         assert_eq!(answer.status, 200, "{}: {}", case["name"], answer.text());
-        // Whatever was changed, it is still JSON, and none of it selects anything.
+        // Whatever was changed, it is still JSON, and none of it selects a model.
         let sent: Value = serde_json::from_slice(&backend.received()[number].body).unwrap();
         assert_eq!(sent["model"], "default_model", "{}", case["name"]);
         for field in ["draft_model", "adapters", "role_mapping"] {
@@ -101,7 +101,7 @@ async fn the_models_name_is_the_only_thing_that_changes() {
 }
 
 #[tokio::test]
-async fn remote_images_pass_where_the_registry_allows_them_and_data_always() {
+async fn remote_images_pass_if_the_registry_allows_them_and_inline_ones_always() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let with = |url: &str| {
         format!(
@@ -160,7 +160,7 @@ async fn errors_of_the_server_become_openai_errors_with_the_right_status() {
     }
 }
 
-/// What became of `max_tokens` and its like on the way to the backend.
+/// What `max_tokens` and similar fields became on the way to the backend.
 async fn tokens_sent(door: &Door, backend: &Backend, path: &str, body: &str) -> Result<Value, Value> {
     let before = backend.received().len();
     let answer = door.post(path, body).await;
@@ -173,14 +173,14 @@ async fn tokens_sent(door: &Door, backend: &Backend, path: &str, body: &str) -> 
 }
 
 #[tokio::test]
-async fn an_answer_that_is_asked_for_is_lowered_to_what_the_context_leaves() {
+async fn a_requested_length_is_lowered_to_what_the_context_leaves() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
         config.context = Some(1000);
         config.limits.max_tokens = Some(800);
     })
     .await;
-    // Five bytes a token, and two tokens for the message: 4 bytes of role and 996 of text are 202.
+    // Five bytes per token, and two tokens for the message: 4 bytes of role and 996 of text make 202.
     let (text, chat) = ("x".repeat(996), "/v1/chat/completions");
     for (more, sent) in [
         (r#","max_tokens":700"#, serde_json::json!([700, null])),
@@ -194,10 +194,10 @@ async fn an_answer_that_is_asked_for_is_lowered_to_what_the_context_leaves() {
         let body = format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}]{more}}}"#);
         assert_eq!(tokens_sent(&door, &backend, chat, &body).await, Ok(sent), "{more}");
     }
-    // The registry's own bound is one too.
+    // The registry's own limit applies as well.
     let short = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":32000}"#;
     assert_eq!(tokens_sent(&door, &backend, chat, short).await, Ok(serde_json::json!([800, null])));
-    // What the server would take unasked counts as asked for.
+    // The server's default counts as requested.
     for member in ["", r#""max_tokens":null,"#] {
         let long = format!(r#"{{{member}"prompt":"{}"}}"#, "x".repeat(4000));
         let sent = tokens_sent(&door, &backend, "/v1/completions", &long).await;
@@ -225,7 +225,7 @@ async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
         format!(r#","tools":[{{"type":"function","function":{{"name":"f","description":"{described}"}}}}]"#)
     };
     let many = |count| vec![r#"{"role":"user","content":""}"#; count].join(",");
-    // Everything that a template writes counts: tools, every message, parts. What is asked for does not.
+    // Everything that a template writes counts: tools, every message, parts. The requested length does not.
     for (path, body, param) in [
         (chat, user(&format!("\"{}\"", words(990))) + "}", None),
         (chat, user(&format!("\"{}\"", words(1000))) + "}", Some("messages")),
@@ -234,7 +234,7 @@ async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
         (chat, user("\"Hi\"") + &tool(1000) + "}", Some("messages")),
         (chat, user("\"Hi\"") + &tool(1000) + r#","tool_choice":"none"}"#, None),
         (chat, user(&format!(r#"[{{"type":"text","text":"{}"}}]"#, words(1000))) + "}", Some("messages")),
-        // Six bytes as it is written, three as it is meant.
+        // Six bytes as written, three as meant.
         (chat, user(&format!("\"{}\"", "\\u4f60".repeat(1400))) + "}", None),
         (chat, format!(r#"{{"messages":[{}]}}"#, many(100)), None),
         (text, format!(r#"{{"prompt":"{}"}}"#, words(999)), None),
@@ -258,7 +258,7 @@ async fn a_prompt_that_cannot_fit_the_context_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn where_the_backend_counts_only_what_cannot_fit_is_refused_and_the_context_shortens_nothing() {
+async fn if_the_backend_counts_only_what_cannot_fit_is_refused_and_no_length_is_lowered() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
         config.context = Some(1000);
@@ -321,7 +321,7 @@ async fn tools_that_must_not_be_called_are_not_offered() {
     }
 }
 
-/// The table in docs/security.md and the corpus have each of them.
+/// Each of them is in the table in docs/security.md and in the corpus.
 #[tokio::test]
 async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
@@ -352,7 +352,7 @@ async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
         assert!(message.contains(advice), "{more}: {message}");
     }
     assert!(backend.received().is_empty());
-    // What asks for nothing else than what is done passes.
+    // A value that asks for what happens anyway passes.
     let neutral = r#", "n": 1, "min_tokens": 0, "stop_token_ids": [], "typical_p": 1.0, "mirostat": 0, "top_a": 0,
         "ignore_eos": false, "skip_special_tokens": true, "documents": [], "enable_thinking": null, "format": null"#;
     assert_eq!(door.chat(neutral).await.status, 200);

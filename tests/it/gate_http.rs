@@ -1,4 +1,4 @@
-//! The gate's own HTTP: connections that go on, bodies in chunks, bounds on everything, and nothing ambiguous.
+//! The gate's own HTTP: persistent connections, chunked bodies, limits on everything, and nothing ambiguous.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn one_connection_serves_many_requests_of_every_kind() {
 }
 
 #[tokio::test]
-async fn requests_that_come_at_once_are_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let (_backend, door) = door(|_| {}).await;
     let mut client = door.client().await;
     let (plain, streamed) = (chat(", \"user\": \"1\""), chat(", \"stream\": true"));
@@ -77,11 +77,11 @@ async fn a_body_in_chunks_arrives_as_one() {
     let received = &backend.received()[0];
     assert!(received.head.contains("Content-Length: ") && !received.head.contains("chunked"));
     client.chat("").await;
-    assert_eq!(client.answer().await.status, 200, "the connection goes on after chunks");
+    assert_eq!(client.answer().await.status, 200, "the connection stays open after chunks");
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_go_ahead_gets_it_unless_it_is_refused() {
+async fn a_client_that_expects_100_continue_gets_it_unless_it_is_refused() {
     let (_backend, door) = door(|config| config.limits.body = Bytes(1000)).await;
     let ask = |length: usize| {
         format!(
@@ -101,7 +101,7 @@ async fn whoever_waits_for_a_go_ahead_gets_it_unless_it_is_refused() {
 }
 
 #[tokio::test]
-async fn bodies_over_the_limit_are_refused_however_they_come() {
+async fn bodies_over_the_limit_are_refused_however_they_are_sent() {
     let (backend, door) = door(|config| config.limits.body = Bytes(1000)).await;
     let large = chat(&format!(", \"user\": \"{}\"", "x".repeat(1000)));
     assert_eq!(door.post("/v1/chat/completions", &large).await.status, 413);
@@ -113,7 +113,7 @@ async fn bodies_over_the_limit_are_refused_however_they_come() {
 }
 
 #[tokio::test]
-async fn memory_is_taken_by_bytes_that_came_and_not_by_those_that_are_promised() {
+async fn memory_is_used_for_bytes_that_arrived_and_not_for_announced_ones() {
     const LIMIT: usize = 1_000_000;
     let (_backend, door) = door(|config| config.limits.body = Bytes(LIMIT as u64)).await;
     let begin = async |head: &str, sent: usize| {
@@ -127,8 +127,8 @@ async fn memory_is_taken_by_bytes_that_came_and_not_by_those_that_are_promised()
         waiting.push(begin(&format!("Content-Length: {LIMIT}"), 0).await);
         waiting.push(begin("Transfer-Encoding: chunked", 0).await);
     }
-    assert_eq!(door.chat("").await.status, 200, "eighty promises cost nothing");
-    // One more than the bodies of one address may be.
+    assert_eq!(door.chat("").await.status, 200, "eighty announced bodies cost nothing");
+    // One more than one address may have.
     let (told, mut answers) = tokio::sync::mpsc::unbounded_channel();
     for _ in 0..5 {
         let mut client = begin(&format!("Content-Length: {LIMIT}"), LIMIT - 1).await;
@@ -141,7 +141,7 @@ async fn memory_is_taken_by_bytes_that_came_and_not_by_those_that_are_promised()
 }
 
 #[tokio::test]
-async fn shapes_of_smuggling_are_refused_and_the_connection_ends() {
+async fn smuggling_attempts_are_refused_and_the_connection_ends() {
     let (backend, door) = door(|_| {}).await;
     let body = chat("");
     let smuggled = format!(
@@ -201,7 +201,7 @@ async fn slow_heads_and_bodies_time_out_and_idle_connections_do_not_count_as_slo
 }
 
 #[tokio::test]
-async fn a_connection_too_many_is_told_so_and_a_freed_one_is_given_away() {
+async fn a_connection_too_many_is_refused_and_a_freed_place_is_reused() {
     let backend = Backend::start(|_, _| [vec![Step::Wait], answer_of(1)].concat()).await;
     let ready = Availability::Ready(backend.upstream(1));
     let door = Door::open(ready, |config| config.limits.connections = 2).await;
@@ -218,7 +218,7 @@ async fn a_connection_too_many_is_told_so_and_a_freed_one_is_given_away() {
     backend.go_on();
     backend.go_on();
     assert_eq!((first.answer().await.status, second.answer().await.status), (200, 200));
-    // Both are idle now: a newcomer gets the place of the one that is for longer.
+    // Both are idle now: a new connection takes the place of the one that has been idle longer.
     assert_eq!(door.get("/health").await.status, 200);
 }
 

@@ -1,4 +1,4 @@
-//! What is in flight is known, waited for, bounded, shared fairly, and ended when it must be.
+//! Requests in flight are counted, waited for, bounded, scheduled fairly, and ended when they must be.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn an_abort_ends_the_requests_of_its_generation_and_no_others() {
 }
 
 #[tokio::test]
-async fn so_many_are_at_the_backend_the_rest_waits_and_the_rest_of_that_is_told_to_come_back() {
+async fn a_bounded_number_is_at_the_backend_some_wait_and_the_rest_are_refused() {
     let backend = patient().await;
     let door = Door::open(Availability::Ready(backend.upstream(1)), |config| {
         config.limits.in_flight = 2;
@@ -93,7 +93,7 @@ async fn so_many_are_at_the_backend_the_rest_waits_and_the_rest_of_that_is_told_
 }
 
 #[tokio::test]
-async fn whoever_waits_too_long_is_told_and_whoever_leaves_the_line_frees_its_place() {
+async fn waiting_too_long_is_refused_and_leaving_the_queue_frees_a_place() {
     let backend = patient().await;
     let door = Door::open(Availability::Ready(backend.upstream(1)), |config| {
         config.limits.in_flight = 1;
@@ -114,7 +114,7 @@ async fn whoever_waits_too_long_is_told_and_whoever_leaves_the_line_frees_its_pl
 }
 
 #[tokio::test]
-async fn a_plain_request_without_a_client_keeps_its_turn_until_the_backend_is_done_with_it() {
+async fn a_plain_request_whose_client_left_keeps_its_turn_until_the_backend_is_done() {
     let backend = Backend::start(|number, _| match number {
         0 => [vec![Step::HungUp, Step::Compute], answer_of(9)].concat(),
         _ => answer_of(1),
@@ -128,7 +128,7 @@ async fn a_plain_request_without_a_client_keeps_its_turn_until_the_backend_is_do
     door.queued(1).await;
     drop(left);
     backend.hung_up(1).await;
-    // As long as it takes to send the next one, if that were let in.
+    // Long enough to send the next one, if it were admitted.
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!((backend.received().len(), door.gate.traffic().queued()), (1, 1));
     assert_eq!(door.gate.traffic().in_flight(), 1, "a drain waits for it");
@@ -138,7 +138,7 @@ async fn a_plain_request_without_a_client_keeps_its_turn_until_the_backend_is_do
 }
 
 #[tokio::test]
-async fn an_abort_ends_a_request_without_a_client_as_well() {
+async fn an_abort_ends_a_request_whose_client_left_as_well() {
     let backend = Backend::start(|_, _| vec![Step::HungUp, Step::Compute]).await;
     let door = Door::before(&backend).await;
     let left = posted(&door).await;
@@ -146,11 +146,11 @@ async fn an_abort_ends_a_request_without_a_client_as_well() {
     drop(left);
     backend.hung_up(1).await;
     door.gate.abort(1, "it hung for 5 minutes");
-    door.gate.traffic().drained().await;
+    tokio::time::timeout(PATIENCE, door.gate.traffic().drained()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_new_configuration_is_in_force_for_the_next_request_and_touches_none_under_way() {
+async fn a_new_configuration_applies_from_the_next_request_on() {
     let backend = patient().await;
     let door = Door::before(&backend).await;
     let mut idle = door.client().await;
@@ -170,7 +170,7 @@ async fn a_new_configuration_is_in_force_for_the_next_request_and_touches_none_u
 }
 
 #[tokio::test]
-async fn closing_lets_ended_answers_say_so_and_closes_every_connection() {
+async fn closing_sends_the_error_event_and_closes_every_connection() {
     let backend = Backend::start(|_, _| vec![stream_head(), event("one"), Step::Wait]).await;
     let door = Door::before(&backend).await;
     let (mut idle, mut begun) = (door.client().await, door.client().await);

@@ -1,4 +1,4 @@
-//! The gate listens where it should, waits for an address that is not there, and says so.
+//! The gate listens where it should, waits for a missing address, and says so.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use crate::support::door::{Client, Door};
 use crate::support::upstream::{Backend, answer_of};
 
 #[tokio::test]
-async fn loopback_serves_while_the_address_is_away_and_the_report_names_it() {
+async fn loopback_is_served_while_the_address_is_missing_and_the_report_names_it() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     // TEST-NET-1, RFC 5737: on no machine.
     let away: IpAddr = "192.0.2.21".parse().unwrap();
@@ -28,7 +28,7 @@ async fn loopback_serves_while_the_address_is_away_and_the_report_names_it() {
     let mut client = Client::connect(loopback).await;
     client.chat("").await;
     assert_eq!(client.answer().await.status, 200);
-    // The address comes (here: another one is asked for): loopback is left, and what is under way is not touched.
+    // The address appears (here: another one is configured): loopback is given up, and open requests continue.
     config.network.host = [127, 0, 0, 1].into();
     gate.reconfigure(config);
     let mlxctl::internals::gate::Report::Listening { addresses, problem } = reports.recv().await.unwrap().1

@@ -1,4 +1,4 @@
-//! What one client sends costs the others nothing: turns, room for bodies, places, lines of the log, memory.
+//! What one client sends does not cost the others anything: turns, room for bodies, places, lines of the log, memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ async fn door(change: impl FnOnce(&mut GateConfig)) -> (Backend, Door) {
     (backend, Door::open(ready, change).await)
 }
 
-/// Counts the turns of everybody else on this thread until `work` is done.
+/// Counts the turns of all other tasks on this thread until `work` is done.
 async fn turns_of_others<T>(work: impl Future<Output = T>) -> (T, u64) {
     let turns = Arc::new(AtomicU64::new(0));
     let counter = turns.clone();
@@ -32,7 +32,7 @@ async fn turns_of_others<T>(work: impl Future<Output = T>) -> (T, u64) {
     (done, turns.load(Ordering::Relaxed))
 }
 
-/// As many answers as `count`, read to their end.
+/// Reads `count` answers to their end.
 async fn answers(stream: &mut TcpStream, count: usize) -> String {
     let (mut text, mut bytes) = (String::new(), vec![0; 1 << 16]);
     while text.matches("HTTP/1.1 ").count() < count || !text.ends_with("}}\n") {
@@ -44,7 +44,7 @@ async fn answers(stream: &mut TcpStream, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn requests_that_come_at_once_take_a_turn_each() {
+async fn pipelined_requests_take_a_turn_each() {
     const COUNT: usize = 1000;
     let (_backend, door) = door(|_| {}).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
@@ -66,12 +66,12 @@ async fn requests_that_come_at_once_take_a_turn_each() {
     })
     .await;
     assert_eq!(text.matches("HTTP/1.1 404").count(), COUNT);
-    // The last of each piece that came waits for the next piece anyway.
-    assert!(turns >= COUNT as u64 / 2, "{turns} turns of others beside {COUNT} requests");
+    // The last one in each piece that arrives waits for the next piece anyway.
+    assert!(turns >= COUNT as u64 / 2, "{turns} turns of others during {COUNT} requests");
 }
 
 #[tokio::test]
-async fn a_body_in_tiny_chunks_takes_a_turn_for_each_piece_that_came() {
+async fn a_body_in_tiny_chunks_takes_a_turn_for_each_piece_that_arrives() {
     const CHUNKS: usize = 300_000;
     let (_backend, door) = door(|_| {}).await;
     let mut stream = TcpStream::connect(door.address).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_body_in_tiny_chunks_takes_a_turn_for_each_piece_that_came() {
     })
     .await;
     assert!(text.starts_with("HTTP/1.1 400") && text.contains("not valid JSON"), "{text}");
-    // A turn after each 64 KiB, at least.
+    // At least one turn after each 64 KiB.
     assert!(turns >= body.len() as u64 >> 16, "{turns}");
 }
 
@@ -103,7 +103,7 @@ async fn a_large_body_is_read_while_others_are_served() {
 }
 
 #[tokio::test]
-async fn unfinished_bodies_lock_nobody_out() {
+async fn unfinished_bodies_lock_no_client_out() {
     const LIMIT: usize = 1 << 20;
     let (_backend, door) = door(|config| config.limits.body = Bytes(LIMIT as u64)).await;
     let head = format!("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LIMIT}\r\n\r\n");
@@ -114,7 +114,7 @@ async fn unfinished_bodies_lock_nobody_out() {
         let told = told.clone();
         tokio::spawn(async move { told.send(client.answer().await) });
     }
-    // Half of them have room, which is what one address may have; the others are told.
+    // There is room for half of them, which is what one address may have; the others are refused.
     for _ in 0..4 {
         let answer = answers.recv().await.unwrap();
         assert_eq!((answer.status, &answer.error()["code"]), (503, &"overloaded".into()));
@@ -144,7 +144,7 @@ async fn silent_connections_give_up_their_places() {
 }
 
 #[tokio::test]
-async fn a_long_name_of_a_field_is_not_sent_back() {
+async fn a_long_field_name_is_not_echoed() {
     let (_backend, door) = door(|config| config.limits.body = Bytes(8 << 20)).await;
     let name = "n".repeat(4 << 20);
     for (body, param) in [
@@ -217,7 +217,7 @@ async fn a_client_that_half_closes_after_its_request_gets_its_answer() {
         client.chat(more).await;
         client.stream.shutdown().await.unwrap();
         backend.open(1).await;
-        // Longer than it takes to tell one that has left.
+        // Longer than it takes to notice one that has left.
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         assert_eq!(door.gate.traffic().in_flight(), 1, "it is still there");
         backend.go_on();
@@ -229,7 +229,7 @@ async fn a_client_that_half_closes_after_its_request_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_stream_that_has_begun_is_ended_when_its_client_leaves_and_goes_on_when_it_half_closes() {
+async fn a_stream_ends_when_its_client_leaves_and_continues_when_it_half_closes() {
     let backend = Backend::start(|_, _| {
         use crate::support::upstream::{done, event, stream_head};
         vec![stream_head(), event("a"), Step::Wait, event("b"), done()]
@@ -247,7 +247,7 @@ async fn a_stream_that_has_begun_is_ended_when_its_client_leaves_and_goes_on_whe
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     backend.go_on();
     assert!(half.answer().await.text().ends_with("data: [DONE]\n\n"));
-    // Everything that came was read, so that the kernel says nothing but that no more comes.
+    // Everything that arrived was read, so the kernel reports only the end of the stream.
     drop(begun().await);
     backend.open(0).await;
     door.gate.traffic().drained().await;

@@ -1,7 +1,7 @@
-//! The gate in front of the real server: nothing that comes through it ends the backend or makes it unready.
+//! The gate in front of the real server: nothing that passes it ends the backend or makes it unready.
 //!
-//! `$MLXCTL_FUZZ_SECONDS` says how long the fuzzing takes (5), `$MLXCTL_FUZZ_SEED` with what it begins; what it
-//! finds is printed with the request and belongs into `tests/corpus/gate`. `scripts/fuzz-gate` runs it for long.
+//! `$MLXCTL_FUZZ_SECONDS` is the duration of the fuzzing (5), `$MLXCTL_FUZZ_SEED` its seed; what it finds is printed
+//! with the request and belongs in `tests/corpus/gate`. `scripts/fuzz-gate` runs it for longer.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -22,11 +22,11 @@ fn instance() -> Instance {
     instance
 }
 
-/// Sends bytes and reads until the other end has said something or has closed.
+/// Sends bytes and reads until the other end has answered or closed.
 fn raw(address: SocketAddr, bytes: &[u8]) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // A refusal may come, and the connection end, before everything is written.
+    // A refusal may arrive, and the connection end, before everything is written.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.read(&mut [0; 4096]);
@@ -43,7 +43,7 @@ fn the_corpus_leaves_the_real_server_as_it_was() {
     for case in corpus("passed") {
         let (status, answer) = http(gate, "POST", path(&case), case["body"].as_str().unwrap());
         assert_eq!(status, 200, "{}: {answer}", case["name"]);
-        // By the name that the gate lists, in whole answers and in every event of a stream.
+        // Under the name that the gate lists, in complete answers and in every event of a stream.
         let named = answer.matches("\"model\": ").count();
         assert_eq!(answer.matches("\"model\": \"tiny\"").count(), named, "{}: {answer}", case["name"]);
         assert!(named > 0, "{}: {answer}", case["name"]);
@@ -53,7 +53,7 @@ fn the_corpus_leaves_the_real_server_as_it_was() {
     assert_eq!(instance.model("tiny")["restarts"], 0);
 }
 
-/// One at a time is at the backend, and the others wait, when its process is killed.
+/// One request is at the backend and the others wait when its process is killed.
 #[test]
 fn fifty_queued_requests_outlive_the_real_server() {
     let entry = Entry::new("tiny", "always")
@@ -72,7 +72,7 @@ fn fifty_queued_requests_outlive_the_real_server() {
             stream
         })
         .collect();
-    // An answer takes tens of milliseconds: nearly all are still in the line.
+    // An answer takes tens of milliseconds: nearly all are still in the queue.
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     let (mut whole, mut cut) = (0, 0);
     for mut client in clients {
@@ -117,11 +117,11 @@ fn fuzzed_bodies_and_raw_http_leave_the_real_server_ready() {
     let (status, answer) =
         http(gate, "POST", "/v1/chat/completions", r#"{"messages":[{"role":"user","content":"Hi"}]}"#);
     assert_eq!(status, 200, "{answer}");
-    // The generation thread may be dead before the supervisor has heard of it; the answer above says it is not.
+    // The generation thread may be dead before the supervisor hears of it; the answer above shows that it is not.
     assert_eq!((instance.pid("tiny"), &instance.model("tiny")["restarts"]), (pid, &0.into()));
 }
 
-/// A small generator, so that a seed is all it takes to see a run again: xorshift64*, Vigna 2016.
+/// A small random generator, so that a seed is enough to repeat a run: xorshift64*, Vigna 2016.
 struct Dice(u64);
 
 impl Dice {
@@ -137,12 +137,12 @@ impl Dice {
         of[self.below(of.len())]
     }
 
-    /// A body like `base`, with something in it that is not as it should be.
+    /// A body like `base`, with something wrong in it.
     fn body(&mut self, base: &str) -> Vec<u8> {
         let mut text = base.to_owned();
         for _ in 0..=self.below(3) {
             match self.below(4) {
-                // Another value for a field, or one field more.
+                // Another value for a field, or an additional field.
                 0 | 1 => {
                     let member = format!("\"{}\":{},", self.one(FIELDS), self.one(VALUES));
                     if let Some(at) = text.find('{') {
@@ -169,7 +169,7 @@ impl Dice {
         text.into_bytes()
     }
 
-    /// Bytes changed, doubled or taken away.
+    /// Bytes changed, duplicated or removed.
     fn spoil(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.below(4) {
             if bytes.is_empty() {
@@ -232,7 +232,7 @@ const FIELDS: &[&str] = &[
     "",
 ];
 
-/// Few kinds of positive numbers below 1: each new one has the server compile a sampler, for seconds.
+/// Few different numbers between 0 and 1, because the server compiles a sampler for each new one, which takes seconds.
 const VALUES: &[&str] = &[
     "null",
     "true",

@@ -1,4 +1,4 @@
-//! Streams pass chunk by chunk, end properly or say why, and end at the backend when the client does.
+//! Streams pass chunk by chunk, end properly or say why not, and end at the backend when the client leaves.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn a_chunk_passes_before_the_next_one_exists() {
 }
 
 #[tokio::test]
-async fn every_byte_passes_however_the_backend_cuts_it() {
+async fn every_byte_passes_however_the_backend_splits_it() {
     let text: Vec<u8> = (0..300)
         .flat_map(|n| format!("data: {{\"n\": {n}, \"é\": \"{}\"}}\n\n", "x".repeat(n)).into_bytes())
         .collect();
@@ -60,7 +60,7 @@ async fn every_byte_passes_however_the_backend_cuts_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_closes_the_backends_connection_at_once() {
+async fn a_client_that_leaves_closes_the_backends_connection_at_once() {
     // In each phase of an answer: before its head, between head and body, and in the middle.
     let phases: [fn() -> Vec<Step>; 4] = [
         || vec![Step::Wait],
@@ -122,7 +122,7 @@ async fn a_stream_that_ends_without_its_end_is_an_error_too() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_stream_pass_whole_whatever_their_size() {
+async fn answers_without_a_stream_pass_completely_whatever_their_size() {
     for size in [0, 100, 100_000, 300_000, 3_000_000] {
         for told in [true, false] {
             let body = format!("{{\"content\": \"{}\"}}", "x".repeat(size));
@@ -165,7 +165,7 @@ async fn tokens_and_speeds_are_counted() {
     door.chat(STREAM).await;
     let status = traffic.status();
     assert_eq!((status.counts.requests, status.counts.tokens), (2, 52));
-    assert!(status.ttft_ms.unwrap() >= 20.0, "comments are no tokens: {status:?}");
+    assert!(status.ttft_ms.unwrap() >= 20.0, "comments are not tokens: {status:?}");
     assert!(status.tokens_per_second.is_some(), "tokens over more than 5 ms have a speed: {status:?}");
     assert_eq!(door.chat(", \"stop\": 5").await.status, 400);
     assert_eq!((traffic.status().counts.requests, traffic.status().counts.errors), (3, 1));
@@ -232,13 +232,13 @@ async fn every_answer_and_line_of_the_log_names_the_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_given_up() {
+async fn a_client_that_does_not_read_is_given_up() {
     let backend = Backend::start(|_, _| vec![stream_head(), Step::Send(vec![b'x'; 64 << 20])]).await;
     let door = Door::before(&backend).await;
     let mut client = door.client().await;
     client.chat(STREAM).await;
     client.until("xxx").await;
-    // From here on a minute passes as soon as nothing else happens.
+    // From here on, a minute passes as soon as nothing else happens.
     tokio::time::pause();
     backend.open(0).await;
     door.gate.traffic().drained().await;

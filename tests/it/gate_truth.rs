@@ -41,7 +41,7 @@ async fn only_a_ready_model_answers_200() {
             assert_eq!(error["type"], "server_error");
             assert!(error["message"].as_str().unwrap().contains(text), "{error}");
             assert_eq!(answer.header("retry-after"), Some(retry), "{now:?}");
-            // A library must not sit and wait for what only a person can change.
+            // A client library must not wait for what only a person can change.
             let person = matches!(state, "offline" | "failed");
             assert_eq!(answer.header("x-should-retry"), person.then_some("false"), "{now:?}");
         }
@@ -54,7 +54,7 @@ async fn only_a_ready_model_answers_200() {
 }
 
 #[tokio::test]
-async fn the_time_that_a_load_has_left_goes_down_by_itself() {
+async fn the_remaining_time_of_a_load_counts_down_by_itself() {
     let ready_at = Some(mlxctl::internals::host::now().after(Duration::from_secs(3600)));
     let door = Door::open(Availability::Loading { ready_at, hold: false }, |_| {}).await;
     let left = async || door.get("/health").await.header("retry-after").unwrap().parse::<u64>().unwrap();
@@ -88,14 +88,14 @@ async fn no_request_starts_a_manual_model() {
     for path in ["/v1/models/tiny/start", "/start", "/v1/start?model=tiny"] {
         assert!(matches!(door.post(path, "{}").await.status, 404 | 405), "{path}");
     }
-    // All that a gate can tell its supervisor is where it listens and that a run looks bad.
+    // A gate can tell its supervisor only where it listens and that a run looks bad.
     while let Ok((_, report)) = door.reports.try_recv() {
         assert!(matches!(report, Report::Listening { .. }), "{report:?}");
     }
 }
 
 #[tokio::test]
-async fn paths_and_methods_that_are_not_there_say_so() {
+async fn unknown_paths_and_methods_are_refused_as_such() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door = Door::before(&backend).await;
     let wrong = door.get("/v1/chat/completions").await;

@@ -1,4 +1,4 @@
-//! What `mlxctl gateway` prints tells the states apart, and so does the plan's own health check.
+//! What `mlxctl gateway` prints distinguishes the states, and so does the original deployment's health check.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::support::{Entry, Instance, signal};
 fn pair(faults: &[&str]) -> Instance {
     let always = Entry::new("32b", "always").with("aliases = [\"reasoning\"]\nmemory = { context = 8192 }");
     let manual = Entry::new("70b", "manual").with("aliases = [\"large\"]");
-    // A stand-in that loads for ever does not hear SIGTERM.
+    // A stand-in that loads forever does not react to SIGTERM.
     let stop = "stop = { term = \"1s\" }";
     Instance::fake(vec![always.faults(faults).with(stop), manual.faults(faults).with(stop)]).serve()
 }

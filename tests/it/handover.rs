@@ -1,4 +1,4 @@
-//! A supervisor makes room for the next one: the models stay, and clients notice a short wait at most.
+//! A supervisor hands over to the next one: the models stay, and clients notice a short wait at most.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Entry, Instance, PATIENCE, alive, control, insist, signal};
 
-/// An answer of so many tokens, as it comes.
+/// An answer of `tokens` tokens, as it arrives.
 fn stream(instance: &Instance, tokens: u32) -> BufReader<TcpStream> {
     let body =
         format!(r#"{{"messages":[{{"role":"user","content":"x"}}],"max_tokens":{tokens},"stream":true}}"#);
@@ -23,7 +23,7 @@ fn stream(instance: &Instance, tokens: u32) -> BufReader<TcpStream> {
     .unwrap();
     let mut stream = BufReader::new(stream);
     let mut begun = String::new();
-    // The first token is there: it is under way.
+    // The first token is there: the answer is in progress.
     while !begun.contains("t1 ") {
         assert_ne!(stream.read_line(&mut begun).unwrap(), 0, "the answer ended before it began: {begun}");
     }
@@ -50,7 +50,7 @@ fn hand_over(instance: &Instance) {
 }
 
 #[test]
-fn what_is_in_flight_is_finished_and_what_comes_meanwhile_waits_for_the_next_supervisor() {
+fn requests_in_flight_finish_and_new_ones_wait_for_the_next_supervisor() {
     let mut instance = one("30s");
     let pid = instance.pid("a");
     let answer = stream(&instance, 20);
@@ -87,13 +87,13 @@ fn what_takes_longer_than_the_drain_is_ended_with_the_error_event() {
 }
 
 #[test]
-fn a_stop_that_is_half_done_is_done_before_the_next_one_comes() {
+fn a_stop_in_progress_completes_before_the_hand_over() {
     let mut instance = one("30s");
     let _answer = stream(&instance, 40);
     let mut stop = instance.mlxctl(&["stop", "a"]).stdout(std::process::Stdio::null()).spawn().unwrap();
     instance.wait_state("a", "draining");
     hand_over(&instance);
-    assert_eq!(stop.wait().unwrap().code(), Some(0), "its asker is answered");
+    assert_eq!(stop.wait().unwrap().code(), Some(0), "its client is answered");
     assert_eq!(instance.wait_for_end(), Some(0));
     instance.serve_again();
     assert_eq!(instance.model("a")["reason"], "stopped by hand");
@@ -104,7 +104,7 @@ fn end(instance: &Instance) {
 }
 
 #[test]
-fn before_its_job_is_unloaded_it_lets_answers_end_and_stays_until_it_is_told() {
+fn before_its_job_is_unloaded_it_lets_answers_end_and_stays_until_told_to_end() {
     let mut instance = one("30s");
     let pid = instance.pid("a");
     let answer = stream(&instance, 20);
@@ -121,11 +121,11 @@ fn before_its_job_is_unloaded_it_lets_answers_end_and_stays_until_it_is_told() {
 }
 
 #[test]
-fn it_stays_no_longer_than_it_was_told() {
+fn it_stays_no_longer_than_told() {
     let mut instance = one("30s");
     let client = Client::new(&instance.root().join("run"));
     assert!(client.hand_over_and_hold(Duration::ZERO, Duration::from_millis(100)).unwrap());
-    assert_eq!(instance.wait_for_end(), Some(0), "whoever asked was killed");
+    assert_eq!(instance.wait_for_end(), Some(0), "the client that asked was killed");
 }
 
 #[test]

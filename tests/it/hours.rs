@@ -1,11 +1,11 @@
-//! An always-on model that sleeps outside its hours, with the real server. What its supervisor takes for the local time is
-//! decided by `TZ`.
+//! An always-on model that sleeps outside its hours, with the real server. `TZ` decides what its supervisor takes for
+//! the local time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{Entry, Instance, http};
 
-/// A time zone in which it is this hour and minute now (POSIX: what is west of Greenwich counts up).
+/// A time zone in which it is this hour and minute now (in POSIX, offsets are positive west of Greenwich).
 fn zone(hour: u64, minute: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let west = (now % 86_400 + 86_400 - (hour * 60 + minute) * 60) % 86_400;
@@ -27,7 +27,7 @@ fn with_hours(port: u16, hours: &str) -> Entry {
 fn a_model_sleeps_outside_its_hours_and_is_up_within_them() {
     let mut instance = Instance::real(vec![Entry::new("m", "always").with("hours = \"08:00-23:30\"")]);
     let port = instance.models[0].port;
-    // At night: it does not come up with the supervisor.
+    // At night: it does not start with the supervisor.
     instance.env("TZ", &zone(3, 0));
     let mut instance = instance.serve();
     let seen = instance.model("m");
@@ -37,7 +37,7 @@ fn a_model_sleeps_outside_its_hours_and_is_up_within_them() {
     assert!(instance.expect(0, &["status"]).contains("asleep until 08:00"));
     instance.expect(0, &["check"]);
 
-    // A person wakes it, and the next supervisor knows.
+    // A person starts it, and the next supervisor knows.
     instance.expect(0, &["start", "m"]);
     assert_eq!(ask(&instance).0, 200);
     let pid = instance.pid("m");
@@ -46,7 +46,7 @@ fn a_model_sleeps_outside_its_hours_and_is_up_within_them() {
     instance.wait_state("m", "ready");
     assert_eq!(instance.pid("m"), pid, "it stays up");
 
-    // Its hours begin, and then they end: as the registry has them, for the clock cannot be moved from here.
+    // Its hours begin, and then they end: by changing the registry, because a test cannot set the clock.
     instance.models = vec![with_hours(port, "[\"01:00-13:00\", \"20:00-02:00\"]")];
     instance.write_registry();
     instance.expect(0, &["reload"]);
@@ -66,7 +66,7 @@ fn a_model_sleeps_outside_its_hours_and_is_up_within_them() {
     assert!(events.iter().all(|event| !failures.contains(&event["kind"].as_str().unwrap())), "{events:?}");
 }
 
-/// The supervisor's own clock brings it there, within seconds of the minute.
+/// The supervisor's own clock does it, within seconds of the full minute.
 #[test]
 fn a_model_wakes_up_when_its_hours_begin() {
     let mut instance = Instance::real(vec![Entry::new("m", "always").with("hours = \"08:01-23:30\"")]);

@@ -1,5 +1,5 @@
-//! A hub on loopback, as far as `huggingface_hub` asks one: a model's listing, its files with ranges, its refusals;
-//! and everything that goes wrong between a laptop and the real one.
+//! A hub on loopback, as far as `huggingface_hub` needs one: a model's listing, its files with ranges, its refusals;
+//! and everything that can go wrong between a laptop and the real one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -13,37 +13,37 @@ use sha2::{Digest, Sha256};
 pub const REPO: &str = "org/model";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What shall go wrong.
+/// What should go wrong.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// The connection ends after so many bytes of a file of weights.
+    /// The connection ends after this many bytes of a weights file.
     pub cut_after: Option<usize>,
-    /// How many more times; then files come whole.
+    /// How many more times; after that, files are sent completely.
     pub cuts: usize,
-    /// Connections are closed without an answer, once all cuts have happened.
+    /// Closes connections without an answer, once all cuts have happened.
     pub away_after_cuts: bool,
-    /// Between two blocks of 64 KiB.
+    /// Pause between two blocks of 64 KiB.
     pub pause: Duration,
-    /// Added to every size that the listing tells.
+    /// Added to every size in the listing.
     pub claim_more: u64,
-    /// Weights come with one byte changed.
+    /// Weights are sent with one byte changed.
     pub change_a_byte: bool,
-    /// Answered instead of anything: status, error code, words.
+    /// Sent instead of any answer: status, error code, message.
     pub refuse: Option<(u16, &'static str, &'static str)>,
-    /// Only requests with this bearer token are served.
+    /// Serves only requests with this bearer token.
     pub token: Option<&'static str>,
-    /// Ranges are ignored: the whole file comes with 200.
+    /// Ignores ranges and sends the whole file with status 200.
     pub no_ranges: bool,
-    /// Everything is answered with a page, as the sign-in of a network does.
+    /// Answers everything with a web page, as a network's sign-in page does.
     pub portal: bool,
-    /// So many more questions are answered 429, with a second to wait.
+    /// Answers this many more requests with 429 and a second to wait.
     pub busy: usize,
-    /// In the listing: the commit, and what names the blobs of weights.
+    /// In the listing: the commit, and the names of the weights' blobs.
     pub commit: Option<&'static str>,
     pub blob: Option<&'static str>,
     /// In the listing: the licence.
     pub license: Option<&'static str>,
-    /// Taken from the size of weights that the listing tells.
+    /// Subtracted from the size of weights in the listing.
     pub claim_less: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct Faults {
 struct Entry {
     name: String,
     bytes: Vec<u8>,
-    /// Large files are named by SHA-256, small ones by git's own hash.
+    /// Large files are named by their SHA-256, small ones by git's own hash.
     large: bool,
     id: String,
 }
@@ -60,9 +60,9 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     pub file: String,
-    /// Where its range began.
+    /// Where its range begins.
     pub from: usize,
-    /// Bytes of it that were sent.
+    /// How many bytes of it were sent.
     pub sent: usize,
 }
 
@@ -94,7 +94,7 @@ impl Hub {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let state = shared.clone();
-                // A client that goes away is part of the game.
+                // Clients that disconnect are part of the tests.
                 std::thread::spawn(move || drop(serve(&state, stream)));
             }
         });
@@ -109,7 +109,7 @@ impl Hub {
         *self.state.faults.lock().unwrap() = faults;
     }
 
-    /// Every request for bytes of a file so far; and forgets them.
+    /// Takes the requests for bytes of a file so far.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state.asked.lock().unwrap())
     }

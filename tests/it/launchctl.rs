@@ -33,7 +33,7 @@ fn patience() -> Patience {
     Patience::new(Duration::from_secs(300))
 }
 
-/// The action after a transcript; also that a refusal outlives its patience.
+/// The action after a transcript; checks as well that a lasting refusal ends when patience runs out.
 fn after(goal: Goal, step: Step, name: &str) -> Action {
     next(goal, step, &transcript(name), EARLY, patience())
 }
@@ -42,7 +42,7 @@ fn too_late(goal: Goal, step: Step, name: &str) -> Failure {
     let late = patience().stop + Duration::from_secs(1);
     match next(goal, step, &transcript(name), late, patience()) {
         Action::Fail(failure) => failure,
-        action => panic!("{name} goes on for ever: {action:?}"),
+        action => panic!("{name} never ends: {action:?}"),
     }
 }
 
@@ -74,13 +74,13 @@ fn a_job_without_process_says_why() {
 }
 
 #[test]
-fn a_job_that_runs_the_plain_server_is_told_apart() {
+fn a_job_that_runs_the_plain_server_is_recognised() {
     let program = printed("print-plain-server").program.unwrap();
     assert!(program.ends_with("mlx_venv/bin/python3"), "{program}");
 }
 
 #[test]
-fn loading_goes_on_through_what_passes() {
+fn loading_continues_through_temporary_refusals() {
     use Step::*;
     for (step, name, expected) in [
         (Bootstrap, "bootstrap-5", Action::Wait(Bootstrap)),
@@ -100,7 +100,7 @@ fn loading_goes_on_through_what_passes() {
 }
 
 #[test]
-fn what_does_not_pass_is_a_failure_with_something_to_do() {
+fn a_lasting_refusal_is_a_failure_with_a_hint() {
     assert_eq!(after(START, Step::Bootstrap, "bootstrap-112"), Action::Fail(Failure::NoSession));
     assert_eq!(after(START, Step::Bootstrap, "bootstrap-125"), Action::Fail(Failure::WrongDomain));
     assert!(Failure::WrongDomain.hint(None).contains("without sudo"));
@@ -122,7 +122,7 @@ fn a_job_that_waits_for_a_session_is_explained_over_ssh_only() {
 }
 
 #[test]
-fn unloading_polls_until_the_job_is_gone_and_no_longer() {
+fn unloading_polls_only_until_the_job_is_gone() {
     use Step::*;
     for name in ["bootout-3", "bootout-36", "print-113", "print-112"] {
         assert_eq!(after(Goal::Gone, Bootout, name), Action::Run(AwaitGone), "{name}");
@@ -147,7 +147,7 @@ fn every_code_at_every_step_ends() {
     for step in [Enable, Bootstrap, Kickstart, Restart, Confirm, Bootout, Unpin, AwaitGone] {
         for code in 0..=255 {
             for goal in [START, Goal::Gone] {
-                // The longest way without success: no step may lead back to itself once it is late.
+                // The longest sequence without success: no step may lead back to itself once it is late.
                 let mut at = step;
                 for hop in 0.. {
                     assert!(hop < 16, "{step:?} with code {code} goes in a circle");
@@ -163,7 +163,7 @@ fn every_code_at_every_step_ends() {
 }
 
 #[test]
-fn what_a_dry_run_shows_is_the_way_without_trouble() {
+fn a_dry_run_shows_the_calls_of_an_untroubled_installation() {
     use Step::*;
     assert_eq!(nominal(START, Enable), [Enable, Bootstrap, Confirm]);
     assert_eq!(nominal(START, Bootout), [Bootout, AwaitGone, Enable, Bootstrap, Confirm]);

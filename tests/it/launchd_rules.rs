@@ -1,4 +1,4 @@
-//! The launchd of the tests keeps the documented rules, and the way through launchctl passes against it.
+//! The launchd of the tests follows the documented rules, and our use of launchctl works with it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -102,7 +102,7 @@ fn a_job_that_ignores_its_end_is_killed_after_its_exit_timeout() {
     );
     stage.load();
     wait("the trap is set", || stage.log().contains("up"));
-    // It does not go at once: the code for that is no failure.
+    // It does not end at once: the code for that is not a failure.
     let (code, _) = stage.launchd.launchctl(&["bootout", &stage.service()]);
     assert_eq!(code, 36);
     assert_eq!(stage.drive(Goal::Gone, Step::Bootout).unwrap(), None);
@@ -118,7 +118,7 @@ fn a_disabled_job_is_enabled_on_the_way() {
 }
 
 #[test]
-fn refusals_that_pass_are_waited_out() {
+fn temporary_refusals_are_waited_out() {
     let stage = Stage::new(SLEEP, "");
     for code in ["5", "36", "37", "119"] {
         stage.launchd.set("bootstrap-codes", code);
@@ -128,7 +128,7 @@ fn refusals_that_pass_are_waited_out() {
 }
 
 #[test]
-fn refusals_that_stay_end_with_their_name() {
+fn lasting_refusals_end_with_their_name() {
     let stage = Stage::new(SLEEP, "");
     stage.launchd.set("bootstrap-codes", "125");
     let failure = |result: Result<Option<i32>, Error>| match result {
@@ -138,12 +138,12 @@ fn refusals_that_stay_end_with_their_name() {
     assert_eq!(failure(stage.drive(START, Step::Enable)), Failure::WrongDomain);
     stage.launchd.set("no-domain", "");
     assert_eq!(failure(stage.drive(START, Step::Enable)), Failure::NoSession);
-    // Nothing to unload where there is no domain: that is the end that was asked for.
+    // Without a domain there is nothing to unload, so the goal is reached.
     assert_eq!(stage.drive(Goal::Gone, Step::Bootout).unwrap(), None);
 }
 
 #[test]
-fn a_file_that_others_may_write_is_refused_for_as_long_as_it_is() {
+fn a_file_that_others_may_write_is_refused_until_that_is_fixed() {
     use std::os::unix::fs::PermissionsExt;
     let mut stage = Stage::new(SLEEP, "");
     stage.hand.patience.start = Duration::from_millis(100);
@@ -189,13 +189,13 @@ fn what_a_job_leaves_in_its_group_is_signalled_unless_the_plist_says_otherwise()
             assert_eq!(nix::sys::signal::kill(child, None), Ok(()));
             nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
         } else {
-            // An orphan that ended stays a zombie where nobody reaps it.
+            // An orphan that has ended stays a zombie until it is reaped.
             wait("the child is gone", || !alive(child.as_raw()));
         }
     }
 }
 
-/// Whether a process runs; a zombie does not.
+/// Whether a process is running; a zombie is not.
 fn alive(pid: i32) -> bool {
     let output =
         std::process::Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
@@ -203,9 +203,9 @@ fn alive(pid: i32) -> bool {
     !state.trim().is_empty() && !state.trim().starts_with('Z')
 }
 
-/// macOS 26: kickstart and KeepAlive start the new program under the old one's name, and it is killed.
+/// macOS 26: kickstart and KeepAlive start the new program with the old one's identity, and it is killed.
 #[test]
-fn a_program_that_was_replaced_is_loaded_anew_and_only_once() {
+fn a_job_with_a_replaced_program_is_reloaded_and_only_once() {
     let mut stage = Stage::new(SLEEP, "");
     stage.launchd.set("pins", "");
     let first = stage.load();
@@ -217,7 +217,7 @@ fn a_program_that_was_replaced_is_loaded_anew_and_only_once() {
     let verbs = stage.launchd.verbs();
     assert_eq!(verbs, ["enable", "bootstrap", "kickstart", "bootout", "enable", "bootstrap"]);
 
-    // One that is killed for another reason is not loaded for ever.
+    // One that is killed for another reason is not reloaded forever.
     std::fs::remove_file(&job).unwrap();
     program::write(&job, "#!/bin/sh\nkill -KILL $$\n");
     stage.hand.patience.start = Duration::from_millis(300);
@@ -229,7 +229,7 @@ fn a_program_that_was_replaced_is_loaded_anew_and_only_once() {
 }
 
 #[test]
-fn a_supervisor_that_does_not_go_is_not_called_a_missing_process() {
+fn a_supervisor_that_does_not_end_is_not_reported_as_a_missing_process() {
     let mut stage = Stage::new(SLEEP, "");
     let pid = stage.load();
     stage.hand.patience.start = Duration::from_millis(200);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::real;
 
 const SECRET: &str = "a1b2c3";
-/// Far longer than anything takes: only a launcher that never answers waits for it.
+/// Far longer than anything here takes: only a launcher that never answers reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Backend {
@@ -138,7 +138,7 @@ fn chat(port: u16, more: Value) -> (u16, String) {
 }
 
 #[test]
-fn an_answer_calls_the_model_what_the_registry_calls_it_and_is_otherwise_the_same() {
+fn an_answer_names_the_model_as_the_registry_does_and_is_otherwise_unchanged() {
     let model = real::tiny_model().to_str().unwrap();
     let arguments = ["--model", model, "--port", "0"];
     let mut named = Backend::start(json!({"model": "32b"}), &arguments);
@@ -169,7 +169,7 @@ fn an_answer_calls_the_model_what_the_registry_calls_it_and_is_otherwise_the_sam
                     for own in ["id", "created"] {
                         assert!(fields.remove(own).is_some());
                     }
-                    // So does what an earlier request has left in the cache.
+                    // So does what an earlier request left in the cache.
                     if let Some(usage) = fields.get_mut("usage") {
                         usage.as_object_mut().unwrap().remove("prompt_tokens_details");
                     }
@@ -201,7 +201,7 @@ fn only_requests_with_the_secret_are_served() {
 }
 
 #[test]
-fn those_without_the_secret_keep_nobody_out() {
+fn connections_without_the_secret_lock_no_one_out() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
     let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -209,7 +209,7 @@ fn those_without_the_secret_keep_nobody_out() {
         .map(|number| {
             let mut stream = connect();
             if number % 2 == 0 {
-                // Those that were ended already are no matter.
+                // Those that were already closed do not matter.
                 let _ = stream.write_all(b"GET /health HTTP/1.0\r\nx: ");
             }
             stream
@@ -218,16 +218,16 @@ fn those_without_the_secret_keep_nobody_out() {
     assert_eq!(http(port, Some(SECRET), "GET /health", "").0, 200);
     let ended = |stream: &mut TcpStream| {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // An end or a reset, and not the time-out of this test.
+        // An end or a reset, but not the timeout of this test.
         !matches!(stream.read(&mut [0; 512]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     };
-    assert!(ended(&mut half[0]), "the oldest one, since there are too many");
-    assert!(ended(half.last_mut().unwrap()), "the last one, since it takes too long");
+    assert!(ended(&mut half[0]), "the oldest one, because there are too many");
+    assert!(ended(half.last_mut().unwrap()), "the last one, because it takes too long");
     assert_eq!(chat(port, json!({})).0, 200);
 }
 
 #[test]
-fn the_link_tells_who_it_is_and_where_it_listens_and_tells_late_clients_as_well() {
+fn the_link_reports_identity_and_port_to_late_clients_as_well() {
     let mut backend = Backend::tiny();
     assert_eq!(
         backend.hello,
@@ -243,14 +243,14 @@ fn the_link_tells_who_it_is_and_where_it_listens_and_tells_late_clients_as_well(
 }
 
 #[test]
-fn trim_gives_the_buffer_cache_back() {
+fn trim_releases_the_buffer_cache() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
     assert_eq!(chat(port, json!({})).0, 200);
     let before = backend.ask("memory");
     assert!(before["active"].as_u64() > Some(200_000), "the weights count: {before}");
     assert!(before["peak"].as_u64() >= before["active"].as_u64(), "{before}");
-    // On a CPU the launcher empties the cache after an answer itself, at a moment that no client sees.
+    // On a CPU, the launcher itself empties the cache after an answer, at a time that no client can observe.
     assert!(before["cache"].is_u64(), "{before}");
     let trim = backend.ask("trim");
     assert!(trim["freed"].is_u64(), "{trim}");
@@ -278,8 +278,8 @@ fn a_lone_backend_loads_no_mpi_and_a_rank_may() {
     assert_eq!(says(known, None), "True", "the variable is MLX's own");
 }
 
-/// Bytes in use, once the generation thread is done with the last answer: it keeps the prompt after its client has all
-/// of it.
+/// Bytes in use once the generation thread is done with the last answer: it still keeps the prompt after its client has
+/// received everything.
 fn settled(backend: &mut Backend) -> u64 {
     let mut before = None;
     loop {
@@ -293,7 +293,7 @@ fn settled(backend: &mut Backend) -> u64 {
 }
 
 #[test]
-fn release_gives_kept_prompts_and_the_last_batch_up() {
+fn release_frees_kept_prompts_and_the_last_batch() {
     let bound = json!({"prompt_cache_bytes": 1 << 30});
     let mut backend =
         Backend::start(bound, &["--model", real::tiny_model().to_str().unwrap(), "--port", "0"]);
@@ -315,10 +315,10 @@ fn release_gives_kept_prompts_and_the_last_batch_up() {
     let (_, again) = chat(port, json!({"messages": messages, "max_tokens": 1}));
     assert!(cached(&again), "{again}");
     let (_, kept_again) = chat(port, json!({"messages": messages, "max_tokens": 1}));
-    assert!(!cached(&kept_again), "the bound is what it was: {kept_again}");
+    assert!(!cached(&kept_again), "the bound is unchanged: {kept_again}");
 }
 
-/// A room of `bytes` for prompts of up to 4096 tokens; the tiny model takes 256 bytes a token.
+/// A room of `bytes` for prompts of up to 4096 tokens; the tiny model takes 256 bytes per token.
 fn room(bytes: u64) -> Value {
     let rows: Vec<Value> = (1..=16_u64)
         .map(|row| json!({"tokens": row * 256, "bytes": [row * 65_536 + 100_000, row * 65_536 + 200_000]}))
@@ -347,7 +347,7 @@ fn the_next_turn_of_a_conversation_reads_what_was_kept_and_it_is_held_once() {
         assert_eq!(cached(&answer) > 1000, turn > 1, "turn {turn}: {answer}");
         backend.ask("trim");
         let kept = settled(&mut backend) - idle;
-        // About 0.55 MB a turn. What was answered is not what the next turn says was, so each is a prompt of its own.
+        // About 0.55 MB per turn. Each next turn claims a different answer, so each is a separate prompt.
         let most = if turn == 1 { 800_000 } else { 1_300_000 };
         assert!((300_000..most).contains(&kept), "{kept} bytes are kept after turn {turn}");
         messages.push(json!({"role": "assistant", "content": "y"}));
@@ -357,9 +357,9 @@ fn the_next_turn_of_a_conversation_reads_what_was_kept_and_it_is_held_once() {
 }
 
 #[test]
-fn kept_prompts_make_room_for_a_prefill_and_the_one_that_goes_on_is_kept_again() {
+fn kept_prompts_make_room_for_a_prefill_and_the_continued_one_is_kept_again() {
     let tiny = real::tiny_model().to_str().unwrap();
-    // A prompt of 2,000 tokens and its smallest step take 0.62 MB: beside it 0.28 MB may be kept.
+    // A prompt of 2,000 tokens and its smallest step take 0.62 MB, which leaves 0.28 MB for kept prompts.
     let mut backend = Backend::start(room(900_000), &["--model", tiny, "--port", "0"]);
     let port = backend.listening();
     let ask = |start: &str, turns: usize| {
@@ -373,7 +373,7 @@ fn kept_prompts_make_room_for_a_prefill_and_the_one_that_goes_on_is_kept_again()
         cached(&answer)
     };
     assert_eq!(ask("a", 0), 0);
-    assert!(ask("a", 1) > 1000, "its own copy makes room, and what it held goes on");
+    assert!(ask("a", 1) > 1000, "its own copy makes room, and is continued");
     assert!(ask("a", 2) > 1000, "and is kept again");
     assert!(ask("b", 0) < 100, "another prompt");
     assert!(ask("a", 3) < 100, "which took the room of the first");
@@ -436,7 +436,7 @@ fn a_model_that_does_not_load_is_a_dead_thread_with_the_reason() {
 }
 
 #[test]
-fn a_request_that_kills_the_generation_thread_is_told() {
+fn the_death_of_the_generation_thread_is_reported() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
     assert_eq!(chat(port, json!({"stop": 5})).0, 404);
@@ -448,13 +448,13 @@ fn a_request_that_kills_the_generation_thread_is_told() {
 }
 
 #[test]
-fn a_client_that_does_not_read_disturbs_nobody() {
+fn a_client_that_does_not_read_disturbs_no_other() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
     let mut deaf = UnixStream::connect(backend.folder.path().join("link")).unwrap();
     deaf.set_write_timeout(Some(PATIENCE)).unwrap();
     let requests = b"{\"op\":\"memory\"}\n".repeat(1000);
-    // Answers that nobody reads fill the socket; then the launcher hangs up and writing fails.
+    // Unread answers fill the socket; then the launcher hangs up and writing fails.
     let dropped = (0..1000).any(|_| deaf.write_all(&requests).is_err());
     assert!(dropped, "a million answers were kept for a client that reads none");
     assert_eq!(backend.ask("memory")["reply"], "memory");
@@ -493,16 +493,16 @@ fn cached_prompts_stay_below_their_bound() {
         }
         backend.ask("memory")["active"].as_u64().unwrap()
     };
-    // KV of the tiny model: 2 · 2 layers · 2 heads · 16 · 2 bytes = 256 bytes a token, 0.4 MB a prompt.
+    // KV of the tiny model: 2 · 2 layers · 2 heads · 16 · 2 bytes = 256 bytes per token, 0.4 MB per prompt.
     let (bounded, unbounded) = (grown(json!({"prompt_cache_bytes": 500_000})), grown(json!({})));
     assert!(bounded + 1_000_000 < unbounded, "{bounded} with a bound of 0.5 MB, {unbounded} without");
 }
 
 #[test]
-fn an_answer_that_is_sent_back_to_be_continued_kills_nothing() {
+fn an_answer_sent_back_to_be_continued_does_no_harm() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
-    // Each prompt is, token for token, what the cache holds of the one before.
+    // Each prompt is exactly what the cache holds of the previous one.
     for (said, next) in [("", "I"), ("I", "am"), ("I am", "a"), ("I am a", "tiny"), ("I am a tiny", "test")] {
         let prompt = format!("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n{said}");
         let body = json!({"prompt": prompt, "max_tokens": 1, "temperature": 0}).to_string();
@@ -512,7 +512,7 @@ fn an_answer_that_is_sent_back_to_be_continued_kills_nothing() {
     }
 }
 
-/// A generation that ends in hours.
+/// A generation that takes hours.
 fn endless() -> String {
     let config = std::fs::read(real::tiny_model().join("config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
@@ -521,7 +521,7 @@ fn endless() -> String {
     json!({"prompt": "Hello", "max_tokens": 10_000_000, "logit_bias": bias}).to_string()
 }
 
-/// Sends a request whose answer nobody waits for.
+/// Sends a request and does not wait for its answer.
 fn ask_and_leave(port: u16, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -533,19 +533,19 @@ fn ask_and_leave(port: u16, body: &str) -> TcpStream {
 }
 
 #[test]
-fn a_plain_answer_that_nobody_waits_for_is_ended() {
+fn a_plain_answer_whose_client_left_is_ended() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
     let mut answer = Vec::new();
     ask_and_leave(port, &endless()).read_to_end(&mut answer).unwrap();
     assert_eq!(String::from_utf8_lossy(&answer), "", "{}", backend.log());
-    // A request with a seed is served alone: when it is, nothing else is computed any more.
+    // A request with a seed is served alone: once it is, nothing else is being computed.
     assert_eq!(chat(port, json!({"seed": 1})).0, 200);
-    assert!(!backend.log().contains("Traceback"), "leaving is no error: {}", backend.log());
+    assert!(!backend.log().contains("Traceback"), "leaving is not an error: {}", backend.log());
 }
 
 #[test]
-fn an_exception_in_an_answer_is_told_instead_of_a_closed_connection() {
+fn an_exception_during_an_answer_is_reported_instead_of_closing_the_connection() {
     let mut backend = Backend::tiny();
     let port = backend.listening();
     // The server reads `include_usage` without asking, after the last token.
@@ -558,7 +558,7 @@ fn an_exception_in_an_answer_is_told_instead_of_a_closed_connection() {
     assert_eq!(chat(port, json!({})).0, 200);
 }
 
-/// Half characters, tool calls: tokens come, and mlx_lm.server writes nothing.
+/// Partial characters, tool calls: tokens are generated, but mlx_lm.server writes nothing.
 #[test]
 fn a_stream_with_tokens_and_without_text_is_kept_alive_and_one_without_tokens_is_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -598,7 +598,7 @@ for path in '/tokens', '/hang':
 
 /// mlx_lm's own calls, both kinds of them, with the rule of each registry value in between.
 #[test]
-fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
+fn the_wired_limit_follows_the_registry_wherever_mlx_lm_sets_it() {
     const RECOMMENDED: u64 = 5_000_000_000;
     let folder = tempfile::tempdir().unwrap();
     mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
@@ -610,7 +610,7 @@ fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(seen["at_start"], 1, "mlx_lm sets it when the server starts: {seen}");
-        // Two generators, each of which sets it and puts back what was before.
+        // Two generators, each of which sets it and restores the previous value.
         assert_eq!(seen["asked"].as_array().unwrap().len(), 5, "and for each generator: {seen}");
         seen
     };
@@ -624,7 +624,7 @@ fn the_wired_limit_is_what_the_registry_says_wherever_mlx_lm_sets_it() {
     assert_eq!(default["reached"][0], RECOMMENDED);
 }
 
-/// In bytes that MLX takes: a conversation that is alone costs none, and several are batched as ever.
+/// In bytes that MLX allocates: a single conversation costs none, and several are batched as usual.
 #[test]
 fn a_conversation_that_is_alone_is_not_copied_before_its_first_token() {
     let folder = tempfile::tempdir().unwrap();
@@ -643,7 +643,7 @@ fn a_conversation_that_is_alone_is_not_copied_before_its_first_token() {
     assert_eq!(seen["kept"], true, "{seen}");
 }
 
-/// On macOS a send does not care for MSG_DONTWAIT, which is what the hook makes of it here.
+/// On macOS, send ignores MSG_DONTWAIT; the hook imitates that here.
 #[test]
 fn a_client_that_stops_reading_keeps_no_backend_from_ending() {
     let hook = tempfile::tempdir().unwrap();
@@ -655,7 +655,7 @@ fn a_client_that_stops_reading_keeps_no_backend_from_ending() {
     backend.listening();
     let (mut deaf, _) = connect(backend.folder.path().join("link"));
     deaf.get_ref().set_nonblocking(true).unwrap();
-    // Asks until it is dropped or the kernel takes no more, and reads no answer: the buffer towards it is full then.
+    // Asks until it is dropped or the kernel accepts no more, and reads no answers, so that its buffer fills up.
     let question = format!("{}\n", json!({"op": "x".repeat(50_000)}));
     while deaf.get_mut().write(question.as_bytes()).is_ok() {}
     assert_eq!(backend.ask("dance")["reply"], "error", "others are answered");

@@ -1,8 +1,8 @@
-//! Imports point one way: a folder imports only from folders below it, and no two files import each other, however
-//! long the way round. The order of the folders, and of the rooms of those that have
-//! some, is the table in `docs/architecture.md`, "Layers".
+//! Imports point one way: a folder imports only from folders above it in the table of `docs/architecture.md`, "Layers",
+//! and no two files import each other, however long the cycle. The table also orders the subfolders of folders that
+//! have some.
 //!
-//! Test modules are exempt: they may reach wherever a test needs to.
+//! Test modules are exempt: they may import whatever a test needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,14 +14,14 @@ type Imports = BTreeMap<String, BTreeSet<String>>;
 fn a_folder_imports_only_from_folders_below_it() {
     let (layers, imports) = (layers(), imports());
     for module in imports.keys() {
-        assert!(layer(&layers, module).is_some(), "`{module}` stands in no layer of the table");
+        assert!(layer(&layers, module).is_some(), "`{module}` is in no layer of the table");
     }
     let upward = upward(&layers, &imports);
     assert!(upward.is_empty(), "imports that point up:\n{}", upward.join("\n"));
 }
 
 #[test]
-fn rooms_of_a_folder_have_their_order_and_none_imports_its_face() {
+fn subfolders_are_ordered_and_none_imports_its_folder() {
     let layers = ["a::low", "a::high", "a", "b"].map(str::to_owned);
     let found = |from: &str, to: &str| {
         let imports = Imports::from([(from.to_owned(), BTreeSet::from([to.to_owned()]))]);
@@ -34,7 +34,7 @@ fn rooms_of_a_folder_have_their_order_and_none_imports_its_face() {
 }
 
 #[test]
-fn no_two_files_import_each_other_however_long_the_way_round() {
+fn no_two_files_import_each_other_however_long_the_cycle() {
     let imports = imports();
     let circles: Vec<String> = circles(&imports).iter().map(|circle| circle.join(" → ")).collect();
     assert!(circles.is_empty(), "files that import each other:\n{}", circles.join("\n"));
@@ -58,7 +58,7 @@ fn an_import_is_found_however_it_is_written() {
     );
 }
 
-/// The rows of the table, lowest first: folders, and rooms of a folder (`gate::wire`).
+/// The rows of the table, lowest layer first: folders, and subfolders (`gate::wire`).
 fn layers() -> Vec<String> {
     let page = std::fs::read_to_string("docs/architecture.md").unwrap();
     let section = page.split("\n## Layers\n").nth(1).unwrap().split("\n## ").next().unwrap();
@@ -66,8 +66,8 @@ fn layers() -> Vec<String> {
     rows.map(str::to_owned).collect()
 }
 
-/// The row that a module stands in: the longest that it begins with, so that a folder's own row is that of its face and
-/// of whatever lies in none of its rooms.
+/// The row of a module: the longest that it begins with, so that a folder's own row is that of its `mod.rs` and of
+/// whatever is in none of its subfolders.
 fn layer(layers: &[String], module: &str) -> Option<usize> {
     let mut name = module;
     loop {
@@ -94,12 +94,12 @@ fn edges(imports: &Imports) -> impl Iterator<Item = (&str, &str)> {
     imports.iter().flat_map(|(from, to)| to.iter().map(move |to| (from.as_str(), to.as_str())))
 }
 
-/// Every module below `src`, but for the two roots and files of tests.
+/// Every module below `src`, except the two roots and test files.
 fn imports() -> Imports {
     let mut texts = BTreeMap::new();
     read(Path::new("src"), &mut texts);
     let known: BTreeSet<String> = texts.keys().cloned().collect();
-    assert!(known.len() > 100, "the source is where it is looked for");
+    assert!(known.len() > 100, "the source files were found");
     texts.iter().map(|(module, text)| (module.clone(), imported(module, text, &known))).collect()
 }
 
@@ -129,7 +129,7 @@ fn imported(module: &str, text: &str, known: &BTreeSet<String>) -> BTreeSet<Stri
             let child = format!("{module}::{}", folder(&leaf));
             match (rooted(&leaf), known.contains(&child)) {
                 (true, _) => found.extend(module_of(module, &leaf, known)),
-                // What a folder's face shows of its own files is no import.
+                // Re-exports of a folder's own files are not imports.
                 (false, true) if !visible => found.extend(module_of("", &format!("{module}::{leaf}"), known)),
                 (false, _) => {}
             }
@@ -140,7 +140,7 @@ fn imported(module: &str, text: &str, known: &BTreeSet<String>) -> BTreeSet<Stri
     found
 }
 
-/// The `use` items of a text, with whether others see them, and everything else.
+/// The `use` items of a text, with whether they are re-exports, and everything else.
 fn items(code: &str) -> (Vec<(bool, String)>, String) {
     let (mut uses, mut rest) = (Vec::new(), String::new());
     let mut lines = code.lines();
@@ -167,7 +167,7 @@ fn rooted(path: &str) -> bool {
     path.starts_with("crate::") || path.starts_with("super::")
 }
 
-/// Every path in code that starts at the crate or at a module above.
+/// Every path in code that starts at the crate or at a parent module.
 fn inline(code: &str) -> Vec<String> {
     let words = code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
     words.filter(|word| rooted(word)).map(str::to_owned).collect()
@@ -215,7 +215,7 @@ fn flatten(tree: &str) -> Vec<String> {
         .collect()
 }
 
-/// The longest module that a path, seen from `module`, leads through.
+/// The longest module on a path, seen from `module`.
 fn module_of(module: &str, path: &str, known: &BTreeSet<String>) -> Option<String> {
     let mut base: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
     let mut parts: Vec<&str> = path.split("::").collect();
@@ -231,8 +231,8 @@ fn module_of(module: &str, path: &str, known: &BTreeSet<String>) -> Option<Strin
     (1..=base.len()).rev().map(|length| base[..length].join("::")).find(|name| known.contains(name))
 }
 
-/// The groups of modules in which each reaches every other (Tarjan, 1972, would find them faster; a few hundred files
-/// do not need it).
+/// The groups of modules in which each reaches every other (Tarjan, 1972, would find them faster, which a few hundred
+/// files do not need).
 fn circles(imports: &Imports) -> Vec<Vec<String>> {
     let reach: BTreeMap<&str, BTreeSet<&str>> =
         imports.keys().map(|module| (module.as_str(), reachable(imports, module))).collect();

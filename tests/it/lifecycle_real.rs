@@ -1,4 +1,4 @@
-//! The main job, with the real `mlx_lm.server` and the built-in tiny model.
+//! The main purpose, with the real `mlx_lm.server` and the built-in tiny model.
 
 use nix::sys::signal::Signal;
 
@@ -10,7 +10,7 @@ fn pair() -> Instance {
 }
 
 #[test]
-fn always_comes_up_manual_waits_for_its_command_and_stop_is_proven() {
+fn always_on_models_start_manual_ones_wait_for_a_command_and_stop_is_proven() {
     let mut instance = pair();
     instance.wait_state("tiny", "ready");
     assert_eq!(instance.model("other")["state"], "stopped");
@@ -41,13 +41,13 @@ fn always_comes_up_manual_waits_for_its_command_and_stop_is_proven() {
     assert_eq!(http(instance.gate("other"), "GET", "/health", "").0, 503);
     instance.expect(0, &["stop", "other"]);
 
-    assert_eq!(instance.pid("tiny"), before, "nothing of it touched the other model");
+    assert_eq!(instance.pid("tiny"), before, "the other model was not touched");
     assert_eq!(instance.end(), Some(0));
     assert!(!alive(before), "nothing is left");
 }
 
 #[test]
-fn a_killed_always_on_backend_comes_back_and_a_killed_manual_one_stays_down() {
+fn a_killed_always_on_backend_restarts_and_a_killed_manual_one_stays_down() {
     let instance = pair();
     instance.wait_state("tiny", "ready");
     instance.expect(0, &["start", "other"]);
@@ -63,7 +63,7 @@ fn a_killed_always_on_backend_comes_back_and_a_killed_manual_one_stays_down() {
 }
 
 #[test]
-fn a_manual_model_that_nobody_asks_goes_by_itself_and_stays_down() {
+fn an_idle_manual_model_stops_by_itself_and_stays_down() {
     let idle = Entry::new("idle", "manual").with("stop = { idle = \"1s\" }");
     let instance =
         Instance::fake(vec![idle, Entry::new("lent", "manual"), Entry::new("tiny", "always")]).serve();
@@ -86,9 +86,9 @@ fn a_manual_model_that_nobody_asks_goes_by_itself_and_stays_down() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("always-on"), "{refused:?}");
 }
 
-/// A client that has left is no reason to keep a model, however long its backend works on the answer.
+/// A client that has left does not keep a model up, however long its backend works on the answer.
 #[test]
-fn a_model_that_hangs_over_a_client_who_left_goes_by_itself() {
+fn a_model_that_works_for_a_client_that_left_stops_by_itself() {
     let entry = Entry::new("m", "manual")
         .with("stop = { idle = \"30s\", drain = \"1s\", term = \"1s\" }")
         .with("health = { interval = \"1s\", timeout = \"2m\", hang_after = \"1h\" }");

@@ -1,6 +1,6 @@
-//! Many clients at once: every answer comes, and together they tell one story. The history of what was asked and
-//! answered must have an order, within each command's own time, in which one model that does one thing at a time would
-//! have answered the same (Herlihy and Wing's linearizability, searched for as Wing and Gong do).
+//! Many clients at once: every answer arrives, and together they are consistent. The history of requests and answers
+//! must have an order, within the duration of each command, in which one model that does one thing at a time would have
+//! answered the same (Herlihy and Wing's linearizability, found with Wing and Gong's search).
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::support::dice::{Dice, number};
 use crate::support::{Entry, Instance, try_control};
 
-/// What one command came to.
+/// The outcome of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     /// `start`: ready as this process.
     Started(i64),
-    /// `restart`: ready as this process, which nobody had seen when it was asked for. Two that overlap may share it.
+    /// `restart`: ready as this process, which did not exist when it was requested. Two that overlap may share it.
     Restarted(i64),
-    /// `stop`: the run that there was is gone, or there was none.
+    /// `stop`: the run is gone, or there was none.
     Stopped,
     /// `status`: ready as this process.
     SeenReady(i64),
@@ -26,7 +26,7 @@ enum Answer {
     SeenDown,
 }
 
-/// A command that was answered: when it was given, when it was answered, what it came to.
+/// A command that was answered: when it was sent, when it was answered, its outcome.
 #[derive(Debug, Clone, Copy)]
 struct Call {
     from: Duration,
@@ -45,7 +45,7 @@ impl Answer {
         }
     }
 
-    /// The state after it, if it can happen in `state`. A process that was replaced never comes back.
+    /// The state after it, if it is possible in `state`. A replaced process never comes back.
     fn apply(self, state: State) -> Option<State> {
         match self {
             Self::Started(pid) => (state.is_none() || state == Some(pid)).then_some(Some(pid)),
@@ -57,20 +57,20 @@ impl Answer {
     }
 }
 
-/// Whether a restart came to a process that was there before it was asked for.
+/// Whether a restart resulted in a process that existed before it was requested.
 fn is_stale(call: &Call, calls: &[Call]) -> bool {
     let Answer::Restarted(pid) = call.answer else { return false };
     calls.iter().any(|other| other.to < call.from && other.answer.process() == Some(pid))
 }
 
-/// An order of the calls that explains all answers; or the longest part of one that could be found.
+/// An order of the calls that explains all answers; else the longest part of one that was found.
 fn linearize(calls: &[Call]) -> Result<(), usize> {
     let mut calls = calls.to_vec();
     calls.sort_by_key(|call| call.from);
     if let Some(stale) = calls.iter().position(|call| is_stale(call, &calls)) {
         return Err(stale);
     }
-    // Done so far: all before `low`, and those of the set; few, for only so many overlap.
+    // Done so far: all before `low`, and those in the set; few, because only a few overlap.
     let mut seen = HashSet::new();
     let mut stack = vec![(0_usize, Vec::<usize>::new(), None)];
     let mut best = 0;
@@ -87,7 +87,7 @@ fn linearize(calls: &[Call]) -> Result<(), usize> {
         if !seen.insert((low, done.clone(), state)) {
             continue;
         }
-        // Whoever was answered first must come before all that were asked later.
+        // A call that was answered must come before all that were sent later.
         let open = || (low..calls.len()).filter(|index| !done.contains(index));
         let first = open().take(64).map(|index| calls[index].to).min().unwrap_or_default();
         let next: Vec<usize> = open().take_while(|index| calls[*index].from <= first).collect();
@@ -95,7 +95,7 @@ fn linearize(calls: &[Call]) -> Result<(), usize> {
             if let Some(after) = calls[index].answer.apply(state) {
                 let mut done = done.clone();
                 done.push(index);
-                // What changes nothing can only help when it is done at once: no other choice is worth a try.
+                // A call that changes nothing is best done at once: no other choice is worth trying.
                 let read = matches!(calls[index].answer, Answer::SeenDown | Answer::SeenReady(_));
                 if read {
                     stack.push((low, done, after));
@@ -108,7 +108,7 @@ fn linearize(calls: &[Call]) -> Result<(), usize> {
     Err(best)
 }
 
-/// One command on the control socket. `None`: another client's command went over it, or the model is on its way.
+/// One command on the control socket. `None`: another client's command overrode it, or the model is starting.
 fn ask(instance: &Instance, what: usize) -> Option<Answer> {
     let socket = instance.root().join("run/mlxctl.sock");
     let (method, path, body) = match what {
@@ -131,13 +131,13 @@ fn ask(instance: &Instance, what: usize) -> Option<Answer> {
     let last = answer.lines().filter_map(document).rfind(Value::is_object).expect("an outcome");
     let Some(done) = last.get("done") else {
         let error = last.get("error").unwrap_or(&last);
-        assert_eq!(error["code"], "refused", "only another's command goes over it: {last}");
+        assert_eq!(error["code"], "refused", "only another client's command overrides it: {last}");
         return None;
     };
     let pid = done["model"]["pid"].as_i64();
     match what {
         1 => Some(Answer::Stopped),
-        // The document is of the moment after; by then another's command may have been at work.
+        // The document describes the moment after; by then another client's command may have taken effect.
         _ if done["model"]["state"] != "ready" => None,
         0 => pid.map(Answer::Started),
         _ => pid.map(Answer::Restarted),
@@ -158,7 +158,7 @@ fn the_answers_to_24_clients_have_an_order_that_explains_them() {
                 let mut asked = 0;
                 while began.elapsed() < length {
                     let from = began.elapsed();
-                    // Commands are rarer than looks, or no run would ever be ready.
+                    // Commands are rarer than status requests, or no run would ever become ready.
                     let what = dice.roll(12);
                     if let Some(answer) = ask(instance, what) {
                         history.lock().unwrap().push(Call { from, to: began.elapsed(), answer });
@@ -206,7 +206,7 @@ fn the_check_tells_a_possible_history_from_an_impossible_one() {
     ] {
         let mut bad = good.to_vec();
         bad.push(lie);
-        // A restart alone is no lie, but then the last look is.
+        // The restart alone is possible, but then the last status is not.
         bad.push(call(100, 101, SeenDown));
         assert!(linearize(&bad).is_err(), "{lie:?}");
     }

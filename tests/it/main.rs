@@ -1,4 +1,4 @@
-//! One file a promise; `support` is the harness.
+//! One file per promise; `support` is the harness.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 fn mlxctl(home: &Path, config: &Path) -> Command {
     let mut command = Command::cargo_bin("mlxctl").unwrap();
-    // Nothing is downloaded here, whatever the machine holds.
+    // Nothing is downloaded here, whatever is on the machine.
     command.env("HF_HUB_CACHE", home.join("hub")).env("HOME", home).arg("--config").arg(config);
     command
 }
@@ -21,7 +21,7 @@ fn deployment() -> &'static Path {
 }
 
 #[test]
-fn the_deployments_budget_is_printed_in_both_countings() {
+fn the_deployments_budget_is_printed_with_both_counts() {
     let home = TempDir::new().unwrap();
     let plan = stdout(mlxctl(home.path(), deployment()).args(["budget", "--memory", "128GB"]));
     insta::assert_snapshot!(plan);
@@ -34,7 +34,7 @@ fn the_deployments_budget_is_printed_in_both_countings() {
 }
 
 #[test]
-fn a_name_that_nothing_goes_by_is_not_planned_with() {
+fn a_plan_with_an_unknown_name_is_refused() {
     let home = TempDir::new().unwrap();
     let mut command = mlxctl(home.path(), deployment());
     command.args(["budget", "--running", "71b"]).assert().code(4);
@@ -117,7 +117,7 @@ fn files_that_cannot_work_are_a_named_problem() {
 }
 
 #[test]
-fn a_model_that_nobody_knows_is_refused_and_one_that_is_declared_is_marked() {
+fn an_unknown_model_is_refused_and_a_declared_size_is_marked() {
     let home = TempDir::new().unwrap();
     let text = "[[model]]\nname = \"m\"\nrepo = \"org/m\"\nport = 8800\nstart = \"manual\"\n";
     let file = home.path().join("models.toml");

@@ -1,11 +1,11 @@
-//! Memory while it is used: refused with its terms, held to its ceiling, given back to a program that comes first.
+//! Memory in use: refused with its terms, held to its ceiling, released for a program that comes first.
 
 use std::path::Path;
 use std::process::{Child, Command};
 
 use crate::support::{Entry, Instance, alive, copy_program, http};
 
-/// A program of that name that runs and does nothing.
+/// A program of that name that does nothing.
 fn program(folder: &Path, name: &str) -> Child {
     let path = folder.join(name);
     copy_program(Path::new("/bin/sleep"), &path);
@@ -13,7 +13,7 @@ fn program(folder: &Path, name: &str) -> Child {
 }
 
 #[test]
-fn a_start_that_does_not_fit_is_refused_with_every_term_and_force_goes_past_it_visibly() {
+fn a_start_that_does_not_fit_is_refused_with_every_term_and_force_overrides_it_visibly() {
     let folder = tempfile::tempdir().unwrap();
     let mut hog = program(folder.path(), "mlxctl-hog");
     let reserve = "reserve = [{ name = \"everything\", size = \"900TB\", while_running = [\"mlxctl-hog\"] }]";
@@ -37,7 +37,7 @@ fn a_start_that_does_not_fit_is_refused_with_every_term_and_force_goes_past_it_v
 }
 
 #[test]
-fn an_estimate_judges_beside_what_runs_and_says_what_it_counted() {
+fn an_estimate_takes_running_models_into_account_and_says_what_it_counted() {
     let instance = Instance::fake(vec![Entry::new("m", "manual"), Entry::new("n", "manual")]).serve();
     instance.expect(0, &["start", "m"]);
     let json = |name| -> serde_json::Value {
@@ -107,7 +107,7 @@ fn the_limits_of_the_estimate_are_the_backends_own_and_the_gates() {
     let entry = Entry::new("m", "manual")
         .with("memory = { context = 2048, kv_limit = \"100MB\", cache_limit = \"50MB\" }");
     let instance = Instance::fake(vec![entry]).serve();
-    // Before the run, since the run is learned from.
+    // Before the run, because the supervisor learns from it.
     let estimate: serde_json::Value =
         serde_json::from_str(&instance.expect(0, &["estimate", "m", "--json"])).unwrap();
     instance.expect(0, &["start", "m"]);
@@ -127,16 +127,17 @@ fn a_supervisor_at_rest_gives_back_what_it_needed_to_get_there() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
     instance.expect(0, &["start", "m"]);
     let pid = instance.supervisor_pid();
-    // Pages of files, the program's own for the most part, in kB.
+    // File pages, mostly the program's own, in kB.
     let resident = || -> u64 {
         crate::support::linux::status(pid, "RssFile").strip_suffix(" kB").unwrap().parse().unwrap()
     };
     let before = resident();
     let began = std::time::Instant::now();
-    // What idling needs comes back at once, a debug build's large code most of all; unasked, nothing would ever go.
+    // What an idle supervisor needs is read back at once, above all the large code of a debug build; by itself, nothing
+    // would ever be released.
     while resident() + 1024 > before {
         assert!(began.elapsed() < crate::support::PATIENCE, "{before} kB, and still {} kB", resident());
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-    assert_eq!(instance.model("m")["state"], "ready", "and goes on");
+    assert_eq!(instance.model("m")["state"], "ready", "and it keeps running");
 }

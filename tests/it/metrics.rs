@@ -1,4 +1,4 @@
-//! What is counted is what happened, and Prometheus can read it.
+//! The counters match what happened, and Prometheus can read them.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -6,19 +6,19 @@ use std::os::unix::net::UnixStream;
 
 use crate::support::{Entry, Instance, free_port, http};
 
-/// Every sample by name and labels. Fails where a line is none, a family stands twice, or has no type.
+/// Every sample by name and labels. Panics if a line is not a sample, or a family occurs twice or has no type.
 fn samples(text: &str) -> BTreeMap<String, f64> {
     let (mut found, mut families) = (BTreeMap::new(), Vec::new());
     for line in text.lines() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
             let name = family.split(' ').next().unwrap().to_owned();
-            assert!(!families.contains(&name), "{name} stands twice");
+            assert!(!families.contains(&name), "{name} occurs twice");
             families.push(name);
         } else if !line.starts_with("# HELP ") {
             let (name, value) = line.rsplit_once(' ').unwrap();
             let bare = name.split('{').next().unwrap();
             assert!(families.iter().any(|family| bare.starts_with(family.as_str())), "{line}");
-            assert!(found.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{line} stands twice");
+            assert!(found.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{line} occurs twice");
         }
     }
     found
@@ -67,7 +67,7 @@ fn states_requests_tokens_and_events_are_counted_as_they_happened() {
     assert_eq!(value("mlxctl_events_total{model=\"a\",kind=\"ready\"}"), 1.0);
     assert_eq!(value("mlxctl_events_total{model=\"\",kind=\"up\"}"), 1.0);
     assert!(value("mlxctl_model_footprint_bytes{model=\"a\"}") > 1e6);
-    assert!(!seen.contains_key("mlxctl_model_footprint_bytes{model=\"b\"}"), "what is not known has no line");
+    assert!(!seen.contains_key("mlxctl_model_footprint_bytes{model=\"b\"}"), "an unknown value has no line");
     assert_eq!(
         value("mlxctl_budget_free_bytes"),
         value("mlxctl_budget_total_bytes")
@@ -85,7 +85,7 @@ fn the_registry_may_name_a_listener_and_a_reload_moves_it() {
     let wait = |port: u16| {
         let began = std::time::Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < crate::support::PATIENCE, "nobody listens on {port}");
+            assert!(began.elapsed() < crate::support::PATIENCE, "nothing listens on {port}");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     };
@@ -105,16 +105,16 @@ fn the_registry_may_name_a_listener_and_a_reload_moves_it() {
 }
 
 #[test]
-fn silent_connections_lock_nobody_out_and_a_name_that_was_pointed_here_gets_nothing() {
+fn silent_connections_lock_no_one_out_and_foreign_host_names_are_refused() {
     let port = free_port();
-    // A socket for IPv6, which sees clients of IPv4 as addresses of IPv6.
+    // An IPv6 socket, which sees IPv4 clients as IPv6 addresses.
     let at = format!("[metrics]\naddress = \"[::ffff:127.0.0.1]:{port}\"");
     let instance = Instance::fake(vec![Entry::new("a", "manual").with(&at)]).serve();
     let began = std::time::Instant::now();
     let connect = || loop {
         match std::net::TcpStream::connect(("127.0.0.1", port)) {
             Ok(stream) => return stream,
-            Err(_) => assert!(began.elapsed() < crate::support::PATIENCE, "nobody listens"),
+            Err(_) => assert!(began.elapsed() < crate::support::PATIENCE, "nothing listens"),
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
@@ -132,7 +132,7 @@ fn silent_connections_lock_nobody_out_and_a_name_that_was_pointed_here_gets_noth
 }
 
 #[test]
-fn a_listener_that_cannot_listen_is_said_and_costs_nothing_else() {
+fn a_listener_that_cannot_listen_is_reported_and_does_no_other_harm() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let entry = Entry::new("a", "always").with(&format!("[metrics]\naddress = \"{address}\""));
@@ -143,7 +143,7 @@ fn a_listener_that_cannot_listen_is_said_and_costs_nothing_else() {
 }
 
 #[test]
-fn the_dashboard_asks_for_nothing_that_is_not_there() {
+fn the_dashboard_uses_only_metrics_that_exist() {
     let instance = Instance::fake(vec![Entry::new("a", "always").faults(&["token=0.005"])]).serve();
     instance.wait_state("a", "ready");
     // Long enough to have a speed.

@@ -1,4 +1,4 @@
-//! The supervisor may die, the model stays; files may be damaged, the supervisor goes on.
+//! If the supervisor dies, the model stays; if files are damaged, the supervisor keeps running.
 
 use nix::sys::signal::Signal;
 
@@ -9,7 +9,7 @@ fn pair() -> Instance {
 }
 
 #[test]
-fn a_killed_supervisor_costs_no_model_and_the_next_one_adopts_them() {
+fn models_survive_a_killed_supervisor_and_the_next_one_adopts_them() {
     let mut instance = pair();
     instance.wait_state("a", "ready");
     instance.expect(0, &["start", "b"]);
@@ -32,7 +32,7 @@ fn a_killed_supervisor_costs_no_model_and_the_next_one_adopts_them() {
 }
 
 #[test]
-fn a_backend_that_died_with_its_supervisor_is_started_anew_and_a_stranger_with_its_pid_is_left_alone() {
+fn a_backend_that_died_with_its_supervisor_is_restarted_and_a_stranger_with_its_pid_is_left_alone() {
     let mut instance = pair();
     instance.wait_state("a", "ready");
     let pid = instance.pid("a");
@@ -54,7 +54,7 @@ fn a_backend_that_died_with_its_supervisor_is_started_anew_and_a_stranger_with_i
 }
 
 #[test]
-fn damaged_files_are_set_aside_and_said_and_a_backend_without_any_is_stopped_before_the_next_starts() {
+fn damaged_files_are_set_aside_and_reported_and_a_backend_without_any_is_stopped_before_the_next_starts() {
     let mut instance = pair();
     instance.wait_state("a", "ready");
     let pid = instance.pid("a");
@@ -73,7 +73,7 @@ fn damaged_files_are_set_aside_and_said_and_a_backend_without_any_is_stopped_bef
         .filter(|kind| kind == "stray_gone" || kind == "spawned")
         .collect();
     assert_eq!(order, ["spawned", "stray_gone", "spawned"]);
-    assert!(!alive(pid), "nobody would ever have stopped it");
+    assert!(!alive(pid), "nothing else would ever have stopped it");
     let kinds: Vec<_> =
         instance.events().iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect();
     for kind in ["record_problem", "state_problem", "stray_stopped", "stray_gone"] {
@@ -91,7 +91,7 @@ fn a_second_supervisor_refuses_and_says_who_has_the_instance() {
 }
 
 #[test]
-fn a_registry_that_breaks_leaves_the_old_one_in_force_and_status_says_so() {
+fn a_broken_registry_leaves_the_old_one_in_use_and_status_says_so() {
     let instance = pair();
     instance.wait_state("a", "ready");
     let (good, pid) = (std::fs::read_to_string(instance.config()).unwrap(), instance.pid("a"));
@@ -144,7 +144,7 @@ fn commands_of_many_clients_at_once_are_all_answered() {
                         _ => &["status", "--json"],
                     };
                     let code = instance.run(args).status.code();
-                    // 75: another client's command went over it.
+                    // 75: another client's command overrode it.
                     assert!(matches!(code, Some(0 | 75)), "{args:?}: {code:?}");
                 }
             });

@@ -1,4 +1,4 @@
-//! The owner is told of what matters, once an episode; the menu bar shows what `status` says.
+//! The owner is notified of what matters, once per episode; the menu bar shows what `status` says.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use crate::support::{Entry, Instance, PATIENCE, alive, signal};
 const QUICK: &str =
     "restart = { stable_after = \"100ms\", backoff_min = \"100ms\", backoff_max = \"200ms\" }";
 
-/// An instance of one always-on model that appends what it tells to a file.
+/// An instance with one always-on model that appends its notifications to a file.
 fn telling(kinds: &str) -> (Instance, PathBuf) {
     let instance = Instance::fake(vec![
         Entry::new("m", "always").with(QUICK),
@@ -44,7 +44,7 @@ fn wait_told(instance: &Instance, file: &Path, count: usize) -> Vec<Value> {
 }
 
 #[test]
-fn a_model_that_is_down_is_told_once_with_what_to_do_and_again_after_it_was_ready() {
+fn a_model_that_is_down_is_reported_once_with_a_hint_and_again_after_it_was_ready() {
     let (mut instance, file) = telling("[\"failed\"]");
     let weights = instance.root().join("model/model.safetensors");
     let aside = instance.root().join("aside");
@@ -57,7 +57,7 @@ fn a_model_that_is_down_is_told_once_with_what_to_do_and_again_after_it_was_read
     );
     assert!(first["text"].as_str().unwrap().contains("safetensors"), "{first}");
     assert!(first["hint"].as_str().unwrap().contains("complete the folder"), "{first}");
-    // The same trouble, found again by a person's start and by the next supervisor.
+    // The same problem, found again by a person's start and by the next supervisor.
     assert_eq!(instance.run(&["start", "m"]).status.code(), Some(1));
     instance.end();
     instance.serve_again();
@@ -65,7 +65,7 @@ fn a_model_that_is_down_is_told_once_with_what_to_do_and_again_after_it_was_read
     std::fs::rename(&aside, &weights).unwrap();
     instance.wait_state("m", "ready");
     assert_eq!(told(&file).len(), 1);
-    // It was well: the next trouble is told.
+    // The model was ready, so the next problem is reported.
     std::fs::rename(&weights, &aside).unwrap();
     let pid = instance.pid("m");
     signal(pid, nix::sys::signal::Signal::SIGKILL);
@@ -75,7 +75,7 @@ fn a_model_that_is_down_is_told_once_with_what_to_do_and_again_after_it_was_read
 }
 
 #[test]
-fn a_refused_start_and_a_revoked_key_are_told_and_a_command_that_fails_is_an_event() {
+fn a_refused_start_and_a_revoked_key_are_reported_and_a_failing_command_is_an_event() {
     let (instance, file) = telling("[\"refused\", \"key-revoked\"]");
     instance.expect(0, &["key", "add", "phone"]);
     let instance = instance.serve();
@@ -90,7 +90,7 @@ fn a_refused_start_and_a_revoked_key_are_told_and_a_command_that_fails_is_an_eve
     assert_eq!(all[1]["kind"], "key-revoked");
     assert!(all[1]["text"].as_str().unwrap().contains("phone"), "{}", all[1]);
     assert!(instance.events().iter().all(|event| event["kind"] != "notify_failed"));
-    // A command that is gone stops nothing.
+    // A missing command does not stop anything.
     let broken = std::fs::read_to_string(instance.config()).unwrap().replace("/bin/sh", "/no/such/sh");
     std::fs::write(instance.config(), broken).unwrap();
     let said = instance.expect(0, &["reload"]);
@@ -105,7 +105,7 @@ fn a_refused_start_and_a_revoked_key_are_told_and_a_command_that_fails_is_an_eve
 }
 
 #[test]
-fn a_test_goes_every_way_that_is_configured_and_says_what_came_of_it() {
+fn a_test_uses_every_configured_way_and_reports_the_results() {
     let (instance, file) = telling("[\"failed\"]");
     assert_eq!(instance.expect(0, &["notify", "--test"]), "command: sent\n");
     let told = told(&file);

@@ -1,4 +1,4 @@
-//! What a supervisor does about a Mac's own ways, on a machine made of paper: the environment is real, no process is made.
+//! How a supervisor handles what only a Mac does, on a fake machine: the environment is real, no process is started.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use mlxctl::internals::units::Bytes;
 
 use crate::real;
 
-/// A supervisor with one manual model, `m`, whose processes cannot be made.
+/// A supervisor with one manual model, `m`, whose processes cannot be spawned.
 fn supervisor(folder: &std::path::Path, host: &Arc<Fake>) -> Handle {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let python = real::python();
@@ -60,9 +60,9 @@ async fn after_a_kernel_panic_manual_models_wait_for_force_and_then_no_longer() 
     assert!(noted.len() == 1 && noted[0].contains("panic-full-2026"), "{noted:?}");
     admitted(start(&handle, true).await);
     admitted(start(&handle, false).await);
-    assert_eq!(events(&handle, "kernel_panic").await.len(), 2, "that somebody answered for it is noted");
+    assert_eq!(events(&handle, "kernel_panic").await.len(), 2, "the start by force is noted");
 
-    // The next supervisor of this boot does not ask again; a new panic is another matter.
+    // The next supervisor of this boot does not ask again, unless there is a new panic.
     handle.hand_over();
     while handle.status().await.is_some() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -85,7 +85,7 @@ async fn memory_is_read_again_before_a_start_is_refused_for_what_is_available_no
     let handle = supervisor(folder.path(), &host);
     let reading = |available| MemoryReading { available: Some(available), ..MemoryReading::default() };
     host.set_memory(reading(Bytes::mb(1)));
-    // Where readings are fresh, one is enough.
+    // If readings are fresh, one is enough.
     assert_eq!(start(&handle, false).await.unwrap_err().code, ErrorCode::Refused);
 
     host.set_memory_lag(Duration::from_millis(200));

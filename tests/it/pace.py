@@ -1,4 +1,4 @@
-"""The pace of the launcher whose folder is given, on a clock that only moves when something takes time."""
+"""Tests the pace of the launcher in the given folder, on a clock that only moves when something takes time."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ spec.loader.exec_module(module)
 
 
 class World:
-    """A GPU that computes what it is given after Python has made it, and a thread that rests."""
+    """A GPU that computes what Python has made and handed over, and a thread that rests."""
 
     def __init__(self, percent):
         self.now, self.rests, self.busy_until = 0.0, [], 0.0
@@ -18,7 +18,7 @@ class World:
         self.pace.changed = self
         self.pace.percent = percent
 
-    # Stands in for the condition of the pace.
+    # Stands in for the pace's condition variable.
     def __enter__(self):
         return self
 
@@ -36,7 +36,7 @@ class World:
         self.now = max(self.now, self.busy_until)
 
     def work(self, python, gpu):
-        """One step: Python makes the graph, and the GPU computes it while Python goes on."""
+        """One step: Python makes the graph, and the GPU computes it while Python continues."""
         self.now += python
         self.pace.gives()
         self.busy_until = max(self.busy_until, self.now) + gpu
@@ -51,7 +51,7 @@ for percent, wanted in ((25, 0.3), (50, 0.1), (75, 0.1 / 3), (5, 1.9), (95, 0.1 
     close(module.rest(0.1, percent), wanted)
 print("proportional")
 
-# Over many steps of any length the GPU works for its share, whatever Python takes in between.
+# Over many steps of any length, the GPU works for its share, however long Python takes in between.
 for percent in (25, 50, 75):
     world, worked = World(percent), 0.0
     lengths = [0.002, 0.04, 0.2, 0.003, 2.0] * 20
@@ -59,12 +59,12 @@ for percent in (25, 50, 75):
         world.pace.step(world.work, 0.0005, length)
         worked += length
     world.pace.wait()
-    # The first graph is made before there is anything to rest from, the last one never.
+    # The first graph is made before there is anything to rest from, and there is no rest after the last one.
     close(worked / world.now, percent / 100)
     assert len(world.rests) == len(lengths), "a rest after each step"
 print("the GPU has its share")
 
-# What the server does between two steps is rest as well, and a long pause leaves nothing to make up for.
+# Time that the server spends between two steps counts as rest, and a long pause leaves nothing to make up for.
 world = World(50)
 world.pace.step(world.work, 0.0, 0.1)
 world.now += 0.04
@@ -107,7 +107,7 @@ world.pace.step(lambda: (world.work(0.0, 0.5), world.pace.between()))
 assert world.rests == []
 print("a batch rests between its steps")
 
-# An end that comes early closes what is under way, as without a pace.
+# Ending early closes what is in progress, as without a pace.
 ended = []
 
 
@@ -125,7 +125,7 @@ tokens.close()
 assert ended == [True]
 print("cut")
 
-# Without a pace nothing is waited for.
+# Without a pace there is no waiting.
 world = World(None)
 world.pace.step(world.work, 0.001, 5.0)
 world.pace.step(world.work, 0.001, 5.0)

@@ -1,4 +1,4 @@
-//! Beside a program that the models yield to: a pace that begins and ends with it, and requests that wait.
+//! While a program runs that the models yield to: a pace that begins and ends with it, and requests that wait.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -25,11 +25,11 @@ fn a_paced_launcher_rests_in_proportion_to_its_work() {
     assert!(said.ends_with("taken in at once\n") && said.lines().count() == 9, "{said}");
 }
 
-/// A process that stands for the game; ends with the test.
+/// A process that plays the game's part; ends with the test.
 struct Game(Child);
 
 impl Game {
-    /// Programs are found by name on the whole machine, where other tests have games of their own.
+    /// Programs are found by name on the whole machine, on which other tests have games of their own.
     fn name(of: &str) -> String {
         format!("Civ-{of}-{}", std::process::id())
     }
@@ -52,7 +52,7 @@ impl Game {
 
 impl Drop for Game {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may already have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -76,7 +76,7 @@ fn until(what: &str, seen: impl Fn() -> bool) {
     }
 }
 
-/// The pace that the launcher of the model says it has.
+/// The pace that the model's launcher reports.
 fn pace(instance: &Instance) -> Value {
     let stream = UnixStream::connect(instance.root().join("run/m.sock")).unwrap();
     let mut hello = String::new();
@@ -107,12 +107,12 @@ fn the_real_server_is_paced_while_the_game_runs_whoever_supervises_it() {
     let seeded = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":8,"seed":1}"#;
     assert_eq!(http(instance.gate("m"), "POST", "/v1/chat/completions", seeded).0, 200);
 
-    // A new run, and an adopted one that nobody had told.
+    // A new run, and an adopted one that was not told yet.
     instance.expect(0, &["restart", "m"]);
     until("a new run is paced", || pace(&instance) == 25);
     instance.kill_supervisor();
     game.end();
-    assert_eq!(pace(&instance), 25, "nobody told it");
+    assert_eq!(pace(&instance), 25, "it was not told to stop");
     instance.serve_again();
     until("the pace ends", || pace(&instance) == Value::Null);
     instance.wait_state("m", "ready");
@@ -127,14 +127,14 @@ fn the_real_server_is_paced_while_the_game_runs_whoever_supervises_it() {
 }
 
 #[test]
-fn requests_wait_for_the_game_and_what_is_under_way_finishes() {
+fn requests_wait_for_the_game_and_those_in_flight_finish() {
     let instance = instance("hold", "yield_actions = [\"hold\"]");
     let mut stream = TcpStream::connect(instance.gate("m")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":1500,"stream":true}"#;
     let length = body.len();
     write!(stream, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-    until("it is under way", || instance.model("m")["traffic"]["in_flight"] == 1);
+    until("it is in flight", || instance.model("m")["traffic"]["in_flight"] == 1);
     let game = Game::start(&instance.root(), "hold");
     until("it is held", || instance.status()["supervisor"]["holding"] == true);
     let mut answer = String::new();

@@ -13,17 +13,17 @@ use crate::support::door::Door;
 use crate::support::upstream::{Backend, answer_of};
 use crate::support::{Entry, Instance, PATIENCE, copy_program, free_port};
 
-/// A request as if a proxy had passed it on: not from this machine.
+/// A header as if a proxy had forwarded the request: it does not count as coming from this machine.
 const ELSEWHERE: &str = "X-Forwarded-For: 192.168.132.40\r\n";
 
-/// A program of that name that runs and does nothing.
+/// A program of that name that does nothing.
 fn program(folder: &Path, name: &str) -> Child {
     let path = folder.join(name);
     copy_program(Path::new("/bin/sleep"), &path);
     Command::new(&path).arg("120").spawn().unwrap()
 }
 
-/// An answer with its head.
+/// A response with its head.
 struct Answer {
     status: u16,
     head: String,
@@ -74,7 +74,7 @@ impl House {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
                     return stream;
                 }
-                Err(_) => assert!(began.elapsed() < PATIENCE, "nobody listens"),
+                Err(_) => assert!(began.elapsed() < PATIENCE, "nothing listens"),
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -91,7 +91,7 @@ impl House {
             "{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n"
         )
         .unwrap();
-        // A body that is too long is not taken to its end.
+        // A body that is too long is not read to its end.
         let _ = stream.write_all(body.as_bytes());
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -117,7 +117,7 @@ impl House {
         self.ask("POST", "/login", &headers, &format!("{{\"key\":\"{key}\"}}"))
     }
 
-    /// The lines that a session is known by, and its token.
+    /// The header lines that identify a session, and its token.
     fn sign_in(&self, key: &str) -> (String, String) {
         let answer = self.try_key(key);
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -141,7 +141,7 @@ impl House {
 struct Watch(BufReader<TcpStream>);
 
 impl Watch {
-    /// The document of the next event of this name that is as wanted; `None`: the stream has ended.
+    /// The document of the next event of this name that satisfies `wanted`; `None`: the stream has ended.
     fn next(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         let began = Instant::now();
         let mut event = String::new();
@@ -252,7 +252,7 @@ fn a_session_is_a_cookie_that_no_script_reads_and_that_ends_with_its_key() {
 }
 
 #[test]
-fn buttons_are_for_keys_for_control_and_do_what_a_person_does() {
+fn buttons_need_a_key_that_may_control_and_do_what_a_person_does() {
     let house = House::one();
     let (reader, of_reader) = house.sign_in(&house.key("gateway", "ask"));
     let (session, token) = house.sign_in(&house.key("phone", "control"));
@@ -293,7 +293,7 @@ fn a_key_says_what_it_may() {
 }
 
 #[test]
-fn a_button_never_goes_past_a_refusal() {
+fn a_button_never_overrides_a_refusal() {
     let folder = tempfile::tempdir().unwrap();
     let mut hog = program(folder.path(), "mlxctl-hog");
     let reserve = "reserve = [{ name = \"all\", size = \"900TB\", while_running = [\"mlxctl-hog\"] }]";
@@ -309,7 +309,7 @@ fn a_button_never_goes_past_a_refusal() {
 }
 
 #[test]
-fn another_page_presses_nothing_and_reads_nothing() {
+fn another_site_can_neither_press_nor_read() {
     let house = House::one();
     let key = house.key("phone", "control");
     let (session, token) = house.sign_in(&key);
@@ -333,7 +333,7 @@ fn another_page_presses_nothing_and_reads_nothing() {
         assert_eq!(press(&headers), 403, "{headers}");
     }
     assert_eq!(house.instance.model("a")["state"], "stopped");
-    // From this machine a page of another site could read without a key, if a browser let it.
+    // From this machine, a page of another site could read without a key if a browser allowed it.
     for path in ["/session", "/stream"] {
         assert_eq!(house.ask("GET", path, "Sec-Fetch-Site: cross-site\r\n", "").status, 403, "{path}");
     }
@@ -345,7 +345,7 @@ fn another_page_presses_nothing_and_reads_nothing() {
 }
 
 #[test]
-fn a_name_that_was_pointed_here_gets_nothing() {
+fn a_foreign_host_name_gets_nothing() {
     let house = House::one();
     for host in ["evil.example", "127.0.0.1.evil.example"] {
         for (method, path) in [("GET", "/"), ("GET", "/session"), ("GET", "/stream"), ("POST", "/login")] {
@@ -384,7 +384,7 @@ fn heads_bodies_and_silent_connections_are_bounded() {
 }
 
 #[test]
-fn a_watcher_is_told_what_happens_and_reads_no_file_but_logs_of_models() {
+fn a_watcher_receives_what_happens_and_reads_no_files_but_logs_of_models() {
     let house = House::new(vec![Entry::new("a", "always"), Entry::new("b", "manual")]);
     for log in ["none", "..%2Fr%2Frun%2Fa", "..%2f..%2fmodels", "a.access", "", "mlxctl"] {
         assert_eq!(house.ask("GET", &format!("/stream?log={log}"), "", "").status, 404, "{log}");
@@ -429,7 +429,7 @@ fn a_reload_moves_the_page_and_ends_what_was_connected_to_it() {
 }
 
 #[tokio::test]
-async fn a_key_for_control_opens_no_gate() {
+async fn a_key_that_may_control_opens_no_gate() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let door =
         Door::open(Availability::Ready(backend.upstream(1)), |config| config.network.require_key = true)

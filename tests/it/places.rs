@@ -1,4 +1,5 @@
-//! Folders that are not there, that are not ours alone, or whose names mean something else: said before anything is made.
+//! Folders that are missing, that others may write, or whose names mean something else: reported before anything is
+//! created.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl Home {
         (output.status.code(), String::from_utf8(text).unwrap())
     }
 
-    /// Each of these verbs fails as one does whose registry has a problem, and says `words`.
+    /// Each of these verbs fails as with an invalid registry, and says `words`.
     fn refuses(&self, verbs: &[&str], words: &[&str]) {
         for verb in verbs {
             let (code, text) = self.run(verb);
@@ -56,7 +57,7 @@ fn mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_root_on_a_disk_that_is_away_is_named_with_its_target_and_nothing_is_made() {
+fn a_root_on_a_missing_disk_is_named_with_its_target_and_nothing_is_created() {
     let home = Home::with("root = \"HERE/root\"");
     fs_err::os::unix::fs::symlink(home.path("Away/mlx"), home.path("root")).unwrap();
     home.refuses(&["check", "serve"], &["paths.root", "Away/mlx, which does not exist", "mounted"]);
@@ -98,7 +99,7 @@ fn a_folder_that_others_may_write_is_refused_by_all_that_would_put_code_or_secre
 }
 
 #[test]
-fn keys_and_their_lock_are_this_users_alone() {
+fn keys_and_their_lock_are_private_to_this_user() {
     let home = Home::with("root = \"HERE/root\"");
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlxctl"));
     command.env_clear().env("HOME", home.path("")).arg("--config").arg(home.path("models.toml"));

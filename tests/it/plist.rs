@@ -1,4 +1,4 @@
-//! The agent's property list says what the registry says, other readers read it, and the file in `plists/` is it.
+//! The agent's property list matches the registry, other parsers read it, and `plists/` has the same file.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What `mlxctl plist` prints on the machine of `config/models.toml`, where both lie as the README says.
+/// What `mlxctl plist` prints on the machine of `config/models.toml`, with program and registry where the README says.
 fn rendered() -> String {
     let text = std::fs::read_to_string(project("config/models.toml")).unwrap();
     let config = Path::new("/Users/you/Library/Application Support/mlxctl/models.toml");
@@ -22,7 +22,7 @@ fn rendered() -> String {
     launchd::render(&registry.agent, Path::new("/usr/local/bin/mlxctl"), config).unwrap()
 }
 
-/// Runs a reader; its stdout.
+/// Runs a parser; returns its stdout.
 fn read_with(program: &str, arguments: &[&str], file: &Path) -> String {
     let output = Command::new(program).args(arguments).arg(file).output().unwrap();
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
@@ -49,7 +49,7 @@ fn every_key_of_the_first_deployment_keeps_its_value() {
     let (seed, ours) =
         (with_plistlib(&project("tests/fixtures/plist/seed.plist")), with_plistlib(&project(RENDERED)));
     for (key, value) in seed.as_object().unwrap() {
-        // The program is what this project is about: a supervisor in the server's place.
+        // The program differs on purpose: a supervisor in the server's place.
         if key != "ProgramArguments" {
             assert_eq!(ours.get(key), Some(value), "{key}");
         }
@@ -58,7 +58,7 @@ fn every_key_of_the_first_deployment_keeps_its_value() {
 }
 
 #[test]
-fn what_the_man_page_leaves_to_luck_is_spelled_out() {
+fn what_the_man_page_leaves_open_is_spelled_out() {
     let ours = with_plistlib(&project(RENDERED));
     assert_eq!(ours["AbandonProcessGroup"], true);
     assert!(ours["ExitTimeOut"].as_u64() > Some(60), "{ours}");
@@ -66,14 +66,14 @@ fn what_the_man_page_leaves_to_luck_is_spelled_out() {
 }
 
 #[test]
-fn apples_format_is_understood_by_debians_reader_too() {
+fn debians_parser_reads_the_file_too() {
     let file = project(RENDERED);
     let installed = Command::new("plistutil").arg("--version").output();
     if matches!(&installed, Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
         skipped("plistutil's reading of the plist", "it is not installed (Debian: libplist-utils)");
         return;
     }
-    // It converts what it has understood; both sides of the conversion must be the same job.
+    // It converts what it understood; both sides of the conversion must be the same job.
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("binary.plist");
     read_with("plistutil", &["-f", "bin", "-o", &binary.to_string_lossy(), "-i"], &file);

@@ -1,11 +1,11 @@
-//! The tests run on a Mac as they are: what only Linux has stays in files that only Linux compiles.
+//! The tests run on a Mac unchanged: what only Linux has is in files that only Linux compiles.
 
 use std::path::{Path, PathBuf};
 
-/// `/proc` itself, and programs of util-linux, as they stand in a test.
+/// `/proc` itself, and programs of util-linux, as a test would contain them.
 const LINUX_ONLY: [&str; 4] = ["\"/proc", "format!(\"/proc", "new(\"prlimit", "new(\"setsid"];
 
-/// The modules that only Linux compiles, as paths without an end, by the `mod` lines of `file`.
+/// The modules that only Linux compiles, as paths without an extension, from the `mod` lines of `file`.
 fn linux_only(file: &Path) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(file).unwrap();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! Sleep and power as a whole supervisor lives with them: the machine is real but for its battery.
+//! Sleep and power with a whole supervisor: the machine is real except for its battery.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -123,7 +123,7 @@ async fn start(handle: &Handle, force: bool) -> Result<String, (ErrorCode, Strin
     done.map(|done| done.text).map_err(|error| (error.code, error.message))
 }
 
-/// The rules are looked at when they change: this changes them, to the same effect.
+/// Rules are judged when they change: this changes them without changing their effect.
 async fn look_again(handle: &Handle, bench: &Bench, low_power: &str) {
     let registry = bench.registry(&format!("on_battery = \"stop_manual\"\nlow_power = \"{low_power}\""));
     handle.reload(Ok(Box::new(registry)), false).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a shell set up for another Python decides nothing about ours, and what the registry sets reaches the backend.
+//! A shell's settings for another Python do not affect ours, and what the registry sets reaches the backend.
 
 use crate::support::{Entry, Instance};
 
@@ -10,7 +10,7 @@ fn environment(instance: &Instance, model: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_shells_python_decides_nothing_and_the_registrys_variables_arrive() {
+fn a_shells_python_has_no_effect_and_the_registrys_variables_arrive() {
     let entry = Entry::new("a", "always")
         .with("environment = { AGX_RELAX_CDM_CTXSTORE_TIMEOUT = \"1\", LANG = \"C\" }");
     let mut instance =

@@ -1,4 +1,4 @@
-//! A process is watched, measured and signalled as itself: never a stranger that has its pid.
+//! A process is watched, measured and signalled by its identity: never a stranger with the same pid.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use mlxctl::internals::units::Bytes;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A process of this test's, which ends with it.
+/// A process of this test, which ends with it.
 struct Own {
     host: Arc<dyn Host>,
     who: Identity,
@@ -26,8 +26,8 @@ impl Drop for Own {
     }
 }
 
-/// A shell that leads a group of its own and has run `script` up to the point where it says "up". There it may
-/// `read`, until [`Own::go_on`].
+/// A shell that leads its own group and has run `script` up to the point where it prints "up". There it may `read`,
+/// until [`Own::go_on`].
 fn shell(script: &str) -> Own {
     let host = host::system();
     let mut command = Command::new("/bin/sh");
@@ -78,9 +78,9 @@ async fn a_child_says_how_it_ended() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_no_child_is_watched_too() {
+async fn a_process_that_is_not_a_child_is_watched_too() {
     let host = host::system();
-    // The shell that started it ends at once: nobody here is its parent.
+    // The shell that started it ends at once, so it is not our child.
     let mut shell = Command::new("/bin/sh");
     let mut parent =
         shell.args(["-c", "sleep 600 >/dev/null 2>&1 & echo $!"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -90,14 +90,14 @@ async fn a_process_that_is_no_child_is_watched_too() {
     let who = host.identify(pid.trim().parse().unwrap()).unwrap().unwrap();
     let mut watch = host.watch(who).unwrap();
     let early = tokio::time::timeout(Duration::from_millis(50), &mut watch).await;
-    assert!(early.is_err(), "lives, so the watch waits");
-    // It is in this test's group, so it is not for the host to signal a group here.
+    assert!(early.is_err(), "it lives, so the watch waits");
+    // It is in this test's group, so the host must not signal the group here.
     host.signal(who, Signal::Kill).unwrap();
     assert_eq!(tokio::time::timeout(LIMIT, watch).await.unwrap(), Exit::Unknown);
 }
 
 #[tokio::test]
-async fn the_end_of_what_is_gone_is_known_at_once() {
+async fn the_end_of_a_process_that_is_gone_is_known_at_once() {
     let mut own = shell("echo up; read line");
     own.go_on();
     own.child.wait().unwrap();
@@ -129,7 +129,7 @@ async fn a_signal_reaches_the_grandchildren() {
 
 #[tokio::test]
 async fn what_outlives_its_leader_is_found_and_killed() {
-    // Only a session's leader is recorded; survivors are known by the session. macOS has no program that begins one.
+    // Only the session leader is recorded; survivors are recognised by their session. macOS has no setsid(1).
     let leads = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])";
     let host = host::system();
     let mut child = Command::new("python3");
@@ -144,7 +144,7 @@ async fn what_outlives_its_leader_is_found_and_killed() {
 }
 
 #[test]
-fn a_footprint_grows_with_what_a_process_and_its_children_hold() {
+fn a_footprint_grows_with_the_memory_of_a_process_and_its_children() {
     let small = shell("echo up; exec sleep 600");
     let holds = "x=$(head -c 8000000 /dev/zero | tr '\\0' x); ";
     let large = shell(&format!("{holds} echo up; read line"));
@@ -169,7 +169,7 @@ async fn cpu_time_and_bytes_read_go_up() {
 }
 
 #[test]
-fn the_owner_of_a_port_is_told_from_others() {
+fn the_owner_of_a_port_is_distinguished_from_others() {
     let host = host::system();
     let own = host.identify(nix::unistd::getpid().as_raw()).unwrap().unwrap();
     let other = shell("echo up; exec sleep 600");
@@ -207,7 +207,7 @@ fn processes_are_found_by_name_and_by_argument() {
 }
 
 #[test]
-fn the_machine_says_what_it_has() {
+fn the_machine_reports_what_it_has() {
     let host = host::system();
     let facts = host.facts();
     assert!(facts.memory > Bytes::mb(256), "{facts:?}");

@@ -1,4 +1,4 @@
-"""Profiles of many models in one process: a JSON object a line, with what the caches were seen to take.
+"""Profiles of many models in one process: one JSON object per line, with the measured size of the caches.
 
     profile.py PROBE FAMILIES CONFIGS FOLDER
 
@@ -44,7 +44,7 @@ def say(name, document, tokens, quantized=None):
           flush=True)
 
 
-# Evaluated, before nothing is any more: caches that the server quantises from the first token on.
+# Evaluated now, because nothing is later: caches that the server quantises from the first token on.
 QUANTIZED = {**config_of("qwen2"), "head_dim": 64, "hidden_size": 256}
 
 
@@ -60,7 +60,7 @@ def quantized_bytes(tokens, bits):
 
 
 def fp8():
-    """DeepSeek's FP8: a byte an element and a scale for each block of 128 × 128; mlx_lm expands it to bfloat16."""
+    """DeepSeek's FP8: one byte per element and one scale per block of 128 × 128; mlx_lm expands it to bfloat16."""
     config = {**config_of("deepseek_v3"), "torch_dtype": "bfloat16", "quantization_config": {"quant_method": "fp8"}}
     weights = dict(tree_flatten(probe.build(config).parameters()))
     stored = {}

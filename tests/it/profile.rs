@@ -1,4 +1,4 @@
-//! Cache profiles by the real mlx_lm: what it says of real configurations, and of hostile ones.
+//! Cache profiles by the real mlx_lm: what it says about real configurations, and about hostile ones.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ struct Case {
     name: String,
     document: String,
     bytes: BTreeMap<u64, u64>,
-    /// Bits of the caches.
+    /// Bits per value in the caches.
     quantized: Option<u64>,
 }
 
@@ -32,9 +32,9 @@ fn describe(model: &Path, limits: Limits) -> String {
 #[derive(Deserialize)]
 struct Fact {
     name: String,
-    /// Bytes a token in the layers that grow with the sequence.
+    /// Bytes per token in the layers that grow with the sequence.
     per_token: u64,
-    /// Bytes a token in the layers with a window, and the window.
+    /// Bytes per token in the layers with a window, and the window.
     #[serde(default)]
     windowed: (u64, u64),
     /// Bytes that do not grow.
@@ -78,7 +78,7 @@ fn profiles_of_real_configurations_are_exact_and_read_alike_by_both_languages() 
         }
         if let Some(fact) = facts.iter().find(|fact| fact.name == case.name) {
             let (each, window) = fact.windowed;
-            // Growing caches are allocated by 256 tokens, windows are full by then.
+            // Growing caches are allocated in steps of 256 tokens; windows are full by then.
             let expected = fact.per_token * 10_240 + each * window + fact.fixed;
             if case.bytes[&10_000] != expected {
                 wrong.push(format!(
@@ -99,10 +99,10 @@ fn weights_count_as_served(folder: &Path, served: u64, stored: u64) {
     let weights = |profile| read_profiled(folder, profile).unwrap().weights.bytes.0;
     assert_eq!((weights(Some(&profile)), weights(None)), (served, stored));
     assert!(served > stored * 3 / 2, "{served} of {stored}");
-    assert_eq!(read_folder(folder).unwrap().weights.bytes.0, stored, "a first word goes by the files");
+    assert_eq!(read_folder(folder).unwrap().weights.bytes.0, stored, "a first estimate goes by the files");
 }
 
-/// The whole of it takes minutes; this is a family of each kind of cache.
+/// Testing all of them takes minutes; this is one family per kind of cache.
 #[test]
 fn a_sample_of_families_is_estimated_to_the_byte() {
     let output = std::process::Command::new(real::python())
@@ -130,7 +130,7 @@ fn refused(files: &[(&str, String)]) -> (RefusedKind, String) {
     }
     let refused = Profile::parse(&describe(folder.path(), LIMITS)).unwrap_err();
     let left = std::fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(left, files.len(), "nothing is written beside the model");
+    assert_eq!(left, files.len(), "nothing is written next to the model");
     (refused.kind, refused.message)
 }
 
@@ -179,9 +179,9 @@ fn a_hostile_configuration_is_refused_by_name_and_nothing_of_it_runs() {
 fn a_template_is_parsed_and_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    // Infinity where mlx_lm takes it.
+    // Infinity where mlx_lm accepts it.
     write("config.json", &good().to_string().replace("1e-6", "1e-6,\"rope_theta\":Infinity"));
-    // Neither does a module in the folder stand in for the environment's.
+    // A module in the folder does not replace the environment's either.
     write("jinja2.py", "raise SystemExit");
     let loops = "{% for n in range(10**9) %}{{ 'x' * 10**9 }}{{ messages }}{% endfor %}{{ 10**10**10 }}\
                  {{ 'a'|center(9999999999) }}{% if enable_thinking %}{{ tools|tojson }}{% endif %}";

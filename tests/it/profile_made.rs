@@ -1,4 +1,4 @@
-//! Profiles are made by commands and read by everything else; files that are not what their names say are named.
+//! Commands make profiles and everything else reads them; files that are not what their names say are named.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::real;
 use crate::support::{Entry, Instance, program, venv};
 
-/// An environment of this test's own with the packages of the real one.
+/// A separate environment for this test with the packages of the real one.
 fn environment(home: &Path) -> PathBuf {
     let (real, own) = (venv(), home.join("venv"));
     let lib = fs::read_dir(real.join("lib")).unwrap().next().unwrap().unwrap().file_name();
@@ -61,7 +61,7 @@ fn a_known_model_is_estimated_without_an_interpreter() {
     program::write(&python, &format!("#!/bin/sh\ntouch {}\nexit 1\n", ran.display()));
     assert_eq!(estimate(&instance)["estimate"], first["estimate"]);
     assert!(!ran.exists(), "no Python was started");
-    // It is asked again when the configuration changes; what it cannot say then is a rule of thumb.
+    // mlx_lm is asked again when the configuration changes; if it cannot answer then, rules of thumb are used.
     let copy = home.path().join("model");
     fs::create_dir(&copy).unwrap();
     for entry in fs::read_dir(real::tiny_model()).unwrap() {
@@ -93,7 +93,7 @@ fn use_describes_the_model_that_it_switches_to() {
 fn the_supervisor_describes_nothing_itself() {
     let instance = Instance::fake(vec![Entry::new("m", "always")]).serve();
     instance.wait_state("m", "ready");
-    assert_eq!(profiles(&instance), 0, "a start that nobody asked for waits for no Python but its own");
+    assert_eq!(profiles(&instance), 0, "an automatic start waits for no Python but its own");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-"""Tries the launcher's store of kept prompts with mlx_lm's own caches, and with a fault at each of its points.
+"""Tests the launcher's store of kept prompts with mlx_lm's own caches, and with a fault at each of its points.
 
-The folder of the launcher's files is the argument. A line a promise that held; an assertion is one that did not.
+The argument is the folder of the launcher's files. Prints one line per promise that held; an assertion fails otherwise.
 """
 
 import os
@@ -69,7 +69,7 @@ def reopened(path, key=KEY):
 
 
 def child(*what):
-    """Does it in a process of its own; its exit code. Not a fork: MLX's threads would be missing."""
+    """Does it in a process of its own and returns its exit code. Not a fork, which would lack MLX's threads."""
     return subprocess.run([sys.executable, __file__, sys.argv[1], *map(str, what)], check=False).returncode
 
 
@@ -152,20 +152,20 @@ for name, make in EVERY.items():
     assert kinds.can_trim_prompt_cache(back) == kinds.can_trim_prompt_cache(cache), name
     print("kind", name)
 
-# Only this user reads it.
+# Only this user can read it.
 path = place()
 made, _ = store(path)
 write(made)
 assert os.stat(path).st_mode & 0o777 == 0o700
 assert {os.stat(os.path.join(path, name)).st_mode & 0o777 for name in os.listdir(path)} == {0o600}
-# Whatever the shell's umask is.
+# Even with any umask of the shell.
 before, path = os.umask(0o002), os.path.join(tempfile.mkdtemp(), "prompts", "m")
 made, opened = store(path)
 os.umask(before)
 assert opened and os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700, said
 print("private")
 
-# Matching is mlx_lm's: what can be cut serves every prompt that begins like it, what cannot serves its whole.
+# Matching is mlx_lm's: a cache that can be cut serves every prompt with the same beginning, others only the whole one.
 made, _ = store(place())
 write(made)
 write(made, [*range(5000, 5200)], [linear()])
@@ -175,16 +175,16 @@ assert made.best([*range(5000, 5199), 7, 7], 0) is None and made.best([*range(50
 assert made.best([*range(5000, 5200), 7], 0).tokens[0] == 5000
 print("matching")
 
-# A longer prompt takes the place of its beginnings; what is there already is not written again.
+# A longer prompt replaces its beginnings; what is already there is not written again.
 write(made, [*PROMPT, *range(100)], [filled(kinds.KVCache(), 300)])
 assert sorted(len(entry.tokens) for entry in made.entries.values()) == [200, 300]
 before = files(made.path)
 assert write(made, PROMPT) and files(made.path) == before
-# The newest is written first, and the turn before it, whose end the newest puts differently, does not take its place.
+# The newest is written first, and the turn before it, which ends differently, does not replace it.
 assert write(made, [*PROMPT, *range(500, 520)]) and files(made.path) == before
 print("beginnings")
 
-# Bounded, the oldest out, other models' among them; one that is larger than all is not written.
+# Bounded: the oldest are removed, also those of other models; one larger than the bound is not written.
 path = place()
 one, _ = store(path, "b" * 64)
 write(one, used=time.time() - 1000)
@@ -200,18 +200,18 @@ assert not write(made, [*range(9_000, 13_000)], [filled(kinds.KVCache(), 4_000) 
 assert len(files(path, ".tokens")) == 3 and "larger" in said[-1], said
 print("bounded")
 
-# A short disk is left alone, and said once.
+# A nearly full disk is left alone, which is reported once.
 said.clear()
 made, _ = store(place(), spare=1 << 62)
 assert not write(made) and not write(made) and files(made.path) == []
 assert len(said) == 1 and "short" in said[0], said
 print("short disk")
 
-# A disk that fills in the middle of a file.
+# A disk that fills up in the middle of a file.
 assert child("full", place()) == 0
 print("full disk")
 
-# Killed at each point of writing: nothing is found, or all of it, and nothing stays behind.
+# Killed at each point of writing: nothing or everything is found, and nothing is left behind.
 for point in range(4):
     path = place()
     assert child("killed", path, point) == 9, point
@@ -232,7 +232,7 @@ for point in range(4):
     leave(made)
 print("killed while it reads")
 
-# What cannot be read, by the system's word, is computed; so is what MLX cannot make arrays of.
+# What the system cannot read is computed, and so is what MLX cannot turn into arrays.
 for fail in ("system", "mlx"):
     path = place()
     made, _ = store(path)
@@ -253,7 +253,7 @@ for fail in ("system", "mlx"):
     assert files(made.path, ".tokens") == [], files(made.path)
 print("unreadable")
 
-# Torn and damaged files cost a recomputation, and one of them is kept for whoever wants to look.
+# Torn and damaged files cost a recomputation, and one of them is kept for inspection.
 def shorten(path):
     os.truncate(path, os.path.getsize(path) - 1)
 
@@ -266,7 +266,7 @@ def flip(path, at=-5000):
         file.write(bytes([byte[0] ^ 1]))
 
 
-# What this process wrote and nobody changed is not compared again; whatever another one wrote is.
+# What this process wrote and no one changed is not compared again; what another process wrote is.
 path = place()
 made, _ = store(path)
 write(made)
@@ -308,7 +308,7 @@ for suffix, harm in [
         leave(made)
 print("damaged")
 
-# Somebody else's file under the name of ours, with a right checksum of its own, is not what the list says.
+# Another file under the name of ours, with a correct checksum of its own, is not what the list says.
 path = place()
 made, _ = store(path)
 write(made)
@@ -340,7 +340,7 @@ for name in ("config.json", "tokenizer.json", "model.safetensors"):
         file.write("[")
     others.append(prompt_store.identity(model, ["--model", folder]))
 assert len({same, *others}) == 6
-# Of another version of mlx-lm or MLX, which may lay arrays out or round differently.
+# From another version of mlx-lm or MLX, which may lay out arrays or round differently.
 import importlib.metadata
 
 now, version = prompt_store.identity(model, ["--model", folder]), importlib.metadata.version
@@ -348,7 +348,7 @@ for package in ("mlx-lm", "mlx"):
     importlib.metadata.version = lambda name, package=package: version(name) + ("1" if name == package else "")
     assert prompt_store.identity(model, ["--model", folder]) != now, package
     importlib.metadata.version = version
-# Of another version of this file.
+# From another version of this file.
 path = place()
 made, _ = store(path)
 write(made)
@@ -358,7 +358,7 @@ assert read(reopened(path)) is None and files(path, ".tokens") == []
 prompt_store.FORMAT -= 1
 print("foreign")
 
-# A store that somebody else may write, or that is no folder, is refused and said; serving goes on without.
+# A store that others may write, or that is not a folder, is refused and reported; serving continues without it.
 for spoil in ("mode", "owner", "link", "parent", "file"):
     said.clear()
     path = place()
@@ -391,14 +391,14 @@ assert child("shared", path) == 0
 leave(made)
 print("alone")
 
-# Forgotten is gone.
+# What is forgotten is gone.
 made, _ = store(path)
 write(made)
 made.forget()
 assert files(path) == [] and read(made) is None and write(made) and read(made) is not None
 print("forgotten")
 
-# A class that mlx_lm could not load again is not written.
+# A class that mlx_lm could not load is not written.
 class Strange(kinds.KVCache):
     pass
 
@@ -410,7 +410,7 @@ assert keeper.saveable(EVERY["list"]()) and not keeper.saveable([Strange()])
 assert not keeper.saveable([kinds.CacheList(Strange())]) and len(said) == 1, said
 print("strange")
 
-# What is read back takes its place in the one room first, and is not read where it must not be.
+# What is read back first gets its place in the room, and is not read if there is none.
 import launcher
 
 made, _ = store(place())
@@ -420,7 +420,7 @@ keeper = prompt_store.Keeper(made, [], mx)
 keeper.identities["m"] = KEY
 table = {"bytes": 1_000_000, "concurrency": 1, "least": 512, "steps": [512], "rows": [{"tokens": 1000, "bytes": [300_000]}]}
 room = launcher.Room(table, 700_000)
-# In the launcher's order.
+# In the order of the launcher.
 keeper.install(kinds)
 launcher.leave_a_token()
 launcher.keep_prompts_alone(room, keeper)
@@ -443,10 +443,10 @@ assert rest == [1, 2, 3] and found[0].offset == 200, rest
 assert found[0].keys.shape[2] == 512, "with room for the rest and an answer, so that a batch makes no copy of it"
 assert len(seen) == 1 and 0 < seen[0] and seen[0] + entry.bytes + 300_000 <= table["bytes"], seen
 assert lru.fetch_nearest_cache("m", [*others[1], 1])[1] == [1], "the newest stayed"
-# A prompt that is just what the store has leaves a token over.
+# A prompt that is exactly what the store has leaves one token to compute.
 found, rest = lru.fetch_nearest_cache("m", PROMPT)
 assert rest == PROMPT[-1:] and found[0].offset == 199, rest
-# A sliding cache is kept without what it holds beyond its window, which changes nothing of what follows.
+# A sliding cache is kept without what is outside its window, which does not change what follows.
 whole = filled(kinds.RotatingKVCache(64))
 kept, token = kinds.RotatingKVCache(64), [mx.random.normal((1, 2, 1, 64)) for _ in range(2)]
 kept.state = whole.state
@@ -459,7 +459,7 @@ for tokens in (token, [mx.random.normal((1, 2, 5, 64)) for _ in range(2)]):
     [one, other] = (cache.update_and_fetch(*tokens) for cache in (one.caches[0], other))
     assert all(mx.array_equal(*pair) for pair in zip(one, other)), tokens[0].shape
 print("cut to the window")
-# What was going on when the last backend ended is in memory before anybody asks for it; what was over stays on disk.
+# Conversations in progress when the last backend ended are in memory before they are needed; others stay on disk.
 for recent, used, resumed in ((60, 5, True), (60, 120, False), (0, 5, False), (60, -50, False)):
     resuming, _ = store(place())
     write(resuming, used=time.time() - used)

@@ -1,4 +1,4 @@
-//! Kept prompts outlive what drops them: a trim, a stop, a kill. Nothing that is wrong is ever read back.
+//! Kept prompts outlive what drops them from memory: a trim, a stop, a kill. Nothing wrong is ever read back.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::support::{Entry, Instance, control, http, signal};
 
 /// Every kind of cache, and a fault at each point of writing and reading.
 #[test]
-fn what_is_read_back_is_what_was_kept_and_a_fault_costs_a_recomputation() {
+fn what_is_read_back_is_what_was_kept_and_a_fault_only_costs_a_recomputation() {
     let folder = tempfile::tempdir().unwrap();
     mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let script = folder.path().join("try.py");
@@ -40,7 +40,7 @@ fn what_is_read_back_is_what_was_kept_and_a_fault_costs_a_recomputation() {
     assert!(faults.iter().all(|fault| held.contains(fault)), "{held:?}");
 }
 
-/// A prompt of some hundred tokens, and `more` after it; what came, and how many of its tokens were not computed.
+/// A prompt of some hundred tokens, and `more` after it; returns the answer and how many prompt tokens were cached.
 fn ask(instance: &Instance, more: &str) -> (String, u64) {
     let messages = json!([{"role": "user", "content": format!("{} {more}", "What are you? ".repeat(40))}]);
     let body = json!({"messages": messages, "max_tokens": 8, "temperature": 0}).to_string();
@@ -76,8 +76,8 @@ fn a_conversation_outlives_a_trim_a_kill_and_a_restart_until_it_is_forgotten() {
     let (back, cached) = ask(&instance, "and");
     assert!(cached > 100, "{cached} after a kill");
 
-    // Stopped: written on the way out.
-    // In memory again before anybody asks: nothing is read for a request.
+    // Stopped: written before it ends.
+    // In memory again before the first request: nothing is read for a request.
     instance.expect(0, &["restart", "m"]);
     let (again, cached) = ask(&instance, "and");
     assert_eq!(again, back);
@@ -92,7 +92,7 @@ fn a_conversation_outlives_a_trim_a_kill_and_a_restart_until_it_is_forgotten() {
     assert!(said.contains("in memory or on disk"), "{said}");
     let folder = instance.root().join("state/prompts/m");
     let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["lock"], "the backend's, which holds nothing");
+    assert_eq!(left, ["lock"], "only the lock of the running backend");
     assert_eq!(ask(&instance, "").1, 0);
     instance.expect(0, &["stop", "m"]);
     assert!(std::fs::read_dir(&folder).unwrap().count() > 1);
@@ -101,7 +101,7 @@ fn a_conversation_outlives_a_trim_a_kill_and_a_restart_until_it_is_forgotten() {
 }
 
 #[test]
-fn a_hand_over_and_a_restart_after_it_cost_no_conversation_and_no_count() {
+fn a_hand_over_and_a_restart_after_it_lose_neither_conversations_nor_counts() {
     let mut instance = Instance::real(vec![Entry::new("m", "always")]).serve();
     instance.wait_state("m", "ready");
     let (first, _) = ask(&instance, "");
@@ -115,7 +115,7 @@ fn a_hand_over_and_a_restart_after_it_cost_no_conversation_and_no_count() {
     assert_eq!(instance.wait_for_end(), Some(0));
     instance.serve_again();
     instance.wait_state("m", "ready");
-    assert_eq!(usage(&instance), before, "counting goes on");
+    assert_eq!(usage(&instance), before, "counting continues");
     assert!(before["since"].as_str().unwrap().ends_with('Z'), "{before}");
     let pid = instance.pid("m");
     instance.expect(0, &["restart", "m"]);
@@ -127,7 +127,7 @@ fn a_hand_over_and_a_restart_after_it_cost_no_conversation_and_no_count() {
 }
 
 #[test]
-fn the_models_own_tokenizer_holds_prompts_against_the_context_and_caps_answers() {
+fn the_models_own_tokenizer_checks_prompts_against_the_context_and_caps_answers() {
     let instance =
         Instance::real(vec![Entry::new("m", "manual").with("memory = { context = 1024 }")]).serve();
     instance.expect(0, &["start", "m"]);
@@ -149,5 +149,5 @@ fn the_models_own_tokenizer_holds_prompts_against_the_context_and_caps_answers()
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")), "{refused}");
     let said = refused["error"]["message"].as_str().unwrap();
     assert!(said.contains("1024") && said.contains("tokens"), "{said}");
-    assert_eq!(ask(10, json!({"max_tokens": 1})).0, 200, "and nothing else came of it");
+    assert_eq!(ask(10, json!({"max_tokens": 1})).0, 200, "and nothing else happened");
 }

@@ -1,4 +1,4 @@
-//! `mlxctl pull` brings a model whole or says why not, whatever happens on the way: the environment's own
+//! `mlxctl pull` downloads a model completely or says why not, whatever goes wrong: the environment's own
 //! `huggingface_hub` against a hub on loopback.
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use fs_err as fs;
 use crate::hub::{Faults, Hub, REPO};
 use crate::support::{Entry, Instance, PATIENCE, signal};
 
-/// Bytes of a file of weights in the made-up model.
+/// Size of a weights file in the made-up model, bytes.
 const SHARD: usize = 6 << 20;
 
 /// A safetensors file with one tensor.
@@ -42,7 +42,7 @@ fn model() -> Vec<(String, Vec<u8>)> {
     .to_vec()
 }
 
-/// A registry with one model of the hub, and a cache of its own.
+/// A registry with one model from the hub, and a cache of its own.
 struct Laptop {
     instance: Instance,
     hub: Hub,
@@ -75,7 +75,7 @@ impl Laptop {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What a failed pull says; its exit code.
+    /// Exit code and message of a failed pull.
     fn refused(&self, more: &[&str]) -> (Option<i32>, String) {
         let output = self.pull(more);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -90,7 +90,7 @@ impl Laptop {
         self.storage().join("snapshots").join(commit)
     }
 
-    /// Names of the model's files in the cache, by what a backend would find.
+    /// Names of the model's files in the cache, as a backend would find them.
     fn files(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.snapshot())
             .unwrap()
@@ -100,7 +100,7 @@ impl Laptop {
         names
     }
 
-    /// Sizes of what has come in part.
+    /// Sizes of partial downloads.
     fn partials(&self) -> Vec<usize> {
         let Ok(entries) = fs::read_dir(self.storage().join("blobs")) else { return Vec::new() };
         let partial = entries
@@ -121,7 +121,7 @@ impl Laptop {
 }
 
 #[test]
-fn a_model_comes_whole_with_the_files_that_mlx_lm_reads_and_no_others() {
+fn a_model_is_downloaded_with_the_files_that_mlx_lm_reads_and_no_others() {
     let laptop = Laptop::new(model());
     let output = laptop.pull(&[]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -141,13 +141,13 @@ fn a_model_comes_whole_with_the_files_that_mlx_lm_reads_and_no_others() {
     assert_eq!(laptop.files(), expected);
     laptop.hub.asked();
     assert!(laptop.pulled(&[]).contains("verified"));
-    assert_eq!(laptop.hub.asked(), [], "what is there is not fetched again");
+    assert_eq!(laptop.hub.asked(), [], "what is there is not downloaded again");
     let listed = laptop.command(&["models", "--json"]).output().unwrap();
     assert!(String::from_utf8_lossy(&listed.stdout).contains(r#""complete": true"#));
 }
 
 #[test]
-fn a_download_that_was_cut_in_the_middle_goes_on_from_there() {
+fn a_download_that_was_cut_off_resumes_from_there() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults {
         cut_after: Some(SHARD / 2),
@@ -168,11 +168,11 @@ fn a_download_that_was_cut_in_the_middle_goes_on_from_there() {
     let asked = laptop.hub.asked();
     let sent: usize = asked.iter().map(|asked| asked.sent).sum();
     assert!(asked.iter().any(|asked| asked.from > 0), "{asked:?}");
-    assert_eq!(sent + kept, 2 * shard("a").len(), "no byte came twice: {asked:?}");
+    assert_eq!(sent + kept, 2 * shard("a").len(), "no byte was sent twice: {asked:?}");
 }
 
 #[test]
-fn a_connection_that_is_cut_again_and_again_does_not_end_a_download() {
+fn a_connection_that_is_repeatedly_cut_does_not_end_a_download() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { cut_after: Some(2 << 20), cuts: 4, ..Faults::default() });
     assert!(laptop.pulled(&[]).contains("verified"));
@@ -181,7 +181,7 @@ fn a_connection_that_is_cut_again_and_again_does_not_end_a_download() {
 }
 
 #[test]
-fn a_hub_that_knows_no_ranges_costs_bytes_and_no_damage() {
+fn a_hub_that_ignores_ranges_costs_bytes_but_does_no_damage() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { cut_after: Some(2 << 20), cuts: 1, no_ranges: true, ..Faults::default() });
     assert!(laptop.pulled(&[]).contains("verified"));
@@ -189,7 +189,7 @@ fn a_hub_that_knows_no_ranges_costs_bytes_and_no_damage() {
 }
 
 #[test]
-fn ctrl_c_keeps_what_has_come() {
+fn ctrl_c_keeps_what_was_downloaded() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { pause: Duration::from_millis(20), ..Faults::default() });
     let mut child =
@@ -214,7 +214,7 @@ fn ctrl_c_keeps_what_has_come() {
 }
 
 #[test]
-fn a_killed_pull_leaves_nobody_who_downloads() {
+fn a_killed_pull_leaves_no_process_that_downloads() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { pause: Duration::from_millis(20), ..Faults::default() });
     let mut child =
@@ -227,7 +227,7 @@ fn a_killed_pull_leaves_nobody_who_downloads() {
     child.kill().unwrap();
     child.wait().unwrap();
     laptop.hub.set(Faults::default());
-    // It would be refused as busy for as long as the other one lives.
+    // It would be refused as busy while the other one lives.
     while !laptop.pull(&[]).status.success() {
         assert!(began.elapsed() < PATIENCE, "{:?}", laptop.refused(&[]));
     }
@@ -246,7 +246,7 @@ fn a_disk_that_is_too_small_is_refused_before_the_first_byte() {
 }
 
 #[test]
-fn what_is_not_what_the_hub_lists_is_not_kept() {
+fn a_file_that_differs_from_the_hubs_listing_is_not_kept() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { change_a_byte: true, ..Faults::default() });
     let (code, err) = laptop.refused(&[]);
@@ -259,7 +259,7 @@ fn what_is_not_what_the_hub_lists_is_not_kept() {
 }
 
 #[test]
-fn a_file_that_ends_before_its_listed_size_is_not_taken() {
+fn a_file_that_ends_before_its_listed_size_is_not_accepted() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { claim_more: 100, ..Faults::default() });
     let (code, err) = laptop.refused(&["--timeout", "0s"]);
@@ -268,15 +268,15 @@ fn a_file_that_ends_before_its_listed_size_is_not_taken() {
 }
 
 #[test]
-fn damage_in_the_cache_is_found_and_mended() {
+fn damage_in_the_cache_is_found_and_repaired() {
     let laptop = Laptop::new(model());
     laptop.pulled(&[]);
     let shard = fs::canonicalize(laptop.snapshot().join("model-2.safetensors")).unwrap();
-    // Cut: told by its size alone.
+    // Cut off: detected by its size alone.
     fs::write(&shard, &fs::read(&shard).unwrap()[..1000]).unwrap();
     laptop.pulled(&[]);
     laptop.assert_whole();
-    // One byte: told by reading it.
+    // One byte changed: detected by reading the file.
     let mut bytes = fs::read(&shard).unwrap();
     bytes[SHARD] ^= 1;
     fs::write(&shard, &bytes).unwrap();
@@ -286,7 +286,7 @@ fn damage_in_the_cache_is_found_and_mended() {
 }
 
 #[test]
-fn code_in_a_model_is_refused_before_its_weights_come() {
+fn code_in_a_model_is_refused_before_its_weights_are_downloaded() {
     let mut files = model();
     files[0].1 = br#"{"model_type":"llama","model_file":"modeling.py"}"#.to_vec();
     let laptop = Laptop::new(files);
@@ -297,7 +297,7 @@ fn code_in_a_model_is_refused_before_its_weights_come() {
 }
 
 #[test]
-fn a_family_that_this_mlx_lm_lacks_is_refused_by_name_before_its_weights_come() {
+fn an_unsupported_family_is_refused_by_name_before_its_weights_are_downloaded() {
     for (config, says) in [
         (r#"{"model_type":"deepseek_v9"}"#, "mlx-lm 0."),
         (r#"{"model_type":"deepseek_v9"}"#, "has no deepseek_v9"),
@@ -363,7 +363,7 @@ fn a_backend_serves_what_was_pulled_without_the_hub() {
     let mut laptop = Laptop::new(files.collect());
     laptop.pulled(&[]);
     laptop.hub.set(Faults { refuse: Some((500, "", "must not be asked")), ..Faults::default() });
-    // The supervisor hands the cache's place on to its backends.
+    // The supervisor passes the cache's path on to its backends.
     laptop.instance.env("HF_HOME", laptop.home.path().to_str().unwrap());
     laptop.instance.serve_again();
     laptop.instance.expect(0, &["start", "32b"]);
@@ -382,7 +382,7 @@ fn the_built_in_model_is_made_and_a_folder_only_checked() {
     assert!(instance.run(&["pull", "nobody"]).status.code() == Some(4));
 }
 
-/// What a hub, or something in its place, names is checked before it becomes a path.
+/// Names from a hub, or from something in its place, are checked before they become paths.
 #[test]
 fn what_a_hub_names_never_becomes_a_path_outside_the_cache() {
     let laptop = Laptop::new(model());
@@ -416,7 +416,7 @@ fn a_file_never_grows_past_the_size_that_is_listed() {
 }
 
 #[test]
-fn a_hub_that_is_busy_is_asked_again_when_it_says_and_not_for_longer_than_was_wanted() {
+fn a_busy_hub_is_retried_when_it_says_but_not_beyond_the_timeout() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { busy: 2, ..Faults::default() });
     laptop.pulled(&[]);
@@ -428,7 +428,7 @@ fn a_hub_that_is_busy_is_asked_again_when_it_says_and_not_for_longer_than_was_wa
 }
 
 #[test]
-fn a_page_in_the_hubs_place_is_a_matter_of_the_network() {
+fn a_web_page_in_place_of_the_hub_is_reported_as_a_network_problem() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { portal: true, ..Faults::default() });
     let (code, words) = laptop.refused(&[]);
@@ -438,7 +438,7 @@ fn a_page_in_the_hubs_place_is_a_matter_of_the_network() {
 }
 
 #[test]
-fn nothing_that_a_hub_says_reaches_a_terminal_as_a_command() {
+fn escape_sequences_from_a_hub_do_not_reach_the_terminal() {
     let laptop = Laptop::new(model());
     laptop.hub.set(Faults { license: Some("\u{1b}]0;owned\u{7} mit \u{9b}2J"), ..Faults::default() });
     let output = laptop.pull(&[]);

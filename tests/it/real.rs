@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 /// The interpreter of the virtual environment with mlx-lm in it.
 pub fn python() -> PathBuf {
     let venv = std::env::var_os("MLXCTL_TEST_VENV").expect(
-        "MLXCTL_TEST_VENV names no virtual environment with mlx-lm: run scripts/test, which makes one",
+        "MLXCTL_TEST_VENV does not name a virtual environment with mlx-lm: run scripts/test, which creates one",
     );
     PathBuf::from(venv).join("bin/python")
 }
 
-/// The built-in tiny model, made once a target folder.
+/// The built-in tiny model, made once per target folder.
 pub fn tiny_model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {

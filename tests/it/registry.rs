@@ -1,4 +1,4 @@
-//! Every problem of a registry is named at once, with its place; nothing that can be written makes the reader panic.
+//! All problems of a registry are named at once, with their places; no text makes the reader panic.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn parse(text: &str) -> Result<Registry, Problems> {
 }
 
 #[test]
-fn valid_registries_are_taken() {
+fn valid_registries_are_accepted() {
     for (name, text) in corpus("valid") {
         if let Err(problems) = parse(&text) {
             panic!("{name}:\n{problems}");
@@ -41,7 +41,7 @@ fn every_problem_is_shown_under_its_line() {
 }
 
 #[test]
-fn a_problem_fits_into_one_line_and_colour_is_only_for_those_who_asked() {
+fn a_problem_fits_into_one_line_and_has_colour_only_on_request() {
     for (name, text) in corpus("invalid") {
         let problems = parse(&text).expect_err(&name);
         assert_eq!(problems.plain().lines().count(), problems.len(), "{name}");
@@ -59,7 +59,7 @@ fn a_problem_fits_into_one_line_and_colour_is_only_for_those_who_asked() {
 }
 
 #[test]
-fn equality_is_of_values_not_of_text() {
+fn registries_are_compared_by_value_not_by_text() {
     assert_eq!(parse(SEED).unwrap(), parse(&format!("# more\n\n{SEED}")).unwrap());
     assert_ne!(parse(SEED).unwrap(), parse(&SEED.replace("8801", "8802")).unwrap());
 }
@@ -103,7 +103,7 @@ fn the_deployment_holds_every_value_of_the_plan() {
     assert_eq!((demand.name.as_str(), demand.port, demand.start), ("70b", 8801, Start::Manual));
     assert_eq!(demand.source, Source::Hub("mlx-community/Qwen2.5-72B-Instruct-4bit".into()));
     assert_eq!((demand.size, demand.target), (Some(Bytes::gb(40)), Some(10.0)));
-    assert!(!demand.restart.enabled, "70B must not come up by itself, after a crash either");
+    assert!(!demand.restart.enabled, "70B must not start by itself, not even after a crash");
     assert!(demand.aliases.contains(&"72b".to_owned()));
 }
 
@@ -113,14 +113,14 @@ fn a_models_own_value_wins_over_the_shared_default() {
     let registry = parse(&text).unwrap();
     let [a, b] = registry.models.as_slice() else { panic!("two models") };
     assert_eq!((a.server.max_tokens, b.server.max_tokens), (Some(512), Some(2048)));
-    assert_eq!(a.server.temperature, Some(0.6), "what the model leaves out comes from the defaults");
+    assert_eq!(a.server.temperature, Some(0.6), "what the model does not set comes from the defaults");
     assert_eq!((a.memory.concurrency, b.memory.concurrency), (8, 6));
     assert_eq!((a.limits.in_flight, b.limits.in_flight), (6, 6));
     assert_eq!((a.restart.enabled, b.restart.enabled), (true, false));
 }
 
 #[test]
-fn a_launchd_that_would_kill_in_the_middle_of_a_stop_is_refused() {
+fn an_exit_timeout_shorter_than_a_stop_is_refused() {
     let with = |time: &str| {
         let model = "[[model]]\nname = \"a\"\nrepo = \"x/y\"\nport = 1\nstop.term = \"5m\"\n";
         parse(&format!("[agent]\nexit_timeout = \"{time}\"\n{model}"))
@@ -129,13 +129,13 @@ fn a_launchd_that_would_kill_in_the_middle_of_a_stop_is_refused() {
     assert_eq!(with("5m 31s").unwrap().agent.exit_timeout, Duration::from_secs(331));
 }
 
-/// What the reader may never do, whatever the text.
+/// Checks what must hold for any text.
 fn keeps_its_word(text: &str) {
     let Err(problems) = parse(text) else { return };
     assert!(!problems.is_empty());
     for problem in &problems {
         if let Some(place) = &problem.place {
-            assert!(text.get(place.span.clone()).is_some(), "{problem:?} lies outside of the file");
+            assert!(text.get(place.span.clone()).is_some(), "{problem:?} is outside the file");
             assert!(place.line >= 1 && place.line <= text.matches('\n').count() + 1);
         }
         assert!(!problem.message.contains('\n'));

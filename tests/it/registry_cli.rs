@@ -58,7 +58,7 @@ fn a_machine_that_cannot_hold_the_registry_is_exit_2() {
 }
 
 #[test]
-fn without_the_option_this_machine_is_judged_and_nothing_is_made() {
+fn without_the_option_this_machine_is_judged_and_nothing_is_created() {
     let text = "paths.root = \"data\"\n[[model]]\nname = \"a\"\nrepo = \"builtin:tiny\"\nport = 9\n";
     let (folder, file) = registry(text);
     let good = seen(mlxctl(&file).arg("check"), folder.path());
@@ -92,14 +92,14 @@ fn models_are_listed_with_what_is_on_disk() {
     fs_err::write(cached.join("refs/main"), "abc").unwrap();
     fs_err::write(snapshot.join("config.json"), "{}").unwrap();
     fs_err::write(snapshot.join("tokenizer.json"), "{}").unwrap();
-    // A hole in the file: 40.9 GB that take no room.
+    // A sparse file: 40.9 GB that take no space.
     fs_err::File::create(snapshot.join("model.safetensors")).unwrap().set_len(40_900_313_088).unwrap();
     insta::assert_snapshot!("models_table", seen(mlxctl(&file).arg("models"), folder.path()));
     insta::assert_snapshot!("models_json", seen(mlxctl(&file).args(["models", "--json"]), folder.path()));
 }
 
 #[test]
-fn a_switch_is_made_said_and_can_be_taken_back() {
+fn a_switch_is_made_reported_and_can_be_undone() {
     let (folder, file) = registry(SEED);
     let there = ["use", "reasoning", "mlx-community/Qwen3-32B-4bit"];
     insta::assert_snapshot!("use_switches", seen(mlxctl(&file).args(there), folder.path()));
@@ -111,7 +111,7 @@ fn a_switch_is_made_said_and_can_be_taken_back() {
 }
 
 #[test]
-fn a_switch_to_what_is_not_offered_is_refused_with_what_is() {
+fn a_switch_to_another_repository_is_refused_with_those_on_offer() {
     let (folder, file) = registry(SEED);
     let refused = seen(mlxctl(&file).args(["use", "32b", "someone/else"]), folder.path());
     let nobody = seen(mlxctl(&file).args(["use", "33b", "someone/else"]), folder.path());
@@ -120,7 +120,7 @@ fn a_switch_to_what_is_not_offered_is_refused_with_what_is() {
 }
 
 #[test]
-fn a_model_here_that_its_ranks_cannot_share_is_exit_2_with_its_place() {
+fn a_local_model_that_its_ranks_cannot_share_is_exit_2_with_its_place() {
     let model = r#"{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":4,"num_attention_heads":4,
         "num_key_value_heads":2,"intermediate_size":128,"vocab_size":300}"#;
     let (folder, file) = registry("");

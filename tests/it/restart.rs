@@ -1,4 +1,4 @@
-//! A backend that dies is replaced at once, and what supervising costs does not grow with the deaths.
+//! A backend that dies is replaced at once, and the cost of supervising does not grow with the deaths.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::linux::{descriptors, status};
 use crate::support::{Entry, Instance, PATIENCE, signal};
 
-/// Runs count as stable almost at once; one that was not would stay down long enough to be noticed.
+/// Runs count as stable almost at once; an unstable one would stay down long enough to be noticed.
 const STABLE_SOON: &str =
     "restart = { stable_after = \"1ms\", backoff_min = \"10m\", backoff_max = \"10m\", max_crashes = 3 }";
 
@@ -17,7 +17,7 @@ fn counter(pid: i32, name: &str) -> u64 {
     status(pid, name).parse().unwrap()
 }
 
-/// As many as stay: the connection of the last command may still be open.
+/// The number of descriptors that stay open: the connection of the last command may still be closing.
 fn lasting_descriptors(pid: i32) -> usize {
     let counts = (0..10).map(|_| {
         std::thread::sleep(Duration::from_millis(20));
@@ -26,7 +26,7 @@ fn lasting_descriptors(pid: i32) -> usize {
     counts.min().unwrap()
 }
 
-/// Waits until a process has as many descriptors as it had: connections of commands are closed a moment later.
+/// Waits until a process has as many descriptors as before: connections of commands are closed a moment later.
 fn descriptors_return_to(pid: i32, before: usize) {
     let began = Instant::now();
     while descriptors(pid) != before {
@@ -65,7 +65,7 @@ fn twenty_deaths_of_an_always_on_model_are_each_followed_by_a_start_without_a_wa
         .collect();
     let mut wanted = vec!["spawned", "ready"];
     wanted.extend(["crashed", "spawned", "ready"].repeat(20));
-    assert_eq!(kinds, wanted, "nothing is waited for in between");
+    assert_eq!(kinds, wanted, "there are no pauses in between");
     descriptors_return_to(supervisor, before);
     assert_eq!(counter(supervisor, "Threads"), 1);
 }
@@ -94,7 +94,7 @@ fn an_idle_supervisor_sleeps() {
     instance.wait_state("a", "ready");
     instance.wait_state("b", "ready");
     let woken = || counter(supervisor, "voluntary_ctxt_switches");
-    // The connection of the last command is still to be closed.
+    // The connection of the last command has to be closed first.
     std::thread::sleep(Duration::from_millis(200));
     let before = woken();
     std::thread::sleep(Duration::from_secs(2));

@@ -1,4 +1,4 @@
-//! One address for many models: a request goes to the gate of the model that it names, and finds that gate's rules.
+//! One address for many models: a request goes to the gate of the model that it names, with that gate's rules.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::support::door::{Answer, Client, Door};
 use crate::support::upstream::{Backend, Step, answer_of, done, event, stream_head};
 use crate::support::{PATIENCE, free_port};
 
-/// Two models and the one address before them.
+/// Two models and one address in front of them.
 struct House {
     a: Door,
     b: Door,
@@ -80,7 +80,7 @@ impl House {
     }
 }
 
-/// A chat that names its model behind everything else, where it is hardest to find.
+/// A chat that names its model last, where it is hardest to find.
 fn chat(model: &str, more: &str) -> String {
     format!(r#"{{"messages": [{{"role": "user", "content": "Hi"}}]{more}, "model": "{model}"}}"#)
 }
@@ -97,7 +97,7 @@ fn requests(door: &Door) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn the_name_decides_and_each_request_is_its_models_in_log_and_numbers() {
+async fn the_name_decides_and_each_request_counts_for_its_model() {
     let (one, two) = (Backend::start(|_, _| answer_of(1)).await, Backend::start(|_, _| answer_of(2)).await);
     let ready = |backend: &Backend| Availability::Ready(backend.upstream(1));
     let house = House::open(ready(&one), ready(&two), |_| {}).await;
@@ -117,11 +117,11 @@ async fn the_name_decides_and_each_request_is_its_models_in_log_and_numbers() {
     assert_eq!(house.a.log(2).await.lines().count(), 2);
     assert_eq!(house.b.log(3).await.lines().count(), 3);
     assert_eq!(house.b.gate.traffic().detail().codes, [(200, 3)].into());
-    assert!(house.router.codes().is_empty(), "nothing was the router's own");
+    assert!(house.router.codes().is_empty(), "no response was the router's own");
 }
 
 #[tokio::test]
-async fn names_that_differ_by_case_alone_are_told_apart_where_they_are_written_exactly() {
+async fn names_that_differ_only_in_case_are_told_apart_if_written_exactly() {
     let (one, two) = (Backend::start(|_, _| answer_of(1)).await, Backend::start(|_, _| answer_of(2)).await);
     let ready = |backend: &Backend| Availability::Ready(backend.upstream(1));
     let house = House::open(ready(&one), ready(&two), |config| {
@@ -143,7 +143,7 @@ async fn names_that_differ_by_case_alone_are_told_apart_where_they_are_written_e
 }
 
 #[tokio::test]
-async fn a_request_that_names_no_model_is_told_which_there_are() {
+async fn a_request_without_a_model_is_refused_with_the_names_there_are() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let house = House::open(Availability::Ready(backend.upstream(1)), Availability::Offline, |_| {}).await;
     let mut client = house.client().await;
@@ -166,7 +166,7 @@ async fn a_request_that_names_no_model_is_told_which_there_are() {
     for body in ["", "[]", "{", r#"{"model": 7}"#, r#"{"model": "a", "model": "b", "messages": []}"#] {
         assert_eq!(ask(body).await.status, 400, "{body}");
     }
-    assert_eq!(ask(&chat("a", "")).await.status, 200, "the connection went on through all of it");
+    assert_eq!(ask(&chat("a", "")).await.status, 200, "the connection stayed open through all of it");
     assert_eq!(backend.received().len(), 1);
     assert_eq!(house.router.codes(), [(400, 6), (404, 1)].into(), "the last one was a gate's");
     let log = house.folder.path().join("router.access.log");
@@ -181,7 +181,7 @@ async fn all_models_are_listed_with_what_each_is_doing() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let house = House::open(Availability::Ready(backend.upstream(1)), Availability::Offline, |config| {
         config.accepted.truncate(1);
-        // Both serve it: the first of the registry is meant.
+        // Both serve it: the first in the registry is meant.
         config.accepted.push("org/same".to_owned());
     })
     .await;
@@ -222,7 +222,7 @@ async fn all_models_are_listed_with_what_each_is_doing() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_not_to_be_had_is_refused_as_its_gate_refuses_it() {
+async fn an_unavailable_model_is_refused_as_its_gate_refuses_it() {
     let house = House::open(Availability::Offline, Availability::Draining, |_| {}).await;
     let (through, direct) = (house.post(&chat("a", "")).await, {
         let mut client = house.a.client().await;
@@ -240,7 +240,7 @@ async fn a_model_that_is_not_to_be_had_is_refused_as_its_gate_refuses_it() {
 }
 
 #[tokio::test]
-async fn who_may_not_come_to_a_gate_may_not_come_to_the_router() {
+async fn a_client_that_a_gate_refuses_is_refused_by_the_router() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let ready = Availability::Ready(backend.upstream(1));
     let house = House::open(ready.clone(), ready, |config| config.network.require_key = true).await;
@@ -265,7 +265,7 @@ async fn who_may_not_come_to_a_gate_may_not_come_to_the_router() {
     );
     assert!(backend.received().is_empty());
     assert_eq!(house.get("/v1/models").await.status, 401, "the list of models is for those with a key");
-    assert_eq!(house.get("/health").await.status, 200, "a balancer's check has none");
+    assert_eq!(house.get("/health").await.status, 200, "a load balancer's check has none");
     let answer = ask(&format!("Host: localhost\r\nOrigin: https://ui.example\r\n{with_key}")).await;
     assert_eq!(
         (answer.status, answer.header("access-control-allow-origin")),
@@ -275,7 +275,7 @@ async fn who_may_not_come_to_a_gate_may_not_come_to_the_router() {
 }
 
 #[tokio::test]
-async fn a_network_that_is_not_let_in_gets_nothing() {
+async fn a_network_that_is_not_allowed_gets_nothing() {
     let house = House::open(Availability::Offline, Availability::Offline, |config| {
         config.network.host = [0, 0, 0, 0].into();
         config.network.allow_from = vec!["198.51.100.0/24".parse().unwrap()];
@@ -294,7 +294,7 @@ async fn a_network_that_is_not_let_in_gets_nothing() {
 }
 
 #[tokio::test]
-async fn bounds_are_those_of_the_gate_also_where_another_ones_are_wider() {
+async fn limits_are_those_of_the_gate_even_if_others_are_wider() {
     let backend = Backend::start(|_, _| [vec![Step::Wait], answer_of(1)].concat()).await;
     let ready = Availability::Ready(backend.upstream(1));
     let house = House::open(ready.clone(), ready, |config| {
@@ -312,7 +312,7 @@ async fn bounds_are_those_of_the_gate_also_where_another_ones_are_wider() {
     backend.go_on();
     assert_eq!(wider.answer().await.status, 200);
 
-    // One line before the backend, from wherever a request comes.
+    // There is one queue for the backend, wherever a request comes from.
     let mut direct = house.a.client().await;
     direct.post("/v1/chat/completions", &chat("a", "")).await;
     backend.open(1).await;
@@ -351,7 +351,7 @@ async fn a_stream_through_it_is_a_lease_of_its_model() {
 }
 
 #[tokio::test]
-async fn a_new_configuration_moves_it_and_takes_other_models_in() {
+async fn a_new_configuration_moves_it_and_changes_its_models() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
     let ready = Availability::Ready(backend.upstream(1));
     let mut house = House::open(ready.clone(), ready, |_| {}).await;
@@ -361,15 +361,17 @@ async fn a_new_configuration_moves_it_and_takes_other_models_in() {
     let moved = RouterConfig { port: free_port(), ..house.config.clone() };
     house.router.reconfigure(moved.clone(), [&house.b.gate]);
     assert_eq!(house.listening().await.addresses, [moved.address()]);
-    // Another test may be given the port that is free now, for as long as it runs.
+    // Another test may get the port that is free now, for as long as it runs.
     let closed = async {
         while tokio::net::TcpStream::connect(house.address).await.is_ok() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), closed).await.expect("the old place is closed");
+    tokio::time::timeout(std::time::Duration::from_secs(60), closed)
+        .await
+        .expect("the old address is closed");
     kept.post("/v1/chat/completions", &chat("b", "")).await;
-    assert_eq!(kept.answer().await.status, 200, "a connection that was there goes on");
+    assert_eq!(kept.answer().await.status, 200, "an existing connection stays open");
     kept.post("/v1/chat/completions", &chat("a", "")).await;
     assert_eq!(kept.answer().await.status, 404);
     house.address = moved.address();
@@ -377,7 +379,7 @@ async fn a_new_configuration_moves_it_and_takes_other_models_in() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_said_and_waited_for() {
+async fn a_port_that_is_taken_is_reported_and_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let door = Door::open(Availability::Offline, |_| {}).await;

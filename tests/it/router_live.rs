@@ -1,4 +1,4 @@
-//! The one address of all models in a whole supervisor: the real server and its tiny model, twice.
+//! One address for all models in a whole supervisor: the real server and the tiny model, twice.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -86,7 +86,7 @@ fn a_reload_opens_moves_and_closes_it() {
             None => entry,
         }];
         instance.write_registry();
-        assert!(instance.expect(0, &["reload", "--dry-run"]).contains(said), "nothing is in force yet");
+        assert!(instance.expect(0, &["reload", "--dry-run"]).contains(said), "nothing is applied yet");
         let changes = instance.expect(0, &["reload"]);
         assert!(changes.contains("[router]") && changes.contains(said), "{changes}");
     };
@@ -106,13 +106,13 @@ fn a_reload_opens_moves_and_closes_it() {
 }
 
 #[test]
-fn a_taken_port_is_said_and_costs_nothing_else() {
+fn a_taken_port_is_reported_and_does_no_other_harm() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let instance = Instance::fake(vec![Entry::new("a", "always").with(&router(port))]).serve();
     instance.wait_state("a", "ready");
     let problem = || instance.status()["router"]["problem"].as_str().map(str::to_owned);
-    wait("it is said", || problem().is_some());
+    wait("it is reported", || problem().is_some());
     let said = problem().unwrap();
     assert!(said.starts_with(&format!("port {port} is held by ")), "{said}");
     assert!(said.ends_with(&format!("(pid {})", std::process::id())), "{said}");
@@ -138,7 +138,7 @@ fn without_a_supervisor_its_address_is_part_of_the_plan() {
 }
 
 #[test]
-fn whoever_comes_while_supervisors_change_waits_for_the_next_one() {
+fn requests_during_a_hand_over_wait_for_the_next_supervisor() {
     let port = free_port();
     let entry = Entry::new("a", "always").faults(&["token=0.05"]).with(&router(port));
     let mut instance = Instance::fake(vec![entry]).serve();

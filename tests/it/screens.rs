@@ -1,5 +1,5 @@
-//! What a person sees: files that are missing, ports that somebody else has, backends without a supervisor, programs to
-//! yield to, and what becomes of it all when the terminal is closed.
+//! What a person sees: missing files, ports that another program has, backends without a supervisor, programs to yield
+//! to, and what happens when the terminal is closed.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::{Entry, Instance, alive, copy_program, free_port, http, venv
 
 const QUICK: &str = "restart = { backoff_min = \"100ms\", backoff_max = \"1s\" }";
 
-/// A hub's cache with `org/model` in it, as `huggingface_hub` lays it out, made of the stand-in's model.
+/// A hub's cache with `org/model` in it, as `huggingface_hub` lays it out, made from the stand-in's model.
 fn fill_cache(cache: &Path, model: &Path) {
     let repo = cache.join("models--org--model");
     let snapshot = repo.join("snapshots").join("0123456789abcdef0123456789abcdef01234567");
@@ -31,7 +31,7 @@ fn kinds(instance: &Instance) -> Vec<String> {
 }
 
 #[test]
-fn a_model_that_is_not_downloaded_is_failed_says_so_at_its_gate_and_comes_when_it_is() {
+fn a_model_that_is_not_downloaded_is_failed_and_starts_once_it_is() {
     let mut instance = Instance::fake(vec![Entry::new("m", "always").repo("org/model").with(QUICK)]);
     let cache = instance.root().join("hub");
     instance.env("HF_HUB_CACHE", &cache.display().to_string());
@@ -52,7 +52,7 @@ fn a_model_that_is_not_downloaded_is_failed_says_so_at_its_gate_and_comes_when_i
 }
 
 #[test]
-fn nothing_that_works_is_stopped_for_files_that_are_not_there() {
+fn missing_files_do_not_stop_a_running_model() {
     let mut instance = Instance::fake(vec![Entry::new("m", "always")]);
     instance.models[0] = Entry::new("m", "always").with("alternatives = [\"org/model\"]");
     instance.write_registry();
@@ -79,7 +79,7 @@ fn nothing_that_works_is_stopped_for_files_that_are_not_there() {
 }
 
 #[test]
-fn reload_says_what_changed_beside_the_models() {
+fn reload_reports_changes_other_than_models() {
     let mut instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
     instance.memory = "reserve = [{ name = \"macOS\", size = \"1GB\" }]\nyield = [\"Civ5XP\"]".to_owned();
     instance.write_registry();
@@ -90,7 +90,7 @@ fn reload_says_what_changed_beside_the_models() {
 }
 
 #[test]
-fn a_gate_whose_port_somebody_else_has_is_not_shown_as_fine() {
+fn a_gate_whose_port_another_program_has_is_not_shown_as_healthy() {
     let instance = Instance::fake(vec![Entry::new("m", "always")]);
     let stranger = TcpListener::bind(instance.gate("m")).unwrap();
     let instance = instance.serve();
@@ -118,13 +118,13 @@ fn ports(instance: &Instance) -> Value {
     document["checks"].as_array().unwrap().iter().find(|check| check["id"] == "ports").unwrap().clone()
 }
 
-/// Gates and router serve loopback while their address is not there; the ports are the supervisor's all the same.
+/// Gates and router serve loopback while their address is missing; the ports still belong to the supervisor.
 #[test]
 fn the_doctor_never_has_the_supervisor_killed() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]);
     let router = free_port();
     let text = std::fs::read_to_string(instance.config()).unwrap();
-    // An address of documentation (RFC 5737), which nobody has.
+    // An address for documentation (RFC 5737), which no machine has.
     let text = text.replace("host = \"127.0.0.1\"", "host = \"192.0.2.7\"\nallow_from = [\"192.0.2.0/24\"]")
         + &format!("\n[router]\nport = {router}\n");
     std::fs::write(instance.config(), text).unwrap();
@@ -157,7 +157,7 @@ fn a_backend_that_lives_without_a_supervisor_is_shown_and_adopted() {
     assert_eq!((adopted["pid"].as_i64(), adopted["adopted"].as_bool()), (Some(pid.into()), Some(true)));
 }
 
-/// A program to yield to is looked for when a start is judged: before anything is ready nobody else does.
+/// A start looks for programs to yield to, because nothing else does before a model is ready.
 #[test]
 fn a_start_is_refused_for_a_program_that_runs_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -178,13 +178,13 @@ fn a_start_is_refused_for_a_program_that_runs_by_its_name() {
     assert!(said.contains("Civ5XP-trial is running, and the models yield to it"), "{said}");
     assert_eq!(status["supervisor"]["yielding_to"], serde_json::json!(["Civ5XP-trial"]));
     assert!(text.contains("yielding to Civ5XP-trial"), "{text}");
-    // It is gone, which is noticed without anything that runs.
+    // It is gone, which is noticed although no model is running.
     while instance.run(&["start", "m"]).status.code() != Some(0) {
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
 }
 
-/// Runs a program in a terminal of its own, which is closed when the file is there; ends as the program does.
+/// Runs a program in a terminal of its own, which is closed once the file exists; ends as the program does.
 const TERMINAL: &str = "
 import os, pty, select, sys
 close, out, program = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -218,9 +218,9 @@ fn closing_the_terminal_of_a_supervisor_stops_everything() {
 // macOS has no setsid(1).
 #[cfg(target_os = "linux")]
 #[test]
-fn without_a_terminal_a_hang_up_reloads() {
+fn without_a_terminal_a_hangup_reloads() {
     let mut instance = Instance::fake(vec![Entry::new("m", "manual")]);
-    // setsid(1) becomes the program; the session that it begins has no terminal.
+    // setsid(1) becomes the program; the session that it starts has no terminal.
     instance.serve_within(&["setsid"]);
     crate::support::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGHUP);
     instance.memory = "reserve = [{ name = \"macOS\", size = \"1GB\" }]".to_owned();
@@ -229,7 +229,7 @@ fn without_a_terminal_a_hang_up_reloads() {
     instance.wait_for("m", |_| kinds(&instance).contains(&"reloaded".to_owned()));
 }
 
-/// The demo's reader leaves at its first word: nothing stays behind, and it is no failure.
+/// The demo's reader leaves at the first output: nothing stays behind, and it is not a failure.
 #[test]
 fn a_demo_whose_reader_leaves_leaves_no_backend() {
     let home = tempfile::Builder::new().prefix("mlxd").tempdir().unwrap();
@@ -257,7 +257,7 @@ fn a_demo_whose_reader_leaves_leaves_no_backend() {
 }
 
 #[test]
-fn events_have_the_time_of_the_place_and_json_that_of_the_world() {
+fn events_are_in_local_time_and_their_json_in_utc() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]);
     std::fs::create_dir_all(instance.root().join("state")).unwrap();
     let line = r#"{"seq":1,"at":"2026-02-08T22:30:00Z","model":"m","kind":"ready","text":"x"}"#;
@@ -272,7 +272,7 @@ fn events_have_the_time_of_the_place_and_json_that_of_the_world() {
 }
 
 #[test]
-fn a_property_list_that_cannot_be_read_is_said_in_words() {
+fn an_unreadable_property_list_is_explained() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]);
     let odd = instance.root().join("odd.plist");
     std::fs::write(&odd, "no plist").unwrap();
@@ -286,7 +286,7 @@ fn a_property_list_that_cannot_be_read_is_said_in_words() {
     }
 }
 
-/// A page that another one refers to is there: the archive is filled by the same command.
+/// Every page that another one refers to exists: the release archive is filled by the same command.
 #[test]
 fn every_manual_page_that_is_named_is_written() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]);

@@ -1,11 +1,11 @@
-//! `docs/security.md`: every threat of its table names tests and scripts that are there.
+//! `docs/security.md`: every threat in its table names tests and scripts that exist.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The last cells of the table of threats, with the line that each stands in.
+/// The last cells of the table of threats, with their line numbers.
 fn shown_by() -> Vec<(usize, String)> {
     let text = std::fs::read_to_string(Path::new(ROOT).join("docs/security.md")).unwrap();
     let lines = text.lines().enumerate().skip_while(|(_, line)| !line.starts_with("## Threats"));
@@ -20,7 +20,7 @@ fn shown_by() -> Vec<(usize, String)> {
         .collect()
 }
 
-/// What stands in backticks.
+/// The texts in backticks.
 fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
@@ -36,8 +36,8 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every file of tests by the name that the table gives it: `gate_door`, `template::scan::tests`. Of several with one
-/// name all texts.
+/// Every test file by the name that the table uses: `gate_door`, `template::scan::tests`. Several files with one name
+/// are joined.
 fn sources() -> BTreeMap<String, String> {
     let mut sources = BTreeMap::<String, String>::new();
     let root = Path::new(ROOT);
@@ -54,7 +54,7 @@ fn sources() -> BTreeMap<String, String> {
             None => format!("{name}::tests"),
         });
         let module = of_tests.or(of_source).unwrap();
-        // By every shorter name as well: the table leaves folders out.
+        // By every shorter name as well, because the table omits folders.
         let parts: Vec<_> = module.split("::").collect();
         for first in 0..parts.len() {
             sources.entry(parts[first..].join("::")).or_default().push_str(&text);
@@ -77,7 +77,7 @@ fn has_test(text: &str, name: &str) -> bool {
     })
 }
 
-/// Why what stands in backticks names no test. `module`: the one that was named last in this cell.
+/// Why a text in backticks does not name a test. `module`: the one named last in this cell.
 fn fault<'c>(
     sources: &BTreeMap<String, String>,
     word: &'c str,
@@ -105,11 +105,11 @@ fn fault<'c>(
 }
 
 #[test]
-fn every_threat_is_answered_by_tests_that_are_there() {
+fn every_threat_names_tests_that_exist() {
     let (sources, rows) = (sources(), shown_by());
     assert!(rows.len() > 40, "{} rows", rows.len());
     let mut faults = Vec::new();
-    // "The same" test as in the row above says in brackets what it shows.
+    // "The same" test as in the row above is followed by what it shows, in parentheses.
     for (line, cell) in rows.iter().filter(|(_, cell)| !cell.starts_with("the same (")) {
         let mut module = None;
         if quoted(cell).next().is_none() {
@@ -125,7 +125,7 @@ fn every_threat_is_answered_by_tests_that_are_there() {
 }
 
 #[test]
-fn a_test_that_is_not_there_is_found() {
+fn a_missing_test_is_found() {
     let sources = BTreeMap::from([("door".to_owned(), "#[test]\nfn shut() {}\nfn helper() {}".to_owned())]);
     let fault = |word, mut module| fault(&sources, word, &mut module);
     assert_eq!(fault("door::shut", None), None);

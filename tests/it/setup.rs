@@ -1,4 +1,4 @@
-//! `setup` ends with a good environment or with a clear error, whatever it finds and whenever it was killed.
+//! `setup` ends with a working environment or with a clear error, whatever it finds and whenever it was killed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Stands in for Python, venv and pip: notes how it is called, and does what the files in its folder say.
+/// Stands in for Python, venv and pip: records its calls, and does what the files in its folder say.
 const FAKE: &str = r#"#!/bin/sh
 root=@ROOT@
 echo "$*" | head -1 >> "$root/calls"
@@ -67,7 +67,7 @@ impl Machine {
         venv::setup(&self.request(), &mut |_| {})
     }
 
-    /// What the fake was called with since the last look, in one word each.
+    /// The calls of the fake since the last check, one word each.
     pub fn calls(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("calls")).unwrap_or_default();
         let _ = fs::remove_file(self.path("calls"));
@@ -94,14 +94,14 @@ fn a_second_setup_runs_no_program() {
 }
 
 #[test]
-fn what_metal_lets_the_gpu_hold_is_noted_with_the_environment() {
+fn metals_gpu_limit_is_noted_with_the_environment() {
     let machine = Machine::new();
     let made = machine.setup().unwrap();
     assert_eq!(made.gpu_limit, Some(Bytes(107_520_000_000)));
     assert_eq!(venv::existing(&machine.request()).unwrap().gpu_limit, made.gpu_limit);
 }
 
-/// The verification with an MLX of paper, on a system that calls itself `platform` and whose `sysctl` prints `wired`.
+/// The verification with a fake MLX, on a system that calls itself `platform` and whose `sysctl` prints `wired`.
 fn noted_limit(platform: &str, wired: &str, device_info: &str) -> serde_json::Value {
     let code = format!(
         "import subprocess, sys, types
@@ -131,7 +131,7 @@ fn mlx_is_asked_on_a_mac_whose_owner_set_nothing() {
     for device_info in ["core.device_info", "core.metal"] {
         assert_eq!(noted_limit("darwin", "0\\n", device_info), 107_520_000_000_u64, "{device_info}");
     }
-    // The owner's number is gone with the next start of the machine, so it is no default to note.
+    // The owner's setting is lost at the next boot, so it must not be noted as the default.
     assert!(noted_limit("darwin", "98304\\n", "core.device_info").is_null());
     assert!(noted_limit("linux", "", "core.device_info").is_null());
 }
@@ -152,7 +152,7 @@ fn other_requirements_are_installed_into_the_same_environment() {
     machine.calls();
     let request = SetupRequest { packages: vec!["mlx-lm==0.32.3".to_owned()], ..machine.request() };
     let before = venv::existing(&request).unwrap();
-    assert!(before.outdated.unwrap().contains("mlx-lm==0.32.3"), "what works is still served with");
+    assert!(before.outdated.unwrap().contains("mlx-lm==0.32.3"), "what works is still used for serving");
     assert_eq!(venv::setup(&request, &mut |_| {}).unwrap().outdated, None);
     assert_eq!(machine.calls(), ["resolve", "install", "verify"]);
 }
@@ -168,7 +168,7 @@ fn requirements_that_cannot_be_met_leave_the_environment_that_works() {
 }
 
 #[test]
-fn a_failed_installation_is_told_by_its_telling_line_and_never_trusted() {
+fn a_failed_installation_is_explained_by_its_relevant_line_and_never_trusted() {
     let machine = Machine::new();
     machine.write("pip", "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1\n");
     let error = machine.setup().unwrap_err();
@@ -178,7 +178,7 @@ fn a_failed_installation_is_told_by_its_telling_line_and_never_trusted() {
     fs::remove_file(machine.path("pip")).unwrap();
     machine.calls();
     machine.setup().unwrap();
-    assert_eq!(machine.calls(), ["venv", "install", "verify"], "half-made is made anew");
+    assert_eq!(machine.calls(), ["venv", "install", "verify"], "a partial environment is recreated");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn an_mlx_lm_before_0_32_is_refused_before_and_after_installing() {
 }
 
 #[test]
-fn a_folder_that_is_no_environment_is_left_alone() {
+fn a_folder_that_is_not_an_environment_is_left_alone() {
     let machine = Machine::new();
     fs::create_dir(machine.path("venv")).unwrap();
     machine.write("venv/thesis.tex", "years of work");
@@ -205,7 +205,7 @@ fn a_folder_that_is_no_environment_is_left_alone() {
 }
 
 #[test]
-fn an_environment_made_by_hand_is_taken_over_with_what_is_in_it() {
+fn an_environment_made_by_hand_is_adopted_with_its_packages() {
     let machine = Machine::new();
     let by_hand =
         Command::new(machine.path("python3")).args(["-m", "venv"]).arg(machine.path("venv")).status();
@@ -218,7 +218,7 @@ fn an_environment_made_by_hand_is_taken_over_with_what_is_in_it() {
 }
 
 #[test]
-fn a_vanished_interpreter_is_told_and_the_environment_made_anew() {
+fn a_vanished_interpreter_is_reported_and_the_environment_recreated() {
     let machine = Machine::new();
     machine.setup().unwrap();
     let python = venv::python(&machine.path("venv"));
@@ -242,7 +242,7 @@ fn a_broken_environment_made_by_hand_is_moved_aside_not_deleted() {
 }
 
 #[test]
-fn packages_that_were_changed_by_hand_are_noticed_and_installed_again() {
+fn packages_changed_by_hand_are_noticed_and_reinstalled() {
     let machine = Machine::new();
     machine.setup().unwrap();
     fs::remove_file(machine.path("installed")).unwrap();
@@ -253,7 +253,7 @@ fn packages_that_were_changed_by_hand_are_noticed_and_installed_again() {
 }
 
 #[test]
-fn no_fitting_interpreter_names_what_was_refused() {
+fn without_a_usable_interpreter_the_refused_ones_are_named() {
     let machine = Machine::new();
     let request = SetupRequest { interpreter: Some("/bin/false".into()), ..machine.request() };
     let error = venv::setup(&request, &mut |_| {}).unwrap_err();
@@ -263,7 +263,7 @@ fn no_fitting_interpreter_names_what_was_refused() {
 }
 
 #[test]
-fn a_marker_that_is_cut_off_is_not_trusted() {
+fn a_truncated_marker_is_not_trusted() {
     let machine = Machine::new();
     machine.setup().unwrap();
     let marker = machine.path("venv/mlxctl-venv.json");
@@ -292,7 +292,7 @@ fn setup_in_a_child() {
 }
 
 #[test]
-fn a_killed_setup_is_followed_by_one_that_waits_for_its_installer_and_starts_anew() {
+fn a_killed_setup_is_followed_by_one_that_waits_for_its_installer_and_starts_over() {
     let machine = Machine::new();
     machine.write("pip", "touch \"$root/started\"; while [ ! -e \"$root/go\" ]; do sleep 0.05; done\n");
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -321,7 +321,7 @@ fn a_killed_setup_is_followed_by_one_that_waits_for_its_installer_and_starts_ane
     assert_eq!(machine.calls(), ["venv", "install", "verify"]);
 }
 
-/// The one that takes its time: a real interpreter, a real index, the real packages.
+/// The slow one: a real interpreter, a real index, the real packages.
 #[test]
 fn a_real_setup_serves_and_a_second_one_runs_no_program() {
     let root = tempfile::tempdir().unwrap();
@@ -336,7 +336,7 @@ fn a_real_setup_serves_and_a_second_one_runs_no_program() {
     let first = venv::setup(&request, &mut |step| println!("{step:?}")).unwrap();
     assert_eq!(first.versions.mlx_lm, "0.32.2");
     assert!(first.resolved.iter().any(|package| package.starts_with("mlx==")), "{:?}", first.resolved);
-    // From here on, whoever runs the environment's Python leaves a trace.
+    // From here on, running the environment's Python leaves a trace.
     let trace = root.path().join("trace");
     fs::remove_file(&first.python).unwrap();
     program::write(&first.python, &format!("#!/bin/sh\necho run >> {}\n", trace.display()));

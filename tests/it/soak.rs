@@ -1,4 +1,4 @@
-//! Load and faults for half an hour: the supervisor takes no more at the end than at the beginning. `scripts/soak`.
+//! Load and faults for half an hour: the supervisor uses no more at the end than at the beginning. `scripts/soak`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::support::dice::{Dice, number};
 use crate::support::{Entry, Instance, signal, try_control, try_http};
 
-/// What a process takes: resident KiB, descriptors, threads.
+/// What a process uses: resident KiB, descriptors, threads.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     kib: u64,
@@ -25,8 +25,8 @@ fn taken(pid: i32) -> Taken {
 }
 
 #[test]
-#[ignore = "takes as long as it is told to: scripts/soak"]
-fn the_supervisor_takes_no_more_after_a_long_time_under_load_and_faults() {
+#[ignore = "takes as long as requested: scripts/soak"]
+fn the_supervisor_uses_no_more_after_a_long_time_under_load_and_faults() {
     let minutes = number("MLXCTL_SOAK_MINUTES", 30);
     let quick = "restart = { stable_after = \"100ms\", backoff_min = \"100ms\", backoff_max = \"200ms\", max_crashes = 10000, window = \"1s\" }";
     let models = vec![

@@ -1,6 +1,6 @@
-"""What real ranks hold of tiny models of several families, beside the profile: a JSON object a line.
+"""What real ranks hold of tiny models of several families, with the profile: one JSON object per line.
 
-Started alone, it saves the models, starts itself once a rank, and asks the probe. Ranks talk over MLX's ring backend.
+Started alone, it saves the models, starts itself once per rank, and runs the probe. Ranks use MLX's ring backend.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-//! What each rank of a cluster is estimated to hold is what it holds: real ranks, which talk over loopback.
+//! Each rank of a cluster holds what was estimated for it: real ranks, which communicate over loopback.
 
 use mlxctl::internals::memory::Profile;
 use mlxctl::internals::memory::files::{read_folder, read_profiled};
@@ -16,7 +16,7 @@ struct Case {
     mode: ClusterMode,
     tokens: u64,
     document: String,
-    /// Weights and caches of each rank, bytes.
+    /// Weights and caches of each rank, in bytes.
     ranks: Vec<(u64, u64)>,
 }
 
@@ -57,7 +57,7 @@ fn every_rank_holds_what_its_share_of_the_profile_says_to_the_byte() {
             thumb[0].weights
         );
     }
-    // What mlx_lm would fail at in the middle of a load is said before, in its words.
+    // What mlx_lm would fail at during a load is reported before, in its words.
     let refused = |name: &str, mode, ranks| {
         let division = Some(Division { mode, ranks });
         Profile::parse(&describe(&real::python(), &folder.path().join(name), division, LIMITS).unwrap())
@@ -70,7 +70,7 @@ fn every_rank_holds_what_its_share_of_the_profile_says_to_the_byte() {
     assert!(uneven.kind == RefusedKind::Ranks && uneven.message.contains("over 3 ranks"), "{uneven}");
     let many = refused("qwen3_moe", ClusterMode::Pipeline, 6);
     assert!(many.kind == RefusedKind::Ranks && many.message.contains("over 6 ranks"), "{many}");
-    // And without mlx_lm, as far as numbers tell.
+    // And without mlx_lm, as far as the numbers show it.
     let files = read_folder(&folder.path().join("llama")).unwrap();
     let uneven = split(&files, ClusterMode::Tensor, 3).unwrap_err().to_string();
     assert!(uneven.contains("4 attention heads cannot be divided over 3 ranks"), "{uneven}");

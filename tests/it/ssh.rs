@@ -1,4 +1,4 @@
-//! The commands of a gateway's host, over ssh: exit codes, and what a key with a forced command may do.
+//! Commands from a gateway's host, over ssh: exit codes, and what a key with a forced command may do.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -50,7 +50,7 @@ fn the_key_does_what_it_is_for(instance: &Instance, ask: impl Fn(&str) -> Output
 }
 
 #[test]
-fn a_forced_command_runs_what_the_client_asked_for_and_no_more() {
+fn a_forced_command_runs_what_the_client_asked_for_and_nothing_else() {
     let mut instance = instance();
     the_key_does_what_it_is_for(&instance, |asked| {
         let mut command = instance.mlxctl(&["ssh", "--model", "70b"]);
@@ -62,7 +62,7 @@ fn a_forced_command_runs_what_the_client_asked_for_and_no_more() {
     assert_eq!(offline.status.code(), Some(3), "{}", said(&offline));
 }
 
-/// A real sshd, which ssh talks to through a pipe: it listens nowhere.
+/// A real sshd, with which ssh communicates through a pipe, so it listens nowhere.
 #[test]
 fn exit_codes_and_output_come_through_a_real_sshd() {
     if !Path::new(SSHD).exists() || !Path::new("/usr/bin/ssh-keygen").exists() {

@@ -25,7 +25,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
         open_files: 8192,
         environment: vec![("HF_HOME".into(), "/100% full \"disk\"".into())],
     };
-    // systemd wants a program that is there.
+    // systemd requires that the program exists.
     let program = folder.path().join("mlx ctl");
     std::os::unix::fs::symlink("/bin/true", &program).unwrap();
     let unit = folder.path().join(systemd::unit_name(&agent));

@@ -51,5 +51,5 @@ fn variants_have_the_shape_that_was_asked_for() {
         serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
     assert_eq!((&config["hidden_size"], &config["num_hidden_layers"]), (&128.into(), &3.into()));
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
-    assert_eq!(left.len(), 1, "nothing half-made is left: {left:?}");
+    assert_eq!(left.len(), 1, "no partial model is left: {left:?}");
 }

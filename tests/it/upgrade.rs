@@ -1,4 +1,4 @@
-//! An upgrade proves itself before it takes the place of what works, and there is a way back.
+//! An upgrade is tested before it replaces what works, and it can be undone.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn rollback(machine: &Machine) -> Result<Environment, SetupError> {
     venv::rollback(&machine.request(), &trial, &mut |_| {})
 }
 
-/// The numbered names beside the place.
+/// The numbered environments next to the link.
 fn generations(machine: &Machine) -> Vec<String> {
     let names = fs::read_dir(machine.path("")).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<String> = names
@@ -36,7 +36,7 @@ fn generations(machine: &Machine) -> Vec<String> {
 }
 
 #[test]
-fn the_new_one_is_imported_and_serves_before_it_is_switched_to() {
+fn the_new_environment_is_imported_and_serves_before_the_switch() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     machine.write("resolved", NEWER);
@@ -59,15 +59,15 @@ fn the_new_one_is_imported_and_serves_before_it_is_switched_to() {
     let now = venv::existing(&machine.request()).unwrap();
     assert_eq!((&now.python, now.outdated), (&done.environment.python, None));
     assert_ne!(now.python, old.python);
-    assert!(old.python.exists(), "whoever runs from it goes on");
-    assert!(machine.path("venv/bin/python").exists(), "the place is where it was");
+    assert!(old.python.exists(), "processes that run from it continue");
+    assert!(machine.path("venv/bin/python").exists(), "the path is unchanged");
     machine.calls();
     machine.setup().unwrap();
-    assert_eq!(machine.calls(), [""; 0], "a setup finds it whole");
+    assert_eq!(machine.calls(), [""; 0], "a setup finds it complete");
 }
 
 #[test]
-fn one_that_cannot_serve_is_thrown_away() {
+fn an_environment_that_cannot_serve_is_discarded() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     machine.write("resolved", NEWER);
@@ -80,7 +80,7 @@ fn one_that_cannot_serve_is_thrown_away() {
 }
 
 #[test]
-fn packages_that_do_not_come_leave_what_works() {
+fn packages_that_cannot_be_installed_leave_what_works() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     machine.write("pip", "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1\n");
@@ -90,7 +90,7 @@ fn packages_that_do_not_come_leave_what_works() {
 }
 
 #[test]
-fn where_nothing_is_newer_nothing_is_switched() {
+fn without_newer_packages_nothing_is_switched() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     let trial = Trial { serve: &|_| panic!("there is nothing to try"), users: &|_| Vec::new() };
@@ -101,7 +101,7 @@ fn where_nothing_is_newer_nothing_is_switched() {
 }
 
 #[test]
-fn the_one_before_comes_back_and_goes_again() {
+fn the_previous_environment_comes_back_and_goes_again() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     assert_eq!(rollback(&machine), Err(SetupError::NoPrevious));
@@ -113,7 +113,7 @@ fn the_one_before_comes_back_and_goes_again() {
 }
 
 #[test]
-fn one_that_does_not_work_any_more_is_not_gone_back_to() {
+fn a_previous_environment_that_no_longer_works_is_not_restored() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     machine.write("resolved", NEWER);
@@ -124,7 +124,7 @@ fn one_that_does_not_work_any_more_is_not_gone_back_to() {
 }
 
 #[test]
-fn other_requirements_come_with_an_upgrade_and_are_told_after_the_way_back() {
+fn other_requirements_come_with_an_upgrade_and_are_reported_after_a_rollback() {
     let machine = Machine::new();
     machine.setup().unwrap();
     machine.write("resolved", NEWER);
@@ -137,7 +137,7 @@ fn other_requirements_come_with_an_upgrade_and_are_told_after_the_way_back() {
 }
 
 #[test]
-fn whatever_runs_under_the_places_own_name_is_not_pulled_from_under() {
+fn an_environment_in_use_under_the_links_own_name_is_not_removed() {
     let machine = Machine::new();
     let old = machine.setup().unwrap();
     machine.write("resolved", NEWER);
@@ -166,10 +166,10 @@ fn two_environments_are_kept_and_those_in_use() {
 }
 
 #[test]
-fn what_a_killed_upgrade_left_is_thrown_away_by_the_next() {
+fn the_next_upgrade_removes_what_a_killed_one_left() {
     let machine = Machine::new();
     machine.setup().unwrap();
-    // As a kill in the middle of pip leaves it.
+    // As a kill during pip leaves it.
     fs::create_dir_all(machine.path(".venv.2/bin")).unwrap();
     machine.write(".venv.2/pyvenv.cfg", "home = /opt");
     machine.write("..venv.2.mlxctl-building", "");
@@ -190,7 +190,7 @@ fn the_real_server_completes_a_token_of_the_tiny_model() {
 }
 
 #[test]
-fn an_environment_or_a_model_that_does_not_work_is_told_by_its_telling_line() {
+fn an_environment_or_model_that_does_not_work_is_explained_by_its_relevant_line() {
     let folder = tempfile::tempdir().unwrap();
     let python = folder.path().join("python");
     program::write(&python, "#!/bin/sh\necho 'ImportError: libmlx.so' >&2\nexit 1\n");

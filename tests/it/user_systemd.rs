@@ -1,6 +1,6 @@
-//! A real systemd user manager, one a test, where the machine has systemd and lets us: in a mount namespace of its
-//! own, in which it looks as if the machine had been booted with systemd. Not running it is no failure: the unit is
-//! checked by `systemd-analyze` all the same.
+//! A real systemd user manager, one per test, if the machine has systemd and allows it: in a mount namespace of its
+//! own, in which it looks as if the machine had been booted with systemd. Not running it is not a failure, because
+//! `systemd-analyze` checks the unit in any case.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ pub struct UserSystemd {
 }
 
 impl UserSystemd {
-    /// `None` where it cannot be had; says why.
+    /// `None` if it is not available; prints why.
     pub fn start() -> Option<Self> {
         let systemd = ["/lib/systemd/systemd", "/usr/lib/systemd/systemd"]
             .into_iter()
@@ -23,7 +23,7 @@ impl UserSystemd {
             skipped("the agent under systemd", "systemd is not installed");
             return None;
         };
-        // Short, since sockets lie in it.
+        // Short, because sockets are in it.
         let folder = tempfile::Builder::new().prefix("sd").tempdir().unwrap();
         // `exec`, so that the child is systemd itself.
         let script =
@@ -42,7 +42,7 @@ impl UserSystemd {
         while !started.runtime().join("systemd/private").exists() {
             if matches!(started.manager.try_wait(), Ok(Some(_))) || began.elapsed() > Duration::from_secs(20)
             {
-                let why = "systemd --user does not come up here (it takes root, or a machine booted with it)";
+                let why = "systemd --user does not start here (it needs root, or a machine booted with it)";
                 skipped("the agent under systemd", why);
                 return None;
             }
@@ -51,7 +51,7 @@ impl UserSystemd {
         Some(started)
     }
 
-    /// What a command needs to find it, and to put its units where it looks.
+    /// What a command needs to find it, and to put its units where it looks for them.
     pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         Self::variables(self.folder.path())
     }

@@ -1,6 +1,6 @@
-"""What reaches MLX of the wired limits that mlx_lm sets: at the server's start, and for each batch generator.
+"""Which of the wired limits that mlx_lm sets reach MLX: at the server's start, and for each batch generator.
 
-The CPU build has no working set to recommend, so one is made up here; the calls are mlx_lm's own.
+The CPU build recommends no working set, so one is made up here; the calls are mlx_lm's own.
 """
 
 import json
@@ -17,7 +17,7 @@ mx.device_info = lambda *_: {**info, "max_recommended_working_set_size": RECOMME
 
 
 def limit(value):
-    """MLX's own: answers the limit of before."""
+    """Like MLX's own: returns the previous limit."""
     reached.append(value)
     return reached[-2] if len(reached) > 1 else 0
 
@@ -49,7 +49,7 @@ weights = mx.get_active_memory()
 
 
 def generate():
-    # MLX's streams are a thread's own.
+    # MLX's streams belong to a thread.
     for _ in range(2):
         BatchGenerator(model, stream=mx.new_stream(mx.cpu)).close()
 

@@ -1,4 +1,4 @@
-//! The workflows call scripts that are there, and what a release adds to its archives is right.
+//! The workflows call scripts that exist, and what a release adds to its archives is right.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn commands() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_step_is_one_line_that_calls_a_script_that_is_there() {
+fn every_step_is_one_line_that_calls_an_existing_script() {
     let commands = commands();
     assert!(commands.len() >= 12, "{commands:?}");
     let steps = String::from_utf8(script("ci", &["?"]).stdout).unwrap();
@@ -50,7 +50,7 @@ fn every_step_is_one_line_that_calls_a_script_that_is_there() {
 }
 
 #[test]
-fn a_release_is_made_of_a_tag_that_is_the_version_alone() {
+fn a_release_is_made_only_from_a_tag_that_is_the_version() {
     let version = env!("CARGO_PKG_VERSION");
     assert!(script("ci", &["version", &format!("v{version}")]).status.success());
     assert!(!script("ci", &["version", "v99.0.0"]).status.success());
@@ -77,13 +77,13 @@ fn the_formula_of_a_release_names_its_archive_and_its_sum() {
     assert!(sum.len() == 64 && formula.contains(&format!("sha256 \"{sum}\"")), "{formula}");
     assert!(formula.contains("homepage \"https://example.com/someone/mlxctl\""), "{formula}");
 
-    // Without an archive for macOS there is nothing that a formula could name.
+    // Without an archive for macOS a formula has nothing to name.
     std::fs::remove_file(folder.path().join("mlxctl-1.2.3-aarch64-apple-darwin.tar.gz")).unwrap();
     assert!(!script("release-files", &[folder.path().to_str().unwrap(), url]).status.success());
 }
 
 #[test]
-fn the_dependencies_are_as_deny_toml_has_them() {
+fn the_dependencies_comply_with_deny_toml() {
     let held = script("deny", &[]);
     assert!(held.status.success(), "{}", String::from_utf8_lossy(&held.stderr));
     let parsed: toml::Table = toml::from_str(include_str!("../../deny.toml")).unwrap();

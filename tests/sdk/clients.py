@@ -1,6 +1,6 @@
-"""The clients that people have, unmodified, against a gate with the real server behind it.
+"""Common clients, unmodified, against a gate with the real server behind it.
 
-Run by scripts/test-sdk. Each `check_…` is one promise; the first that is broken ends the run.
+Run by scripts/test-sdk. Each `check_…` is one promise; the first broken one ends the run.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class Instance:
                 self.run("start", "tiny", "--timeout", "60s")
                 return
             time.sleep(0.1)
-        raise SystemExit("test-sdk: the supervisor does not come up")
+        raise SystemExit("test-sdk: the supervisor does not start")
 
     def run(self, *arguments):
         command = [MLXCTL, "--config", self.config, *arguments]
@@ -126,7 +126,7 @@ def check_openai_completes(instance):
     complete = client(instance).completions.create
     answer = complete(model="tiny", prompt=prompt, max_tokens=3, temperature=0)
     assert answer.usage.completion_tokens == 3 and answer.choices[0].text.startswith("I am"), answer
-    # What an answer is continued with has been fatal to the server.
+    # Continuing an answer used to be fatal to the server.
     for said in ("I", "I am", "I am a"):
         assert complete(model="tiny", prompt=prompt + said, max_tokens=1, temperature=0).choices[0].text
 
@@ -158,7 +158,7 @@ def check_openai_errors_are_of_their_classes(instance):
         create(model="tiny", messages=CHAT, extra_headers={"Origin": "https://evil.example"})
     with raises(openai.InternalServerError, code="model_offline", status_code=503):
         client(instance, manual=True).chat.completions.create(model="large", messages=CHAT)
-    # A library that retries is told not to wait for what only a person can start.
+    # A library that retries must not wait for what only a person can start.
     began = time.monotonic()
     with raises(openai.InternalServerError):
         patient = openai.OpenAI(base_url=instance.url(True), api_key="none", max_retries=2)
@@ -200,7 +200,7 @@ def check_openai_is_told_what_is_not_supported(instance):
 
 
 def check_coding_agent(instance):
-    """The shape that opencode sends: a long system prompt, tools, a stream, and more tokens than the context leaves."""
+    """A request like opencode's: a long system prompt, tools, a stream, and more tokens than the context leaves."""
     system = {"role": "system", "content": "You are an interactive command-line tool. " * 200}
     stream = client(instance).chat.completions.create(
         model="tiny",
@@ -233,7 +233,7 @@ def check_openai_for_node(instance):
     if not (shutil.which("node") and (NODE / "installed.json").exists()):
         print("not installed: ", end="")
         return
-    # A module is looked for beside the file that imports it.
+    # Node looks for a module next to the file that imports it.
     script = shutil.copy(ROOT / "tests/sdk/client.mjs", NODE)
     done = subprocess.run(["node", script, instance.url()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,7 @@
-"""mlx-lm's own test cases of its server that speak HTTP, against a gate: only the address is another one.
+"""mlx-lm's own server tests that use HTTP, run against a gate: only the address is different.
 
-They are taken from the source archive that scripts/test-sdk unpacks. Cases that look into the server's objects, or stop it,
-are left out.
+They come from the source archive that scripts/test-sdk unpacks. Cases that inspect the server's objects, or stop it, are
+left out.
 """
 
 import ast
@@ -32,7 +32,7 @@ def cases(archive):
 
 
 def run(archive, port):
-    """How many passed; raises with the report of those that did not."""
+    """How many passed; raises with the report if some did not."""
     found = cases(archive)
     names = {"json": json, "requests": requests}
     exec(compile(ast.Module(list(found.values()), []), "test_server.py", "exec"), names)

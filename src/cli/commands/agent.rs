@@ -14,7 +14,7 @@ use crate::cli::error::CliError;
 use crate::registry::Registry;
 use crate::service::agent::{Agent, AgentError, LaunchdAgent, SystemdAgent};
 
-/// How long a stand-in for launchctl may take to start a job: it knows no throttle of minutes.
+/// How long a stand-in for launchctl may take to start a job; unlike launchd it does not throttle for minutes.
 const STAND_IN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
@@ -25,8 +25,8 @@ pub(crate) struct Args {
     stand_ins: StandIns,
 }
 
-// Not documentation for clap, which would say it of the command: programs to call instead of the system's, for tests and
-// for systems that keep theirs elsewhere.
+// Not a doc comment, because clap would print it as the command's help: programs to call instead of the system's, for
+// tests and for systems that keep theirs elsewhere.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StandIns {
     /// Call this launchctl, and treat this system as one that has launchd
@@ -49,10 +49,10 @@ enum Verb {
     Restart(restart::Args),
 }
 
-/// Does it.
+/// Runs one of the `agent` verbs.
 ///
 /// # Errors
-/// What the verb says, with the exit codes of the contract.
+/// The error of the verb, with its exit code.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     match &args.verb {
         Verb::Install(verb) => install::run(context, &args.stand_ins, verb),
@@ -63,11 +63,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 }
 
 impl StandIns {
-    /// The service manager of this system, and our job of it as it is installed: with the mlxctl that its file
-    /// names, which need not be this one.
+    /// This system's service manager with our job as it is installed, that is with the mlxctl that its file names,
+    /// which need not be this one.
     ///
     /// # Errors
-    /// This user can have none.
+    /// This user cannot have an agent, or its file cannot be read.
     pub(crate) fn installed(
         &self,
         context: &Context,
@@ -80,7 +80,7 @@ impl StandIns {
         }
     }
 
-    /// The service manager of this system, and our job of it as it shall be.
+    /// This system's service manager with our job as it should be.
     fn manager(
         &self,
         context: &Context,
@@ -115,10 +115,10 @@ impl StandIns {
     }
 }
 
-/// The program that a job shall run: the named one, or this one.
+/// The program that a job should run: the named one, else this one.
 ///
 /// # Errors
-/// It is not known where this one lies.
+/// The path of this program is unknown.
 pub(super) fn program(named: Option<&Path>) -> Result<PathBuf, CliError> {
     match named {
         Some(path) => absolute(path),
@@ -128,7 +128,7 @@ pub(super) fn program(named: Option<&Path>) -> Result<PathBuf, CliError> {
     }
 }
 
-/// launchd and systemd know no current folder.
+/// An absolute path: launchd and systemd have no current folder.
 ///
 /// # Errors
 /// There is no current folder.

@@ -12,7 +12,7 @@ use crate::bench::shape::Shape;
 use crate::bench::{chips, copy};
 use crate::cli::Context;
 use crate::cli::ask;
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, root_cause};
 use crate::cli::remote::Remote;
 use crate::cli::render::{self, Look};
 use crate::registry::{Model, Registry, Source};
@@ -44,10 +44,10 @@ pub(crate) struct Args {
     chip: Option<String>,
 }
 
-/// Measures a model, and says what its numbers mean.
+/// Measures a model and compares the result with the memory-bandwidth limit.
 ///
 /// # Errors
-/// A model that is unknown (4) or not ready (3); a request that was not answered.
+/// An unknown model (4), one that is not ready (3), or a request that was not answered.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let model = registry
@@ -104,7 +104,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&render::bench::report(&report, &Look::of(&context.output)))
 }
 
-/// What the numbers are about: the live run, which the registry may be ahead of.
+/// What is measured: the live run, whose settings may be older than the registry's.
 struct Served {
     source: Source,
     settings: String,
@@ -123,7 +123,7 @@ fn served(model: &Model, run: Option<&ModelStatus>) -> Served {
             repo => Source::Hub(repo.to_owned()),
         },
     );
-    // Which of the old settings is not known one by one.
+    // Only how the old settings differ is known, not each of their values.
     let settings = match &outdated {
         Some(how) => format!("{} (before: {how})", settings(model)),
         None => settings(model),
@@ -131,7 +131,7 @@ fn served(model: &Model, run: Option<&ModelStatus>) -> Served {
     Served { source, settings, outdated }
 }
 
-/// That the gate will answer, and not hold the first request until the model is there.
+/// Checks that the model is ready, so that the gate does not hold back the first request.
 fn ready(context: &Context, model: &Model) -> Result<ModelStatus, CliError> {
     let found = look(context, model)?.filter(|found| found.state == StateName::Ready);
     found.ok_or_else(|| not_ready(model))
@@ -147,10 +147,10 @@ fn look(context: &Context, model: &Model) -> Result<Option<ModelStatus>, CliErro
     Ok(status.models.into_iter().find(|found| found.name == model.name))
 }
 
-/// The most memory that the live run was seen to take.
+/// The highest footprint seen in the live run, bytes.
 ///
 /// # Errors
-/// When another program on the gate's port answered.
+/// Another program answered on the gate's port.
 fn peak(context: &Context, model: &Model, before: &ModelStatus) -> Result<Option<u64>, CliError> {
     let Some(after) = look(context, model)? else { return Ok(None) };
     if after.traffic.counts.requests == before.traffic.counts.requests {
@@ -195,7 +195,7 @@ fn in_flight(model: &Model, args: &Args) -> u32 {
     if args.url.is_some() { u32::MAX } else { model.limits.in_flight }
 }
 
-/// The bus's limit, or why it is not known.
+/// The memory-bandwidth limit, or why it is unknown.
 fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Option<String>) {
     let unknown = |why: &str| (None, Some(why.to_owned()));
     if shape.sparse {
@@ -218,10 +218,9 @@ fn limit(chip: Option<&str>, cores: u32, shape: &Shape) -> (Option<Roofline>, Op
 
 fn unanswered(error: AskError) -> CliError {
     let busy = matches!(error, AskError::Refused { status: 429 | 503, .. });
-    let why = std::iter::successors(std::error::Error::source(&error), |error| error.source()).last();
     let what = format!("a request was not answered: {error}");
     let failure = CliError::new(if busy { Exit::Refused } else { Exit::Failed }, what);
-    match why {
+    match root_cause(&error) {
         Some(why) => failure.why(why),
         None => failure,
     }
@@ -235,7 +234,7 @@ mod tests {
     use crate::cli::render::sample;
 
     #[test]
-    fn numbers_are_those_of_what_runs_and_not_under_what_the_registry_says_by_now() {
+    fn a_report_describes_the_live_run_and_not_the_registrys_newer_settings() {
         let text = include_str!("../../../config/models.toml");
         let registry = Registry::parse(Path::new("/m.toml"), text).unwrap();
         let model = &registry.models[0];

@@ -35,21 +35,21 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What `budget --json` prints; keys are promises.
+/// What `budget --json` prints; its keys are stable.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     schema: u32,
     budget: &'a BudgetStatus,
     models: &'a [PlannedModel],
     cases: &'a [Case],
-    /// What the GPU may hold and who says so; null: there is none, or it is unknown.
+    /// How much memory the GPU may hold and where that figure is from; null: no limit, or it is unknown.
     gpu_limit: Option<GpuLimit>,
 }
 
 /// Prints the plan.
 ///
 /// # Errors
-/// Exit 2 for the registry, 4 for a name that nothing goes by; when stdout cannot be written.
+/// Exit 2 for an invalid registry, 4 for an unknown name; when stdout cannot be written.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     for name in &args.running {
@@ -101,6 +101,14 @@ pub(crate) fn show(
     gpu_limit: Option<GpuLimit>,
     width: usize,
 ) -> String {
+    let counting = "FREE: memory − reserves that always hold − models.  HEADROOM: memory − models, nothing kept for macOS.\n";
+    let gpu = gpu_limit.map(|limit| on_the_gpu(budget, limit)).unwrap_or_default();
+    let by = counted_by(&budget.models);
+    let notes = fold(&format!("{counting}{by}{gpu}"), 2, width);
+    format!("{}\n{}\n{notes}\n", taken(registry, budget, width), left(registry, budget, width))
+}
+
+fn taken(registry: &Registry, budget: &Budget, width: usize) -> String {
     let now = &budget.now;
     let mut plan = table::plain(&["", "SIZE", ""]);
     plan.add_row(["memory".to_owned(), Bytes(now.total_bytes).to_string(), String::new()]);
@@ -129,7 +137,10 @@ pub(crate) fn show(
         plan.add_row([model.name.clone(), size, format!("{start}{by}")]);
     }
     plan.add_row(["= free".to_owned(), signed(i128::from(now.free_bytes)), String::new()]);
+    table::lines(plan, 1..2, width)
+}
 
+fn left(registry: &Registry, budget: &Budget, width: usize) -> String {
     let conditional: Vec<&str> = registry
         .reserves
         .iter()
@@ -154,14 +165,10 @@ pub(crate) fn show(
         }
         cases.add_row(row);
     }
-    let counting = "FREE: memory − reserves that always hold − models.  HEADROOM: memory − models, nothing kept for macOS.\n";
-    let gpu = gpu_limit.map(|limit| on_the_gpu(budget, limit)).unwrap_or_default();
-    let by = counted_by(&budget.models);
-    let notes = fold(&format!("{counting}{by}{gpu}"), 2, width);
-    format!("{}\n{}\n{notes}\n", table::lines(plan, 1..2, width), table::lines(cases, 1..5, width))
+    table::lines(cases, 1..5, width)
 }
 
-/// By what the models are counted, and that it changes once their files are there.
+/// Whether models are counted by declared size or by estimate, and that a download changes the former to the latter.
 fn counted_by(models: &[PlannedModel]) -> String {
     let names = |declared| {
         let of = models.iter().filter(|model| model.bytes.is_some() && model.declared == declared);
@@ -180,7 +187,7 @@ fn counted_by(models: &[PlannedModel]) -> String {
     text
 }
 
-/// The fullest case beside what the GPU may hold.
+/// The fullest case compared with what the GPU may hold.
 fn on_the_gpu(budget: &Budget, limit: GpuLimit) -> String {
     let left = |case: &Case| i128::from(limit.bytes.0) - i128::from(case.models_bytes.0);
     let last = budget.cases.last().map(|case| match left(case) {

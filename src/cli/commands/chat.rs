@@ -10,13 +10,13 @@ use super::serve::runtime;
 use crate::api::{ModelStatus, StateName};
 use crate::cli::Context;
 use crate::cli::ask::{Answer, Question, address, ask, key};
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, no_signal_handlers};
 use crate::cli::remote::{Remote, unknown_model};
 use crate::cli::render::status::state_word;
 use crate::registry::{Model, Start};
 use crate::terminal::Shown;
 
-/// A limit that catches files piped in by mistake.
+/// Longest question, bytes; catches files piped in by mistake.
 const LONGEST: u64 = 8 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -30,10 +30,10 @@ pub(crate) struct Args {
     max_tokens: Option<u32>,
 }
 
-/// Asks a model one question through its gate and prints the answer as it comes. A key is taken from `$MLX_API_KEY`.
+/// Asks a model one question through its gate and prints the answer as it comes. The key comes from `$MLX_API_KEY`.
 ///
 /// # Errors
-/// Exit 3 for a model that is not ready, 4 for one that is unknown, 2 without a question, 75 where the gate is busy.
+/// Exit 3 for a model that is not ready, 4 for an unknown one, 2 without a question, 75 if the gate is busy.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let registry = remote
@@ -66,12 +66,13 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What a preset goes by is kept; the gate knows no repository in another case.
+/// Keeps an alias as typed, because it may name a preset. A repository becomes the model's name, because the gate would
+/// not know it in another case.
 fn called<'a>(model: &'a Model, typed: &'a str) -> &'a str {
     if model.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(typed)) { typed } else { &model.name }
 }
 
-/// Whether the gate would answer; what is waited for, where it holds requests back until the model is ready.
+/// Checks that the gate would answer. `Some`: the gate holds requests until the model is ready, so say what for.
 fn judge(model: &Model, found: Option<&ModelStatus>) -> Result<Option<String>, CliError> {
     let name = &model.name;
     let Some(found) = found else {
@@ -120,11 +121,10 @@ fn question(args: &Args) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// Prints the answer; a signal ends it after its line.
+/// Prints the answer; a signal ends the line and the command.
 async fn stream(context: &Context, question: &Question<'_>) -> Result<Answer, CliError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
-    // A model may write anything, and a terminal obeys; a file gets what was said.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(no_signal_handlers)?;
+    // A model may write escape sequences, which a terminal would obey; a file gets the exact text.
     let mut shown = std::io::stdout().is_terminal().then(Shown::default);
     let mut started = false;
     let asked = ask(question, |piece| {

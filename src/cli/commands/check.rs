@@ -15,7 +15,7 @@ pub(crate) struct Args {
     memory: Option<Bytes>,
 }
 
-/// Names every problem of the registry, or says in a few lines what is in it.
+/// Names every problem of the registry, or summarizes what is in it.
 ///
 /// # Errors
 /// Exit 2 with every problem; when stdout cannot be written.
@@ -39,7 +39,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&summary(&registry))
 }
 
-/// Files of models that are not what their names say: a start is certain to fail.
+/// Models with files that are not what their names say: their starts are certain to fail.
 fn impostors(registry: &Registry) -> Vec<Complaint> {
     let found = registry.models.iter().enumerate().filter_map(|(index, model)| {
         let problem = weights::impostor(model)?;
@@ -52,8 +52,8 @@ fn impostors(registry: &Registry) -> Vec<Complaint> {
     found.collect()
 }
 
-/// This machine's memory, no more than the cgroup allows; without bound where the system does not say, so that
-/// nothing is refused on a guess.
+/// This machine's memory, or less if its cgroup allows less; unlimited if unknown, so that nothing is refused on a
+/// guess.
 fn memory_here() -> Bytes {
     let Ok(mut system) = sysinfo::System::new() else { return Bytes(u64::MAX) };
     system.refresh_memory();

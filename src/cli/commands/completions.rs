@@ -9,7 +9,7 @@ use crate::cli::Context;
 use crate::cli::args::Cli;
 use crate::cli::error::CliError;
 
-/// What the scripts ask for names with.
+/// Hidden first argument with which the scripts ask for model names.
 pub(crate) const MODELS: &str = "__models";
 
 #[derive(Debug, clap::Args)]
@@ -26,8 +26,8 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&script(args.shell))
 }
 
-/// What the scripts ask for: the names and aliases of the models, one per line. Nothing where the registry is missing or
-/// broken: completion must not print errors.
+/// Prints the names and aliases of the models for the scripts, one per line. Nothing if the registry is missing or
+/// invalid: completion must not print errors.
 ///
 /// # Errors
 /// When stdout cannot be written.
@@ -41,7 +41,7 @@ pub(crate) fn names(context: &Context) -> Result<(), CliError> {
     if names.is_empty() { Ok(()) } else { context.output.data(&names.join("\n")) }
 }
 
-/// clap's script, with the names of models where a command takes them.
+/// clap's script, extended to complete model names.
 fn script(shell: Shell) -> String {
     let mut program = Cli::command();
     let mut bytes = Vec::new();
@@ -66,7 +66,7 @@ fn is_model(argument: &Arg) -> bool {
     matches!(argument.get_id().as_str(), "model" | "models")
 }
 
-/// Adds to what the generated function found.
+/// Wraps the generated function and adds the names of models.
 fn bash(verbs: &[String]) -> String {
     format!(
         r#"
@@ -86,7 +86,7 @@ complete -F _mlxctl_models -o bashdefault -o default mlxctl
     )
 }
 
-/// `':model -- About:_default'` and `'*::models -- About:_default'` become a call of our own function.
+/// Replaces `_default` in `':model -- About:_default'` and `'*::models -- About:_default'` by our own function.
 fn zsh(script: &str) -> String {
     const FUNCTION: &str = "_mlxctl_models() {\n    local -a models\n    models=(${(f)\"$(mlxctl __models 2>/dev/null)\"})\n    \
                             compadd -a models\n}\n\n";

@@ -1,4 +1,4 @@
-//! `mlxctl demo`: the whole thing on the built-in tiny model, from nothing to a clean stop.
+//! `mlxctl demo`: runs everything once with the built-in tiny model, from nothing to a clean stop.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::setup;
 use crate::api::{ApiError, StartRequest};
 use crate::cli::Context;
 use crate::cli::ask::{Question, ask};
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, no_signal_handlers};
 use crate::cli::render::{self, Look};
 use crate::control::server::Server;
 use crate::folders;
@@ -20,7 +20,7 @@ use crate::python::venv::SetupRequest;
 use crate::registry::{self, Registry};
 use crate::supervisor::{Handle, Options, Supervisor, on_signals};
 
-/// What the model is asked; its training knows the answer.
+/// The tiny model was trained to answer this.
 const QUESTION: &str = "What are you?";
 
 #[derive(Debug, clap::Args)]
@@ -33,10 +33,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Environment, model, supervisor, gate, one streamed answer, status, clean stop.
+/// Sets up environment and model, starts supervisor and gate, shows one streamed answer and the status, and stops.
 ///
 /// # Errors
-/// Whatever of it failed, and what to do.
+/// The first of these that failed, and what to do.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = write_registry(&folders::data().join("demo"), free_port()?)?;
     let say = |line: &str| context.output.say(line);
@@ -59,8 +59,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     let server =
         Server::bind(&run).map_err(|error| CliError::failed("cannot open the control socket").why(error))?;
     let control = tokio::spawn(server.run(handle.clone(), config.clone()));
-    on_signals(handle.clone(), config.clone())
-        .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+    on_signals(handle.clone(), config.clone()).map_err(no_signal_handlers)?;
     let life = tokio::spawn(supervisor.run());
     let unread = Arc::new(AtomicBool::new(false));
     context.output.when_unread({
@@ -89,7 +88,7 @@ async fn serve(context: &Context, args: &Args, registry: Registry) -> Result<(),
     shown.map(drop)
 }
 
-/// Waits for the model, asks it, shows its answer and the status; `false`: stdout was closed first.
+/// Waits for the model, asks it, and shows its answer and the status; `false`: stdout was closed before that.
 async fn show(
     context: &Context,
     args: &Args,
@@ -139,7 +138,7 @@ fn free_port() -> Result<u16, CliError> {
         .map_err(|error| CliError::failed("no free port on loopback").why(error))
 }
 
-/// The demo's registry as a file of its own, so that `mlxctl --config` works on it too.
+/// Writes the demo's registry to a file, so that `mlxctl --config` works with it too.
 fn write_registry(root: &Path, port: u16) -> Result<Registry, CliError> {
     let failed =
         |error: &dyn std::fmt::Display| CliError::failed("the demo's registry cannot be written").why(error);

@@ -17,25 +17,23 @@ pub(crate) struct Args {
     /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
-    /// Test every operating-system call mlxctl relies on, using processes of its own, instead of checking the deployment
+    /// Test every system call mlxctl relies on, using processes of its own, instead of checking the deployment
     #[arg(long)]
     host: bool,
     #[command(flatten)]
     stand_ins: agent::StandIns,
 }
 
-/// Keys are promises.
+/// What `doctor --json` prints; its keys are stable.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     schema: u32,
-    /// Checks that failed.
     failed: usize,
-    /// Checks that warn.
     warned: usize,
     checks: &'a [Finding],
 }
 
-/// Looks at everything and says what to do about it.
+/// Runs every check and prints what was found and what to do about it.
 ///
 /// # Errors
 /// Exit 1 if a check failed.
@@ -43,15 +41,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let findings = examine(context, args);
     let with = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failed, warned) = (with(State::Fail), with(State::Warn));
-    let text = if args.json {
-        let document = Document { schema: SCHEMA, failed, warned, checks: &findings };
-        serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("cannot write the findings as JSON").why(error))?
+    if args.json {
+        context.output.json(&Document { schema: SCHEMA, failed, warned, checks: &findings })?;
     } else {
         let look = Look::of(&context.output);
-        findings.iter().map(|finding| line(finding, &look)).collect()
-    };
-    context.output.data(&text)?;
+        context.output.data(&findings.iter().map(|finding| line(finding, &look)).collect::<String>())?;
+    }
     match failed {
         0 => Ok(()),
         failed => Err(CliError::new(Exit::Failed, format!("{} failed", count(failed as u64, "check")))),
@@ -79,10 +74,10 @@ fn examine(context: &Context, args: &Args) -> Vec<Finding> {
     findings
 }
 
-/// Where the columns of what was seen and what to do begin.
+/// The column at which what was seen and what to do begin.
 const SEEN: usize = 22;
 
-/// The state, the check, what was seen; below it what to do.
+/// State, check and what was seen; what to do is on the lines below.
 fn line(finding: &Finding, look: &Look) -> String {
     let (word, style) = match finding.state {
         State::Ok => ("ok", Style::Good),

@@ -9,6 +9,7 @@ use crate::backend::assess::{Assessment, assess};
 use crate::backend::weights;
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::machine;
 use crate::cli::remote::{Remote, unknown_model};
 use crate::cli::render::{Look, fold, table};
 use crate::host::{self, Footprint, MemoryReading};
@@ -40,57 +41,57 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What `estimate --json` prints; keys are promises.
+/// What `estimate --json` prints; its keys are stable.
 #[derive(Debug, Serialize)]
 struct Document {
     schema: u32,
     model: String,
     repo: String,
     platform: Platform,
-    /// What the backend is held to.
+    /// The limits that the backend runs with.
     bounds: Bounds,
-    /// The room that kept prompts and a prefill share, as the launcher is given it; null: nothing is shared.
+    /// The memory that kept prompts and a prefill share, as passed to the launcher; null: nothing is shared.
     room: Option<Room>,
-    /// The flags of `mlx_lm.server` that follow.
+    /// The flags of `mlx_lm.server` that follow from the bounds.
     arguments: Vec<String>,
-    /// What the backend's environment needs beside.
+    /// What the backend's environment needs in addition.
     environment: BTreeMap<&'static str, &'static str>,
-    /// Why it stands on rules of thumb and not on what mlx_lm says of the model; null: it does not.
+    /// Why it is based on rules of thumb and not on what mlx_lm says of the model; null: it is not.
     rules_of_thumb: Option<String>,
-    /// KV bytes that one more token takes; null: the files are not there.
+    /// Bytes of KV cache per token; null: the files are not there.
     kv_bytes_per_token: Option<Bytes>,
-    /// Under what the footprints of such a run are kept in `learned.json`.
+    /// The key under which `learned.json` keeps the footprints of such a run.
     learning_key: String,
     /// On this machine; null if unknown.
     estimate: Option<Estimate>,
     /// On every machine of its cluster, this one first; empty without one.
     hosts: Vec<HostEstimate>,
-    /// What admission would reserve.
+    /// What admission would reserve here; null if unknown.
     reserve_bytes: Option<Bytes>,
-    /// What the GPU may hold and who says so; null: there is none, or it is unknown.
+    /// How much memory the GPU may hold and where that figure is from; null: no limit, or it is unknown.
     gpu_limit: Option<GpuLimit>,
-    /// What the decision counts beside this model.
+    /// What the decision counts besides this model.
     counted: Counted,
     /// Whether a start would be granted now.
     granted: bool,
-    /// Why not, where memory is short.
+    /// Why not, if memory is short.
     refusal: Option<Refusal>,
-    /// Why not, where the supervisor holds starts back whatever memory there is.
+    /// Why not, if the supervisor holds starts back regardless of memory.
     held_back: Option<HeldBack>,
-    /// What a start would not find, granted or not: environment or files.
+    /// What a start would be missing, granted or not: environment or files.
     missing: Option<HeldBack>,
 }
 
-/// What else is on the machine, as far as the decision counts it.
+/// What else the decision takes into account.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Counted {
-    /// Whether a supervisor was asked; without one no other model counts.
+    /// Whether a supervisor answered; without one no other model counts.
     supervisor: bool,
-    /// Its running models, and what they were granted.
+    /// The other running models and what they were granted.
     models: BTreeMap<String, Grant>,
-    /// What this model itself was granted, if it runs; the decision is that on restarting it.
+    /// What this model itself was granted, if it is running; the decision is then about restarting it.
     running: Option<Grant>,
-    /// The decision is on a machine of this size, on which nothing runs.
+    /// The decision is about an idle machine of this size; null: about this machine.
     memory_bytes: Option<Bytes>,
     /// What keeps the supervisor from starting this model, apart from memory.
     #[serde(skip)]
@@ -101,7 +102,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// What the supervisor, if one runs, has granted.
+    /// Asks the supervisor, if one is running, what it has granted.
     fn ask(context: &Context, model: &Model) -> Self {
         let status = Remote::find(context).ok().and_then(|remote| remote.client.status().ok());
         let Some(status) = status else { return Self::default() };
@@ -124,7 +125,6 @@ impl Counted {
         counted
     }
 
-    /// In a sentence.
     fn words(&self) -> String {
         let names = |grants: &BTreeMap<String, Grant>| {
             let each = grants.iter().map(|(name, grant)| {
@@ -141,44 +141,41 @@ impl Counted {
     }
 }
 
-/// The machine as a command sees it that asks no supervisor.
+/// The machine as seen without a supervisor.
 pub(crate) struct LiveReading {
-    /// Its memory now.
     pub reading: MemoryReading,
-    /// Programs of the reserves that run.
+    /// Running programs that a reserve is tied to.
     pub programs: Vec<String>,
-    /// Installed memory.
+    /// Installed memory, or the size given by `--memory`.
     pub total: Bytes,
-    /// What `mlxctl setup` was told that the GPU may hold.
+    /// The GPU limit that `mlxctl setup` noted.
     pub noted: Option<Bytes>,
 }
 
-/// Looks at this machine.
+/// Reads the memory, programs and environment of this machine.
 ///
 /// # Errors
-/// When the system does not say what memory it has.
+/// The system does not report its memory.
 pub(crate) fn live_reading(registry: &Registry) -> Result<LiveReading, CliError> {
     let host = host::system();
     let reading = host
         .memory()
         .map_err(|error| CliError::failed("cannot read this system's memory size").why(error))?;
-    let names: Vec<String> =
-        registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
     let environment = venv::existing(&SetupRequest::to_look(registry)).ok();
     Ok(LiveReading {
         reading,
-        programs: host.running(&names),
+        programs: machine::running(host.as_ref(), registry),
         total: host.facts().memory,
         noted: environment.and_then(|environment| environment.gpu_limit),
     })
 }
 
-/// Another machine: nothing is known of what it has available.
+/// Another machine: its available memory is unknown.
 fn elsewhere(total: Bytes) -> LiveReading {
     LiveReading { reading: MemoryReading::default(), programs: Vec::new(), total, noted: None }
 }
 
-/// The failure for files or bounds that cannot work.
+/// The error for files or bounds that cannot work.
 pub(crate) fn unusable(model: &Model, problem: &Problem) -> CliError {
     let error = CliError::failed(format!("cannot estimate the memory of {}", model.name)).why(problem);
     match problem.hint() {
@@ -190,7 +187,7 @@ pub(crate) fn unusable(model: &Model, problem: &Problem) -> CliError {
 /// Prints every term and the decision; a start that would be refused is an answer, not a failure.
 ///
 /// # Errors
-/// Exit 2 or 4 for the registry and the name; files that are no model; when stdout cannot be written.
+/// Exit 2 for an invalid registry, 4 for an unknown name; files that are not a model; when stdout cannot be written.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let model = registry.model(&args.model).map_err(|error| unknown_model(&registry, &error))?;
@@ -204,16 +201,14 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let document =
         examine(&registry, model, platform, &live, counted).map_err(|problem| unusable(model, &problem))?;
     if args.json {
-        let json = serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("the estimate cannot be written as JSON").why(error))?;
-        return context.output.data(&json);
+        return context.output.json(&document);
     }
     let width = Look::of(&context.output).width;
     context.output.data(&fold(&show(&document, model, width), 2, width))
 }
 
-/// Has mlx_lm say what the model and its draft model take, if their files are there and it was not done before. A model
-/// that it cannot describe is estimated all the same.
+/// Has mlx_lm describe the memory of the model and of its draft model, unless that is already stored or the files are
+/// missing. A model that it cannot describe is still estimated.
 pub(crate) fn describe(context: &Context, registry: &Registry, model: &Model) {
     let profiles = Profiles::of(registry);
     let own = weights::folder(&model.source).map(|folder| (folder, weights::division(model)));
@@ -238,7 +233,7 @@ fn examine(
         assess(registry, model, platform)?;
     let mut ledger = Ledger::new(live.total, registry.reserves.clone());
     for (other, grant) in &counted.models {
-        // Names are unique, so that every grant is entered.
+        // Names are unique, so every grant is entered.
         let _ = ledger.enter(other, *grant);
     }
     let gpu_limit = match counted.memory_bytes {
@@ -314,7 +309,7 @@ fn show(document: &Document, model: &Model, width: usize) -> String {
         text.push_str(&format!("; {} itself is running with {}", document.model, grant.bytes));
     }
     let again = if document.counted.running.is_some() { "a restart" } else { "a start" };
-    // As admission asks: what holds starts back comes before memory.
+    // In the order in which admission asks: what holds starts back comes before memory.
     match (&document.held_back, &document.refusal) {
         (None, None) => text.push_str(&format!("; {again} would be granted now\n")),
         (Some(held), _) => {
@@ -328,12 +323,7 @@ fn show(document: &Document, model: &Model, width: usize) -> String {
         }
     }
     if let Some(missing) = document.missing.as_ref().filter(|_| document.counted.memory_bytes.is_none()) {
-        text.push_str(&format!(
-            "before that: {}
-try: {}
-",
-            missing.reason, missing.hint
-        ));
+        text.push_str(&format!("before that: {}\ntry: {}\n", missing.reason, missing.hint));
     }
     text
 }

@@ -9,6 +9,7 @@ use crate::api::EventRecord;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::machine;
 use crate::cli::remote::Remote;
 use crate::cli::render::{Look, Style, wrap};
 use crate::terminal;
@@ -26,10 +27,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Prints what happened and why. Without a supervisor, what the last one wrote down.
+/// Prints what happened and why; without a supervisor, what the last one recorded.
 ///
 /// # Errors
-/// Exit 3 for `--follow` without a supervisor, or when it ends; whatever else keeps it from knowing.
+/// Exit 3 for `--follow` without a supervisor, or when it ends; when the events cannot be read.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let look = Look::of(&context.output);
@@ -56,7 +57,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     remote.client.follow(past.next, |event| show(&event))
 }
 
-/// The last events of the file, without lines that are none: the last one may be half written.
+/// The last events in the file. Lines that are not events are skipped: the last one may be half written.
 fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError> {
     let opened = match fs_err::File::open(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -85,20 +86,19 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
         "crashed" | "failed" | "refused" | "hung" => Style::Bad,
         _ => Style::Plain,
     };
-    let local = humantime::parse_rfc3339(&event.at).ok().and_then(crate::host::posix::local_time);
-    let at = local.as_deref().unwrap_or(&event.at);
+    let at = machine::local_time(&event.at);
     let (model, kind) =
         (format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl")), format!("{:<9}", event.kind));
     let before = at.width() + model.width() + kind.width() + 6;
     let room = look.width.saturating_sub(before);
-    // Where it has little room here, a long text begins on a line of its own.
+    // If there is little room left here, a long text begins on a line of its own.
     let longest = event.text.split_whitespace().map(UnicodeWidthStr::width).max().unwrap_or(0);
     let narrow = event.text.width() > room && (room < 32 || longest > room);
     let (first, indent) = if narrow { ("\n    ", 4) } else { ("", before) };
     let text = wrap(&event.text, look.width.saturating_sub(indent)).join(&format!("\n{:indent$}", ""));
     Ok(format!(
         "{}  {}  {}  {first}{text}",
-        look.paint(Style::Faint, at),
+        look.paint(Style::Faint, &at),
         look.paint(Style::Strong, &model),
         look.paint(style, &kind),
     ))
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_a_line() {
+    fn an_event_is_one_line_and_wraps_on_a_narrow_terminal() {
         let look = Look { width: 80, color: false, unicode: true };
         let line = |event: &EventRecord| text(event, false, &look).unwrap();
         assert!(

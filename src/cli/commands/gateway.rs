@@ -17,7 +17,7 @@ pub(crate) struct Args {
 /// Prints what a gateway needs to reach the models.
 ///
 /// # Errors
-/// A broken registry, or no address that clients could use (2).
+/// An invalid registry, or no address that clients could use (2).
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let facts = Facts::new(&registry, args.host.as_deref()).map_err(|error| {

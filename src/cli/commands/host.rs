@@ -28,10 +28,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Tells what the other machines of a cluster have to know of this one. Changes nothing and needs no registry.
+/// Prints what the other machines of a cluster need to know about this one. Changes nothing and needs no registry.
 ///
 /// # Errors
-/// A model that is no repository and no folder; when stdout cannot be written.
+/// A model that is neither a repository nor a folder; when stdout cannot be written.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = Registry::load(&context.config).ok();
     let venv = args.venv.clone().or_else(|| registry.as_ref().map(|registry| registry.paths.venv.clone()));

@@ -31,10 +31,10 @@ pub(crate) struct Args {
     memory: Option<Bytes>,
 }
 
-/// Writes a registry for this machine: what fits into its memory, and where it listens. Never replaces a file.
+/// Writes a registry for this machine: models that fit its memory, and where it listens. Never replaces a file.
 ///
 /// # Errors
-/// When there is a file already, or it cannot be written.
+/// The file already exists or cannot be written.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let host = crate::host::system();
     let facts = host.facts();
@@ -64,7 +64,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&file.to_string_lossy())
 }
 
-/// Whole or not at all, and never over another one.
+/// Writes the file completely or not at all, and never over another one.
 fn write(file: &Path, text: &str) -> Result<(), CliError> {
     let folder = file.parent().unwrap_or(Path::new("/"));
     let failed = |error: &io::Error| {
@@ -90,7 +90,7 @@ fn write(file: &Path, text: &str) -> Result<(), CliError> {
 }
 
 /// `count` ports for the models, and those that were skipped because another program listens there. From 9000 on
-/// nothing is skipped, so that the search ends.
+/// none is skipped, so the search ends.
 fn ports(count: usize, taken: impl Fn(u16) -> bool) -> (Vec<u16>, Vec<u16>) {
     let (mut free, mut skipped) = (Vec::new(), Vec::new());
     let mut port = FIRST_PORT;
@@ -105,7 +105,7 @@ fn ports(count: usize, taken: impl Fn(u16) -> bool) -> (Vec<u16>, Vec<u16>) {
     (free, skipped)
 }
 
-/// Whether another program listens there. Anything else that is wrong with a port is for `mlxctl check` to say.
+/// Whether another program listens there. `mlxctl check` reports anything else that is wrong with a port.
 fn taken(gates: Ipv4Addr, port: u16) -> bool {
     matches!(TcpListener::bind((gates, port)), Err(error) if error.kind() == io::ErrorKind::AddrInUse)
 }
@@ -117,7 +117,7 @@ fn in_use(port: u16) -> String {
     }
 }
 
-/// What was proposed, and what to do with it.
+/// What was proposed, and what to do next.
 fn next(file: &Path, elsewhere: bool, proposals: &[Proposal]) -> String {
     let mut lines: Vec<String> = proposals
         .iter()
@@ -131,8 +131,7 @@ fn next(file: &Path, elsewhere: bool, proposals: &[Proposal]) -> String {
         })
         .collect();
     let config = if elsewhere { format!(" --config '{}'", file.display()) } else { String::new() };
-    let setup = format!("mlxctl{config} setup");
-    let width = setup.len().max(format!("mlxctl{config} agent install").len());
+    let width = format!("mlxctl{config} agent install").len();
     lines.push("\nnext:".to_owned());
     for (verb, why) in [
         ("setup", "create the Python environment"),
@@ -146,7 +145,7 @@ fn next(file: &Path, elsewhere: bool, proposals: &[Proposal]) -> String {
 
 /// This machine's address in a private network (RFC 1918), if the route to the outside leaves from one.
 fn lan() -> Option<Ipv4Addr> {
-    // A datagram socket that is connected has the route's address; nothing is sent (192.0.2.0/24 is nobody's, RFC 5737).
+    // Connecting a datagram socket gives it the route's address and sends nothing (192.0.2.0/24 is reserved, RFC 5737).
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     match socket.local_addr().ok()?.ip() {

@@ -18,7 +18,7 @@ enum Action {
     Add {
         /// Name of the key's owner, shown in the access log
         name: String,
-        /// What it is for; a key does one of these. Each of them may read the page
+        /// What the key permits; every key may also read the page
         #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
         may: May,
     },
@@ -38,7 +38,7 @@ enum Action {
 /// Manages the keys of the gates and of the page.
 ///
 /// # Errors
-/// Exit 2 for a name that is none, 1 for one that is taken or unknown, and where the file cannot be changed.
+/// Exit 2 for an invalid name, 1 for one that is taken or unknown, or if the file cannot be changed.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let file = registry.paths.state.join("keys.json");

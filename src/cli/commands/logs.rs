@@ -11,10 +11,10 @@ use crate::logs::Tail;
 use crate::registry::Registry;
 use crate::terminal::Shown;
 
-/// Between two looks of `-f`.
+/// How often `--follow` looks for new text.
 const BETWEEN: Duration = Duration::from_millis(200);
 
-/// What the supervisor's own log is called, where no model has the name.
+/// What the supervisor's own log is called, unless a model has that name.
 const SUPERVISOR: &str = "supervisor";
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     lines: usize,
 }
 
-/// One log and how it comes to be.
+/// A log, and what creates it.
 struct Log {
     name: String,
     path: PathBuf,
@@ -40,7 +40,7 @@ struct Log {
 /// Prints the end of a backend's log, or of the supervisor's. Needs no supervisor.
 ///
 /// # Errors
-/// Exit 4 for an unknown model; exit 1 where there is no log yet, or it cannot be read.
+/// Exit 4 for an unknown model; exit 1 if there is no log yet, or it cannot be read.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let log = find(&registry, &args.model)?;
@@ -56,7 +56,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         }
         opened => opened.map_err(unreadable)?,
     }
-    // A model's output is in it, and what others sent.
+    // It contains the output of a model and what clients sent: neither may control the terminal.
     let mut shown = Shown::default();
     let mut copy = |tail: &mut Tail| -> Result<(), CliError> {
         while let Some(block) = tail.block().map_err(unreadable)? {

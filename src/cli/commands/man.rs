@@ -20,7 +20,7 @@ pub(crate) struct Args {
 /// Prints the manual page as roff, or writes all of them.
 ///
 /// # Errors
-/// Exit 2 where there is no such command; when stdout or the folder cannot be written.
+/// Exit 2 for an unknown command; when stdout or the folder cannot be written.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let mut program = Cli::command();
     program.build();

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What `models --json` prints; keys are promises.
+/// What `models --json` prints; its keys are stable.
 #[derive(Debug, Serialize)]
 struct Document {
     schema: u32,
@@ -31,18 +31,18 @@ struct Document {
 struct Row {
     name: String,
     aliases: Vec<String>,
-    /// Sampling values, by the alias that brings them.
+    /// Sampling values, by the alias that selects them.
     presets: BTreeMap<String, BTreeMap<&'static str, serde_json::Number>>,
     role: &'static str,
     start: Start,
     port: u16,
     repo: String,
     alternatives: Vec<String>,
-    /// Memory that the registry declares.
+    /// The `size` key of the registry.
     declared_bytes: Option<Bytes>,
-    /// What is on disk; null: nothing.
+    /// The files on disk; null: there are none.
     cached: Option<Cached>,
-    /// A file that is not what its name says, so that a start is certain to fail; null: none.
+    /// A file that is not what its name says, so that a start is certain to fail; null: there is none.
     unusable: Option<String>,
 }
 
@@ -51,7 +51,7 @@ struct Cached {
     folder: String,
     bytes: Bytes,
     complete: bool,
-    /// Why it is not the revision that the cache names as current; null: it is.
+    /// Why this is not the revision that the cache names as current; null: it is.
     instead: Option<String>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if presets.is_empty() { Ok(()) } else { context.output.data(&format!("\n{presets}")) }
 }
 
-/// A line per preset: what a request under that name gets.
+/// One line per preset: the values that a request under that name gets.
 fn presets(rows: &[Row]) -> String {
     let lines = rows.iter().flat_map(|row| {
         row.presets.iter().map(|(name, set)| {
@@ -123,7 +123,7 @@ fn row(model: &Model) -> Row {
     }
 }
 
-/// What a model takes: what lies on the disk, where all of it does, else what the registry says.
+/// The size on disk, if the download is complete, else the size that the registry declares.
 fn size(row: &Row) -> String {
     match (&row.cached, row.declared_bytes) {
         (Some(cached), _) if cached.complete => cached.bytes.to_string(),
@@ -141,7 +141,7 @@ fn on_disk(row: &Row) -> String {
     }
 }
 
-/// Where the terminal is narrow, columns that another one implies are left out first.
+/// On a narrow terminal, columns that another one implies are left out first.
 fn listed(rows: &[Row], look: &Look) -> String {
     // A repository's name would take all the room of a small terminal.
     let repo = Column::left("REPO", if look.width < 70 { 7 } else { 0 });

@@ -13,10 +13,10 @@ pub(crate) struct Args {
     test: bool,
 }
 
-/// Sends a test from here, as a supervisor would: it need not run.
+/// Sends a test from this process, as a supervisor would; none needs to be running.
 ///
 /// # Errors
-/// Exit 2 where the registry names no way, 1 where one failed.
+/// Exit 2 if the registry configures no notifications, 1 if one failed.
 pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let ways = ways(&registry.notify);

@@ -17,10 +17,10 @@ pub(crate) struct Args {
     program: Option<PathBuf>,
 }
 
-/// Prints the property list, or what a file says otherwise.
+/// Prints the property list, or how a file differs from it.
 ///
 /// # Errors
-/// A broken registry (2); a file that cannot be read or differs (1).
+/// An invalid registry (2); a file that cannot be read or differs (1).
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let job = Job::new(
@@ -36,7 +36,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let bytes = std::fs::read(file).map_err(|error| {
         CliError::failed(format!("cannot read {}", file.display())).why(error).hint(write())
     })?;
-    // What the parser says of itself is for programmers.
+    // The parser's own message is meant for programmers.
     let found = plist::from_bytes(&bytes).map_err(|_| {
         CliError::failed(format!("{} is not a property list (a dictionary)", file.display()))
             .why("it is neither XML nor Apple's binary format")
@@ -53,7 +53,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         .hint("mlxctl agent install      to write and load the one from the registry"))
 }
 
-/// A paragraph a key.
+/// One paragraph per key that differs.
 fn table(found: &[Difference]) -> String {
     let paragraphs: Vec<String> = found
         .iter()

@@ -24,7 +24,7 @@ struct Document<'a> {
 /// Prints one line per running backend.
 ///
 /// # Errors
-/// Exit 3 without a supervisor; whatever else keeps it from knowing.
+/// Exit 3 without a supervisor; why else it cannot be asked.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let status = match remote::status_at_once(context) {
         Some(answer) => answer?,

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::estimate::describe;
 use super::setup::{ensure, tiny_model};
 use crate::cli::Context;
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, no_signal_handlers};
 use crate::cli::parse::duration;
 use crate::cli::remote::unknown_model;
 use crate::cli::render::human;
@@ -34,15 +34,15 @@ pub(crate) struct Args {
     timeout: Duration,
 }
 
-/// Brings each model's files, and those of its draft model, into the cache that backends read, and checks them.
+/// Downloads each model's files, and those of its draft model, into the cache that backends read, and verifies them.
 ///
 /// # Errors
-/// Exit 75 when the disk is too small, before the first byte; 4 for an unknown model; 1 for what went wrong on the
-/// way; the next pull resumes.
+/// Exit 75 if the disk is too small, before the first byte; 4 for an unknown model; 1 for a download that failed, which
+/// the next pull resumes.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let named = |name: &String| registry.model(name).map_err(|unknown| unknown_model(&registry, &unknown));
-    // A slip in the last name is found before hours of downloading.
+    // A typo in the last name is found before hours of downloading.
     for name in &args.models {
         named(name)?;
     }
@@ -83,7 +83,7 @@ fn one(
     Ok(())
 }
 
-/// The environment, made when it is first needed.
+/// The environment, created when it is first needed.
 fn made<'a>(
     context: &Context,
     registry: &Registry,
@@ -95,7 +95,7 @@ fn made<'a>(
     environment.as_ref().ok_or_else(|| CliError::failed("there is no Python environment yet"))
 }
 
-/// The smaller model that drafts for it: a backend that runs offline needs it, too.
+/// Its draft model, which a backend that runs offline needs as well.
 fn draft(model: &Model) -> Option<Source> {
     let name = model.server.draft_model.as_ref()?;
     Some(if name.starts_with('/') { Source::Folder(name.into()) } else { Source::Hub(name.clone()) })
@@ -121,8 +121,7 @@ fn fetch(
     stop: &Arc<AtomicBool>,
 ) -> Result<Whole, CliError> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, stop.clone())
-            .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+        signal_hook::flag::register(signal, stop.clone()).map_err(no_signal_handlers)?;
     }
     let request = PullRequest {
         python: environment.python.clone(),
@@ -156,7 +155,6 @@ fn unserved_hint() -> String {
     "use another model, or try a newer mlx-lm: mlxctl setup --upgrade".to_owned()
 }
 
-/// What, why, what to do.
 fn explain(error: &PullError, model: &str) -> CliError {
     let again = format!("mlxctl pull {model}");
     match error {

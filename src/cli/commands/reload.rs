@@ -14,10 +14,10 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-/// Has the supervisor take in the registry as it is on disk now, and says what that changes.
+/// Has the supervisor apply the registry as it is on disk now, and prints what that changes.
 ///
 /// # Errors
-/// The registry's problems (exit 2; what was in force stays in force); exit 3 without a supervisor.
+/// The registry's problems (exit 2; the previous version stays in use); exit 3 without a supervisor.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     if remote.registry.is_none() {

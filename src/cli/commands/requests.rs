@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::cli::Context;
 use crate::cli::error::{CliError, unreadable};
+use crate::cli::machine;
 use crate::cli::remote::unknown_model;
 use crate::cli::render::{Look, Style, human};
 use crate::logs::{Request, Requests};
 
-/// Between two looks of `-f`.
+/// How often `--follow` looks for new requests.
 const BETWEEN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Prints the last requests, of all models in the order in which they ended. Needs no supervisor.
+/// Prints the last requests of all models, in the order in which they ended. Needs no supervisor.
 ///
 /// # Errors
 /// Exit 4 for an unknown model; when a log cannot be read.
@@ -71,7 +72,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
 }
 
-/// What has come since, in the order of its times.
+/// Requests logged since the last call, ordered by time.
 fn more(sources: &mut [Requests]) -> Result<Vec<Request>, CliError> {
     let mut requests = Vec::new();
     for source in sources {
@@ -86,7 +87,7 @@ fn json(request: &Request) -> Result<String, CliError> {
         .map_err(|error| CliError::failed("cannot write a request as JSON").why(error))
 }
 
-/// A column: its head, its width, and the order in which it gives way to a narrow terminal; 0 stays.
+/// A column. The highest `rank` is dropped first on a narrow terminal; 0 stays.
 #[derive(Debug, Clone, Copy)]
 struct Column {
     head: &'static str,
@@ -109,7 +110,7 @@ const COLUMNS: [Column; 11] = [
     Column { head: "OUTCOME", width: 12, right: false, rank: 0 },
 ];
 
-/// Those that fit. Rows come one by one, so widths do not follow from what is in them.
+/// The columns that fit. Rows arrive one by one, so widths cannot depend on their content.
 fn columns(width: usize) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
     let taken = |columns: &[Column]| columns.iter().map(|column| column.width + 2).sum::<usize>() - 2;
@@ -135,10 +136,7 @@ fn line(columns: &[Column], cell: impl Fn(&Column) -> String) -> String {
 fn row(request: &Request, columns: &[Column], look: &Look) -> String {
     let time = |ms: f64| human::span(ms / 1000.0);
     let text = line(columns, |column| match column.head {
-        "TIME" => {
-            let local = humantime::parse_rfc3339(&request.at).ok().and_then(crate::host::posix::local_time);
-            local.unwrap_or_else(|| request.at.clone())
-        }
+        "TIME" => machine::local_time(&request.at),
         "MODEL" => request.model.clone(),
         "CLIENT" => request.client.clone(),
         "KEY" => request.key.clone().unwrap_or_default(),

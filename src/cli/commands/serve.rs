@@ -2,7 +2,7 @@
 
 use crate::api::paths;
 use crate::cli::Context;
-use crate::cli::error::{CliError, Exit};
+use crate::cli::error::{CliError, Exit, no_signal_handlers};
 use crate::control::server::Server;
 use crate::registry::Registry;
 use crate::service::notify::Notifier;
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// How long the end of a supervisor waits for writes that were begun.
+/// How long a supervisor waits at its end for writes that have begun.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub(crate) struct Args {}
 /// Runs the supervisor in the foreground, until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The registry's problems; another supervisor; folders that cannot be made.
+/// The registry's problems; another supervisor; folders that cannot be created.
 pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     let host = crate::host::system();
     let registry = Registry::load_here(&context.config, host.facts().memory)
@@ -43,8 +43,7 @@ pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
         if let Err(error) = paths::announce(&context.config, &run) {
             tracing::warn!(%error, "commands will not find this supervisor while the registry is invalid");
         }
-        on_signals(handle.clone(), context.config.clone())
-            .map_err(|error| CliError::failed("cannot install signal handlers").why(error))?;
+        on_signals(handle.clone(), context.config.clone()).map_err(no_signal_handlers)?;
         let control = tokio::spawn(server.run(handle, context.config.clone()));
         let manager = tell_manager();
         supervisor.run().await;
@@ -52,15 +51,15 @@ pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
         manager.abort();
         Ok(())
     });
-    // A write that a disk does not take would be waited for, for ever.
+    // Without a limit, a write to a disk that hangs would be waited for forever.
     runtime.shutdown_timeout(LAST_WRITES);
     ended
 }
 
-/// One thread: everything here waits far more than it works.
+/// A runtime of one thread: everything here waits far more than it works.
 ///
 /// # Errors
-/// The system's, if it has no descriptors left.
+/// The system has no descriptors left.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -68,7 +67,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|error| CliError::failed("cannot start the event loop").why(error))
 }
 
-/// Why a supervisor did not come up, for a person.
+/// The error for a supervisor that did not come up.
 pub(crate) fn explain(error: StartError) -> CliError {
     match &error {
         StartError::Lock(_) => CliError::new(Exit::Refused, error.to_string())
@@ -79,7 +78,7 @@ pub(crate) fn explain(error: StartError) -> CliError {
     }
 }
 
-/// Tells a service manager that asked for it that we are up, and keeps sending signs of life.
+/// Tells a service manager that asked for it that we are up, and keeps its watchdog fed.
 fn tell_manager() -> tokio::task::AbortHandle {
     let task = async {
         let notifier = match Notifier::from_env() {
@@ -100,7 +99,7 @@ fn tell_manager() -> tokio::task::AbortHandle {
     tokio::spawn(task).abort_handle()
 }
 
-/// As Python writes it into the backends' logs.
+/// Local time, as Python writes it into the backends' logs.
 struct LocalTime;
 
 impl FormatTime for LocalTime {
@@ -119,12 +118,12 @@ fn log_to_stderr(context: &Context) {
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        // Colour is a feature of it that is not linked in; not to say so would be an error in each terminal.
+        // The crate's `ansi` feature is not compiled in; without this line every terminal would get an error.
         .with_ansi(false)
         .with_timer(LocalTime)
         .with_max_level(level)
         .with_target(false)
-        // Saying on stderr that stderr cannot be written (a full disk) would end in a panic.
+        // Reporting on stderr that stderr cannot be written (a full disk) would panic.
         .log_internal_errors(false)
         .init();
 }

@@ -32,10 +32,10 @@ pub(crate) struct Args {
     rollback: bool,
 }
 
-/// Creates or repairs the virtual environment, makes the built-in model if the registry serves it, prints versions.
+/// Creates or repairs the virtual environment, makes the built-in model if the registry serves it, and prints versions.
 ///
 /// # Errors
-/// What could not be made, why, and what to do.
+/// What could not be created, why, and what to do.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let open = check_owners(&registry);
@@ -97,20 +97,20 @@ fn told_of_running(output: &Output, registry: &Registry) {
     output.say("to undo: mlxctl setup --rollback");
 }
 
-/// The processes that run from a folder.
+/// The pids of processes that run from a folder.
 fn users(folder: &Path) -> Vec<i32> {
     let marker = format!("{}/bin/", folder.display());
     host::system().find_by_argument(&marker).into_iter().map(|found| found.who.pid).collect()
 }
 
-/// One token of the tiny model, from the real server.
+/// Generates one token with the tiny model and the real server.
 fn serve_once(output: &Output, environment: &Environment) -> Result<(), String> {
     let words = |error: CliError| format!("{}: {}", error.what, error.why.unwrap_or_default());
     let model = tiny_model(output, environment).map_err(words)?;
     runtime().map_err(words)?.block_on(trial::one_token(&environment.python, &model, TRIAL))
 }
 
-/// What became newer, older, or came and went, one line per package.
+/// What was updated, added or removed, one line per package.
 fn changes(before: &[String], after: &[String]) -> Vec<String> {
     let split = |list: &[String]| -> std::collections::BTreeMap<String, String> {
         let pairs = list.iter().filter_map(|package| package.split_once("=="));
@@ -130,7 +130,7 @@ fn changes(before: &[String], after: &[String]) -> Vec<String> {
     names.into_iter().filter_map(change).collect()
 }
 
-/// The built-in model, made with one line per step on stderr if it is not there.
+/// The built-in model, made if it is missing, with one line per step on stderr.
 ///
 /// # Errors
 /// Why it could not be made.
@@ -139,15 +139,15 @@ pub(crate) fn tiny_model(output: &Output, environment: &Environment) -> Result<P
         .map_err(|error| CliError::failed("cannot make the built-in tiny model").why(error))
 }
 
-/// The environment of `request`, made with progress on stderr if it is not there.
+/// The environment of `request`, created if it is missing, with progress on stderr.
 ///
 /// # Errors
-/// What could not be made, why, and what to do.
+/// What could not be created, why, and what to do.
 pub(crate) fn ensure(output: &Output, request: &SetupRequest) -> Result<Environment, CliError> {
     with_progress(output, |progress| venv::setup(request, progress))
 }
 
-/// Runs what takes minutes, with its steps on stderr.
+/// Runs `work`, which may take minutes, with its steps on stderr.
 fn with_progress<T>(
     output: &Output,
     work: impl FnOnce(&mut dyn FnMut(Step)) -> Result<T, SetupError>,
@@ -174,7 +174,7 @@ fn with_progress<T>(
     done.map_err(|error| failure(&error))
 }
 
-/// A step as a line, and whether it is a detail.
+/// A step as a line, and whether it is a detail that only `-v` shows.
 fn words(step: &Step) -> (String, bool) {
     match step {
         Step::Waiting => ("waiting for another `mlxctl setup` to finish".to_owned(), false),
@@ -210,7 +210,7 @@ fn summary(environment: &Environment, lock: &Path) -> String {
         ("lock file", lock.display().to_string()),
     ]
     .into_iter()
-    // Said by Metal alone, so on a Mac alone.
+    // Only Metal reports it, so only a Mac has it.
     .chain(environment.gpu_limit.map(|limit| ("GPU limit", format!("{limit} (macOS's default)"))))
     .map(|(name, value)| format!("{name:<12}  {value}\n"))
     .collect()
@@ -222,7 +222,7 @@ mod tests {
     use crate::python::diagnose::Diagnosis;
 
     #[test]
-    fn what_an_upgrade_changed_is_told_package_by_package() {
+    fn an_upgrade_lists_its_changes_package_by_package() {
         let list = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let told =
             changes(&list("mlx==0.32.4 idna==3.1 rich==1.0"), &list("mlx==0.33.0 idna==3.1 h11==0.16"));

@@ -7,7 +7,7 @@ use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
 use crate::registry::Registry;
 
-/// What the client asked for, from sshd (sshd(8), `command="…"`).
+/// sshd puts the command that the client asked for here (sshd(8), `command="…"`).
 const ASKED: &str = "SSH_ORIGINAL_COMMAND";
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     models: Vec<String>,
 }
 
-/// The commands that a key may ask for. The global options are missing on purpose: `--config` would name another registry.
+/// The commands that a key may run. Global options are missing on purpose: `--config` would name another registry.
 #[derive(Debug, Parser)]
 #[command(name = "mlxctl", disable_help_flag = true, disable_help_subcommand = true)]
 struct Asked {
@@ -41,10 +41,10 @@ enum Verb {
     Status(status::Args),
 }
 
-/// Runs the command that the ssh client sent, if the key may.
+/// Runs the command that the ssh client sent, if the key may run it.
 ///
 /// # Errors
-/// A command that the key may not run (2), and whatever the command itself fails with.
+/// A command that the key may not run (2); the error of the command itself.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let asked = std::env::var_os(ASKED).unwrap_or_default();
     let registry = context.registry().ok();
@@ -55,7 +55,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     }
 }
 
-/// The words are separated by spaces and mean themselves: no quotes, variables or patterns.
+/// Words are separated by spaces and taken literally: no quotes, variables or patterns.
 fn judge(asked: &str, allowed: &[String], registry: Option<&Registry>) -> Result<Verb, CliError> {
     let models = allowed.join(", ");
     let may = format!("it may run: start, stop (of {models}), status");
@@ -94,13 +94,13 @@ mod tests {
         let text = include_str!("../../../config/models.toml");
         let registry = Registry::parse(std::path::Path::new("/etc/mlxctl/models.toml"), text).unwrap();
         let with = judge(asked, &["70b".to_owned()], Some(&registry)).is_ok();
-        // Without a readable registry an alias is nobody's name; nothing more is allowed than with one.
+        // Without a readable registry aliases are unknown, which must not allow more than with one.
         assert!(with || judge(asked, &["70b".to_owned()], None).is_err(), "{asked}");
         with
     }
 
     #[test]
-    fn a_key_may_run_what_it_is_for() {
+    fn a_key_may_run_the_commands_of_its_model() {
         for asked in [
             "mlxctl start 70b",
             "start 70b",
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn and_nothing_else() {
+    fn a_key_may_run_nothing_else() {
         for asked in [
             "mlxctl",
             "mlxctl mlxctl status",

@@ -28,13 +28,13 @@ pub(crate) struct Args {
     lent: Option<Duration>,
 }
 
-/// Starts the model and waits until it has completed a token. One that is ready stays as it is.
+/// Starts the model and waits until it has completed a token. A ready model is left alone.
 ///
 /// # Errors
-/// What kept it from being ready, with the exit codes of the contract.
+/// What kept it from being ready, with its exit code.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
-    // Here, and not in the supervisor, whose loop waits for nothing.
+    // Here and not in the supervisor, whose loop must not wait for it.
     if let Ok(registry) = context.registry()
         && let Ok(model) = registry.model(&args.model)
     {

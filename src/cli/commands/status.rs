@@ -16,7 +16,7 @@ use crate::memory::Platform;
 use crate::supervisor;
 use crate::supervisor::planned_status;
 
-/// Between two looks of `--watch`.
+/// How often `--watch` asks for the status.
 const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 /// Prints the models and the memory budget; without a supervisor, the plan.
 ///
 /// # Errors
-/// Exit 3 without a supervisor, after the plan was printed; whatever else keeps it from knowing.
+/// Exit 3 without a supervisor, after the plan was printed; why else it cannot be asked.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     if args.watch {
         return watch(context, &Remote::find(context)?, args);
@@ -50,7 +50,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     problem.map_or(Ok(()), |problem| Err(problem.into()))
 }
 
-/// What the supervisor says, or what is planned and why it is only a plan.
+/// What the supervisor reports; without one, the plan and the error that says so.
 fn look(remote: &Remote) -> Result<(Status, Option<ClientError>), CliError> {
     match (remote.client.status(), &remote.registry) {
         (Ok(status), _) => Ok((status, None)),
@@ -58,7 +58,7 @@ fn look(remote: &Remote) -> Result<(Status, Option<ClientError>), CliError> {
             let host = crate::host::system();
             let running = machine::running(host.as_ref(), registry);
             let platform = Platform::of(&host.memory().unwrap_or_default());
-            // What is wrong with a model's files is for `mlxctl budget` and `check` to say.
+            // `mlxctl budget` and `check` report what is wrong with a model's files.
             let planned: Vec<_> = registry
                 .models
                 .iter()
@@ -82,7 +82,7 @@ fn text(context: &Context, status: &Status, json: bool, pretty: bool) -> Result<
     text.map_err(|error| CliError::failed("cannot write the status as JSON").why(error))
 }
 
-/// Leaves only the models that were named. Aliases are the registry's to know.
+/// Keeps only the named models; aliases are looked up in the registry.
 fn select(context: &Context, status: &mut Status, names: &[String]) -> Result<(), CliError> {
     if names.is_empty() {
         return Ok(());
@@ -133,8 +133,8 @@ fn watch(context: &Context, remote: &Remote, args: &Args) -> Result<(), CliError
     }
 }
 
-/// Draws over what was there, without a flicker: home, each line and the rest of it blank, the rest of the screen
-/// blank (ECMA-48 CUP, EL, ED). What is below the last row is left out, because it would scroll the rest away.
+/// Redraws without flicker: cursor home, clear each line behind its text, then the rest of the screen (ECMA-48 CUP, EL,
+/// ED). Lines that do not fit are left out, because they would scroll the first ones away.
 fn redraw(context: &Context, page: &str) -> Result<(), CliError> {
     let rows = terminal_size::terminal_size().map_or(usize::MAX, |(_, height)| usize::from(height.0));
     let mut frame = b"\x1b[H".to_vec();
@@ -146,7 +146,7 @@ fn redraw(context: &Context, page: &str) -> Result<(), CliError> {
     context.output.bytes(&frame)
 }
 
-/// The document without what changes by itself: what is left differs when something happened.
+/// The document without what always changes, such as uptime; what is left differs only if something happened.
 fn settled(mut status: Status) -> Status {
     if let Some(supervisor) = &mut status.supervisor {
         supervisor.uptime_seconds = 0.0;

@@ -15,6 +15,13 @@ pub(crate) struct Args {
     /// The models, by name or alias
     #[arg(required = true, value_name = "MODEL")]
     pub(super) models: Vec<String>,
+    #[command(flatten)]
+    drain: Drain,
+}
+
+// Not a doc comment, because clap would print it as the help of the command. Shared with `restart`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Drain {
     /// Cut off requests in flight instead of letting them finish
     #[arg(long)]
     now: bool,
@@ -23,11 +30,17 @@ pub(crate) struct Args {
     timeout: Option<Duration>,
 }
 
+impl Drain {
+    pub(super) fn request(&self) -> StopRequest {
+        StopRequest { now: self.now, timeout_seconds: self.timeout.map(|timeout| timeout.as_secs_f64()) }
+    }
+}
+
 /// Stops each model: drains, tears down, and returns when its process group is gone and its port is free.
-/// One that is stopped stays as it is.
+/// A stopped model is left alone.
 ///
 /// # Errors
-/// What kept it from being stopped, with the exit codes of the contract.
+/// What kept it from being stopped, with its exit code.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     each(context, &args.models, || false, |typed| stop(context, args, &remote, typed))
@@ -35,10 +48,8 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 
 fn stop(context: &Context, args: &Args, remote: &Remote, typed: &str) -> Result<(), CliError> {
     let name = remote.name(typed);
-    let timeout_seconds = args.timeout.map(|timeout| timeout.as_secs_f64());
-    let request = StopRequest { now: args.now, timeout_seconds };
     let mut live = Live::new(context, &name);
-    let done = remote.client.stop(&name, &request, |progress| live.show(progress));
+    let done = remote.client.stop(&name, &args.drain.request(), |progress| live.show(progress));
     drop(live);
     let done = done.map_err(|error| remote.explain(error, typed))?;
     context.output.data(&done.text)

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     forget: bool,
 }
 
-/// Between two looks at how far it is; what is over sooner says nothing.
+/// How often progress is printed; a trim that takes less prints none.
 const LOOK: Duration = Duration::from_secs(1);
 
 fn ask(context: &Context, remote: &Remote, forget: bool, name: &str) -> Result<CommandDone, ClientError> {
@@ -53,10 +53,10 @@ fn ask(context: &Context, remote: &Remote, forget: bool, name: &str) -> Result<C
     })
 }
 
-/// Has the backends give back the memory that they only cache.
+/// Has the backends release memory that they only cache.
 ///
 /// # Errors
-/// Exit 3 where nothing runs; the first model's refusal, after all were asked.
+/// Exit 3 if nothing is running; the first model's refusal, after all were asked.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     if let Some(typed) = &args.model {

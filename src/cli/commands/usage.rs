@@ -3,6 +3,7 @@
 use crate::api::{Counts, KeyUsage};
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::machine;
 use crate::cli::remote::Remote;
 use crate::cli::render::{Look, table};
 
@@ -15,8 +16,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Prints the tokens of prompts and answers, by model and by key, since the moment that it names: the counts outlive a
-/// supervisor, and not a boot.
+/// Prints the tokens of prompts and answers by model and by key, since the time in the last column: the counts outlive
+/// a supervisor, but not a boot.
 ///
 /// # Errors
 /// Exit 3 without a supervisor, 4 for an unknown model.
@@ -49,7 +50,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     context.output.data(&listed(&models, Look::of(&context.output).width))
 }
 
-/// With a key and without.
+/// All requests, with a key and without.
 fn all(traffic: &Counts) -> KeyUsage {
     KeyUsage {
         requests: traffic.requests,
@@ -62,10 +63,7 @@ fn all(traffic: &Counts) -> KeyUsage {
 fn listed(models: &[(&str, &Counts)], width: usize) -> String {
     let mut table = table::plain(&["MODEL", "KEY", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "SINCE"]);
     for (model, traffic) in models {
-        let since = traffic.since.as_deref().map_or("this boot".to_owned(), |since| {
-            let local = humantime::parse_rfc3339(since).ok().and_then(crate::host::posix::local_time);
-            local.unwrap_or_else(|| since.to_owned())
-        });
+        let since = traffic.since.as_deref().map_or("this boot".to_owned(), machine::local_time);
         let total = ("all".to_owned(), all(traffic), since);
         let keys = traffic.keys.iter().map(|(name, usage)| (name.clone(), *usage, String::new()));
         for (key, usage, since) in std::iter::once(total).chain(keys) {

@@ -18,8 +18,8 @@ pub(crate) struct Args {
 /// Switches the model in the registry's file.
 ///
 /// # Errors
-/// Exit 4 for an unknown model, 2 for a repository that is not offered or a registry that is not valid, 1 when the
-/// file cannot be written.
+/// Exit 4 for an unknown model, 2 for a repository that is not offered or an invalid registry, 1 if the file cannot be
+/// written.
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let change =
         use_repo(&context.config, &args.model, &args.repo).map_err(|error| failure(context, error))?;

@@ -1,4 +1,4 @@
-//! A report of the bench → text.
+//! Renders a bench report as text.
 
 use std::fmt::Write as _;
 
@@ -11,12 +11,11 @@ use crate::bench::stats::Stats;
 use crate::registry::ProcessType;
 use crate::units::Bytes;
 
-/// The whole report.
 pub(crate) fn report(report: &Report, look: &Look) -> String {
     let mut out = heading(report, look);
     let tables = [prefill(report), decode(report), turns(report)];
     for (columns, rows) in tables.iter().filter(|(_, rows)| !rows.is_empty()) {
-        // Too wide for a terminal this narrow: the terminal breaks the lines.
+        // If not even the required columns fit, the terminal wraps the lines.
         let wide = Look { width: usize::MAX, ..*look };
         let table = draw(columns, rows, look).or_else(|| draw(columns, rows, &wide)).unwrap_or_default();
         let _ = write!(out, "\n{}\n", table.trim_end());
@@ -76,12 +75,12 @@ fn decode(report: &Report) -> Table {
     (columns, report.measured.decode.iter().map(row).collect())
 }
 
-/// One prompt again and again.
+/// The same prompt twice: without the prompt cache and with it.
 fn turns(report: &Report) -> Table {
     let columns = vec![
-        Column::left("THE SAME PROMPT", 0),
+        Column::left("SAME PROMPT", 0),
         Column::right("TOKENS", 1),
-        Column::right("OF THEM KEPT", 0),
+        Column::right("CACHED", 0),
         Column::right("FIRST TOKEN", 0),
     ];
     let Some(cache) = &report.measured.cache else { return (columns, Vec::new()) };
@@ -94,15 +93,14 @@ fn turns(report: &Report) -> Table {
         ];
         cells
     };
-    let rows =
-        vec![row("for the first time", 0, cache.cold_ms), row("at once", cache.cached_tokens, cache.hit_ms)];
+    let rows = vec![row("first time", 0, cache.cold_ms), row("again", cache.cached_tokens, cache.hit_ms)];
     (columns, rows)
 }
 
 fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(peak) = report.peak_bytes {
-        facts.push(("memory", format!("{} at most in this run of the backend", Bytes(peak))));
+        facts.push(("memory", format!("peak {} in this run of the backend", Bytes(peak))));
     }
     match (&report.roofline, &report.roofline_unknown) {
         (Some(limit), _) => facts.push(("limit", roofline(limit, report.share))),
@@ -122,7 +120,7 @@ fn facts(report: &Report, look: &Look) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// That the agent's process type holds the models back.
+/// A warning, if the agent's process type slows the models down.
 fn throttled(chosen: ProcessType) -> Option<String> {
     matches!(chosen, ProcessType::Background | ProcessType::Adaptive).then(|| {
         format!(
@@ -144,7 +142,7 @@ fn roofline(limit: &Roofline, share: Option<f64>) -> String {
     )
 }
 
-/// A draft model can pass the limit, so more than all of it is possible.
+/// Not capped at 100 %: a draft model can exceed the limit.
 fn percent_open(share: f64) -> String {
     if share < 0.01 {
         "less than 1 %".to_owned()
@@ -205,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_type_that_holds_the_models_back_is_told_beside_the_numbers() {
+    fn a_process_type_that_slows_the_models_down_is_reported_with_the_numbers() {
         for chosen in [ProcessType::Background, ProcessType::Adaptive] {
             let told = throttled(chosen).unwrap();
             assert!(told.contains(&format!("{chosen:?}")) && told.contains("cannot leave"), "{told}");

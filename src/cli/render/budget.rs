@@ -7,7 +7,7 @@ use crate::api::{ModelStatus, StateName, Status};
 use crate::registry::Start;
 use crate::units::Bytes;
 
-/// The bar's length in a pipe.
+/// Length of the bar in a pipe, columns.
 const BAR_PIPED: usize = 74;
 
 struct Part {
@@ -17,7 +17,7 @@ struct Part {
     fill: &'static str,
 }
 
-/// The bar, and below it what its parts are.
+/// The bar, with a legend of its parts below it.
 pub(crate) fn bar(status: &Status, look: &Look) -> String {
     let budget = &status.budget;
     let parts = parts(status, look);
@@ -66,7 +66,7 @@ pub(crate) fn bar(status: &Status, look: &Look) -> String {
 
 fn parts(status: &Status, look: &Look) -> Vec<Part> {
     let budget = &status.budget;
-    // Neighbouring parts differ without colour too.
+    // Neighbouring parts differ even without colour.
     let model_fills = [look.pick("█", "#"), look.pick("▓", "%")];
     let planned = status.supervisor.is_none();
     let counts = |model: &&ModelStatus| match planned {
@@ -102,7 +102,7 @@ fn parts(status: &Status, look: &Look) -> Vec<Part> {
     parts
 }
 
-/// How many of `cells` each part takes: rounded by its end, so that the bar as a whole is right, and at least one.
+/// How many of `cells` each part takes, at least one. Its end is rounded, not its length, so that errors do not add up.
 fn lengths(parts: &[Part], total: u64, cells: usize) -> Vec<usize> {
     let mut end = 0_u64;
     let mut filled = 0;
@@ -121,7 +121,7 @@ fn lengths(parts: &[Part], total: u64, cells: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Words beside each other, three blanks apart, as many as fit into a line.
+/// Lays words out in lines, three spaces apart.
 fn flow(words: &[(usize, String)], width: usize) -> String {
     let mut out = String::new();
     let mut column = 0;

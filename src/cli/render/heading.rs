@@ -5,7 +5,7 @@ use crate::api::{HostStatus, StateName, Status, SupervisorStatus};
 use crate::host::Pressure;
 use crate::units::Bytes;
 
-/// Supervisor and machine, a line each, or more where they do not fit.
+/// One line each for supervisor and machine, or more if they do not fit.
 pub(super) fn heading(status: &Status, look: &Look) -> String {
     let supervisor = match &status.supervisor {
         Some(supervisor) => supervisor_words(supervisor),
@@ -25,7 +25,7 @@ pub(super) fn heading(status: &Status, look: &Look) -> String {
     out
 }
 
-/// What is done for programs that the models yield to.
+/// The running programs that models yield to, and how.
 fn giving_way(supervisor: &SupervisorStatus) -> Option<String> {
     let programs = supervisor.yielding_to.join(", ");
     let how = match (supervisor.holding, supervisor.pace_percent) {
@@ -63,7 +63,7 @@ fn host_words(host: &HostStatus) -> Vec<String> {
     words
 }
 
-/// Facts in a line, or in more where they do not fit; the first one in `style`.
+/// Facts in one line, or more if they do not fit; the first one in `style`.
 fn facts(words: &[String], style: Style, look: &Look) -> String {
     let between = look.pick(" · ", ", ");
     let mut out = String::new();

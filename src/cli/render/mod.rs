@@ -16,19 +16,19 @@ use unicode_width::UnicodeWidthStr;
 use super::output::Output;
 pub(crate) use super::wrap::{fold, wrap};
 
-/// What the reader's end can show.
+/// What stdout can show to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Look {
-    /// Columns; `usize::MAX` where it is not a terminal.
+    /// Columns; `usize::MAX` if it is not a terminal.
     pub width: usize,
-    /// Whether escape sequences are understood.
+    /// Whether to use colour (escape sequences).
     pub color: bool,
-    /// Whether more than ASCII is.
+    /// Whether to use characters beyond ASCII.
     pub unicode: bool,
 }
 
 impl Look {
-    /// Of stdout, and of the locale (POSIX: `LC_ALL` before `LC_CTYPE` before `LANG`).
+    /// Looks at stdout and the locale (POSIX: `LC_ALL` before `LC_CTYPE` before `LANG`).
     pub(crate) fn of(output: &Output) -> Self {
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .iter()
@@ -52,7 +52,6 @@ impl Look {
         }
     }
 
-    /// One of two spellings.
     pub(crate) fn pick<'a>(&self, unicode: &'a str, ascii: &'a str) -> &'a str {
         if self.unicode { unicode } else { ascii }
     }
@@ -61,28 +60,23 @@ impl Look {
 /// What a piece of text means; a colour follows from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// As everything else.
     #[default]
     Plain,
     /// A name, a number that matters.
     Strong,
-    /// There for completeness.
     Faint,
-    /// As it should be.
     Good,
-    /// On its way, or worth a look.
+    /// In progress, or worth a look.
     Busy,
-    /// Not as it should be.
     Bad,
     /// What to do, as a command.
     Hint,
-    /// A reserve of the budget.
     Reserve,
     /// One of several of a kind, told apart by colour alone.
     Series(usize),
 }
 
-/// Neither a reserve's colour nor a bad one.
+/// Colours that neither [`Style::Reserve`] nor [`Style::Bad`] has.
 const SERIES: [&str; 6] = ["32", "34", "36", "33", "94", "92"];
 
 impl Style {
@@ -102,7 +96,7 @@ impl Style {
     }
 }
 
-/// `label` and `text` behind it, later lines indented as far as the first.
+/// `label` followed by `text`, whose later lines are indented as far as the first.
 pub(crate) fn hanging(label: &str, label_style: Style, text: &str, style: Style, look: &Look) -> String {
     let indent = label.width() + 1;
     let room = look.width.saturating_sub(indent).max(20);

@@ -1,10 +1,10 @@
-//! A command on its way, in a line.
+//! The progress of a command, in one line.
 
 use super::human;
 use super::status::state_word;
 use crate::api::{Progress, StateName};
 
-/// "70b  loading 43 %  reading weights, 17.6 GB of 40.9 GB", without the time, which a terminal counts by itself.
+/// "70b  loading 43 %  reading weights, 17.6 GB of 40.9 GB", without the time, which the spinner shows.
 pub(crate) fn words(model: &str, progress: &Progress) -> String {
     let mut line = format!("{model}  {}", state_word(progress.state));
     if let Some(fraction) = progress.fraction {
@@ -21,7 +21,7 @@ pub(crate) fn line(model: &str, progress: &Progress) -> String {
     format!("{} ({})", words(model, progress), human::span(progress.elapsed_seconds))
 }
 
-/// What must differ for a new line in a pipe: the state, or a tenth of the loading.
+/// A pipe gets a new line when this changes: the state, or a tenth of the loading.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates: 0 to 10")]
 pub(crate) fn step(progress: &Progress) -> (StateName, u8) {
     (progress.state, (progress.fraction.unwrap_or(0.0).clamp(0.0, 1.0) * 10.0) as u8)
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_gets_a_line_a_state_and_a_tenth() {
+    fn a_pipe_gets_a_line_per_state_and_per_tenth() {
         let loading = |fraction| step(&at(StateName::Loading, Some(fraction), ""));
         assert_eq!(loading(0.41), loading(0.49));
         assert_ne!(loading(0.49), loading(0.51));

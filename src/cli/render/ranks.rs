@@ -1,4 +1,4 @@
-//! The ranks of models that run on several, as text.
+//! The ranks of models that run on several machines, as text.
 
 use super::table::{Cell, Column, draw};
 use super::{Look, Style, hanging};
@@ -6,7 +6,7 @@ use crate::api::ModelStatus;
 use crate::api::{RankState, RankStatus};
 use crate::units::Bytes;
 
-/// One line a rank, below a line of heads; nothing where no model has any.
+/// One line per rank below a header; empty if no model has ranks.
 pub(crate) fn ranks(models: &[ModelStatus], look: &Look) -> String {
     const COLUMNS: [Column; 6] = [
         Column::left("MODEL", 0),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_has_them_all_the_same() {
+    fn a_narrow_terminal_shows_every_rank_too() {
         for width in [24, 36, 48] {
             let text = ranks(&grouped(), &Look { width, color: false, unicode: true });
             assert!(text.contains("laptop.local") && text.contains("starting"), "{text}");

@@ -93,7 +93,7 @@ pub(crate) fn planned() -> Status {
     status
 }
 
-/// A model in each state, with everything that can be said of it.
+/// A model in each state, with everything that can be said about it.
 pub(crate) fn every_state() -> Status {
     let mut status = status();
     let mut loading = live(model("loading", Start::Manual, StateName::Loading), 2);

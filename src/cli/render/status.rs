@@ -6,10 +6,10 @@ use crate::api::{ModelStatus, StateName, Status};
 use crate::registry::Start;
 use crate::units::Bytes;
 
-/// Below this many columns a model has a block of its own instead of a row.
+/// Below this many columns a model gets a block instead of a row.
 const NARROW: usize = 60;
 
-/// The whole document: supervisor, machine, models, what needs saying, budget.
+/// The whole document: supervisor, machine, models, notes, budget.
 pub(crate) fn status(status: &Status, look: &Look) -> String {
     let mut out = heading::heading(status, look);
     out.push('\n');
@@ -39,7 +39,7 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
     out
 }
 
-/// One line a running backend.
+/// A table with one line per running backend.
 pub(crate) fn backends(status: &Status, look: &Look) -> String {
     const COLUMNS: [Column; 7] = [
         Column::left("MODEL", 0),
@@ -70,7 +70,7 @@ pub(crate) fn backends(status: &Status, look: &Look) -> String {
     draw(&COLUMNS, &rows, look).or_else(|| draw(&COLUMNS, &rows, &wide)).unwrap_or_default()
 }
 
-/// The state as it is written in the document.
+/// The state as the JSON document spells it.
 pub(crate) fn state_word(state: StateName) -> &'static str {
     match state {
         StateName::Stopped => "stopped",
@@ -126,7 +126,7 @@ fn models(models: &[ModelStatus], look: &Look) -> String {
     draw(&COLUMNS, &rows, look).unwrap_or_else(|| blocks(models, look))
 }
 
-/// A block a model, for a terminal beside a game.
+/// One block per model, for a terminal next to a game.
 fn blocks(models: &[ModelStatus], look: &Look) -> String {
     let mut out = String::new();
     for model in models {
@@ -186,7 +186,7 @@ fn state_cell(model: &ModelStatus, look: &Look) -> Cell {
     Cell::new(text, style)
 }
 
-/// Whether its gate is unreachable.
+/// Whether its gate has a problem and listens nowhere.
 fn unreachable(model: &ModelStatus) -> bool {
     model.gate.problem.is_some() && model.gate.listening.is_empty()
 }
@@ -219,7 +219,7 @@ fn size(bytes: Option<u64>) -> String {
     bytes.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default()
 }
 
-/// What needs saying in sentences: of the supervisor first, then of each model.
+/// Notes in sentences: about the supervisor first, then about each model.
 fn notes(status: &Status, look: &Look) -> String {
     let mut out = String::new();
     if let Some(supervisor) = &status.supervisor {
@@ -228,7 +228,7 @@ fn notes(status: &Status, look: &Look) -> String {
             out.push_str(&hanging("registry:", Style::Bad, &text, Style::Plain, look));
             out.push_str(&hanging("          try:", Style::Hint, "mlxctl check", Style::Hint, look));
         }
-        // What a gate waits for is said of its model.
+        // What a gate waits for is shown with its model.
         let of_gate =
             |wait: &String| status.models.iter().any(|model| model.gate.problem.as_ref() == Some(wait));
         for wait in supervisor.waiting_for.iter().filter(|wait| !of_gate(wait)) {
@@ -261,10 +261,10 @@ fn notes(status: &Status, look: &Look) -> String {
     out
 }
 
-/// Below this a manual model without a limit is not called idle, seconds.
+/// An on-demand model without a time limit is called idle from here on, seconds.
 const LONG: f64 = 3600.0;
 
-/// That a manual model is forgotten, or when it goes by itself.
+/// How long a model has been idle, or when it stops by itself.
 fn leaves(model: &ModelStatus) -> Option<String> {
     let idle = model.idle_seconds.map(|seconds| format!("idle for {}", human::span(seconds)));
     match model.stops_in_seconds {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_nobody_reaches_is_not_shown_as_well() {
+    fn an_unreachable_model_is_not_shown_as_healthy() {
         let mut document = sample::status();
         let taken = "port 8800 is held by nginx (pid 411)".to_owned();
         document.models[0].gate = crate::api::GateStatus { listening: vec![], problem: Some(taken.clone()) };
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_model_is_called_idle_and_its_end_is_told() {
+    fn an_idle_model_is_named_and_so_is_the_time_at_which_it_stops() {
         let note = |start, idle, left| {
             let mut document = sample::status();
             let model = &mut document.models[0];

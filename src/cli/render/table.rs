@@ -1,4 +1,4 @@
-//! Aligned columns without borders, that give up the least important ones where room is short.
+//! Aligned columns without borders; the least important ones are dropped if room is short.
 
 use std::ops::Range;
 
@@ -10,25 +10,22 @@ use super::{Look, Style};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
     pub head: &'static str,
-    /// Whether its cells end at the same place, as numbers should.
+    /// Whether its cells are right-aligned, as numbers should be.
     pub right: bool,
-    /// The highest one is given up first; 0 never is.
+    /// The column with the highest rank is dropped first; 0 never is.
     pub rank: u8,
 }
 
 impl Column {
-    /// A column of words.
     pub(crate) const fn left(head: &'static str, rank: u8) -> Self {
         Self { head, right: false, rank }
     }
 
-    /// A column of numbers.
     pub(crate) const fn right(head: &'static str, rank: u8) -> Self {
         Self { head, right: true, rank }
     }
 }
 
-/// One field of a row.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cell {
     /// Without escape sequences or line ends.
@@ -37,7 +34,6 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// `text`, which means `style`.
     pub(crate) fn new(text: impl Into<String>, style: Style) -> Self {
         Self { text: text.into(), style }
     }
@@ -49,7 +45,7 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// A table without borders, of cells without styles. An empty `head` draws none.
+/// A table without borders or styles. It has no header if every name in `head` is empty.
 pub(crate) fn plain(head: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
@@ -59,12 +55,12 @@ pub(crate) fn plain(head: &[&str]) -> comfy_table::Table {
     table
 }
 
-/// Its lines. The columns in `right` end at the same place. Where `width` is too narrow, long cells wrap.
+/// The lines of a table. The columns in `right` are right-aligned. Long cells wrap if `width` is too narrow.
 pub(crate) fn lines(mut table: comfy_table::Table, right: Range<usize>, width: usize) -> String {
     use comfy_table::{CellAlignment, ContentArrangement};
     match u16::try_from(width) {
         Ok(width) => {
-            // The padding behind the last column may hang over the edge.
+            // The padding behind the last column may exceed the width.
             table.set_width(width.saturating_add(2)).set_content_arrangement(ContentArrangement::Dynamic);
         }
         Err(_) => _ = table.set_content_arrangement(ContentArrangement::Disabled),
@@ -78,8 +74,8 @@ pub(crate) fn lines(mut table: comfy_table::Table, right: Range<usize>, width: u
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// Draws heads and rows. A column without a word in it is left out; a column that is given up, wholly.
-/// `None`: what must stay does not fit.
+/// Draws heads and rows. A column whose cells are all empty is left out.
+/// `None`: the columns that must stay do not fit.
 pub(crate) fn draw(columns: &[Column], rows: &[Vec<Cell>], look: &Look) -> Option<String> {
     let widths: Vec<usize> = columns
         .iter()

@@ -12,16 +12,16 @@ use crate::units::Bytes;
 /// The port of the first model, if it is free.
 pub(crate) const FIRST_PORT: u16 = 8800;
 
-/// What is known of a machine.
+/// What is known about a machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine<'a> {
     pub chip: Option<&'a str>,
     pub memory: Bytes,
     /// Its address in a private network.
     pub lan: Option<Ipv4Addr>,
-    /// Whether the gates are to listen there, and not on loopback.
+    /// Whether the gates listen there instead of on loopback.
     pub serve_lan: bool,
-    /// The default of `paths.root`.
+    /// The default of `paths.root`, written as a comment.
     pub data: &'a Path,
 }
 
@@ -97,7 +97,7 @@ fn model(out: &mut Text, memory: Bytes, port: u16, proposal: &Proposal) {
     }
     out.table("[model.memory]", "");
     out.key("model.memory", "context", &context.to_string());
-    // Left out, it would be 4 GB at least.
+    // Its default is at least 4 GB.
     let kept = model.kept(*context);
     if kept < Bytes::gb(4) {
         out.key(
@@ -114,12 +114,12 @@ fn model(out: &mut Text, memory: Bytes, port: u16, proposal: &Proposal) {
     out.key("model.server", "max_tokens", &model.max_tokens.to_string());
 }
 
-/// A string of TOML; the characters that it escapes are those of JSON.
+/// A TOML string; TOML escapes the same characters as JSON.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The /24 around an address.
+/// The /24 network that contains an address.
 fn neighbours(lan: Ipv4Addr) -> String {
     let [a, b, c, _] = lan.octets();
     format!("{a}.{b}.{c}.0/24")
@@ -154,7 +154,7 @@ impl Text {
         let _ = writeln!(self.text, "{key} = {value}");
     }
 
-    /// A key, with what the registry's own table says of it above.
+    /// Writes a key below its meaning, as the registry's own table has it.
     fn key(&mut self, table: &str, key: &str, value: &str) {
         if let Some(known) = known(table, key)
             && !self.written.contains(&format!("{table}.{key}"))
@@ -165,7 +165,7 @@ impl Text {
         self.plain(key, value);
     }
 
-    /// As [`Self::key`], commented out.
+    /// As [`Self::key`], but with the key commented out.
     fn off(&mut self, table: &str, key: &str, value: &str) {
         self.key(table, key, value);
         let line = format!("{key} = {value}\n");
@@ -174,7 +174,7 @@ impl Text {
         }
     }
 
-    /// Every table that every model shares, and every key of the machine, with its default, type and meaning.
+    /// Every key of the machine and every one that models share, with its default, type and meaning.
     fn every_other_key(&mut self) {
         self.text.push('\n');
         self.comment("Every other key, with its default. Tables below [defaults] apply to all models.");
@@ -219,7 +219,7 @@ fn known(table: &str, name: &str) -> Option<&'static Key> {
     tables.flat_map(|keys| keys.rows).find(|key| key.name == name)
 }
 
-/// Markdown's links become their words.
+/// Replaces Markdown links by their text.
 fn plain_words(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

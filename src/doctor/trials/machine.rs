@@ -1,4 +1,4 @@
-//! Trials of what the machine says of itself.
+//! Trials of what the machine reports about itself.
 
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,10 @@ fn boot_id(_: &dyn Host) -> Outcome {
     seen(!first.is_empty() && first == second, first)
 }
 
-/// Both clocks must go on alike while the machine is awake: whatever tells them apart is taken for sleep.
+/// Both clocks must advance alike while the machine is awake: any difference between them counts as sleep.
 fn clocks(host: &dyn Host) -> Outcome {
     const WAIT: Duration = Duration::from_millis(100);
-    /// More than this is no drift of a clock but a thread that waited for a processor between two readings: then again.
+    /// A larger gap means that the thread waited for a processor between two readings; the trial is repeated.
     const APART: Duration = Duration::from_millis(20);
     const TRIES: u32 = 20;
     let mut said = String::new();
@@ -57,13 +57,13 @@ fn memory(host: &dyn Host) -> Outcome {
 }
 
 fn pressure(host: &dyn Host) -> Outcome {
-    // Each of the three is an answer; a system that says nothing is an error or counts as normal.
+    // Any of the three is fine; a system that reports nothing is an error or counts as normal.
     Ok(format!("{:?}", host.memory()?.pressure).to_lowercase())
 }
 
 fn swap(host: &dyn Host) -> Outcome {
     let used = host.memory()?.swap_used;
-    used.map(|used| format!("{used} in use")).ok_or_else(|| Not::Promised("nobody says".into()))
+    used.map(|used| format!("{used} in use")).ok_or_else(|| Not::Promised("the system does not say".into()))
 }
 
 fn gpu_limit(host: &dyn Host) -> Outcome {

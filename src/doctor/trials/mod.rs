@@ -1,8 +1,8 @@
-//! `doctor --host`: what this program asks of the operating system, tried out on this machine.
+//! `doctor --host`: tests on this machine what mlxctl expects of the operating system.
 //!
-//! Documents promise it all; only a machine can keep it. Nothing is touched but processes that are started here, a
-//! loopback port, and some memory of this process, all of which are given back; and, where the system can do it, idle
-//! sleep is held off for a moment.
+//! Documentation promises it all; only a real machine can confirm it. The trials touch only processes that they start,
+//! a loopback port and some memory of this process, and release all of it; and, if the system can, they hold off idle
+//! sleep for a moment.
 
 mod machine;
 mod process;
@@ -13,14 +13,14 @@ use std::io;
 use super::{Finding, State};
 use crate::host::Host;
 
-/// What a trial came to: what was seen, if it is as promised.
+/// The outcome of a trial: what was seen, if it is as promised.
 type Outcome = Result<String, Not>;
 
-/// Why it is not.
+/// Why a trial did not succeed.
 enum Not {
-    /// The system does something else.
+    /// The system does something other than promised.
     Promised(String),
-    /// The system does not have it, and need not.
+    /// The system does not have it and does not need to.
     Supported(String),
 }
 
@@ -33,7 +33,7 @@ impl From<io::Error> for Not {
     }
 }
 
-/// As promised if `holds`; either way, what was seen.
+/// Success if `holds`; either way with what was seen.
 fn seen(holds: bool, seen: String) -> Outcome {
     if holds { Ok(seen) } else { Err(Not::Promised(seen)) }
 }
@@ -41,12 +41,12 @@ fn seen(holds: bool, seen: String) -> Outcome {
 /// One call of the seam, and what mlxctl does with its answer.
 struct Trial {
     id: &'static str,
-    /// "without it …"
+    /// What goes wrong if it does not hold.
     without: &'static str,
     run: fn(&dyn Host) -> Outcome,
 }
 
-/// Tries everything, one after the other; some seconds.
+/// Runs all trials, one after the other; takes some seconds.
 pub(crate) fn all(host: &dyn Host) -> Vec<Finding> {
     machine::TRIALS.iter().chain(process::TRIALS).map(|trial| finding(trial, host)).collect()
 }
@@ -73,13 +73,13 @@ mod tests {
     use crate::host::fake::Fake;
     use crate::units::Bytes;
 
-    /// A seam that promises and does not keep it is found out. Everything that this one answers is made up.
+    /// A host that breaks its promises is caught. Everything that this one answers is made up.
     #[test]
-    fn a_system_that_does_otherwise_fails_with_what_follows_from_it() {
+    fn a_system_that_does_otherwise_fails_with_the_consequence() {
         let host = Fake::new(Bytes::gb(128));
         let findings = all(&*host);
         let of = |id: &str| findings.iter().find(|finding| finding.id == id).unwrap();
-        // Its processes are not those of this machine, and nobody owns a port there.
+        // Its processes are not those of this machine, and none of them owns a port.
         for id in ["start-time", "exit-child", "footprint-self", "port-owner"] {
             let finding = of(id);
             assert_eq!(finding.state, State::Fail, "{finding:?}");

@@ -1,4 +1,4 @@
-//! Trials of what the system says of processes, and does to them.
+//! Trials of what the system reports about processes and does to them.
 
 use std::hint::black_box;
 use std::io;
@@ -14,7 +14,7 @@ use crate::units::Bytes;
 /// How long an event may take. Generous: a machine may be busy.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Between two looks.
+/// Time between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Stays up until its input ends.
@@ -23,12 +23,12 @@ const UP: &str = "echo up; read line";
 pub(super) const TRIALS: &[Trial] = &[
     Trial {
         id: "start-time",
-        without: "no backend can be told from a stranger with its pid",
+        without: "a backend cannot be told from a stranger with its pid",
         run: start_time,
     },
     Trial { id: "zombie", without: "a dead backend counts as alive", run: zombie },
     Trial { id: "arguments", without: "a backend whose record was lost is not found", run: arguments },
-    Trial { id: "program-name", without: "reserves of programs never come into force", run: program_name },
+    Trial { id: "program-name", without: "reserves of programs never take effect", run: program_name },
     Trial {
         id: "exit-child",
         without: "the end of a backend is noticed late and without its reason",
@@ -47,13 +47,13 @@ pub(super) const TRIALS: &[Trial] = &[
     Trial { id: "stop-group", without: "a stop cannot be proven", run: stop_group },
 ];
 
-/// This process, as the host knows it.
+/// The identity of this process, as the host reports it.
 fn own(host: &dyn Host) -> Result<Identity, Not> {
     let pid = std::process::id().cast_signed();
     host.identify(pid)?.ok_or_else(|| Not::Promised(format!("pid {pid}, this process, was not found")))
 }
 
-/// Waits until it holds.
+/// Waits until `holds` returns `true`; `false` after [`LIMIT`].
 fn until(mut holds: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     while !holds() {
@@ -80,7 +80,7 @@ fn start_time(host: &dyn Host) -> Outcome {
 }
 
 fn zombie(host: &dyn Host) -> Outcome {
-    // Nobody waits for it until the subject is dropped.
+    // It is not waited for until the subject is dropped.
     let (mut subject, _) = Subject::start(host, UP, "sh")?;
     subject.go_on()?;
     let who = subject.who;
@@ -113,7 +113,7 @@ fn program_name(host: &dyn Host) -> Outcome {
     seen(found && running.len() == 1, format!("of {}: {}", names.join(", "), running.join(", ")))
 }
 
-/// How the process ends, as the host's event says it; what `after` does happens once it is watched.
+/// How the process ends, according to the host's event. `after` is called once the process is being watched.
 fn watched(
     host: &dyn Host,
     who: Identity,
@@ -135,30 +135,31 @@ fn exit_child(host: &dyn Host) -> Outcome {
     let (mut subject, _) = Subject::start(host, "echo up; read line; exit 7", "sh")?;
     let who = subject.who;
     let (exit, after) = watched(host, who, || subject.go_on())?;
-    seen(exit == Exit::Code(7), format!("{exit}, told after {} ms", after.as_millis()))
+    seen(exit == Exit::Code(7), format!("{exit}, reported after {} ms", after.as_millis()))
 }
 
-/// A process that its parent left, as a backend is left by its supervisor.
+/// A process whose parent has ended, like a backend whose supervisor has.
 fn exit_orphan(host: &dyn Host) -> Outcome {
     let script = "sleep 600 </dev/null >/dev/null 2>&1 & echo $!";
     let mut shell = Command::new("/bin/sh");
     let ended = shell.args(["-c", script]).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     let pid = String::from_utf8_lossy(&ended.stdout).trim().parse().map_err(io::Error::other)?;
-    let who = host.identify(pid)?.ok_or_else(|| Not::Promised(format!("nobody has pid {pid}, an orphan")))?;
+    let who =
+        host.identify(pid)?.ok_or_else(|| Not::Promised(format!("the orphan, pid {pid}, was not found")))?;
     let outcome = watched(host, who, || host.signal(who, Signal::Kill));
     if outcome.is_err() {
-        // It must not stay; it was signalled already, or the host could not.
+        // It must not stay behind; it was signalled already, or the host could not.
         host.signal(who, Signal::Kill)?;
     }
     let (exit, after) = outcome?;
-    seen(exit == Exit::Unknown, format!("{exit}, told after {} ms", after.as_millis()))
+    seen(exit == Exit::Unknown, format!("{exit}, reported after {} ms", after.as_millis()))
 }
 
 fn footprint_self(host: &dyn Host) -> Outcome {
     const BLOCK: u64 = 64 << 20;
     let who = own(host)?;
     let before = host.footprint(who)?.bytes;
-    // Every page is written, and none is alike: they are neither shared nor compressed.
+    // Every page is written and no two are alike, so they are neither shared nor compressed.
     let block: Vec<u64> = (0..BLOCK / 8).collect();
     let with = host.footprint(who)?.bytes;
     drop(black_box(block));
@@ -177,7 +178,7 @@ fn footprint_group(host: &dyn Host) -> Outcome {
         .and_then(|seen| gone.map(|()| seen).map_err(Not::from))
 }
 
-/// Computes for a while; Mach's unit is 125/3 ns on Apple Silicon, and who forgets that is off by more than is let pass.
+/// Computes for a while. Mach's unit is 125/3 ns on Apple Silicon; forgetting that would exceed the tolerance here.
 fn cpu_time(host: &dyn Host) -> Outcome {
     const WORK: Duration = Duration::from_millis(200);
     let who = own(host)?;
@@ -188,7 +189,7 @@ fn cpu_time(host: &dyn Host) -> Outcome {
         }
     }
     let (used, wall) = (host.cpu_time(who)?.saturating_sub(before), began.elapsed());
-    // This process has few threads besides; a busy machine gives it less, never much more than the wall's time.
+    // This process has few other threads; a busy machine gives it less, never much more than the wall-clock time.
     let plausible = used >= WORK && used < wall * 4;
     seen(plausible, format!("{} ms of {} ms", used.as_millis(), wall.as_millis()))
 }
@@ -207,8 +208,8 @@ fn port_owner(host: &dyn Host) -> Outcome {
 fn word(owned: Option<bool>) -> &'static str {
     match owned {
         Some(true) => "its own",
-        Some(false) => "somebody else's",
-        None => "nobody's",
+        Some(false) => "another process's",
+        None => "no process's",
     }
 }
 
@@ -226,6 +227,6 @@ fn stop_group(host: &dyn Host) -> Outcome {
     let before = host.group_alive(subject.who);
     host.signal(subject.who, Signal::Term)?;
     let gone = until(|| !host.group_alive(subject.who));
-    seen(before && gone, "SIGTERM to the group, and nobody is left".to_owned())
+    seen(before && gone, "SIGTERM ended the whole group".to_owned())
         .map_err(|_| Not::Promised(format!("alive before: {before}; gone after SIGTERM: {gone}")))
 }

@@ -1,4 +1,4 @@
-//! The processes that are tried on.
+//! The processes that the trials run on.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -6,17 +6,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::host::{Host, Identity};
 
-/// A shell that leads a group of its own, up to the first word that it says. Killed and waited for when it is dropped.
+/// A shell that leads its own process group. It is killed and waited for when dropped.
 pub(super) struct Subject {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
-    /// Who the host says that it is.
+    /// Its identity, as the host reports it.
     pub who: Identity,
 }
 
 impl Subject {
-    /// Runs `script`, with `argument` as its `$0`, until it has said a line; the line comes too.
+    /// Runs `script`, with `argument` as its `$0`, until it has printed a line; returns that line as well.
     pub(super) fn start(host: &dyn Host, script: &str, argument: &str) -> io::Result<(Self, String)> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script, argument]).process_group(0);
@@ -27,12 +27,12 @@ impl Subject {
         let (stdout, who) = match subject {
             Some((stdout, Ok(Some(who)))) => (stdout, who),
             other => {
-                // Still our child, whoever the host takes it for.
+                // It is still our child, whatever the host makes of it.
                 child.kill()?;
                 child.wait()?;
                 let error = other.and_then(|(_, found)| found.err());
                 return Err(
-                    error.unwrap_or_else(|| io::Error::other(format!("nobody has pid {pid}, a child")))
+                    error.unwrap_or_else(|| io::Error::other(format!("the child, pid {pid}, was not found")))
                 );
             }
         };
@@ -41,14 +41,14 @@ impl Subject {
         Ok((subject, line))
     }
 
-    /// The next line that it says.
+    /// The next line that it prints.
     pub(super) fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         Ok(line.trim_end().to_owned())
     }
 
-    /// Lets it `read` a line.
+    /// Sends the line that its `read` waits for.
     pub(super) fn go_on(&mut self) -> io::Result<()> {
         self.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(b"\n"))
     }
@@ -56,7 +56,7 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // By its number: it is our child, which keeps it until it is waited for. One that has been is gone.
+        // Killing by pid is safe: a child keeps its pid until it is waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -11,7 +11,6 @@ use crate::service::launchctl::procedure::{Goal, Step, nominal};
 use crate::service::launchctl::{Error, Launchctl};
 use crate::service::launchd::Job;
 
-/// launchd's job of one user.
 #[derive(Debug)]
 pub(crate) struct LaunchdAgent {
     hand: Launchctl,
@@ -70,20 +69,20 @@ impl LaunchdAgent {
         nominal(goal, first).into_iter().map(call).collect()
     }
 
-    /// The job in the domain without a screen, if it is there: loaded over SSH, or by a tool that knows no other.
+    /// The job in the domain without a screen, if it is there: loaded over SSH, or by a tool that knows only that one.
     fn misplaced(&self) -> Option<(Launchctl, Printed)> {
         let other = self.hand.elsewhere();
-        // A look beside the way: what launchctl does not say of that domain is not missed.
+        // Best effort: launchctl may say nothing about that domain.
         let printed = other.print().ok().flatten()?;
         Some((other, printed))
     }
 
-    /// What ending it there calls.
+    /// The commands that [`Self::clear_misplaced`] would run.
     fn calls_to_clear(&self) -> Vec<String> {
         self.misplaced().map_or_else(Vec::new, |(other, _)| Self::shown(&other, Goal::Gone, Step::Bootout))
     }
 
-    /// Ends it there.
+    /// Ends the job in the wrong domain, if it is there.
     fn clear_misplaced(&self, say: &mut dyn FnMut(&str)) -> Result<(), AgentError> {
         let Some((other, _)) = self.misplaced() else { return Ok(()) };
         say(&format!("asking the job in {} to end", other.domain.of(other.uid)));
@@ -204,14 +203,14 @@ impl Agent for LaunchdAgent {
     ) -> Result<i32, AgentError> {
         let mut hand = self.hand.clone();
         let first = match handed {
-            // Unloaded and loaded again: macOS 26 kills a new program under a job that was loaded with the old one.
+            // Unload it and load it again: macOS 26 kills a new program in a job that was loaded with the old one.
             Handed::Holds => Step::Bootout,
-            // It is ending by itself; to start it is to skip the throttle.
+            // It is ending by itself; starting the job skips launchd's throttle.
             Handed::Leaves { drain } => {
                 hand.patience.start = hand.patience.start.saturating_add(drain);
                 Step::Kickstart
             }
-            // It hangs and is killed; its backends live on in groups of their own.
+            // It hangs and is killed; its backends live on in their own process groups.
             Handed::No => Step::Restart,
         };
         let mut progress = |step: Step| say(words(step));

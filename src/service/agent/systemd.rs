@@ -7,14 +7,13 @@ use super::{Agent, AgentError, Handed, Install, Seen, discard};
 use crate::registry;
 use crate::service::systemd::{Error, Shown, Systemctl, program_in, render, unit_file, unit_name};
 
-/// systemd's unit of one user.
 #[derive(Debug)]
 pub(crate) struct SystemdAgent {
     hand: Systemctl,
     file: PathBuf,
     program: PathBuf,
     text: String,
-    /// For a process that does not appear.
+    /// How long to wait for a process to appear.
     patience: Duration,
 }
 
@@ -56,7 +55,7 @@ impl SystemdAgent {
         }
     }
 
-    /// Waits for a process other than the one of before.
+    /// Waits up to `patience` for a process other than `before`; returns its pid.
     fn confirm(&self, before: Option<i32>, patience: Duration) -> Result<i32, AgentError> {
         let started = Instant::now();
         loop {
@@ -70,7 +69,7 @@ impl SystemdAgent {
     }
 }
 
-/// Why there is no other process; `pid`: of the one that is there.
+/// Why there is no other process; `pid`: that of the current one.
 fn not_another(pid: Option<i32>, state: &str, patience: Duration) -> AgentError {
     match pid {
         Some(pid) => AgentError {
@@ -129,7 +128,7 @@ impl Agent for SystemdAgent {
         let Shown { loaded, pid, state, restarts, result, .. } =
             self.hand.show().map_err(|error| explain(&error))?;
         Ok(Seen {
-            // A unit is known as soon as its file lies there; what counts is whether it was started.
+            // systemd knows a unit as soon as its file exists; what counts is whether it was started.
             loaded: loaded && (pid.is_some() || !state.starts_with("inactive")),
             misplaced: None,
             pid,
@@ -180,7 +179,7 @@ impl Agent for SystemdAgent {
         say: &mut dyn FnMut(&str),
     ) -> Result<i32, AgentError> {
         if handed == Handed::No {
-            // SIGKILL to the supervisor alone: SIGTERM would ask it to end its backends.
+            // Only the supervisor, and with SIGKILL: SIGTERM would ask it to end its backends.
             say("killing the supervisor");
             self.call(&["kill", "--kill-who=main", "--signal=SIGKILL", &self.hand.unit])?;
         }
@@ -195,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_supervisor_that_does_not_go_is_not_called_a_missing_process() {
+    fn a_supervisor_that_does_not_end_is_not_reported_as_a_missing_process() {
         let patience = Duration::from_secs(45);
         assert!(not_another(Some(7), "active", patience).what.contains("(pid 7) is still running after 45s"));
         assert!(not_another(None, "failed", patience).what.contains("no process (state: failed)"));

@@ -1,32 +1,30 @@
-//! What `launchctl print DOMAIN/LABEL` says.
+//! Reads the output of `launchctl print DOMAIN/LABEL`.
 //!
-//! launchctl(1) calls the output no interface, and nested blocks repeat the job's own words (`state = active`
-//! of an endpoint). So only lines indented by exactly one tab are read, and a word that is missing is `None`,
-//! never an error.
+//! According to launchctl(1) the output is not an interface, and nested blocks repeat the job's own keys
+//! (`state = active` of an endpoint). So only lines indented by exactly one tab are read, and a missing key is
+//! `None`, never an error.
 
 use std::path::PathBuf;
 
 /// What launchd is doing with the job.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum State {
-    /// It has a process.
     Running,
-    /// It has none, and launchd waits for a reason to start it.
+    /// It has no process, and launchd waits for a reason to start it.
     #[default]
     NotRunning,
-    /// It has none yet: throttled, or its session is not there.
+    /// It has no process yet: throttled, or its session does not exist.
     SpawnScheduled,
-    /// A word that is not in the documents.
+    /// A word that is not documented, verbatim.
     Other(String),
 }
 
-/// A loaded job.
+/// A loaded job, as far as launchctl reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Printed {
-    /// What launchd is doing with it.
     pub state: State,
     pub pid: Option<i32>,
-    /// How it last ended by itself; `None`: never, or not said.
+    /// How it last ended by itself; `None`: never, or unknown.
     pub last_exit: Option<LastExit>,
     /// The signal that last ended it, in launchd's words: `Killed: 9`.
     pub last_signal: Option<String>,
@@ -37,16 +35,15 @@ pub struct Printed {
     pub runs: Option<u64>,
 }
 
-/// How a job last ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastExit {
     pub code: i32,
-    /// launchd's name of it, where it has one: `EX_CONFIG`.
+    /// launchd's name for the code, if it has one: `EX_CONFIG`.
     pub name: Option<String>,
 }
 
 impl State {
-    /// In launchd's words.
+    /// The state as launchctl prints it.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Running => "running",
@@ -101,7 +98,7 @@ fn state(word: &str) -> State {
     }
 }
 
-/// `0`, `78: EX_CONFIG`, `(never exited)`.
+/// Reads `0`, `78: EX_CONFIG` or `(never exited)`.
 fn last_exit(text: &str) -> Option<LastExit> {
     let (code, name) = text.split_once(": ").map_or((text, None), |(code, name)| (code, Some(name)));
     Some(LastExit { code: code.parse().ok()?, name: name.map(str::to_owned) })
@@ -112,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_blocks_and_other_indents_are_not_the_jobs_own_words() {
+    fn nested_blocks_and_other_indents_are_ignored() {
         let text = "gui/501/x = {\n\tstate = running\n\tendpoints = {\n\t\t\"x\" = {\n\t\t\tstate = active\n\t\t}\n\t}\n\
                     \t\tpid = 1\n    pid = 2\npid = 3\n\tpid = 4711\n}\n";
         let printed = Printed::parse(text);
@@ -120,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_not_guessed() {
+    fn missing_values_are_not_guessed() {
         assert_eq!(Printed::parse(""), Printed::default());
         let printed = Printed::parse("\tpid = many\n\tlast exit code = (never exited)\n\tstate = waiting\n");
         assert_eq!(printed.pid, None);

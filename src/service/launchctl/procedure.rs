@@ -1,34 +1,34 @@
-//! The way to a job that runs, and to one that is gone, through every answer that launchctl is known to give.
+//! How to start a job, and how to remove it, given every answer that launchctl is known to give.
 //! Pure: the caller provides the clock and runs the command.
 //!
-//! launchctl exits with an errno of its own. The ones that mean something here: 3 not loaded, 5 anything from
-//! "loaded already" to "no GUI session", 36 a bootout is still in progress, 37 loaded already, 112 no such
-//! domain, 113 no such service, 119 disabled, 125 wrong domain.
+//! launchctl exits with its own error numbers. Those that matter here: 3 not loaded, 5 anything from "already loaded"
+//! to "no GUI session", 36 a bootout is still in progress, 37 already loaded, 112 no such domain, 113 no such service,
+//! 119 disabled, 125 wrong domain.
 
 use std::time::Duration;
 
 use super::print::Printed;
 
-/// What shall be true in the end.
+/// What should be true in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// The job has a process, other than the one named (that of before a restart).
+    /// The job has a process other than the one named (the one before a restart).
     Running {
         /// The process that does not count.
         not: Option<i32>,
     },
-    /// The job is not loaded.
+    /// The job is no longer loaded.
     Gone,
 }
 
-/// One call of launchctl.
+/// One call of launchctl, by its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// `enable`: clears the record that `launchctl disable` and `unload -w` leave; harmless otherwise.
     Enable,
-    /// `bootstrap`: loads the property list.
+    /// `bootstrap`: loads the job from its property list.
     Bootstrap,
-    /// `kickstart`: starts what is loaded.
+    /// `kickstart`: starts a job that is loaded.
     Kickstart,
     /// `kickstart -k`: ends the process and starts another.
     Restart,
@@ -36,14 +36,14 @@ pub enum Step {
     Confirm,
     /// `bootout`: ends the process and unloads the job.
     Bootout,
-    /// `bootout` of a job whose process is killed as soon as it starts. macOS 26 takes down who an ad-hoc signed program
-    /// is when its job is loaded, and kills another one in its place until the job is loaded anew.
+    /// `bootout` of a job whose process is killed as soon as it starts. macOS 26 records the identity of an ad-hoc
+    /// signed program when its job is loaded, and kills a different one until the job is loaded again.
     Unpin,
     /// `print`, until there is no job.
     AwaitGone,
 }
 
-/// launchctl's answer.
+/// Exit code and output of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub code: i32,
@@ -54,49 +54,45 @@ pub struct Reply {
 /// What to do after an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// The next call, at once.
+    /// Make the next call at once.
     Run(Step),
-    /// The next call, after a pause.
+    /// Make the next call after a pause.
     Wait(Step),
     /// The goal is reached; the job's process, if that was the goal.
     Done(Option<i32>),
-    /// It cannot be reached.
     Fail(Failure),
 }
 
 /// Why the goal cannot be reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// 125.
     #[error("launchd cannot run this job in this user's domain (code 125)")]
     WrongDomain,
-    /// 112.
     #[error("this user has no GUI session, which the job needs (code 112)")]
     NoSession,
-    /// 5, for as long as was waited.
+    /// Code 5 until patience ran out.
     #[error("launchd refused to load the job for {}s (code 5)", .waited.as_secs())]
     Refused { waited: Duration },
-    /// 119, although it was enabled.
+    /// Code 119, although the job was enabled.
     #[error("launchd keeps the job disabled (code 119)")]
     Disabled,
-    /// The process of before a restart is still there.
+    /// The process from before the restart is still there.
     #[error("the previous supervisor (pid {pid}) is still running after {}s", .waited.as_secs())]
     SameProcess {
         pid: i32,
         /// How long it was waited for.
         waited: Duration,
     },
-    /// It is loaded, and nothing runs.
+    /// The job is loaded, but nothing runs.
     #[error("the job is loaded, but has no process (state: {}{})", .0.state.as_str(),
         .0.last_end().map(|end| format!(", last end: {end}")).unwrap_or_default())]
     NoProcess(Box<Printed>),
-    /// It is still loaded.
     #[error("launchd still has the job after {}s", .waited.as_secs())]
     StillThere {
         /// How long it was waited for.
         waited: Duration,
     },
-    /// An answer that is in no document.
+    /// An answer that is not documented.
     #[error("`launchctl {verb}` failed with code {code}{}", if .error.is_empty() { String::new() } else { format!(": {error}") })]
     Unknown { verb: &'static str, code: i32, error: String },
 }
@@ -106,15 +102,15 @@ impl Failure {
     pub fn hint(&self, session: Option<&str>) -> String {
         let remote = session.is_some_and(|name| name != "Aqua");
         match self {
-            // What the GUI domain of somebody answers who is not logged in at the screen.
+            // The GUI domain of a user who is not logged in at the screen answers so.
             Self::WrongDomain if remote => LOG_IN.into(),
             Self::WrongDomain => "run it as the user who logs in at the Mac, without sudo".into(),
             Self::NoSession => LOG_IN.into(),
-            // Without a session the job waits for one, and code 5 says the same as for a bad owner.
+            // Without a session the job waits for one, with the same code 5 as for a file with the wrong owner.
             Self::Refused { .. } | Self::NoProcess(_) if remote => LOG_IN.into(),
             Self::Refused { .. } => {
                 "look at the job with `launchctl print`; the file must belong to you and be \
-                                     writable by nobody else (chmod 644)"
+                                     writable only by you (chmod 644)"
                     .into()
             }
             Self::Disabled => {
@@ -144,16 +140,16 @@ const LOG_IN: &str = "log in at the Mac's own screen (or over Screen Sharing) an
 /// How long, and how often, to retry. Times are measured from the first call of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// For code 5, 119 and a process that does not appear.
+    /// How long to retry on code 5 or 119, and to wait for a process.
     pub start: Duration,
-    /// For a job that shall go: its exit timeout and some.
+    /// How long a job may take to end: its exit timeout and some more.
     pub stop: Duration,
     /// Whether a job whose process is killed at its start may still be unloaded and loaded again.
     pub unpin: bool,
 }
 
 impl Patience {
-    /// 15 s for a start, `exit_timeout` and 15 s for an end, and one load anew.
+    /// 15 s for a start, `exit_timeout` plus 15 s for an end, and one reload.
     pub fn new(exit_timeout: Duration) -> Self {
         let start = Duration::from_secs(15);
         Self { start, stop: exit_timeout.saturating_add(start), unpin: true }
@@ -161,7 +157,7 @@ impl Patience {
 }
 
 impl Step {
-    /// launchctl's verb.
+    /// The subcommand of launchctl that it calls.
     pub fn verb(self) -> &'static str {
         match self {
             Self::Enable => "enable",
@@ -173,9 +169,9 @@ impl Step {
     }
 }
 
-/// What to do after `step` was answered with `reply`, `waited` after its first call.
+/// What to do after `reply` to `step`, at `waited` after its first call.
 pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: Patience) -> Action {
-    // A code that the rules of a step do not name.
+    // A code that the step has no rule for.
     let unknown = || match reply.code {
         112 => Action::Fail(Failure::NoSession),
         125 => Action::Fail(Failure::WrongDomain),
@@ -193,7 +189,7 @@ pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: P
 
         (Step::Bootstrap, 0) => Action::Run(Step::Confirm),
         (Step::Bootstrap, 5) => unless_late(Step::Bootstrap, Failure::Refused { waited }),
-        // The rest of an earlier end: wait for it, then load again.
+        // An earlier bootout is still in progress: wait for it, then load again.
         (Step::Bootstrap, 36) => Action::Wait(Step::AwaitGone),
         (Step::Bootstrap, 37) => Action::Run(Step::Kickstart),
         (Step::Bootstrap | Step::Kickstart | Step::Restart, 119) => {
@@ -201,7 +197,7 @@ pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: P
         }
         (Step::Bootstrap, _) => unknown(),
 
-        // 37: it runs already.
+        // 37: it is already running.
         (Step::Kickstart | Step::Restart, 0 | 37) => Action::Run(Step::Confirm),
         (Step::Kickstart | Step::Restart, 3 | 113) => Action::Run(Step::Enable),
         (Step::Kickstart | Step::Restart, 36) => Action::Wait(Step::AwaitGone),
@@ -219,7 +215,7 @@ pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: P
         (Step::Confirm, 3 | 113) => unless_late(Step::Bootstrap, Failure::NoProcess(Box::default())),
         (Step::Confirm, _) => unknown(),
 
-        // Not loaded, in a domain that is not there, or on its way: all the same end.
+        // Not loaded, in a domain that does not exist, or already ending: the next step is the same.
         (Step::Bootout | Step::Unpin, 0 | 3 | 36 | 112 | 113) => Action::Run(Step::AwaitGone),
         (Step::Bootout | Step::Unpin, 5) => unless_late(step, Failure::Refused { waited }),
         (Step::Bootout | Step::Unpin, _) => unknown(),
@@ -239,7 +235,7 @@ pub fn next(goal: Goal, step: Step, reply: &Reply, waited: Duration, patience: P
     }
 }
 
-/// The steps from `first` on if every call succeeds: what `--dry-run` shows.
+/// The steps from `first` on if every call succeeds, as `--dry-run` shows them.
 pub fn nominal(goal: Goal, first: Step) -> Vec<Step> {
     let patience = Patience::new(Duration::ZERO);
     let mut steps = vec![first];

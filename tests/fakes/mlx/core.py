@@ -1,4 +1,4 @@
-"""As much of mlx.core as the launcher asks for; nothing here computes."""
+"""As much of mlx.core as the launcher needs; nothing here computes."""
 
 _cache = 0
 cpu = "cpu"

@@ -1,31 +1,31 @@
-"""A stand-in for mlx_lm.server with faults that the real one cannot be brought to at will.
+"""A stand-in for mlx_lm.server with faults that cannot be provoked at will in the real one.
 
-Built as the real one (0.32.2) is: a generation thread that is no daemon, a ThreadingHTTPServer, HTTP/1.0, a
-connection a request, 404 for every failure. It runs inside the real launcher, in place of the installed module, when
-this folder is first on PYTHONPATH. `--fault NAME[=VALUE]`, any number of times:
+Built like the real one (0.32.2): a non-daemon generation thread, a ThreadingHTTPServer, HTTP/1.0, one connection per
+request, 404 for every failure. It runs inside the real launcher, in place of the installed module, when this folder is
+first on PYTHONPATH. `--fault NAME[=VALUE]`, any number of times:
 
-  load=SECONDS       loads so long (listens, and answers /health with 200, meanwhile)
+  load=SECONDS       takes this long to load (meanwhile it listens and answers /health with 200)
   load-fails=TEXT    the generation thread ends while it loads
   no-listener        never binds its port
   exit=CODE          ends at once
-  crash-once=FILE    ends at once, unless FILE is there; makes FILE
+  crash-once=FILE    ends at once, unless FILE exists; creates FILE
   ignore-term        SIGTERM does nothing
-  abort-on-int       what the launcher makes of SIGTERM aborts
+  abort-on-int       aborts on what the launcher turns SIGTERM into
   grandchild         leaves a child behind in its process group
-  forks[=group]      leaves forked children behind, with its own arguments: one in its group and, unless told otherwise,
+  forks[=group]      leaves forked children behind, with its own arguments: one in its group and, without `=group`,
                      one in a session of its own, which outlives every stop
-  grow=BYTES         takes so much memory a second
-  token=SECONDS      so long between two tokens
-  tokens=N           tokens of an answer that asks for more
+  grow=BYTES         allocates this much memory per second
+  token=SECONDS      time between two tokens
+  tokens=N           the most tokens in an answer
   die-at=N           the process ends before token N of an answer
   hang-at=N          no progress from token N of an answer on
   thread-dies-at=N   the generation thread ends before token N of an answer
-  chatter=LINES      writes so many numbered lines of 1000 bytes into its log, over a while
+  chatter=LINES      writes this many numbered lines of 1000 bytes to its log, over some time
   lose-listener=S    closes its port S seconds after it was ready
   lose-descriptor=S  the same, unnoticed by Python's sockets
   stranger=ANSWER    half a second after it was ready another process has its port, which answers with this status, or
                      with `nothing`, or with `garbage`
-  garbage            answers completions with what is no HTTP
+  garbage            answers completions with something that is not HTTP
 """
 
 import argparse
@@ -190,9 +190,9 @@ def lose_descriptor(listener):
 
 
 def let_in(listener, answer):
-    """Gives the listening socket to a process of a session of its own, which ends with this one."""
+    """Gives the listening socket to a process in a session of its own, which ends with this one."""
     program = pathlib.Path(__file__).with_name("stranger.py")
-    # Its other end stays open for as long as this process lives.
+    # Its other end stays open while this process lives.
     lifeline, _ = os.pipe()
     stranger = subprocess.Popen(
         [sys.executable, program, str(listener.fileno()), answer],

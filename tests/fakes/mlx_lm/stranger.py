@@ -1,4 +1,4 @@
-"""Answers on a listening socket that was another's: stranger.py DESCRIPTOR ANSWER, until its standard input ends."""
+"""Answers on another process's listening socket: stranger.py DESCRIPTOR ANSWER, until its standard input ends."""
 
 import os
 import socket
@@ -6,9 +6,9 @@ import sys
 import threading
 
 listener, answer = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
-# Its owner may have made it non-blocking, and has it still for a moment.
+# Its owner may have made it non-blocking, and still has it for a moment.
 listener.setblocking(True)
-# Not through sys.stdin, whose lock a thread that waits for ever would hold.
+# Not through sys.stdin, whose lock would be held by a thread that waits forever.
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
 print("ready", flush=True)
 held = []

@@ -1,4 +1,4 @@
-//! Faults that are no place in the supervisor's code.
+//! Faults that are not tied to a place in the supervisor's code.
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::{control, signal};
 
 type Fault = fn(&mut Lane);
 
-/// By name; what is slow is rare.
+/// Faults by name; slow ones are rare.
 const FAULTS: &[(&str, Fault)] = &[
     ("supervisor killed at random", supervisor_at_random),
     ("supervisor killed at random", supervisor_at_random),
@@ -99,11 +99,11 @@ fn disk_full(lane: &mut Lane) {
     lane.until("g", |model| {
         model["state"] == "backoff" && model["reason"].as_str().is_some_and(|why| why.contains("large"))
     });
-    let status = lane.status().expect("a supervisor that goes on");
+    let status = lane.status().expect("a supervisor that keeps running");
     let waiting = status["supervisor"]["waiting_for"].to_string();
     assert!(waiting.contains("cannot be written") || waiting.contains("cannot write"), "{waiting}");
     lane.limit("fsize=unlimited:");
-    // It says so no longer, once it has looked.
+    // It stops saying so once it has checked again.
 }
 
 fn no_descriptors(lane: &mut Lane) {
@@ -201,8 +201,8 @@ fn reloads(lane: &mut Lane) {
     }
 }
 
-/// A manual model whose server is of no use soon after it was ready: it is found and stopped, well within the minute
-/// after which a hang would be one.
+/// A manual model whose server becomes useless soon after it was ready: that is detected and it is stopped, well within
+/// the minute after which it would count as a hang.
 fn backend_of(lane: &mut Lane, name: &str) {
     lane.tell("start", name, "");
     if lane.until_state(name, &["ready"]).is_some() {
@@ -213,7 +213,7 @@ fn backend_of(lane: &mut Lane, name: &str) {
     }
 }
 
-/// The supervisor dies while a backend has children with its arguments, and loses its record now and then.
+/// The supervisor dies while a backend has children with the same arguments, and sometimes the record is lost.
 fn forked(lane: &mut Lane) {
     lane.tell("start", "f", "");
     let pid = lane.until_state("f", &["ready"]).and_then(|model| model["pid"].as_i64());

@@ -11,11 +11,11 @@ use super::{faults, places, promises};
 use crate::support::dice::Dice;
 use crate::support::{Entry, Instance, PATIENCE, signal, try_control, try_http};
 
-/// Quick enough for hundreds of faults, slow enough for a machine that is busy.
+/// Quick enough for hundreds of faults, slow enough for a busy machine.
 const QUICK: &str = r#"health = { interval = "300ms", timeout = "500ms", hang_after = "1500ms" }
 stop = { drain = "3s", term = "500ms" }"#;
 
-/// As [`QUICK`], but what answers nothing is no hang for a long time.
+/// As [`QUICK`], but it takes long until silence counts as a hang.
 const PATIENT: &str = r#"health = { interval = "300ms", timeout = "500ms", hang_after = "10m" }
 stop = { drain = "3s", term = "500ms" }"#;
 
@@ -24,7 +24,7 @@ pub struct Lane {
     pub dice: Dice,
     number: u64,
     counts: BTreeMap<String, u64>,
-    /// Commands that may start a manual model, a model.
+    /// Commands that may start a manual model, by model.
     pub commands: BTreeMap<String, usize>,
 }
 
@@ -60,7 +60,7 @@ impl Lane {
         Self { instance, dice, number, counts: BTreeMap::new(), commands: BTreeMap::new() }
     }
 
-    /// So many faults; how often each came.
+    /// Runs this many faults; returns how often each occurred.
     pub fn run(mut self, faults: u64, lanes: u64) -> BTreeMap<String, u64> {
         let places = places::all();
         let mut next = usize::try_from(self.number).unwrap();
@@ -87,7 +87,7 @@ impl Lane {
         self.counts
     }
 
-    /// Has a supervisor die at this place, and another come up.
+    /// Makes the supervisor die at this place, and starts another.
     fn die_at(&mut self, place: &str) -> String {
         self.kill_supervisor();
         self.instance.serve_until(Some(place));
@@ -98,7 +98,7 @@ impl Lane {
         if reached { format!("died {place}") } else { format!("killed, not {place}") }
     }
 
-    /// Kills the supervisor, if it is there.
+    /// Kills the supervisor, if it is running.
     pub fn kill_supervisor(&mut self) {
         if !self.instance.supervisor_gone() {
             self.instance.kill_supervisor();
@@ -115,18 +115,18 @@ impl Lane {
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     }
 
-    /// A model's part of it.
+    /// A model's part of the status.
     pub fn model(&self, name: &str) -> Option<Value> {
         self.status()?["models"].as_array()?.iter().find(|model| model["name"] == name).cloned()
     }
 
-    /// Sends a command and does not wait for what comes of it.
+    /// Sends a command and does not wait for its outcome.
     pub fn tell(&mut self, verb: &str, name: &str, body: &'static str) {
         if verb != "stop" {
             *self.commands.entry(name.to_owned()).or_default() += 1;
         }
         let (socket, path) = (self.socket(), format!("/v1/models/{name}/{verb}"));
-        // Written before this returns, so that commands come in the order in which they were given.
+        // Written before this returns, so that commands arrive in the order in which they were given.
         let (sent, written) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             use std::io::{Read, Write};
@@ -144,7 +144,7 @@ impl Lane {
         let _ = written.recv();
     }
 
-    /// A request to a gate whose answer nobody reads.
+    /// A request to a gate; its answer is not read.
     pub fn chat(&self, name: &str, tokens: u32) {
         let gate = self.instance.gate(name);
         std::thread::spawn(move || {
@@ -155,7 +155,7 @@ impl Lane {
         });
     }
 
-    /// Waits for a model to be as wanted; `None`: the supervisor died meanwhile, or it does not come.
+    /// Waits for a model to be as wanted; `None`: the supervisor died meanwhile, or the time is up.
     pub fn until(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         let began = Instant::now();
         while !self.instance.supervisor_gone() && began.elapsed() < PATIENCE / 4 {
@@ -188,7 +188,7 @@ impl Lane {
     }
 }
 
-/// A model whose files are there and cannot be read: it waits for better ones, with a reason and a next time.
+/// A model whose files exist but cannot be read: it waits for better ones, with a reason and the time of the next try.
 fn unusable_model() -> String {
     let folder = std::env::temp_dir().join("mlxctl-chaos-unusable");
     std::fs::create_dir_all(&folder).unwrap();

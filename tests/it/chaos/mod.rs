@@ -1,7 +1,7 @@
-//! Faults by the hundred, seeded: whatever dies at whatever moment, the promises hold after each.
+//! Hundreds of seeded faults: whatever dies at whatever moment, the promises hold after each.
 //!
-//! `scripts/chaos --faults 1000 --seed 7` runs this with more of them. A lane is an instance of its own; the sequence of
-//! faults of a lane follows from seed and lane alone.
+//! `scripts/chaos --faults 1000 --seed 7` runs more of them. A lane is an instance of its own; its sequence of faults
+//! depends only on the seed and the lane.
 
 mod faults;
 mod lane;
@@ -42,8 +42,8 @@ fn every_place_at_which_a_supervisor_can_die_and_faults_at_random() {
     }
     println!("{faults} faults, seed {seed}, in {:.0} s: every promise held", began.elapsed().as_secs_f64());
     let missed = places::all().into_iter().filter(|place| !sum.contains_key(&format!("died {place}")));
-    // A backend that dies while it drains is seen twice: its answers end, and its process does. Mostly the gate is
-    // first, the drain is over, and these are not passed through.
+    // A backend that dies while it drains is noticed twice: its answers end, and its process does. Usually the gate is
+    // first, which ends the drain, and these are not reached.
     let missed: Vec<_> = missed
         .filter(|place| !place.ends_with("draining stopped") && !place.ends_with("draining spawning"))
         .collect();

@@ -1,11 +1,11 @@
-//! The places at which a supervisor can die (`src/fault.rs`), and how it is brought to each.
+//! The places at which a supervisor can die (`src/fault.rs`), and how to get it to each.
 
 use nix::sys::signal::Signal;
 
 use super::lane::Lane;
 use crate::support::signal;
 
-/// Every way from one state to another that a step can go.
+/// Every transition between two states that a step can make.
 const WAYS: &[&str] = &[
     "stopped spawning",
     "stopped loading",
@@ -36,13 +36,13 @@ const WAYS: &[&str] = &[
     "failed stopped",
 ];
 
-/// Before a way's effects are carried out, after it, and between the parts of a spawn.
+/// Before a transition's effects are carried out, after it, and between the parts of a spawn.
 pub fn all() -> Vec<String> {
     let ways = WAYS.iter().flat_map(|way| [format!("before {way}"), format!("after {way}")]);
     ways.chain(["spawn cleared", "spawn written", "spawn made"].map(str::to_owned)).collect()
 }
 
-/// Brings the supervisor there; whether it died of it.
+/// Gets the supervisor to this place; returns whether it died there.
 pub fn provoke(lane: &mut Lane, place: &str) -> bool {
     let way = place.split_once(' ').map_or(place, |(_, way)| way);
     // Each step ends early when the supervisor is gone.
@@ -85,7 +85,7 @@ fn ready(lane: &mut Lane, name: &str) -> Option<()> {
     Some(())
 }
 
-/// A manual model with an answer under way.
+/// A manual model with an answer in progress.
 fn busy(lane: &mut Lane, name: &str) -> Option<()> {
     ready(lane, name)?;
     lane.chat(name, 400);
@@ -104,7 +104,7 @@ fn failed(lane: &mut Lane, name: &str) -> Option<()> {
 
 fn go(lane: &mut Lane, way: &str) -> Option<()> {
     match way {
-        // Coming up is enough.
+        // Starting is enough.
         "stopped loading" | "stopped backoff" => {}
         "stopped spawning" | "spawning loading" | "loading ready" => start(lane, "b")?,
         "spawning backoff" => {
@@ -192,12 +192,12 @@ fn go(lane: &mut Lane, way: &str) -> Option<()> {
             failed(lane, "d")?;
             lane.tell("stop", "d", "");
         }
-        other => panic!("nobody knows the way {other}"),
+        other => panic!("unknown transition {other}"),
     }
     Some(())
 }
 
-/// What a fault left on disk that no supervisor could put right.
+/// What a fault left on disk that no supervisor could repair.
 pub fn put_right(lane: &mut Lane) {
     lane.instance.write_registry();
 }

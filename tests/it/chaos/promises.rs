@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::lane::Lane;
 use crate::support::{Instance, PATIENCE};
 
-/// The live backends of an instance by model, leaders of their groups alone: more than one is a broken promise.
+/// The live backends of an instance by model, only leaders of their groups: more than one is a broken promise.
 pub fn backends(instance: &Instance) -> BTreeMap<String, Vec<i32>> {
     let run = instance.root().join("run");
     let mut found: BTreeMap<String, Vec<i32>> = BTreeMap::new();
@@ -26,7 +26,7 @@ pub fn backends(instance: &Instance) -> BTreeMap<String, Vec<i32>> {
     found
 }
 
-/// Waits until everything is as promised; what may never be otherwise is looked at all the while.
+/// Waits until everything is as promised; what must hold at every moment is checked all the time.
 pub fn hold(lane: &mut Lane, after: &str) {
     let began = Instant::now();
     loop {
@@ -87,7 +87,7 @@ fn broken(lane: &mut Lane, status: &Value) -> Vec<String> {
             assert!(spawned <= commands, "{name} was spawned {spawned} times by {commands} commands");
         }
     }
-    // What was stopped by hand is only started by hand.
+    // A model that was stopped by hand is only started by hand.
     if let Some(stopped) = models(status).find(|m| m["start"] == "always" && m["reason"] == "stopped by hand")
     {
         let name = stopped["name"].as_str().unwrap().to_owned();
@@ -100,7 +100,7 @@ fn models(status: &Value) -> impl Iterator<Item = &Value> {
     status["models"].as_array().unwrap().iter()
 }
 
-/// What is not as it should be with one model, once things have settled.
+/// What is wrong with one model once things have settled.
 fn wrong(model: &Value) -> Option<String> {
     let state = model["state"].as_str().unwrap();
     let pid = model["pid"].as_i64();
@@ -111,7 +111,7 @@ fn wrong(model: &Value) -> Option<String> {
             let owner = owner_of(port);
             (owner != pid).then(|| format!("its port {port} is owned by {owner:?}, not {pid:?}"))
         }
-        // It can never come up: its files cannot be read.
+        // It can never start: its files cannot be read.
         ("always", "backoff") if model["name"] == "n" => {
             let told = model["reason"].is_string() && model["next_start_seconds"].is_number();
             (!told).then(|| format!("no reason or no next time: {model}"))

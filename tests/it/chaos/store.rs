@@ -1,5 +1,5 @@
-//! Faults of kept prompts on disk, with the real server: killed at any moment of writing and reading, files that are
-//! damaged, a disk that is full. After each, answers are those of before, and nothing is left over.
+//! Faults of kept prompts on disk, with the real server: killed at any moment of writing and reading, damaged files, a
+//! full disk. After each, answers are the same as before, and nothing is left over.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,15 +12,15 @@ use super::promises;
 use crate::support::dice::{Dice, number};
 use crate::support::{Entry, Instance, PATIENCE, signal, try_http};
 
-/// Back soon after each death, however many there are.
+/// Restarted soon after each death, however many there are.
 const QUICK: &str = r#"restart = { stable_after = "100ms", backoff_min = "10ms", backoff_max = "20ms", max_crashes = 10000, window = "1s" }"#;
-/// Conversations, each of its own beginning.
+/// Conversations, each with a beginning of its own.
 const TALKS: [&str; 3] = ["What are you? ", "Who was that? ", "How is this? "];
 
 struct Shop {
     instance: Instance,
     dice: Dice,
-    /// What each conversation was answered before anything went wrong.
+    /// The answer in each conversation before anything went wrong.
     answers: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ const FAULTS: &[(&str, Fault)] = &[
 #[test]
 fn kept_prompts_through_faults_at_random() {
     let (faults, seed) = (number("MLXCTL_CHAOS_FAULTS", 80), number("MLXCTL_CHAOS_SEED", 1));
-    // The real server takes seconds to come back.
+    // The real server takes seconds to restart.
     let rounds = usize::try_from(faults / 25).unwrap().max(FAULTS.len());
     let began = Instant::now();
     let mut instance = Instance::real(vec![Entry::new("p", "always").with(QUICK)]);
@@ -78,7 +78,7 @@ impl Shop {
         json!({"messages": messages, "max_tokens": 6, "temperature": 0}).to_string()
     }
 
-    /// Asks until there is an answer: what was said, and how many tokens were not computed.
+    /// Asks until there is an answer: its text, and how many tokens were not computed.
     fn insist(&self, talk: usize) -> (String, u64) {
         let began = Instant::now();
         loop {
@@ -99,7 +99,7 @@ impl Shop {
             assert_eq!(self.insist(talk).0, self.answers[talk], "{after}");
         }
         let began = Instant::now();
-        // What a killed supervisor asked for may still be on its way.
+        // What a killed supervisor requested may still be in progress.
         while self.files().iter().any(|name| name.contains(".part.")) {
             assert!(began.elapsed() < PATIENCE, "{after}: {:?}", self.files());
             std::thread::sleep(Duration::from_millis(20));
@@ -114,7 +114,7 @@ impl Shop {
         assert_eq!(live.values().map(Vec::len).collect::<Vec<_>>(), [1], "{after}");
     }
 
-    /// All conversations are in memory, and none on disk.
+    /// Brings all conversations into memory, and none onto disk.
     fn filled(&mut self) {
         self.instance.wait_state("p", "ready");
         self.instance.expect(0, &["trim", "p", "--forget"]);
@@ -212,7 +212,7 @@ impl Shop {
             }
             std::fs::write(&path, bytes).unwrap();
         }
-        // As it runs, with its list in memory, or by the next one, which reads it anew.
+        // Either as it runs, with its list in memory, or by the next one, which reads it again.
         if self.dice.roll(2) == 0 {
             signal(self.instance.pid("p"), Signal::SIGKILL);
         }

@@ -1,4 +1,4 @@
-//! Chance that can be repeated, and how much of it.
+//! Repeatable randomness, and how much of it to use.
 
 /// Pseudo-random numbers (SplitMix64, public domain, Steele et al. 2014).
 pub struct Dice(pub u64);

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::PATIENCE;
 use super::upstream::Backend;
 
-/// A gate, and both ends of what the supervisor holds.
+/// A gate, and both ends of the channels that the supervisor holds.
 pub struct Door {
     pub gate: Gate,
     pub config: GateConfig,
@@ -24,7 +24,7 @@ pub struct Door {
     _folder: tempfile::TempDir,
 }
 
-/// What a gate is tested with unless a test says otherwise.
+/// The configuration for tests that do not set their own.
 pub fn config(folder: &tempfile::TempDir) -> GateConfig {
     GateConfig {
         name: "tiny".to_owned(),
@@ -61,7 +61,7 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
 }
 
 impl Door {
-    /// Opens a gate; `change` makes the configuration.
+    /// Opens a gate; `change` adapts the configuration.
     pub async fn open(now: Availability, change: impl FnOnce(&mut GateConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(&folder);
@@ -123,7 +123,7 @@ impl Door {
         client.answer().await
     }
 
-    /// Waits until so many requests wait.
+    /// Waits until this many requests are queued.
     pub async fn queued(&self, count: u64) {
         while self.gate.traffic().queued() != count {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -142,12 +142,12 @@ impl Door {
     }
 }
 
-/// A chat with one message; `more` stands behind it: `, "stream": true`.
+/// A chat with one message; `more` follows it: `, "stream": true`.
 pub fn chat(more: &str) -> String {
     format!("{{\"model\": \"tiny\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]{more}}}")
 }
 
-/// An answer, its framing taken off.
+/// A response without its framing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -199,7 +199,7 @@ impl Client {
         .await;
     }
 
-    /// A chat; `headers` are lines of its head, each with its end.
+    /// A chat; `headers` are header lines, each with its line end.
     pub async fn chat_with(&mut self, headers: &str, more: &str) {
         let (body, post) = (chat(more), "POST /v1/chat/completions HTTP/1.1");
         self.send(&format!(
@@ -219,7 +219,7 @@ impl Client {
         matches!(read.expect("no answer"), Ok(1..))
     }
 
-    /// Everything that came so far, once `wanted` is in it.
+    /// Everything received so far, once `wanted` is in it.
     pub async fn until(&mut self, wanted: &str) -> String {
         loop {
             let text = String::from_utf8_lossy(&self.bytes).into_owned();
@@ -230,7 +230,7 @@ impl Client {
         }
     }
 
-    /// Whether the other end closes now, with nothing left to read.
+    /// Whether the other end closes, with nothing left to read.
     pub async fn closed(&mut self) -> bool {
         self.bytes.is_empty() && !self.more().await
     }

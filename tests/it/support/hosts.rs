@@ -1,5 +1,5 @@
-//! Hosts of our own on one machine: network namespaces on a bridge, each with its address and its own sshd. The first
-//! host is this machine itself. Everything is removed at the end.
+//! Several hosts on one machine: network namespaces on a bridge, each with its own address and sshd. The first host is
+//! this machine itself. Everything is removed at the end.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,10 +10,10 @@ use super::PATIENCE;
 
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// Remote hosts, and the way to them.
+/// Remote hosts, and how to reach them.
 pub struct Hosts {
     folder: tempfile::TempDir,
-    /// The bridge, and the beginning of every name.
+    /// The name of the bridge, and the prefix of every other name.
     bridge: String,
     /// The first three bytes of every address.
     network: String,
@@ -22,7 +22,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// `count` hosts beside this one; why not, where this machine does not allow it.
+    /// `count` hosts in addition to this one; the error says why this machine does not allow it.
     pub fn make(count: usize) -> Result<Self, String> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
@@ -97,7 +97,7 @@ impl Hosts {
         std::fs::write(self.file("config"), config).unwrap();
         std::fs::write(self.file("known"), known).unwrap();
         std::fs::write(self.file("authorized"), key("client")).unwrap();
-        // Whoever runs `ssh` from the PATH takes this one.
+        // Programs that run `ssh` from the PATH get this one.
         let bin = self.file("bin");
         std::fs::create_dir(&bin).unwrap();
         let script = format!("#!/bin/sh\nexec /usr/bin/ssh -F {} \"$@\"\n", self.file("config").display());
@@ -130,17 +130,17 @@ impl Hosts {
         self.folder.path().join(name)
     }
 
-    /// The PATH on which `ssh` knows these hosts.
+    /// The PATH whose `ssh` knows these hosts.
     pub fn path(&self) -> String {
         format!("{}:{}", self.file("bin").display(), std::env::var("PATH").unwrap_or_default())
     }
 
-    /// What ssh calls it.
+    /// The name that ssh uses for a host.
     pub fn name(&self, host: usize) -> String {
         format!("host{host}")
     }
 
-    /// Its address; host 0 is this machine.
+    /// The address of a host; host 0 is this machine.
     pub fn address(&self, host: usize) -> String {
         format!("{}.{}", self.network, host + 1)
     }
@@ -157,19 +157,19 @@ impl Hosts {
         Command::new(self.file("bin/ssh")).args([host, command]).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// Pulls the cable of a host, or plugs it in again.
+    /// Unplugs the cable of a host, or plugs it in again.
     pub fn link(&self, host: usize, up: bool) {
         ip(&format!("link set {} {}", self.wire(host), if up { "up" } else { "down" })).unwrap();
     }
 
-    /// Lets no more than 1 Mbit/s through to a host.
+    /// Limits the traffic to a host to 1 Mbit/s.
     pub fn slow(&self, host: usize) {
         let arguments =
             format!("qdisc add dev {} root tbf rate 1mbit burst 16kb latency 400ms", self.wire(host));
         said(Command::new("tc").args(arguments.split(' ')).output().unwrap()).unwrap();
     }
 
-    /// What runs on a host, sshd aside: process id and command line.
+    /// What runs on a host, except sshd: process id and command line.
     pub fn processes(&self, host: usize) -> Vec<(i32, String)> {
         let listed = Command::new("ip").args(["netns", "pids", &self.space(host)]).output().unwrap();
         let pids = String::from_utf8(listed.stdout).unwrap();
@@ -197,7 +197,7 @@ impl Drop for Hosts {
         }
         for host in 1..=self.count {
             let listed = Command::new("ip").args(["netns", "pids", &self.space(host)]).output();
-            // Sessions of sshd whose connection was cut.
+            // Sessions of sshd whose connection was cut off.
             for pid in listed.iter().flat_map(|listed| {
                 String::from_utf8_lossy(&listed.stdout)
                     .into_owned()

@@ -1,4 +1,4 @@
-//! What only /proc tells.
+//! What only /proc can tell.
 
 /// How many descriptors a process has open.
 pub fn descriptors(pid: i32) -> usize {

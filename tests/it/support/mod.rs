@@ -21,17 +21,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Nothing here takes longer, even on a machine that is busy with something else.
+/// Nothing here takes longer, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The environment with the real mlx-lm that `scripts/test` prepares, once `mlxctl setup` has taken it over and
-/// made the built-in model.
+/// The environment with the real mlx-lm that `scripts/test` prepares, after `mlxctl setup` has adopted it and made
+/// the built-in model.
 pub fn venv() -> &'static Path {
     static VENV: OnceLock<PathBuf> = OnceLock::new();
     VENV.get_or_init(|| {
         let venv = PathBuf::from(
             std::env::var_os("MLXCTL_TEST_VENV")
-                .expect("MLXCTL_TEST_VENV names no environment: run the tests with scripts/test"),
+                .expect("MLXCTL_TEST_VENV does not name an environment: run the tests with scripts/test"),
         );
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("models.toml");
@@ -63,22 +63,22 @@ pub fn copy_program(from: &Path, to: &Path) {
     assert!(copied.success(), "{} → {}", from.display(), to.display());
 }
 
-/// A port that nobody has, and that nobody is given again while this process lives: not by another test, nor by those
-/// of another checkout, and not by the system, which takes its own from above (`ip_local_port_range`, 32768 and up; macOS:
-/// 49152 and up).
+/// A free port that is not given out again while this process lives: not to another test, not to those of another
+/// checkout, and not by the system, whose own ports are above (`ip_local_port_range`, 32768 and up; macOS: 49152 and
+/// up).
 pub fn free_port() -> u16 {
     const FIRST: u32 = 20_000;
     const ALL: u32 = 12_000;
-    /// Locked for as long as the process lives.
+    /// Locked while the process lives.
     static GIVEN: Mutex<Vec<std::fs::File>> = Mutex::new(Vec::new());
     let folder = std::env::temp_dir().join("mlxctl-test-ports");
     std::fs::create_dir_all(&folder).unwrap();
-    // Two processes seldom begin at the same place, so that few are tried twice.
+    // Two processes rarely begin at the same place, so few ports are tried twice.
     let begin = std::process::id().wrapping_mul(97);
     for number in 0..ALL {
         let port = u16::try_from(FIRST + begin.wrapping_add(number) % ALL).unwrap();
         let file = std::fs::File::create(folder.join(port.to_string())).unwrap();
-        // Another file description of ours is refused as well.
+        // The lock also excludes other file descriptions of this process.
         if file.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             GIVEN.lock().unwrap().push(file);
             return port;
@@ -101,7 +101,7 @@ fn no_port_is_given_twice() {
 pub struct Entry {
     name: String,
     start: &'static str,
-    /// What it serves, if not what the instance serves by itself.
+    /// What it serves, if not the instance's default.
     repo: Option<String>,
     /// Lines below `[[model]]`, in TOML.
     more: String,
@@ -113,7 +113,7 @@ impl Entry {
         Self { name: name.to_owned(), start, repo: None, more: String::new(), port: free_port() }
     }
 
-    /// Serves something else.
+    /// Serves another repository or folder.
     pub fn repo(self, repo: &str) -> Self {
         Self { repo: Some(repo.to_owned()), ..self }
     }
@@ -136,10 +136,10 @@ impl Entry {
 pub struct Instance {
     folder: tempfile::TempDir,
     pub models: Vec<Entry>,
-    /// The lines of `[memory]`.
+    /// Lines below `[memory]`, in TOML.
     pub memory: String,
     serve: Option<Child>,
-    /// Whether the stand-in serves, and whether its model is named.
+    /// Whether the stand-in serves instead of the real server.
     fake: bool,
     env: Vec<(&'static str, String)>,
     broken_model: bool,
@@ -162,7 +162,7 @@ impl Instance {
     }
 
     fn make(models: Vec<Entry>, fake: bool, broken_model: bool) -> Self {
-        // Short, since Unix sockets lie below it.
+        // Short, because Unix sockets are below it.
         let folder = tempfile::Builder::new().prefix("mlx").tempdir().unwrap();
         let instance = Self {
             folder,
@@ -188,7 +188,7 @@ impl Instance {
         self.folder.path().join("models.toml")
     }
 
-    /// Writes the registry anew, from `models`.
+    /// Rewrites the registry from `models`.
     pub fn write_registry(&self) {
         let root = self.root();
         let repo = if self.fake || self.broken_model {
@@ -211,7 +211,7 @@ impl Instance {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// The environment of the tests with the stand-in in front: a backend imports from its environment and nowhere else.
+    /// The environment of the tests with the stand-in in front, because a backend imports only from its environment.
     fn fake_venv(&self) -> PathBuf {
         let (real, fake) = (venv(), self.folder.path().join("venv"));
         if fake.exists() {
@@ -230,7 +230,7 @@ impl Instance {
         fake
     }
 
-    /// A command of ours on this instance.
+    /// An `mlxctl` command on this instance.
     pub fn mlxctl(&self, args: &[&str]) -> Command {
         let binary = std::env::var_os("MLXCTL_BINARY");
         let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_mlxctl").into()));
@@ -249,7 +249,7 @@ impl Instance {
         self.mlxctl(args).output().unwrap()
     }
 
-    /// Runs it and insists on its exit code; its stdout.
+    /// Runs it and checks its exit code; returns its stdout.
     pub fn expect(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         assert_eq!(
@@ -275,7 +275,7 @@ impl Instance {
         self
     }
 
-    /// Starts a supervisor, after an earlier one is gone, with a place at which it dies, and waits for nothing.
+    /// Starts a supervisor after an earlier one is gone, with a place at which it dies, and does not wait.
     pub fn serve_until(&mut self, place: Option<&str>) {
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -289,7 +289,7 @@ impl Instance {
         self.serve = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
-    /// Whether the supervisor is gone; `None` in its place then.
+    /// Whether the supervisor is gone, which is then forgotten.
     pub fn supervisor_gone(&mut self) -> bool {
         let gone = self.serve.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
         if gone {
@@ -298,7 +298,7 @@ impl Instance {
         gone
     }
 
-    /// Starts a supervisor, after an earlier one is gone.
+    /// Starts a supervisor after an earlier one is gone.
     pub fn serve_again(&mut self) {
         self.serve_until(None);
         self.wait_until_up();
@@ -317,12 +317,12 @@ impl Instance {
     fn wait_until_up(&self) {
         let began = Instant::now();
         while !matches!(self.run(&["status", "--json"]).status.code(), Some(0)) {
-            assert!(began.elapsed() < PATIENCE, "the supervisor does not come up: {}", self.serve_log());
+            assert!(began.elapsed() < PATIENCE, "the supervisor does not start: {}", self.serve_log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// What the supervisor said.
+    /// The output of the supervisor.
     pub fn serve_log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("serve.log")).unwrap_or_default()
     }
@@ -339,13 +339,13 @@ impl Instance {
         child.wait().unwrap();
     }
 
-    /// Asks the supervisor to end and waits until it did; its exit code.
+    /// Asks the supervisor to end and waits for it; returns its exit code.
     pub fn end(&mut self) -> Option<i32> {
         signal(self.serve.as_ref()?.id().cast_signed(), nix::sys::signal::Signal::SIGTERM);
         self.wait_for_end()
     }
 
-    /// Waits until the supervisor has ended; its exit code.
+    /// Waits until the supervisor has ended; returns its exit code.
     pub fn wait_for_end(&mut self) -> Option<i32> {
         let mut child = self.serve.take()?;
         let began = Instant::now();
@@ -363,7 +363,7 @@ impl Instance {
         serde_json::from_str(&self.expect(0, &["status", "--json"])).unwrap()
     }
 
-    /// One model's part of it.
+    /// One model's part of the status.
     pub fn model(&self, name: &str) -> Value {
         let status = self.status();
         let models = status["models"].as_array().unwrap();
@@ -385,7 +385,7 @@ impl Instance {
             let waited = began.elapsed();
             // Two loads of the real server take half a minute where the machine has ten times as much to do as it can.
             assert!(waited < 3 * PATIENCE, "{name} does not get there: {model:#}\n{}", self.serve_log());
-            // A look is a process: the longer it takes, the less they shall keep the machine from what is waited for.
+            // Each check is a process: the longer it takes, the less often to check, so as not to delay the model.
             std::thread::sleep((waited / 20).clamp(Duration::from_millis(10), Duration::from_millis(250)));
         }
     }
@@ -412,7 +412,7 @@ impl Instance {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// As [`Instance::events`], where writers die in mid-line and the file is put aside.
+    /// As [`Instance::events`], if writers die in the middle of a line and the file is rotated.
     #[cfg(target_os = "linux")]
     pub fn events_so_far(&self) -> Vec<Value> {
         let read =
@@ -425,14 +425,14 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         let Some(mut child) = self.serve.take() else {
-            // A test that failed while no supervisor was there leaves its backends to us.
+            // A test that failed while there was no supervisor leaves its backends to us.
             let launcher = self.root().join("run/launcher.py");
             for found in mlxctl::internals::host::system().find_by_argument(&launcher.to_string_lossy()) {
                 signal(found.who.pid, nix::sys::signal::Signal::SIGKILL);
             }
             return;
         };
-        // A failed test leaves its supervisor: it ends its backends on the second signal without a drain.
+        // A failed test leaves its supervisor running; on the second signal that ends its backends without a drain.
         for _ in 0..2 {
             signal(child.id().cast_signed(), nix::sys::signal::Signal::SIGTERM);
             std::thread::sleep(Duration::from_millis(50));
@@ -460,12 +460,12 @@ fn write_model(folder: &Path) {
     std::fs::write(folder.join("model.safetensors"), weights).unwrap();
 }
 
-/// One request on the control socket; everything that was answered.
+/// One request on the control socket; returns the whole response.
 pub fn control(socket: &Path, method: &str, path: &str) -> String {
     try_control(socket, method, path, "").unwrap()
 }
 
-/// As [`control`], with a body, where the supervisor may die at any moment.
+/// As [`control`], with a body, if the supervisor may die at any moment.
 pub fn try_control(socket: &Path, method: &str, path: &str, body: &str) -> std::io::Result<String> {
     let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -479,7 +479,7 @@ pub fn try_control(socket: &Path, method: &str, path: &str, body: &str) -> std::
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A client that tries again, as they do, until it has its answer.
+/// A client that retries until it has its answer.
 pub fn insist(gate: SocketAddr, body: &str) -> String {
     let began = Instant::now();
     loop {
@@ -497,7 +497,7 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
 }
 
-/// Whether a process is there and no zombie.
+/// Whether a process exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     mlxctl::internals::host::identify(pid).unwrap().is_some()
 }
@@ -513,12 +513,12 @@ pub fn child_of(pid: i32) -> Option<i32> {
     pairs.find(|(parent, _)| *parent == pid).map(|(_, child)| child)
 }
 
-/// One HTTP request on a connection of its own; status and body.
+/// One HTTP request on a connection of its own; returns status and body.
 pub fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
     try_http(address, method, path, body).expect("an answer")
 }
 
-/// As [`http`]; `None`: refused, cut, or no whole answer.
+/// As [`http`]; `None`: refused, cut off, or incomplete.
 pub fn try_http(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;

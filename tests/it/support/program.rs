@@ -1,4 +1,4 @@
-//! Programs that a test makes and then runs.
+//! Programs that a test writes and then runs.
 //!
 //! They are written by another process. A descriptor that this one held open for writing could be inherited by a
 //! child that another test forks at that moment, and until that child has exec'd, running the file would fail with
@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Makes `path` an executable file that holds `text`; what was there before is overwritten.
+/// Makes `path` an executable file with the content `text`; overwrites what was there before.
 pub(crate) fn write(path: &Path, text: &str) {
     let mut shell = Command::new("/bin/sh")
         .args(["-c", r#"cat >"$1" && chmod 755 "$1""#, "sh"])

@@ -1,5 +1,5 @@
-//! A stand-in for one backend, as faithful on the wire as `mlx_lm.server` is: HTTP/1.0, a connection a request, the
-//! end of a stream is the end of the connection. What it answers is up to the test.
+//! A stand-in for one backend that behaves on the wire like `mlx_lm.server`: HTTP/1.0, one connection per request, the
+//! end of a stream is the end of the connection. The test decides what it answers.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,24 +11,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-/// One thing that the backend does with a request.
+/// One thing that the backend does for a request.
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// Waits until the test lets it go on ([`Backend::go_on`]).
+    /// Waits until the test lets it continue ([`Backend::go_on`]).
     Wait,
-    /// As `Wait`, but does not see its client leave, as the server while it computes a plain answer.
+    /// As `Wait`, but without noticing that its client leaves, like the server while it computes a plain answer.
     Compute,
     /// Waits until its client has hung up.
     HungUp,
     /// Waits for a moment.
     Pause(Duration),
-    /// Cuts the connection, as a killed process does.
+    /// Resets the connection, as a killed process does.
     Reset,
 }
 
-/// What came.
+/// A request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Received {
     pub head: String,
@@ -68,17 +68,17 @@ impl Backend {
         Self { address, state, task }
     }
 
-    /// For the gate; `generation` is of the test's choosing.
+    /// What the gate needs; the test chooses `generation`.
     pub fn upstream(&self, generation: u64) -> Upstream {
         Upstream { address: self.address, secret: "s3cret".into(), generation }
     }
 
-    /// Lets one waiting step go on.
+    /// Lets one waiting step continue.
     pub fn go_on(&self) {
         self.state.permits.add_permits(1);
     }
 
-    /// All requests that came.
+    /// All requests that arrived so far.
     pub fn received(&self) -> Vec<Received> {
         self.state.received.lock().unwrap().clone()
     }
@@ -93,7 +93,7 @@ impl Backend {
         self.state.hung_up.subscribe().wait_for(|seen| *seen == count).await.unwrap();
     }
 
-    /// As `kill -9` does: every connection is reset, and nobody listens any more.
+    /// Like `kill -9`: every connection is reset, and nothing listens any more.
     pub async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -119,7 +119,7 @@ impl Drop for Open {
 async fn answer(mut stream: TcpStream, state: Arc<State>) {
     state.open.send_modify(|open| *open += 1);
     let _open = Open(state.clone());
-    // A task that is aborted drops its socket; without this the kernel would end it properly.
+    // An aborted task drops its socket; without this the kernel would close the connection properly.
     stream.set_zero_linger().unwrap();
     let Some(request) = read(&mut stream).await else { return };
     let number = {
@@ -154,7 +154,7 @@ async fn answer(mut stream: TcpStream, state: Arc<State>) {
         }
     }
     let _ = stream.shutdown().await;
-    // Without a reset: whoever reads gets it all.
+    // Without a reset, so that readers get everything.
     let _ = stream.read_u8().await;
 }
 
@@ -185,14 +185,14 @@ pub fn stream_head() -> Step {
     )
 }
 
-/// One event with some text.
+/// One event of a stream, with some text.
 pub fn event(text: &str) -> Step {
     Step::Send(
         format!("data: {{\"choices\": [{{\"delta\": {{\"content\": \"{text}\"}}}}]}}\n\n").into_bytes(),
     )
 }
 
-/// The keep-alive that the server sends while it reads a prompt.
+/// The keep-alive that the server sends while it processes a prompt.
 pub fn comment(done: u32, total: u32) -> Step {
     Step::Send(format!(": keepalive {done}/{total}\n\n").into_bytes())
 }
@@ -202,7 +202,7 @@ pub fn done() -> Step {
     Step::Send(b"data: [DONE]\n\n".to_vec())
 }
 
-/// A whole stream of these words.
+/// A complete stream of these words.
 pub fn stream(words: &[&str]) -> Vec<Step> {
     let mut steps = vec![stream_head()];
     steps.extend(words.iter().map(|word| event(word)));
@@ -210,7 +210,7 @@ pub fn stream(words: &[&str]) -> Vec<Step> {
     steps
 }
 
-/// A whole answer that is no stream: head and body are two writes, as the server does it.
+/// A complete answer without a stream: head and body are two writes, as the server does it.
 pub fn json(status: &str, body: &str, length: bool) -> Vec<Step> {
     let length = if length { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
     let head = format!(
@@ -219,7 +219,7 @@ pub fn json(status: &str, body: &str, length: bool) -> Vec<Step> {
     vec![Step::Send(head.into_bytes()), Step::Send(body.as_bytes().to_vec())]
 }
 
-/// The answer to a request that is no stream.
+/// The answer to a request without `stream`.
 pub fn answer_of(tokens: u32) -> Vec<Step> {
     let body = format!(
         "{{\"choices\": [{{\"message\": {{\"content\": \"x\"}}}}], \"usage\": {{\"completion_tokens\": {tokens}}}}}"

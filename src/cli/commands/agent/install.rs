@@ -27,10 +27,10 @@ pub(super) struct Args {
     program: Option<PathBuf>,
 }
 
-/// Installs the agent; what is installed already stays as it is.
+/// Installs the agent, unless it is already installed and running.
 ///
 /// # Errors
-/// It does not come up, with why and what to do.
+/// Why it does not come up, and what to do.
 pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.manager(context, &registry, args.program.as_deref())?;
@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -
     context.output.data(&format!("{} is installed and runs, pid {pid}", agent.name()))
 }
 
-/// Two supervisors of one registry cannot be; the one that launchd starts would end at once, again and again.
+/// A registry has one supervisor at a time: a second one, started by launchd, would exit at once, again and again.
 fn no_other_supervisor(client: &Client, seen: &Seen) -> Result<(), CliError> {
     let Some(other) = client.status().ok().and_then(|status| status.supervisor) else { return Ok(()) };
     if seen.pid == Some(other.pid) {

@@ -1,4 +1,4 @@
-//! From a process to models that answer.
+//! Waits for the supervisor to answer and for its models to be ready.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,19 +8,20 @@ use crate::api::client::{Client, ClientError};
 use crate::api::{ModelStatus, StateName, Status};
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::render::status::state_word;
 use crate::registry::Start;
 
-/// How long a supervisor that has a process may take to answer.
+/// How long a supervisor may take to answer once it has a process.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Between two questions.
+/// Pause between two requests for the status.
 const BETWEEN: Duration = Duration::from_millis(200);
-/// Lines of the log that explain why it does not.
+/// How many lines of the log are quoted if it does not answer.
 const TAIL: usize = 5;
 
 /// Waits until the supervisor answers.
 ///
 /// # Errors
-/// It does not, with the end of its log.
+/// It does not answer; the reason quotes the end of its log.
 pub(super) fn supervisor(client: &Client, log: &Path) -> Result<Status, CliError> {
     let started = Instant::now();
     loop {
@@ -50,10 +51,10 @@ fn silent(log: &Path) -> CliError {
         .hint("mlxctl doctor")
 }
 
-/// Waits until every always-on model is ready, saying what each is doing.
+/// Waits until every always-on model is ready, printing each change of what it is doing.
 ///
 /// # Errors
-/// One of them failed for good, or `timeout` is over.
+/// One of them failed for good, or `timeout` has passed.
 pub(super) fn models(context: &Context, client: &Client, timeout: Duration) -> Result<(), CliError> {
     let started = Instant::now();
     let mut said = BTreeMap::new();
@@ -91,9 +92,9 @@ pub(super) fn models(context: &Context, client: &Client, timeout: Duration) -> R
     }
 }
 
-/// One line, which changes a hundred times in a load at most.
+/// One line per model; in whole percent, so that a load changes it at most a hundred times.
 fn line(model: &ModelStatus) -> String {
-    let state = format!("{:?}", model.state).to_lowercase();
+    let state = state_word(model.state);
     let progress = model.progress.map(|share| format!(" {:.0} %", share * 100.0)).unwrap_or_default();
     let reason = model.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     format!("{}: {state}{progress}{reason}", model.name)

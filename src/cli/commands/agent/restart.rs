@@ -16,13 +16,13 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-/// How long a supervisor stays after its hand-over, for its job to be unloaded.
+/// How long a supervisor waits after handing over, so that its job can be unloaded.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// Puts another supervisor in the place of the one that runs; backends stay and are adopted.
+/// Replaces the running supervisor; the backends stay up and the new one adopts them.
 ///
 /// # Errors
-/// Exit 3 if no agent is installed; no other one comes up.
+/// Exit 3 if no agent is installed; the new supervisor does not come up.
 pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.installed(context, &registry)?;
@@ -62,7 +62,7 @@ pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -
     context.output.data(&format!("{} is running again, pid {pid}{models}", agent.name()))
 }
 
-/// Asks the supervisor to leave its backends to the next one. Answers in flight may take the whole drain.
+/// Asks the supervisor to leave its backends to the next one. Answers in flight may take the whole drain time.
 fn hand_over(context: &Context, client: &Client, registry: &Registry, agent: &dyn Agent) -> Handed {
     let drain = registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
     if !agent.unloads_to_restart() {

@@ -6,6 +6,7 @@ use crate::api::client::Client;
 use crate::api::{ModelStatus, SCHEMA, SupervisorStatus};
 use crate::cli::Context;
 use crate::cli::error::{CliError, Exit};
+use crate::cli::render::status::state_word;
 use crate::service::agent::{Agent, Seen};
 
 #[derive(Debug, clap::Args)]
@@ -15,18 +16,18 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Show what the service manager and the supervisor report, side by side. Keys are promises.
+/// What `agent status --json` prints; its keys are stable.
 #[derive(Debug, Serialize)]
 struct View {
     schema: u32,
     manager: &'static str,
     name: String,
     file: String,
-    /// `missing`, `current` or `differs`.
+    /// One of `missing`, `current` and `differs`.
     file_state: &'static str,
     differences: Vec<String>,
     loaded: bool,
-    /// A domain of launchd's that the job is in and does not belong into: `user/501`.
+    /// The launchd domain that the job is in, if it is the wrong one: `user/501`.
     misplaced: Option<String>,
     state: String,
     pid: Option<i32>,
@@ -35,11 +36,11 @@ struct View {
     program: Option<String>,
     supervisor: Option<SupervisorStatus>,
     models: Vec<ModelStatus>,
-    /// What does not fit together, in a sentence each.
+    /// What does not fit together, one sentence each.
     problems: Vec<String>,
 }
 
-/// Prints both views.
+/// Prints what the service manager and the supervisor report.
 ///
 /// # Errors
 /// Exit 3 if the agent has no process or its supervisor does not answer.
@@ -50,13 +51,11 @@ pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -
     let status = Client::new(&registry.paths.run).status().ok();
     let (supervisor, models) = status.map_or((None, Vec::new()), |status| (status.supervisor, status.models));
     let view = view(agent.as_ref(), found.as_deref(), seen, supervisor, models);
-    let text = if args.json {
-        serde_json::to_string_pretty(&view)
-            .map_err(|error| CliError::failed("cannot write the status as JSON").why(error))?
+    if args.json {
+        context.output.json(&view)?
     } else {
-        text(&view)
-    };
-    context.output.data(&text)?;
+        context.output.data(&text(&view))?
+    }
     if view.pid.is_some() && view.supervisor.is_some() {
         return Ok(());
     }
@@ -145,8 +144,7 @@ fn text(view: &View) -> String {
         rows.push(("supervisor", format!("mlxctl {}, pid {}, answers", supervisor.version, supervisor.pid)));
     }
     if !view.models.is_empty() {
-        let models =
-            view.models.iter().map(|model| format!("{} {:?}", model.name, model.state).to_lowercase());
+        let models = view.models.iter().map(|model| format!("{} {}", model.name, state_word(model.state)));
         rows.push(("models", models.collect::<Vec<_>>().join(", ")));
     }
     rows.extend(view.differences.iter().map(|difference| ("differs", difference.clone())));

@@ -8,7 +8,7 @@ use crate::host;
 use crate::registry::Registry;
 use crate::supervisor::{LockError, Orphans};
 
-/// Between SIGTERM and SIGKILL for a backend whose model is no longer in the registry.
+/// Time between SIGTERM and SIGKILL for a backend whose model is no longer in the registry.
 const TERM: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Args)]
@@ -18,17 +18,17 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-/// Ends the supervisor, and with it every model, and removes its file; then whatever an earlier supervisor that died
-/// left running. Data stays.
+/// Stops the supervisor and with it every model, removes the agent's file, then stops backends that an earlier
+/// supervisor left running when it died. Data stays.
 ///
 /// # Errors
-/// It does not go, with why and what to do.
+/// Why it cannot be removed, and what to do.
 pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -> Result<(), CliError> {
     let registry = context.registry()?;
     let agent = stand_ins.installed(context, &registry)?;
     let (found, seen) = (super::on_disk(agent.as_ref())?, agent.seen()?);
     if found.is_none() && !seen.loaded {
-        // One that was removed by hand, or by a tool that knows nothing of backends.
+        // It may have been removed by hand, or by a tool that does not know about backends.
         end_leftovers(context, &registry)?;
         return context.output.data(&format!("{} is not installed", agent.name()));
     }
@@ -46,7 +46,7 @@ pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -
     context.output.data(&format!("{} is gone", agent.name()))
 }
 
-/// Ends backends that have no supervisor: it was dead when its agent was removed, and they outlive it.
+/// Stops backends without a supervisor: it had died before its agent was removed, and they outlived it.
 fn end_leftovers(context: &Context, registry: &Registry) -> Result<(), CliError> {
     let host = host::system();
     let mut left = match Orphans::find(&registry.paths.run, host.as_ref()) {
