@@ -1,4 +1,4 @@
-//! What would make room for a refused start.
+//! Actions that would make room for a refused start.
 
 use serde::Serialize;
 
@@ -7,26 +7,26 @@ use super::checks::{Check, checks};
 use super::ledger::{Ledger, Live};
 use crate::units::Bytes;
 
-/// One thing that a person could do.
+/// One action that a person could take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Remedy {
     /// "stop 32b", "quit Civ V", "trim 32b".
     pub act: String,
-    /// The command for it, if mlxctl has one.
+    /// The mlxctl command for it; `None`: mlxctl cannot do it.
     pub command: Option<String>,
-    /// By how much the scarcest of the failed checks gets better.
+    /// The gain in the failed check that gains least.
     pub frees: Bytes,
-    /// Whether that alone is enough.
+    /// Whether all checks pass after this action alone.
     pub enough: bool,
 }
 
-/// Every single act that helps, the most helpful one first. How much each frees is found by judging again as if it
+/// Every single action that helps, the most helpful first. What each frees is found by repeating the checks as if it
 /// were done.
 pub(super) fn remedies(ledger: &Ledger, live: Live<'_>, failed: &[Check]) -> Vec<Remedy> {
     let mut remedies = Vec::new();
     for (name, grant) in ledger.granted() {
         let used = live.footprints.get(name).copied().unwrap_or_default();
-        // A model that takes more than it was granted gives the difference back when its caches go.
+        // A model that exceeds its grant gives the difference back when its caches are trimmed.
         let over = used.bytes.saturating_sub(grant.bytes);
         if over > Bytes::ZERO {
             let mut footprints = live.footprints.clone();
@@ -66,7 +66,7 @@ pub(super) fn remedies(ledger: &Ledger, live: Live<'_>, failed: &[Check]) -> Vec
         }
         let mut without = ledger.clone();
         without.reserves.retain(|other| other != reserve);
-        // What the program itself holds is not known; the reserve is what it was promised.
+        // What the program itself holds is not known, so at most its reserve counts as freed.
         let mut reading = *live.reading;
         let models: Bytes = live.footprints.values().map(|footprint| footprint.bytes).sum();
         reading.available = reading.available.map(|available| {
