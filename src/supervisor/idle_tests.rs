@@ -44,7 +44,7 @@ async fn a_forgotten_model_is_announced_stopped_and_stays_down() {
     tokio::time::sleep(Duration::from_secs(700) + LOOKS).await;
     let seen = model(handle).await;
     assert_eq!(seen.state, StateName::Stopped);
-    assert_eq!(seen.reason.as_deref(), Some("idle for 2h, as the registry says"));
+    assert_eq!(seen.reason.as_deref(), Some("idle for 2h (stop.idle)"));
     assert_eq!((seen.idle_seconds, seen.stops_in_seconds), (None, None));
     tokio::time::sleep(HOUR * 48).await;
     assert_eq!(model(handle).await.state, StateName::Stopped);
@@ -88,7 +88,7 @@ async fn a_request_in_flight_keeps_it() {
     assert!((3570.0..3630.0).contains(&seen.idle_seconds.unwrap()), "{seen:?}");
     tokio::time::sleep(HOUR + Duration::from_secs(60)).await;
     let seen = model(&adopted.handle).await;
-    assert_eq!(seen.reason.as_deref(), Some("idle for 2h, as the registry says"), "{seen:?}");
+    assert_eq!(seen.reason.as_deref(), Some("idle for 2h (stop.idle)"), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
