@@ -29,7 +29,6 @@ pub struct Group {
     pub timeout_ms: u64,
 }
 
-/// Where one rank runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The host's name for ssh, also shown to people.

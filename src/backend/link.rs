@@ -116,7 +116,7 @@ pub enum Request {
     Release,
     /// As [`Request::Release`], but prompts are neither written nor left on disk.
     Forget,
-    /// Open the log file anew, after it was rotated.
+    /// Reopen the log file, after it was rotated.
     ReopenLog,
     /// Work this share of the time from now on; `None`: all of it.
     Pace {
@@ -124,7 +124,6 @@ pub enum Request {
     },
 }
 
-/// A connection to a launcher.
 #[derive(Debug)]
 pub struct Link {
     reader: BufReader<tokio::io::Take<OwnedReadHalf>>,

@@ -87,7 +87,6 @@ impl Vitals {
 /// A request to the launcher, with the channel for its answer.
 pub(crate) type Question = (Request, oneshot::Sender<Reply>);
 
-/// The probe of one run.
 pub(crate) struct Probe {
     pub host: Arc<dyn Host>,
     pub identity: Identity,

@@ -284,7 +284,7 @@ impl StopReason {
             Self::NeverStarted => "not started",
             Self::ByHand => "stopped by hand",
             Self::Shutdown => "the supervisor is shutting down",
-            Self::Pressure => "stopped to give memory back",
+            Self::Pressure => "stopped to free memory",
             Self::Power => "stopped to save power",
             Self::Idle(time) => return format!("idle for {} (stop.idle)", human(time)).into(),
             Self::TimeOver(time) => return format!("its time of {} is over", human(time)).into(),

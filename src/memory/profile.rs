@@ -65,7 +65,6 @@ pub enum Source {
     Config,
 }
 
-/// A floating-point type.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Activation {
     /// As mlx_lm names it: `bfloat16`, `float32`.

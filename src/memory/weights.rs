@@ -70,7 +70,7 @@ pub(crate) fn header_length(first: [u8; 8], file_length: u64) -> Result<u64, Str
     }
     if length.saturating_add(8) > file_length {
         return Err(format!(
-            "it is cut off: {file_length} bytes, of which the header alone needs {}",
+            "it is cut off after {file_length} bytes: the header alone needs {}",
             length + 8
         ));
     }

@@ -1,17 +1,18 @@
-//! Manual models that go by themselves, on a machine of which the test decides the time.
+//! Manual models that stop by themselves, with the clock under the test's control.
 
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::clock_tests::events;
 use super::trim_tests::ready_with;
 use super::{Handle, Options, Supervisor};
 use crate::api::{ErrorCode, ModelStatus, StartRequest, StateName};
 use crate::registry::Registry;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// The regular look, and one more for a stop to be done.
+/// Two intervals of the regular upkeep: one for the decision, one for the stop.
 const LOOKS: Duration = Duration::from_secs(21);
 
 async fn model(handle: &Handle) -> ModelStatus {
@@ -22,10 +23,8 @@ fn lent(seconds: f64) -> StartRequest {
     StartRequest { for_seconds: Some(seconds), wait: true, ..StartRequest::default() }
 }
 
-/// The texts of the notices so far.
 async fn notices(handle: &Handle) -> Vec<String> {
-    let events = handle.events(None, 1000).await;
-    events.into_iter().filter(|event| event.kind == "stops_soon").map(|event| event.text).collect()
+    events(handle, "stops_soon").await
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,7 +51,7 @@ async fn a_forgotten_model_is_announced_stopped_and_stays_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_person_who_starts_it_again_has_it_for_the_whole_time_anew() {
+async fn a_start_by_a_person_restarts_the_whole_time() {
     let adopted = ready_with("stop = { idle = \"2h\" }").await;
     tokio::time::sleep(HOUR * 2 - Duration::from_secs(60)).await;
     adopted.handle.start("m", StartRequest::default()).await.unwrap();
@@ -63,7 +62,7 @@ async fn a_person_who_starts_it_again_has_it_for_the_whole_time_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_in_flight_keeps_it() {
+async fn a_request_in_flight_keeps_the_model_up() {
     let adopted = ready_with(
         "stop = { idle = \"2h\" }\nlimits = { queue_timeout = \"10h\" }\nhealth = { hang_after = \"20h\" }",
     )
@@ -80,7 +79,7 @@ async fn a_request_in_flight_keeps_it() {
     let seen = model(&adopted.handle).await;
     assert_eq!((seen.state, seen.idle_seconds, seen.stops_in_seconds), (StateName::Ready, None, None));
 
-    // Its client leaves, and the backend hangs over it for ever: nobody waits for that.
+    // The client leaves, and the backend hangs on its request for ever, which does not count as use.
     drop(client);
     tokio::time::sleep(HOUR).await;
     let seen = model(&adopted.handle).await;
@@ -92,7 +91,7 @@ async fn a_request_in_flight_keeps_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_that_a_person_gave_outlives_a_hand_over() {
+async fn the_time_given_by_a_person_outlives_a_hand_over() {
     let adopted = ready_with("stop = { idle = \"1h\" }").await;
     let refused = adopted.handle.start("m", lent(0.0)).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::BadRequest);
