@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
 use super::{Handle, Options, Supervisor};
 use crate::api::StateName;
 use crate::backend::record;
@@ -72,6 +75,28 @@ impl Adopted {
         let handle = supervisor.handle();
         tokio::spawn(supervisor.run());
         Self { folder, host, backend, handle, port, text }
+    }
+}
+
+impl Adopted {
+    /// Posts a request to the gate and leaves the answer to be read. The gate closes the connection after it.
+    pub(super) async fn post(&self, path: &str, body: &str) -> TcpStream {
+        let mut client = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let head = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json";
+        let request =
+            format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        client.write_all(request.as_bytes()).await.unwrap();
+        client
+    }
+
+    /// Posts a chat and waits until it is in flight.
+    pub(super) async fn begin_chat(&self) -> TcpStream {
+        let client =
+            self.post("/v1/chat/completions", r#"{"messages":[{"role":"user","content":"x"}]}"#).await;
+        while self.handle.model("m").await.unwrap().traffic.in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        client
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 use super::clock_tests::{Adopted, events};
 use super::trim_tests::{Asked, ready};
@@ -71,12 +70,7 @@ async fn requests_wait_while_the_game_runs_and_continue_afterwards() {
     tokio::time::sleep(LOOK).await;
     let seen = supervisor(&adopted).await;
     assert_eq!((seen.pace_percent, seen.holding), (None, true));
-    let request = |path: &str, body: &str| {
-        let head = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json";
-        format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-    };
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    client.write_all(request("/v1/completions", r#"{"prompt":"x"}"#).as_bytes()).await.unwrap();
+    let mut client = adopted.post("/v1/completions", r#"{"prompt":"x"}"#).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let traffic = adopted.handle.model("m").await.unwrap().traffic;
     assert_eq!((traffic.counts.requests, traffic.in_flight), (1, 0), "it waits");
@@ -87,8 +81,7 @@ async fn requests_wait_while_the_game_runs_and_continue_afterwards() {
     // It waits as long as in any queue, and is then refused with a retry time.
     adopted.host.set_running(&["Civ5XP"]);
     tokio::time::sleep(LOOK).await;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    client.write_all(request("/v1/completions", r#"{"prompt":"x"}"#).as_bytes()).await.unwrap();
+    let mut client = adopted.post("/v1/completions", r#"{"prompt":"x"}"#).await;
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("model_held"), "{answer}");

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 use super::clock_tests::Adopted;
 use super::trim_tests::ready_with;
@@ -22,12 +21,8 @@ async fn model(adopted: &Adopted) -> ModelStatus {
 }
 
 async fn ask(adopted: &Adopted) -> String {
-    let body = r#"{"prompt":"x"}"#;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    client.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
+    let mut client = adopted.post("/v1/completions", r#"{"prompt":"x"}"#).await;
     client.read_to_string(&mut answer).await.unwrap();
     answer
 }

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-
 use super::clock_tests::events;
 use super::trim_tests::ready_with;
 use super::{Handle, Options, Supervisor};
@@ -67,14 +64,7 @@ async fn a_request_in_flight_keeps_the_model_up() {
         "stop = { idle = \"2h\" }\nlimits = { queue_timeout = \"10h\" }\nhealth = { hang_after = \"20h\" }",
     )
     .await;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    let body = r#"{"messages":[{"role":"user","content":"x"}]}"#;
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    client.write_all(request.as_bytes()).await.unwrap();
-    while model(&adopted.handle).await.traffic.in_flight == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let client = adopted.begin_chat().await;
     tokio::time::sleep(HOUR * 5).await;
     let seen = model(&adopted.handle).await;
     assert_eq!((seen.state, seen.idle_seconds, seen.stops_in_seconds), (StateName::Ready, None, None));

@@ -144,14 +144,7 @@ async fn a_trim_keeps_prompts_on_disk_and_a_forget_deletes_them() {
 #[tokio::test(start_paused = true)]
 async fn during_a_request_a_trim_only_empties_the_buffer_cache() {
     let (adopted, asked) = ready("").await;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    let body = r#"{"messages":[{"role":"user","content":"x"}]}"#;
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    client.write_all(request.as_bytes()).await.unwrap();
-    while adopted.handle.model("m").await.unwrap().traffic.in_flight == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let _client = adopted.begin_chat().await;
     adopted.handle.trim("m").await.unwrap();
     assert_eq!(ops(&asked), ["trim"]);
 }
