@@ -1,4 +1,4 @@
-//! Everything that is known of a model's memory before it is started, in one look at the disk.
+//! Everything that is known about a model's memory before it is started, from one look at the disk.
 
 use super::weights;
 use crate::memory::Room;
@@ -11,36 +11,36 @@ use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
-/// What a start of a model would be held to, and would take.
+/// The bounds a start of a model would have, and what it would take.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Assessment {
-    /// Flags, limits and environment follow from it.
+    /// Determine the flags, limits and environment of the backend.
     pub bounds: Bounds,
-    /// What kept prompts and a prefill share.
+    /// What kept prompts and a prefill share; `None`: nothing, or the files are not downloaded.
     pub room: Option<Room>,
-    /// On this machine; `None` if unknown.
+    /// On this machine; `None`: not known.
     pub estimate: Option<Estimate>,
-    /// On every machine of its cluster, this one first; empty: it has none, or nobody knows.
+    /// On every machine of its cluster, this one first; empty: no cluster, or not known.
     pub hosts: Vec<HostEstimate>,
-    /// KV bytes that one more token takes, where the files are there.
+    /// Bytes of caches that one more token takes; `None`: the files are not downloaded.
     pub kv_per_token: Option<Bytes>,
-    /// Bytes of the weights, where the files are there.
+    /// Bytes of the weights; `None`: the files are not downloaded.
     pub weights: Option<Bytes>,
-    /// Under what the footprints of such a run are learned.
+    /// Key of the learned footprints of such a run.
     pub key: String,
-    /// Why the estimate stands on rules of thumb and not on what mlx_lm says; `None`: it does not.
+    /// Why the estimate is not exact; `None`: it is based on an exact profile, or there are no files.
     pub thumb: Option<String>,
 }
 
-/// The file of learned footprints.
+/// `<state>/learned.json`, the file of learned footprints.
 pub(crate) fn learned_file(registry: &Registry) -> std::path::PathBuf {
     registry.paths.state.join("learned.json")
 }
 
-/// Looks at the files of `model`, at what is learned of it, and at nothing that runs. Reads a few hundred kilobytes.
+/// Reads the files of `model` and its learned footprints, a few hundred kilobytes. Does not look at anything running.
 ///
 /// # Errors
-/// The [`Problem`] with its files or its bounds: a start is certain to fail.
+/// The [`Problem`] with its files or bounds; a start would be certain to fail.
 pub(crate) fn assess(registry: &Registry, model: &Model, platform: Platform) -> Result<Assessment, Problem> {
     let profiles = Profiles::of(registry);
     let files = weights::of_model(model, &profiles)?;
@@ -67,7 +67,7 @@ pub(crate) fn assess(registry: &Registry, model: &Model, platform: Platform) -> 
     })
 }
 
-/// What a plan counts `model` with: its estimate, or its declared size for want of files. `None`: neither is known.
+/// What a plan counts for `model`: its estimate, or its declared size if the files are missing. `None`: neither is known.
 pub(crate) fn planned(
     registry: &Registry,
     model: &Model,
@@ -82,18 +82,18 @@ fn thumb(profiles: &Profiles, model: &Model) -> Option<String> {
         None => Some("`mlxctl setup` makes it exact".to_owned()),
         Some(Ok(profile)) if profile.exact => None,
         Some(Ok(_)) => Some(
-            "this model's caches grow in a way that has no rule here; it counts as an upper bound".to_owned(),
+            "no rule is known for how this model's caches grow; the estimate is an upper bound".to_owned(),
         ),
         Some(Err(refused)) => Some(refused.message),
     }
 }
 
-/// Under what the footprints of a run are learned: what it serves, the versions, what it is held to.
+/// Key of the learned footprints of a run: what it serves, the versions, and the hash of its bounds.
 pub(crate) fn learning_key(model: &Model, versions: &str, bounds: &Bounds) -> String {
     learn::key(&model.source.to_string(), versions, &bounds.fingerprint())
 }
 
-/// The versions that a footprint depends on.
+/// The versions that a footprint depends on: `mlx-X mlx-lm-Y`, or `unknown` without an environment.
 pub(crate) fn versions(registry: &Registry) -> String {
     match venv::existing(&SetupRequest::new(registry, false)) {
         Ok(environment) => format!("mlx-{} mlx-lm-{}", environment.versions.mlx, environment.versions.mlx_lm),

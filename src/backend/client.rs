@@ -9,10 +9,9 @@ use tokio::net::TcpStream;
 use crate::api::http::with_head;
 use crate::backend::SECRET_HEADER;
 
-/// More than any answer to the two requests has.
+/// Longest answer that is read, bytes; the answers to both requests are far shorter.
 const LONGEST_ANSWER: u64 = 64 * 1024;
 
-/// What a backend answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub status: u16,
@@ -21,7 +20,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// `mlx_lm.server`'s `{"error": "text"}`, or the start of whatever it said.
+    /// The text of `mlx_lm.server`'s `{"error": "text"}`, else the first 200 characters of the body.
     pub(crate) fn error(&self) -> String {
         serde_json::from_str::<serde_json::Value>(&self.body)
             .ok()
@@ -30,15 +29,15 @@ impl Answer {
     }
 }
 
-/// `GET /health`: the server's thread and the generation thread live. It says nothing about progress.
+/// `GET /health`: 200 means that the HTTP and generation threads live. It says nothing about progress.
 ///
 /// # Errors
-/// The socket's; `InvalidData` when what answers speaks no HTTP.
+/// The socket's; `InvalidData` if the answer is not HTTP.
 pub(crate) async fn health(port: u16, secret: &str) -> io::Result<Answer> {
     request(port, &format!("GET /health HTTP/1.0\r\n{SECRET_HEADER}: {secret}\r\n\r\n")).await
 }
 
-/// One token: the only proof of readiness. Takes as long as the model takes to load.
+/// Completes one token, the only proof of readiness. Takes as long as the model takes to load.
 pub(crate) async fn one_token(port: u16, secret: &str) -> io::Result<Answer> {
     let body = r#"{"prompt":"a","max_tokens":1,"temperature":0}"#;
     let head = request_head("/v1/completions", secret, body.len());
@@ -47,7 +46,7 @@ pub(crate) async fn one_token(port: u16, secret: &str) -> io::Result<Answer> {
 
 /// The head of a request that generates.
 pub(crate) fn request_head(path: &str, secret: &str, length: usize) -> String {
-    // Joined, not formatted: it is made for every request.
+    // Concatenated, not formatted: this runs for every request.
     [
         "POST ",
         path,

@@ -3,11 +3,10 @@
 use crate::host::Exit;
 use crate::lifecycle::{Failure, FailureKind, Generation};
 
-/// What a line says, and what to do about it. The first that is found from the log's end wins.
+/// What a log line means, and what to do about it. Lines are searched from the end, signs in order.
 struct Sign {
-    /// Any of these, without case.
+    /// Lower case; any of these in the line is enough.
     needles: &'static [&'static str],
-    /// In a class.
     kind: FailureKind,
     meaning: &'static str,
     hint: &'static str,
@@ -80,12 +79,6 @@ const SIGNS: &[Sign] = &[
         hint: "free disk space; the start is retried",
     },
     Sign {
-        needles: &["too many open files"],
-        kind: FailureKind::Crashed,
-        meaning: "too many open files",
-        hint: "raise the hard limit (`ulimit -Hn`, launchd's NumberOfFiles: `open_files` in [agent]), or lower limits.connections",
-    },
-    Sign {
         needles: &["modulenotfounderror", "importerror"],
         kind: FailureKind::NotPrepared,
         meaning: "a Python module is missing",
@@ -120,14 +113,14 @@ const SIGNS: &[Sign] = &[
     },
 ];
 
-/// The failure that an error text tells of, `fallback` in class where it tells of none that is known.
+/// The failure that an error text describes; of kind `fallback` if no sign is found in it.
 pub(crate) fn explain(text: &str, fallback: FailureKind) -> Failure {
     let last =
         text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason was given");
     for line in text.lines().rev() {
         let lower = line.to_ascii_lowercase();
         let found = SIGNS.iter().find(|sign| match sign.needles {
-            // A sign of two halves needs both.
+            // This sign needs both halves.
             ["model type", rest] => lower.contains("model type") && lower.contains(rest),
             needles => needles.iter().any(|needle| lower.contains(needle)),
         });
@@ -139,9 +132,9 @@ pub(crate) fn explain(text: &str, fallback: FailureKind) -> Failure {
     Failure::new(fallback, shorten(last))
 }
 
-/// What a run that ended by itself died of: by its exit, and by what its log says since it was spawned.
+/// Why a run ended by itself, from its exit and its log since the spawn.
 pub(crate) fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
-    // Whoever is killed has no last words: what its log says is of something else.
+    // A killed process logs nothing about it, so errors in its log are about something else.
     let killed = matches!(exit, Exit::Signal(libc::SIGKILL | libc::SIGTERM));
     let Some(line) = telling_line(log).filter(|_| !killed) else {
         let failure = Failure::new(FailureKind::Crashed, format!("run {generation} {exit}"));
@@ -157,8 +150,8 @@ pub(crate) fn death(generation: Generation, exit: Exit, log: &str) -> Failure {
     Failure { kind, text: format!("run {generation} {exit}: {}", told.text), ..told }
 }
 
-/// The last line that speaks of an error: an exception's last line, a logged ERROR, an abort's message, a refusal of the
-/// arguments. Warnings are none.
+/// The last line about an error: the last line of an exception, a logged ERROR or CRITICAL, an abort's message, or a
+/// rejected argument. Warnings do not count.
 pub(crate) fn telling_line(log: &str) -> Option<&str> {
     log.lines().rev().map(str::trim).find(|line| {
         let error_name = line.split(':').next().is_some_and(|head| {
@@ -169,7 +162,7 @@ pub(crate) fn telling_line(log: &str) -> Option<&str> {
             || line.contains(" - CRITICAL - ")
             || line.starts_with("libc++abi:")
             || line.starts_with("terminate called")
-            // The dynamic loaders of macOS and Linux: "dyld[411]: Library not loaded: @rpath/libmlx.dylib".
+            // Dynamic loaders of macOS and Linux: "dyld[411]: Library not loaded: @rpath/libmlx.dylib".
             || line.starts_with("dyld[")
             || line.starts_with("dyld:")
             || line.contains(": error while loading shared libraries: ")
@@ -192,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_known_death_is_named_with_its_line_and_a_hint() {
+    fn each_known_error_is_explained_with_its_line_and_a_hint() {
         for (log, kind, starts) in [
             (
                 "RuntimeError: [metal::malloc] Resource limit (499000) exceeded.",
@@ -253,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_tells_how_and_the_last_error_of_its_log() {
+    fn a_death_is_described_by_its_exit_and_the_last_error_in_its_log() {
         let log = "2026-01-01 - INFO - Starting\nTraceback (most recent call last):\n  File \"x\", line 1\nOSError: [Errno 98] Address already in use\nbye\n";
         let failure = death(Generation(3), Exit::Code(1), log);
         assert_eq!(
@@ -265,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_its_loader_or_the_gpu_ended_says_what_to_do() {
+    fn a_process_ended_by_its_loader_or_the_gpu_gets_a_hint() {
         let dyld = "dyld[411]: Library not loaded: /opt/homebrew/Python.framework/Python\n  Referenced from: <1> /venv/bin/python\n  Reason: tried: '/opt/homebrew/Python.framework/Python' (no such file)\n";
         let failure = death(Generation(1), Exit::Signal(6), dyld);
         assert_eq!(failure.kind, FailureKind::NotPrepared, "{failure:?}");
@@ -280,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_says_of_something_else_is_no_reason() {
+    fn unrelated_log_lines_are_not_taken_as_the_reason() {
         let log =
             "2026-01-01 - ERROR - KeyError: 'x'\nmlxctl: warning: this mlx-lm starts no generation thread\n";
         assert_eq!(death(Generation(1), Exit::Signal(9), log).text, "run #1 was ended by SIGKILL");

@@ -1,4 +1,5 @@
-//! What a conductor is started with, beside what every backend is: who sits at which rank, and when silence is death.
+//! What a conductor is started with in addition to what every backend gets: where each rank runs, and how long a silence
+//! means death.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,35 +10,34 @@ use serde_json::{Value, json};
 use crate::environment::INHERITED;
 use crate::registry::{Cluster, Rank};
 
-/// One model on several ranks. Rank 0 is on this machine, and so is the conductor.
+/// One model on several ranks. Rank 0 and the conductor are on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// `mlx.launch --backend`: `ring`, `jaccl` or `mpi`.
     pub backend: String,
-    /// By rank.
+    /// Where each rank runs, by rank.
     pub places: Vec<Place>,
-    /// The venv's interpreter, on every host.
+    /// Path of the venv's interpreter, the same on every host.
     pub python: PathBuf,
-    /// `mlxctl`, on every host.
+    /// Path of `mlxctl`, the same on every host.
     pub binary: PathBuf,
-    /// Variables that every rank's Python is given beside those of its host.
+    /// Variables for every rank's Python, in addition to those of its host.
     pub env: Vec<(String, String)>,
-    /// Between two signs of life, in milliseconds.
+    /// Time between two signs of life, milliseconds.
     pub heartbeat_ms: u64,
-    /// So long a silence is taken for death, at both ends, in milliseconds.
+    /// A silence of this length means that the other end is dead, milliseconds.
     pub timeout_ms: u64,
 }
 
-/// Where a rank runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// What ssh calls the host; for people too.
+    /// The host's name for ssh, also shown to people.
     pub host: String,
-    /// It is the conductor's own machine: no ssh.
+    /// Whether it is the conductor's own machine, which needs no ssh.
     pub local: bool,
-    /// Addresses that the other ranks reach it at.
+    /// Addresses at which the other ranks reach it.
     pub addresses: Vec<String>,
-    /// Its RDMA devices towards each rank; none towards itself.
+    /// Its RDMA devices towards each rank; empty towards itself.
     pub rdma: Vec<Vec<String>>,
 }
 
@@ -45,8 +45,8 @@ pub struct Place {
 const SHARED: &[&str] = &["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"];
 
 impl Group {
-    /// The group of a model. `env`: what its conductor is given. What that has from this machine's environment stays
-    /// here, but for what is in `SHARED`; what the registry and mlxctl set is for the ranks too.
+    /// The group of a model. Of `env`, the conductor's environment, the ranks get what the registry and mlxctl set; of
+    /// the variables inherited from this machine, only those in `SHARED`.
     pub fn of(cluster: &Cluster, python: &Path, binary: &Path, env: &[(String, String)]) -> Self {
         let shared = |name: &str| SHARED.contains(&name) || !INHERITED.contains(&name);
         let mut variables: Vec<_> = env.iter().filter(|(name, _)| shared(name)).cloned().collect();
@@ -63,7 +63,7 @@ impl Group {
         }
     }
 
-    /// What tells one group from another, for people: "ring over laptop, studio; silence 5s".
+    /// A description for people: "ring over laptop, studio; silence 5s". Part of the settings' hash.
     pub fn words(&self) -> String {
         let hosts: Vec<_> = self
             .places
@@ -77,17 +77,15 @@ impl Group {
         format!("{} over {}; silence {timeout}", self.backend, hosts.join(", "))
     }
 
-    /// Between two signs of life.
     pub fn heartbeat(&self) -> Duration {
         Duration::from_millis(self.heartbeat_ms)
     }
 
-    /// So long a silence is taken for death.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
 
-    /// "rank 1 on studio.local".
+    /// A rank for messages: "rank 1 on studio.local".
     pub fn name(&self, rank: usize) -> String {
         match self.places.get(rank) {
             Some(place) => format!("rank {rank} on {}", place.host),
@@ -95,7 +93,7 @@ impl Group {
         }
     }
 
-    /// Every host with its ranks, in the order of their first ones.
+    /// Every host with its ranks, ordered by first rank.
     pub fn hosts(&self) -> Vec<(&Place, Vec<usize>)> {
         let mut hosts: Vec<(&Place, Vec<usize>)> = Vec::new();
         for (rank, place) in self.places.iter().enumerate() {
@@ -107,8 +105,8 @@ impl Group {
         hosts
     }
 
-    /// The host file as `mlx.launch` reads it. Ranks on this machine are named `127.0.0.1`: that is how it knows that
-    /// they need no ssh.
+    /// The host file for `mlx.launch`. Ranks on this machine are named `127.0.0.1`, by which it knows that they need no
+    /// ssh.
     pub fn hostfile(&self) -> Value {
         let hosts: Vec<_> = self
             .places
@@ -135,7 +133,7 @@ impl Place {
         }
     }
 
-    /// As `mlx.launch` reads them: null, a device, or a list of them.
+    /// The devices for `mlx.launch`: per rank null, a name, or a list of names.
     fn devices(&self) -> Vec<Value> {
         let devices = self.rdma.iter().map(|towards| match towards.as_slice() {
             [] => Value::Null,
@@ -146,17 +144,17 @@ impl Place {
     }
 }
 
-/// The folder of the ranks' files, on every host.
+/// The folder of the ranks' files, the same on every host.
 pub(crate) fn ranks_folder(run: &Path) -> PathBuf {
     run.join("ranks")
 }
 
-/// For the files that are made on the conductor's machine while `mlx.launch` runs.
+/// The folder for temporary files on the conductor's machine while `mlx.launch` runs.
 pub(crate) fn scratch(run: &Path, model: &str) -> PathBuf {
     ranks_folder(run).join(format!("{model}.tmp"))
 }
 
-/// The name that a rank's files have.
+/// The stem of the names of a rank's files.
 pub(crate) fn rank_name(model: &str, rank: usize) -> String {
     format!("{model}.rank{rank}")
 }
@@ -185,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_has_all_its_ranks_and_this_machine_needs_no_ssh() {
+    fn ranks_are_grouped_by_host_and_this_machine_needs_no_ssh() {
         let group = example();
         let hosts: Vec<_> =
             group.hosts().into_iter().map(|(place, ranks)| (place.host.as_str(), ranks)).collect();

@@ -1,4 +1,4 @@
-//! From a model of the registry to the [`Spec`] of a run. Pure, but for the secret.
+//! From a model of the registry to the [`Spec`] of a run. Pure, except for the secret.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -13,57 +13,55 @@ use crate::memory::{Platform, Room};
 use crate::registry::{ClusterMode, LogLevel, Model, ServerOptions, Source, Wired};
 use crate::units::Bytes;
 
-/// The bounds that make the memory promise hold, as flags and launcher limits.
+/// The bounds of a run, as flags and launcher limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Bound of MLX's buffer cache.
+    /// Bound of MLX's buffer cache; `None`: unbounded.
     pub cache: Option<Bytes>,
-    /// Bound of the prompt cache.
+    /// Bound of the prompt cache; `None`: unbounded.
     pub prompt_cache: Option<Bytes>,
-    /// The room that kept prompts and a prefill share.
+    /// The room that kept prompts and a prefill share; `None`: nothing is shared.
     pub room: Option<Room>,
-    /// Longest prompt plus answer, tokens.
+    /// Longest prompt plus answer, tokens; `None`: unbounded.
     pub context: Option<u32>,
-    /// Bytes of kept prompts on disk; zero: none.
+    /// Most bytes of kept prompts on disk; 0: none are stored.
     pub prompt_store: Bytes,
-    /// Further server flags that the registry does not name itself.
+    /// Further server flags, from [`crate::memory::Bounds::arguments`].
     pub flags: Vec<String>,
-    /// Variables that the promise needs.
+    /// Variables that make freed memory go back to the system.
     pub environment: &'static [(&'static str, &'static str)],
 }
 
 /// Everything that a spec is made from.
 pub(crate) struct Launch<'a> {
     pub model: &'a Model,
-    /// What `--model` names: the folder with its files, or the repository while they are not there.
+    /// The value of `--model`: the folder with its files, or the repository while they are missing.
     pub served: &'a str,
-    /// The same for `--draft-model`.
+    /// The value of `--draft-model`, chosen likewise.
     pub draft: Option<String>,
     /// `environment` of `[agent]`: variables for the supervisor and for what it starts.
     pub environment: &'a [(String, String)],
     pub python: &'a Path,
-    /// Our own binary: what conducts a model that runs on several ranks.
+    /// Our own binary, which conducts a model on several ranks.
     pub binary: &'a Path,
     pub generation: u64,
     pub reserved: Bytes,
-    /// What follows from the memory promise.
     pub limits: &'a Limits,
-    /// Folder of specs and records.
+    /// The folder of specs and records.
     pub run: &'a Path,
-    /// Folder of what outlives a boot.
+    /// The folder of files that outlive a boot.
     pub state: &'a Path,
     pub link: PathBuf,
     pub log: PathBuf,
-    /// Working directory.
     pub cwd: &'a Path,
     pub secret: String,
 }
 
 impl Launch<'_> {
-    /// The spec. `inherited` looks a variable of our own environment up.
+    /// Makes the spec. `inherited` looks up a variable of our own environment.
     pub(crate) fn spec(self, inherited: impl Fn(&str) -> Option<String>) -> Spec {
         let served = match (&self.model.cluster, &self.model.source) {
-            // Every host has a cache of its own: each rank looks for the files itself.
+            // Every host has its own cache, so each rank looks for the files itself.
             (Some(_), Source::Hub(repo)) => repo,
             _ => self.served,
         };
@@ -84,7 +82,7 @@ impl Launch<'_> {
         };
         let mut argv = vec![program, first, text(&record::spec_file(self.run, &self.model.name))];
         argv.extend(server);
-        // Ranks hold parts of the same prompts, and would have to read and write them in step.
+        // Ranks hold parts of the same prompts and would have to read and write them in lockstep.
         let alone = group.is_none();
         let prompt_store = (alone && self.limits.prompt_store > Bytes::ZERO).then(|| PromptStore {
             path: launcher::prompts(self.state, &self.model.name),
@@ -116,26 +114,25 @@ impl Launch<'_> {
     }
 }
 
-/// Variables that every backend is given beside those of every Python. Nothing is downloaded behind the owner's back:
-/// `mlxctl pull` does that.
+/// Variables of every backend, in addition to those of every Python. A backend never downloads anything; that is left
+/// to `mlxctl pull`.
 const FIXED: [(&str, &str); 2] = [("HF_HUB_OFFLINE", "1"), ("TOKENIZERS_PARALLELISM", "false")];
 
-/// Those of a run's variables that only the registry sets: a change of one is a change of how the model is run.
+/// The variables of a run that only the registry sets, so that a change in them is a change of settings.
 fn of_registry(env: &[(String, String)]) -> impl Iterator<Item = &(String, String)> {
     let ours = |name: &str| {
         INHERITED.contains(&name)
             || FIXED.iter().chain(&GIVEN).chain(Platform::Cpu.environment()).any(|(known, _)| *known == name)
-            || name == "PYTHONPATH" // of runs that an earlier version started
+            || name == "PYTHONPATH" // set for runs started by an earlier version
             || name == SSH_AGENT
     };
     env.iter().filter(move |(name, _)| !ours(name))
 }
 
-/// How ssh, which a conductor runs, finds its agent.
+/// Where ssh, which a conductor runs, finds its agent.
 const SSH_AGENT: &str = "SSH_AUTH_SOCK";
 
-/// All variables of a backend, each once: those of ours that it is given, those of the registry, and last what mlxctl
-/// decides itself.
+/// All variables of a backend, each once; later ones win: inherited ones, those of the registry, those set by mlxctl.
 fn environment(
     model: &Model,
     agent: &[(String, String)],
@@ -159,7 +156,7 @@ fn environment(
 /// A fresh secret: 256 random bits in hexadecimal.
 ///
 /// # Errors
-/// The system's, if it has no randomness to give.
+/// The system's, if it has no randomness.
 pub(crate) fn secret() -> std::io::Result<String> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
@@ -180,7 +177,7 @@ fn arguments(options: &ServerOptions, draft: Option<String>) -> Vec<String> {
         top_p,
         top_k,
         min_p,
-        // Part of the memory promise: `Limits::flags` has them.
+        // Bounds on memory, which are in `Limits::flags`.
         decode_concurrency: _,
         prompt_concurrency: _,
         prefill_step_size: _,
@@ -218,7 +215,7 @@ fn shown<T: ToString>(value: Option<T>) -> Option<String> {
     value.map(|value| value.to_string())
 }
 
-/// The arguments of `mlx_lm.server`.
+/// All arguments of `mlx_lm.server`; `extra_args` come last.
 fn server_arguments(model: &Model, served: &str, draft: Option<String>, limits: &Limits) -> Vec<String> {
     let mut server = vec!["--model".to_owned(), served.to_owned()];
     server.extend(["--host", "127.0.0.1", "--port", "0"].map(str::to_owned));
@@ -231,7 +228,7 @@ fn server_arguments(model: &Model, served: &str, draft: Option<String>, limits: 
     server
 }
 
-/// How the run that was started as `started` differs from one that were started as `wanted`: a flag each, for people.
+/// How a run started as `started` differs from one that would be started as `wanted`, flag by flag, for people.
 /// `None`: not at all.
 pub(crate) fn difference(started: &Spec, wanted: &Spec) -> Option<String> {
     if started.settings == wanted.settings {
@@ -247,14 +244,14 @@ pub(crate) fn difference(started: &Spec, wanted: &Spec) -> Option<String> {
     let told: Vec<_> = names
         .into_iter()
         .map(|name| (name, value(&before, name), value(&after, name)))
-        .filter(|(_, was, shall)| was != shall)
-        .map(|(name, was, shall)| format!("{name} {was} → {shall}"))
+        .filter(|(_, before, after)| before != after)
+        .map(|(name, before, after)| format!("{name} {before} → {after}"))
         .collect();
-    // Only the order differs, or a flag is given twice.
+    // Only the order differs, or a flag is repeated.
     Some(if told.is_empty() { "its arguments".to_owned() } else { told.join(", ") })
 }
 
-/// Everything that `settings` hashes, by name.
+/// Everything that goes into [`hashed`], by name, for people.
 fn settings_of(spec: &Spec) -> Vec<(String, String)> {
     let bytes = |bytes: Option<u64>| bytes.map_or("unset".to_owned(), |bytes| Bytes(bytes).to_string());
     let mut all = vec![
@@ -281,7 +278,6 @@ fn settings_of(spec: &Spec) -> Vec<(String, String)> {
     all
 }
 
-/// As the registry spells it.
 fn wired(wired: Wired) -> &'static str {
     match wired {
         Wired::Off => "off",
@@ -290,7 +286,7 @@ fn wired(wired: Wired) -> &'static str {
     }
 }
 
-/// Tells one way of running a model from another: 64 bits of SHA-256 in hexadecimal.
+/// Hash of everything that makes one run differ from another: 64 bits of SHA-256 in hexadecimal.
 fn hashed(
     python: &Path,
     server: &[String],
@@ -363,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_two_runs_apart_is_said_flag_by_flag() {
+    fn the_difference_between_two_runs_is_listed_flag_by_flag() {
         let old = spec(&["--model", "x", "--kv-bits", "8", "--trust-remote-code"], None);
         assert_eq!(difference(&old, &old), None);
         let new = spec(&["--model", "x", "--kv-bits", "4", "--top-k", "-1"], Some(1_000_000_000));

@@ -1,11 +1,11 @@
-//! The launcher's files, and a model's prompts on disk as far as Rust has to do with them.
+//! The launcher's Python files, and where a model's prompts are stored on disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::units::Bytes;
 
-/// Name and text. The last one is what a backend runs; it imports the others from its own folder.
+/// Names and texts. A backend runs the last one, which imports the others from its own folder.
 pub(crate) const FILES: [(&str, &str); 4] = [
     ("pace.py", include_str!("pace.py")),
     ("serving.py", include_str!("serving.py")),
@@ -13,11 +13,11 @@ pub(crate) const FILES: [(&str, &str); 4] = [
     ("launcher.py", include_str!("launcher.py")),
 ];
 
-/// Held by the backend that uses a store; empty.
+/// Locked by the backend that uses a store; an empty file.
 const LOCK: &str = "lock";
 
-/// Writes the launcher into a folder, whose other processes may be starting one: each file is replaced whole, and only
-/// where it is another version's.
+/// Writes the launcher's files into a folder. Another process may be starting a launcher there, so each file is replaced
+/// atomically, and only if it differs.
 ///
 /// # Errors
 /// The system's.
@@ -34,15 +34,15 @@ pub fn write(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a model's prompts are stored.
+/// The folder of a model's stored prompts.
 pub(crate) fn prompts(state: &Path, model: &str) -> PathBuf {
     state.join("prompts").join(model)
 }
 
-/// Deletes stored prompts; how many bytes they took. A folder that is not there holds none.
+/// Deletes stored prompts; returns their size. A missing folder counts as empty.
 ///
 /// # Errors
-/// The system's: something may be left.
+/// The system's; some prompts may be left.
 pub(crate) fn forget(folder: &Path) -> io::Result<Bytes> {
     let mut freed = 0;
     let entries = match fs_err::read_dir(folder) {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forgetting_leaves_the_folder_and_its_lock_for_the_backend_that_holds_it() {
+    fn forgetting_keeps_the_folder_and_the_lock_that_a_backend_holds() {
         let state = tempfile::tempdir().unwrap();
         let folder = prompts(state.path(), "32b");
         assert_eq!(forget(&folder).unwrap(), Bytes::ZERO);

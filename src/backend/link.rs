@@ -1,4 +1,4 @@
-//! The link: what only the inside of a backend knows, pushed as it happens. The protocol is in
+//! The link: the launcher pushes what only the backend itself knows, as it happens. The protocol is in
 //! `docs/architecture.md`, "The link".
 
 use crate::api::{RankStatus, StoreFacts};
@@ -12,133 +12,118 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::units::Percent;
 
-/// The longest line that a launcher may send; a longer one is garbage.
+/// Longest line that a launcher may send, bytes; a longer one is an error.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// A line from the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Message {
-    /// Pushed.
     Event(LinkEvent),
-    /// The answer to a request.
+    /// The answer to the oldest open request.
     Reply(Reply),
 }
 
-/// What the launcher pushes.
+/// Events that the launcher, or a conductor, pushes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum LinkEvent {
-    /// The first line: everything that was pushed before we came.
+    /// The first line: the state so far.
     Hello {
         generation: u64,
-        /// Where `mlx_lm.server` listens, once it does.
+        /// Where `mlx_lm.server` listens; `None`: not yet.
         port: Option<u16>,
         thread: Thread,
-        /// The last error, if the thread is dead.
+        /// The last error logged, if the thread is dead.
         error: Option<String>,
     },
-    /// `mlx_lm.server` listens.
-    Listening {
-        /// On loopback.
-        port: u16,
-    },
-    /// The server's listening socket was closed, shut down or detached without a request to end.
+    /// `mlx_lm.server` listens on this port of 127.0.0.1.
+    Listening { port: u16 },
+    /// The server's listening socket was closed, shut down or detached, although the server was not told to end.
     ListenerClosed,
-    /// The generation thread ended without a request to.
+    /// The generation thread ended, although the server was not told to end.
     ThreadDied {
-        /// The last error that was logged.
+        /// The last error logged, if any.
         error: Option<String>,
     },
     /// The process is about to end.
-    Exiting {
-        code: i32,
-        /// The last error that was logged.
-        error: Option<String>,
-    },
-    /// What the store of kept prompts holds and did: after each change.
+    Exiting { code: i32, error: Option<String> },
+    /// Contents and counters of the store of kept prompts, after each change.
     Store(StoreFacts),
-    /// A rank is lost, and the whole group is being taken down: a conductor's alone.
+    /// From a conductor: a rank is lost, and the whole group is being taken down.
     GroupLost {
-        /// The state of a rank, by number and host.
+        /// The verdict, with rank and host.
         error: String,
     },
-    /// The ranks of a model that runs on several: a conductor's alone.
+    /// From a conductor: the state of all ranks.
     Ranks {
         ranks: Vec<RankStatus>,
-        /// The least CPU time that one of them has used, milliseconds: the slowest holds the others up.
+        /// CPU time of the rank that has used least, milliseconds: it holds up the others.
         cpu_ms: Option<u64>,
     },
 }
 
-/// The generation thread of `mlx_lm.server`.
+/// State of the generation thread of `mlx_lm.server`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Thread {
-    /// Not made yet.
+    /// It has not been started yet.
     None,
-    /// It runs.
     Alive,
-    /// It ended.
     Dead,
 }
 
-/// The launcher's answers. A value that is not known yet is null.
+/// The launcher's answers, one for each kind of [`Request`]. A value that is not known yet is null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    /// To [`Request::Memory`], bytes as `mx.get_*_memory` tell them.
+    /// Bytes by `mx.get_*_memory`.
     Memory {
-        /// Held by arrays.
+        /// Held by live arrays.
         active: Option<u64>,
-        /// Held by the buffer cache.
+        /// Held by MLX's buffer cache.
         cache: Option<u64>,
-        /// The most that `active` has been.
+        /// Highest value of `active` so far.
         peak: Option<u64>,
     },
-    /// To [`Request::ReopenLog`]: it writes into the new file.
+    /// The launcher writes into the new file from now on.
     ReopenLog,
-    /// It could not be done; why is not needed.
+    /// The request failed; its reason is not used.
     Error,
-    /// To [`Request::Pace`].
     Pace,
-    /// To [`Request::Trim`].
     Trim {
-        /// Bytes that MLX holds less than before.
+        /// Bytes by which MLX's memory shrank.
         freed: Option<u64>,
     },
-    /// To [`Request::Release`].
     Release {
-        /// Bytes that MLX holds less than before.
+        /// Bytes by which MLX's memory shrank.
         freed: Option<u64>,
     },
-    /// To [`Request::Forget`].
     Forget {
-        /// Bytes that MLX holds less than before.
+        /// Bytes by which MLX's memory shrank.
         freed: Option<u64>,
     },
 }
 
-/// What may be asked.
+/// Requests to the launcher, answered in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
-    /// MLX's own count.
+    /// Report memory as MLX counts it.
     Memory,
-    /// Empty MLX's buffer cache.
     Trim,
-    /// The same, and give kept prompts up, for which the server completes a token: only of a backend that is idle,
-    /// for it waits its turn behind what is in flight.
+    /// As [`Request::Trim`], and drop kept prompts after writing them to the store. The server completes a token for
+    /// this, which waits behind requests in flight, so only ask idle backends.
     Release,
-    /// As [`Request::Release`], and nothing of kept prompts is written, or left on disk.
+    /// As [`Request::Release`], but prompts are neither written nor left on disk.
     Forget,
-    /// Go on in a new log file.
+    /// Reopen the log file, after it was rotated.
     ReopenLog,
-    /// Work for this share of the time from now on; `None`: all of it.
-    Pace { percent: Option<Percent> },
+    /// Work this share of the time from now on; `None`: all of it.
+    Pace {
+        percent: Option<Percent>,
+    },
 }
 
-/// A connected link.
 #[derive(Debug)]
 pub struct Link {
     reader: BufReader<tokio::io::Take<OwnedReadHalf>>,
@@ -150,17 +135,17 @@ impl Link {
     /// Connects to a launcher's socket.
     ///
     /// # Errors
-    /// `NotFound` or `ConnectionRefused` as long as the launcher has not bound it.
+    /// `NotFound` or `ConnectionRefused` until the launcher has bound the socket.
     pub async fn connect(path: &Path) -> io::Result<Self> {
         let (reader, writer) = UnixStream::connect(path).await?.into_split();
         let reader = BufReader::with_capacity(512, reader.take(LONGEST_LINE));
         Ok(Self { reader, writer, line: Vec::new() })
     }
 
-    /// The next line. Safe to drop while it waits: what was read stays for the next call.
+    /// The next message. Cancel-safe: a line read in part is kept for the next call.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the launcher is gone, `InvalidData` if it is not a message.
+    /// `UnexpectedEof` when the launcher is gone, `InvalidData` if the line is not a message or too long.
     pub async fn next(&mut self) -> io::Result<Message> {
         let read = self.reader.read_until(b'\n', &mut self.line).await?;
         if !self.line.ends_with(b"\n") {
@@ -173,7 +158,7 @@ impl Link {
         message
     }
 
-    /// Asks; the answer comes through [`Link::next`], in order.
+    /// Sends a request; answers come through [`Link::next`], in order.
     ///
     /// # Errors
     /// The socket's.
@@ -189,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_of_the_protocol_is_understood() {
+    fn lines_of_the_protocol_are_understood() {
         let message = |line: &str| serde_json::from_str::<Message>(line).unwrap();
         assert_eq!(
             message(
@@ -214,7 +199,7 @@ mod tests {
         assert_eq!(
             message(r#"{"reply":"error","error":"OSError: no"}"#),
             Message::Reply(Reply::Error),
-            "a launcher that cannot says so"
+            "a request that failed is answered, too"
         );
         assert_eq!(serde_json::to_string(&Request::ReopenLog).unwrap(), r#"{"op":"reopen_log"}"#);
         let pace = |percent| serde_json::to_string(&Request::Pace { percent }).unwrap();
@@ -239,7 +224,7 @@ mod tests {
         peer.write_all(b"no json\n").await.unwrap();
         assert_eq!(link.next().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         let flood = tokio::spawn(async move {
-            // Ends with a broken pipe once the reader has had enough.
+            // Ends with a broken pipe once the reader gives up.
             while peer.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
         assert_eq!(link.next().await.unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -1,5 +1,5 @@
-//! A backend's log file: the backend itself appends to it; we only look, and put it aside when it is large. The
-//! backend keeps writing to the rotated file until it is told to open a new one.
+//! A backend's log file. The backend appends to it; the supervisor reads it and rotates it when it is large. The backend
+//! keeps writing to the rotated file until it is told to open a new one.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-/// A log that is larger is put aside.
+/// Rotate a log at this size, bytes; rotated files are cut down to it.
 const LARGEST: u64 = 10_000_000;
 
-/// How many old ones are kept.
+/// Number of rotated files that are kept.
 const KEPT: u32 = 3;
 
-/// The most that is read of what a run said.
+/// Most that is read of a run's output, bytes.
 const LONGEST_TAIL: u64 = 64 * 1024;
 
-/// Puts a large log aside: `x.log` → `x.log.1` → … → `x.log.3` → deleted. A missing log is not an error.
+/// Rotates a large log: `x.log` → `x.log.1` → … → `x.log.3` → deleted. A missing log is not an error.
 pub(crate) fn rotate(log: &Path) -> io::Result<()> {
     if !too_large(log) {
         return Ok(());
@@ -30,11 +30,11 @@ pub(crate) fn rotate(log: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Cuts what was put aside after a burst down to its last `LARGEST` bytes, in place: that needs no space, which a full
-/// disk has none of. Only for files no longer written.
+/// Cuts rotated files down to their last `LARGEST` bytes. Done in place, since a full disk has no space for a copy. Only
+/// for files that are no longer written.
 ///
 /// # Errors
-/// The system's own; then a file may hold some lines twice.
+/// The system's; a file may then have some lines twice.
 pub(crate) fn trim(log: &Path, first: Aside) -> io::Result<()> {
     for n in first as u32..=KEPT {
         match keep_end(&numbered(log, n), LARGEST) {
@@ -50,16 +50,16 @@ pub(crate) fn oversized(log: &Path, first: Aside) -> bool {
     (first as u32..=KEPT).any(|n| mark(&numbered(log, n)).length > LARGEST)
 }
 
-/// The rotated files of a log, which are no longer written.
+/// Which files of a log are no longer written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Aside {
-    /// All: no process runs that has it open.
+    /// All of them: no process has the log open.
     All = 0,
-    /// Those that were put aside: the log itself is another file by now.
+    /// Only the rotated ones: the log itself may be open.
     Old = 1,
 }
 
-/// Keeps the end of a file, from the beginning of a line where there is one.
+/// Cuts a file down to its last `most` bytes, from the start of a line if there is one near.
 fn keep_end(file: &Path, most: u64) -> io::Result<()> {
     const BLOCK: u64 = 64 * 1024;
     let mut file = fs::OpenOptions::new().read(true).write(true).open(file)?;
@@ -87,12 +87,12 @@ fn keep_end(file: &Path, most: u64) -> io::Result<()> {
     file.set_len(to)
 }
 
-/// Whether it is time to put it aside.
+/// Whether the log has to be rotated.
 pub(crate) fn too_large(log: &Path) -> bool {
     mark(log).length >= LARGEST
 }
 
-/// The log that was put aside `n` times.
+/// The path of a log that was rotated `n` times.
 fn numbered(log: &Path, n: u32) -> PathBuf {
     if n == 0 {
         return log.to_owned();
@@ -102,19 +102,19 @@ fn numbered(log: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// A place in a log that is still known after it was put aside.
+/// A position in a log that stays valid when the log is rotated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     file: u64,
     length: u64,
 }
 
-/// Its end now; the beginning of whatever comes, if it is not there.
+/// The current end of a log; the start of a future one if it is missing.
 pub(crate) fn mark(log: &Path) -> Mark {
     fs::metadata(log).map(|found| Mark { file: found.ino(), length: found.len() }).unwrap_or_default()
 }
 
-/// What was appended since, the last 64 KiB of it at most, also where it was put aside once meanwhile.
+/// What was appended since `start`, up to the last 64 KiB, even if the log was rotated once in between.
 pub(crate) fn since(log: &Path, start: Mark) -> String {
     let aside = numbered(log, 1);
     let mut bytes = if start.file != 0 && mark(&aside).file == start.file {
@@ -131,7 +131,7 @@ pub(crate) fn since(log: &Path, start: Mark) -> String {
 fn tail(log: &Path, start: u64) -> io::Result<Vec<u8>> {
     let mut file = fs::File::open(log)?;
     let end = file.seek(SeekFrom::End(0))?;
-    // Shorter than it was: it was truncated, and all of it is new.
+    // Shorter than before: it was truncated, so all of it is new.
     let start = if end < start { 0 } else { start };
     let start = start.max(end.saturating_sub(LONGEST_TAIL));
     file.seek(SeekFrom::Start(start))?;
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_run_said_is_read() {
+    fn only_the_output_of_one_run_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("m.log");
         let never = mark(&log);
@@ -155,7 +155,7 @@ mod tests {
         std::fs::write(&log, "old\nnew\n").unwrap();
         assert_eq!((since(&log, start).as_str(), since(&log, never).as_str()), ("new\n", "old\nnew\n"));
         std::fs::rename(&log, numbered(&log, 1)).unwrap();
-        assert_eq!(since(&log, start), "new\n", "put aside, and nothing new yet");
+        assert_eq!(since(&log, start), "new\n", "rotated, and nothing new yet");
         std::fs::write(&log, "newer\n").unwrap();
         assert_eq!(since(&log, start), "new\nnewer\n");
         let start = mark(&log);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_given_back_and_its_last_lines_stay() {
+    fn a_burst_is_cut_down_to_its_last_lines() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("m.log");
         std::fs::write(&log, "now\n").unwrap();
@@ -177,10 +177,10 @@ mod tests {
         trim(&log, Aside::Old).unwrap();
         let kept = std::fs::read(numbered(&log, 1)).unwrap();
         assert!(kept.len() as u64 <= LARGEST && kept.len() as u64 > LARGEST - 20, "{}", kept.len());
-        assert!(kept.len().is_multiple_of(10) && burst.ends_with(&kept), "whole lines, the last ones");
+        assert!(kept.len().is_multiple_of(10) && burst.ends_with(&kept), "the last lines, whole");
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "now\n");
         assert_eq!(std::fs::read_to_string(numbered(&log, 3)).unwrap(), "small\n");
-        // The log itself only where nobody has it open; a single line of that size has no better beginning.
+        // The log itself only if no process has it open; a single long line is cut in the middle.
         burst.iter_mut().for_each(|byte| *byte = b'x');
         std::fs::write(&log, &burst).unwrap();
         trim(&log, Aside::Old).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_log_is_put_aside_and_the_oldest_goes() {
+    fn a_large_log_is_rotated_and_the_oldest_is_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("m.log");
         for round in 0..6 {

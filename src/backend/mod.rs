@@ -19,5 +19,5 @@ pub(crate) mod weights;
 /// The header that carries a run's secret to its launcher.
 pub(crate) const SECRET_HEADER: &str = "x-mlxctl-secret";
 
-/// The hidden first argument of a conductor: our own binary as the backend of a model on several machines.
+/// The hidden first argument of a conductor, our own binary as the backend of a model on several machines.
 pub(crate) const CONDUCT: &str = "__conduct";

@@ -1,7 +1,7 @@
-//! Watches one run from its spawn to its end: is it ready, is it still of use? Says so as [`Signed`] events.
+//! Watches one run from its spawn to its end, and reports as [`Signed`] events whether it is ready and healthy.
 //!
-//! Mostly it waits: the launcher pushes what happens inside (listening, a dead generation thread). Only a ready
-//! backend is asked from outside, `GET /health` once an interval, since a process that hangs pushes nothing.
+//! Mostly it waits: the launcher pushes what happens inside (listening, a dead generation thread). Only a ready backend
+//! is polled, with `GET /health` once per interval, since a process that hangs pushes nothing.
 
 use std::future::Future;
 use std::io;
@@ -25,47 +25,47 @@ use crate::lifecycle::{Failure, FailureKind, Signed};
 use crate::registry::Health;
 use crate::units::Percent;
 
-/// Between two tries to reach a launcher that has not bound its socket yet, or lost us.
+/// Time between attempts to connect to a launcher, and after a connection is lost.
 const RECONNECT: Duration = Duration::from_millis(20);
 
-/// Between a bad answer and the look that confirms it. What the process itself tells of its trouble, on the link or by
-/// its end, says more than the answer, and comes before that.
+/// Time between a bad answer and the check that confirms it. By then the process has reported its trouble on the link,
+/// or ended, which is more precise than the answer.
 const CONFIRM: Duration = Duration::from_millis(100);
 
-/// For so long after its listener was closed a backend is looked at every [`CONFIRM`]: the server's loop, which waits on
-/// the socket up to half a second at a time, keeps it alive until then.
+/// How long a backend is checked every [`CONFIRM`] after its listener was closed: the server's loop, which waits on the
+/// socket for up to half a second at a time, may keep it alive for that long.
 const CLOSING: Duration = Duration::from_millis(1500);
 
-/// What `status` says of a run's health; written by the probe, read by the loop.
+/// A run's health for `status`; written by the probe, read by the loop.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
     listening: AtomicBool,
     answering: AtomicBool,
     /// Milliseconds on the host's clock; 0: never.
     last_passed: AtomicU64,
-    /// By number, where there are several.
+    /// By number; empty without a cluster.
     ranks: Mutex<Vec<RankStatus>>,
-    /// Where the launcher tells of one.
+    /// `None`: the launcher has not reported a store.
     store: Mutex<Option<StoreFacts>>,
 }
 
 impl Vitals {
-    /// This process alone listens on its port.
+    /// Whether this process, and no other, listens on its port.
     pub(crate) fn listening(&self) -> bool {
         self.listening.load(Ordering::Relaxed)
     }
 
-    /// It completed a token, and passed its last check.
+    /// Whether it has completed a token and passed its last check.
     pub(crate) fn answering(&self) -> bool {
         self.answering.load(Ordering::Relaxed)
     }
 
-    /// The ranks, by number; empty where there is no more than one.
+    /// The ranks, by number; empty without a cluster.
     pub(crate) fn ranks(&self) -> Vec<RankStatus> {
         self.ranks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Kept prompts on disk; `None`: the launcher has told of none.
+    /// Kept prompts on disk; `None`: the launcher has not reported a store.
     pub(crate) fn store(&self) -> Option<StoreFacts> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -78,62 +78,57 @@ impl Vitals {
         *self.ranks.lock().unwrap_or_else(PoisonError::into_inner) = ranks;
     }
 
-    /// When it passed its last check, as the host's clock tells time.
+    /// When it last passed a check, on the host's clock; `None`: never.
     pub(crate) fn last_passed(&self) -> Option<Duration> {
         Some(self.last_passed.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 }
 
-/// A question to the launcher, with the place for its answer.
+/// A request to the launcher, with the channel for its answer.
 pub(crate) type Question = (Request, oneshot::Sender<Reply>);
 
-/// Everything a probe needs.
 pub(crate) struct Probe {
     pub host: Arc<dyn Host>,
     pub identity: Identity,
     pub generation: u64,
     pub link: PathBuf,
     pub secret: String,
-    /// Times.
     pub health: Health,
-    /// Requests in flight at the backend, and a number that changes whenever bytes of an answer come.
+    /// Returns the requests in flight, and a number that changes whenever bytes of an answer come.
     pub activity: Box<dyn Fn() -> (u32, u64) + Send + Sync>,
     pub findings: Box<dyn Fn(Signed) + Send + Sync>,
-    /// Someone suspects the backend: look at once.
+    /// Notified when a request failed: then the backend is checked at once.
     pub suspicion: Arc<Notify>,
-    /// Questions to the launcher.
     pub questions: mpsc::Receiver<Question>,
-    /// The share of the time that the model may work; `None`: all of it. The launcher is told on each connection, for an
-    /// earlier supervisor may have told it something else, and whenever it changes.
+    /// The share of time the model may work; `None`: all of it. Sent whenever it changes, and on each connection, since
+    /// an earlier supervisor may have set another one.
     pub pace: watch::Receiver<Option<Percent>>,
-    /// For `status`.
     pub vitals: Arc<Vitals>,
 }
 
-/// The one request to the backend that is under way.
+/// The request to the backend in progress; there is only one at a time.
 type Check = Pin<Box<dyn Future<Output = io::Result<Answer>> + Send>>;
 
-/// What a probe knows so far.
+/// What a probe knows about its run so far.
 struct Knowledge {
     port: Option<u16>,
     ready: bool,
     last_error: Option<String>,
-    /// It is a conductor: which rank is lost, and why, it finds out itself.
+    /// Whether the backend is a conductor, which reports the loss of a rank itself.
     group: bool,
-    /// CPU time of a group's slowest rank.
+    /// CPU time of the slowest rank of a group.
     cpu: Option<Duration>,
-    /// The last answer was bad, and is to be confirmed.
+    /// Whether the last answer was bad and has to be confirmed.
     doubted: bool,
-    /// When the next check is due.
     next_check: Instant,
-    /// Until when checks follow each other closely.
+    /// Until when checks follow at intervals of [`CONFIRM`].
     watchful: Option<Instant>,
     waiting: std::collections::VecDeque<oneshot::Sender<Reply>>,
     dog: Watchdog,
 }
 
 impl Probe {
-    /// Probes until it is dropped.
+    /// Probes until the future is dropped.
     pub(crate) async fn run(mut self) {
         let mut known = Knowledge {
             port: None,
@@ -163,7 +158,7 @@ impl Probe {
                     message = link.next() => match message {
                         Ok(Message::Event(event)) => {
                             if event == LinkEvent::ListenerClosed {
-                                // The one that is under way may never be answered.
+                                // The check in progress may never be answered.
                                 check = None;
                             }
                             self.heard(event, &mut known);
@@ -182,7 +177,7 @@ impl Probe {
                     },
                     Ok(()) = self.pace.changed() => {
                         let percent = *self.pace.borrow_and_update();
-                        // Nobody waits for its answer, which has its place among the others.
+                        // The answer is not needed, but takes its place among the others.
                         known.waiting.push_back(oneshot::channel().0);
                         if link.ask(Request::Pace { percent }).await.is_err() {
                             break;
@@ -212,11 +207,11 @@ impl Probe {
         }
     }
 
-    /// One token before it is ready, `/health` after.
+    /// Requests one token until the backend is ready, then `/health`.
     fn check(&self, port: u16, ready: bool) -> Check {
         let (secret, limit) = (self.secret.clone(), self.health.timeout);
         if !ready {
-            // No time limit: the load deadline is the lifecycle's.
+            // No timeout: the lifecycle enforces the load deadline.
             return Box::pin(async move { client::one_token(port, &secret).await });
         }
         Box::pin(async move {
@@ -254,7 +249,7 @@ impl Probe {
                 self.vitals.set_ranks(ranks);
             }
             LinkEvent::Store(facts) => self.vitals.set_store(facts),
-            // The check that it is the reason of says whether it matters.
+            // The check that follows decides whether it matters.
             LinkEvent::ListenerClosed => {
                 known.next_check = Instant::now();
                 known.watchful = Some(known.next_check + CLOSING);
@@ -279,7 +274,7 @@ impl Probe {
         self.useless(dead_thread(known));
     }
 
-    /// Takes the answer of a check in; how long to wait before the next.
+    /// Evaluates the answer of a check; returns the time until the next one.
     fn checked(&self, answer: io::Result<Answer>, known: &mut Knowledge) -> Duration {
         let port = known.port.unwrap_or_default();
         let refused = matches!(&answer, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused);
@@ -289,7 +284,7 @@ impl Probe {
                 let text = format!("it no longer listens on its port {port}");
                 Some(Failure::new(FailureKind::PortLost, text))
             }
-            // Whatever a stranger answers, or leaves unanswered, says nothing about the backend.
+            // What another process answers, or does not, says nothing about the backend.
             _ if self.stranger_on(port) => Some(stranger(port)),
             Ok(answer) if answer.status == 200 => None,
             Ok(answer) if answer.status == 403 => Some(stranger(port)),
@@ -302,11 +297,11 @@ impl Probe {
                 self.observe(known, false);
                 return self.health.interval;
             }
-            // Cut while loading: the link or the exit watch says why, if it was not an accident.
+            // Cut while loading: if it was not by chance, the link or the exit reports why.
             Err(_) => return RECONNECT,
         };
         if bad.is_some() && known.group && known.ready {
-            // What rank 0 does is a consequence, and the conductor is about to tell the cause.
+            // Rank 0's answer is a consequence, and the conductor is about to report the cause.
             self.observe(known, false);
             return self.health.interval;
         }
@@ -343,7 +338,7 @@ impl Probe {
             None => None,
         };
         let seen = Observation { now: self.host.awake(), in_flight, mark, cpu, answered };
-        // What works only part of the time takes longer for all it does.
+        // A model that works only part of the time takes longer for everything.
         let pace = self.pace.borrow().unwrap_or(Percent::ALL);
         let health = Health { hang_after: pace.stretched(self.health.hang_after), ..self.health.clone() };
         if let Some(failure) = known.dog.observe(seen, &health) {
@@ -375,7 +370,7 @@ fn stranger(port: u16) -> Failure {
         .hint("mlxctl doctor names the program")
 }
 
-/// The check that is under way, or never.
+/// Waits for the check in progress; never completes if there is none.
 async fn under_way(check: &mut Option<Check>) -> io::Result<Answer> {
     match check {
         Some(check) => check.await,

@@ -1,6 +1,6 @@
-//! The files of a run: what was asked for ([`Spec`]), and who it became ([`Record`]).
+//! The files of a run: what it is started with ([`Spec`]), and its identity ([`Record`]).
 //!
-//! Both are 0600 and replaced as a whole. Neither is synced to disk: they only matter to the boot that wrote them.
+//! Both are 0600 and replaced atomically. Neither is synced to disk, since they only matter to the boot that wrote them.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -13,47 +13,47 @@ use serde::de::DeserializeOwned;
 
 use super::spec::{Record, Spec};
 
-/// `<run>/<model>.json`.
+/// The path of a [`Spec`]: `<run>/<model>.json`.
 pub(crate) fn spec_file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.json"))
 }
 
-/// `<run>/<model>.live.json`.
+/// The path of a [`Record`]: `<run>/<model>.live.json`.
 pub(crate) fn record_file(run: &Path, model: &str) -> PathBuf {
     run.join(format!("{model}.live.json"))
 }
 
-/// Writes what a backend is to be started with; answers with the file's path.
+/// Writes the spec of a backend; returns the file's path.
 pub fn write_spec(run: &Path, spec: &Spec) -> io::Result<PathBuf> {
     let path = spec_file(run, &spec.model);
     replace(&path, spec)?;
     Ok(path)
 }
 
-/// What the last run of this model was started with; `None`: there was none. Damage as in [`read_record`].
+/// The spec of this model's last run; `None`: there is none. A damaged file is handled as in [`read_record`].
 ///
 /// # Errors
-/// The system's own, if the file is there and cannot be read.
+/// The system's, if the file exists but cannot be read.
 pub fn read_spec(run: &Path, model: &str) -> io::Result<Option<Spec>> {
     read(&spec_file(run, model))
 }
 
-/// Who serves, or last served, this model; `None`: nobody did, or the file cannot be made sense of. Such a file is set
-/// aside as `.damaged` and said in the log, so that one torn file does not keep a supervisor from starting.
+/// The record of this model's current or last run; `None`: there is none, or it cannot be parsed. Such a file is set
+/// aside as `.damaged` with a warning in the log, so that one torn file does not keep a supervisor from starting.
 ///
 /// # Errors
-/// The system's own, if the file is there and cannot be read.
+/// The system's, if the file exists but cannot be read.
 pub fn read_record(run: &Path, model: &str) -> io::Result<Option<Record>> {
     read(&record_file(run, model))
 }
 
-/// Forgets a model that is no more: everything that [`forget`] removes, and what its runs were started with.
+/// Removes the record and the spec of a model that is gone from the registry.
 pub(crate) fn forget_model(run: &Path, model: &str) -> io::Result<()> {
     forget(run, model)?;
     remove(&spec_file(run, model))
 }
 
-/// Writes the record of a run that lost its own.
+/// Writes the record of a run whose own was lost.
 pub(crate) fn write_record(run: &Path, record: &Record) -> io::Result<()> {
     replace(&record_file(run, &record.spec.model), record)
 }
@@ -63,7 +63,7 @@ pub(crate) fn forget(run: &Path, model: &str) -> io::Result<()> {
     remove(&record_file(run, model))
 }
 
-/// Removes a file, if it is there.
+/// Removes a file. A missing file is not an error.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -71,9 +71,9 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a temporary file and renames it to `path`, so that readers never see half of it.
+/// Writes a temporary file and renames it to `path`, so that readers never see a partial one.
 pub(crate) fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    // Two writers of one file are two processes (supervisor and exec step), so the pid keeps them apart.
+    // The writers of one file are different processes (supervisor and exec step), so the pid keeps them apart.
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     let write = || {
         let mut file =
@@ -82,7 +82,7 @@ pub(crate) fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
         fs::rename(&beside, path)
     };
     write().map_err(|error| {
-        // Best effort: the error that matters is the first one.
+        // Best effort: only the first error matters.
         let _ = remove(&beside);
         io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
     })
@@ -121,11 +121,11 @@ mod tests {
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1, "nothing else is left behind");
         forget_model(run.path(), "32b").unwrap();
         forget_model(run.path(), "32b").unwrap();
-        assert!(!path.exists(), "and forgetting what is gone is no error");
+        assert!(!path.exists(), "forgetting twice is not an error");
     }
 
     #[test]
-    fn a_torn_file_is_set_aside_and_is_not_in_the_way() {
+    fn a_torn_file_is_set_aside_and_reads_as_missing() {
         let run = tempfile::tempdir().unwrap();
         let path = record_file(run.path(), "32b");
         for damage in ["", "{\"spec\":{\"sch", "[]", "\0\0\0"] {
@@ -144,7 +144,7 @@ mod tests {
             fs::copy(fixtures.join(name), run.path().join(name)).unwrap();
         }
         let record = read_record(run.path(), "32b").unwrap().unwrap();
-        assert_eq!((record.identity.pid, record.spawned), (4711, None), "its clock came later");
+        assert_eq!((record.identity.pid, record.spawned), (4711, None), "`spawned` was added later");
         assert_eq!(read_spec(run.path(), "32b").unwrap(), Some(record.spec));
     }
 

@@ -1,10 +1,10 @@
-//! What a backend is started with, and the record that tells a later supervisor who it is.
+//! What a backend is started with, and the record by which a later supervisor recognises it.
 //!
 //! The supervisor writes the [`Spec`] to `<run>/<model>.json` (0600) and starts its own binary as
-//! `mlxctl __exec <run>/<model>.json`. That exec step makes itself a session leader, sets limits, priority and
-//! files, writes the [`Record`] to `<run>/<model>.live.json` with its own pid and start time, and becomes
-//! Python: `python launcher.py <run>/<model>.json <server arguments>`. So there is no moment when a process
-//! runs that no record names. Neither file needs fsync: they only matter to the boot that wrote them.
+//! `mlxctl __exec <run>/<model>.json`. That exec step makes itself a session leader, sets limits, priority and files,
+//! writes the [`Record`] to `<run>/<model>.live.json` with its own pid and start time, and becomes Python:
+//! `python launcher.py <run>/<model>.json <server arguments>`. So Python never runs without a record. Neither file needs
+//! fsync: they only matter to the boot that wrote them.
 
 use std::path::PathBuf;
 
@@ -16,25 +16,24 @@ use crate::host::Identity;
 use crate::memory::Room;
 use crate::registry::Wired;
 
-/// The version of both files.
+/// The format version of both files.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that a backend is started with. The launcher reads it too.
+/// Everything a backend is started with; also read by the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     pub schema: u32,
     pub model: String,
-    /// What it serves, as the registry named it when the run was started; empty in files of earlier versions.
+    /// What it serves, as the registry named it at the start; empty in files of earlier versions.
     #[serde(default)]
     pub repo: String,
-    /// Counts the model's runs, across supervisors.
+    /// The number of the run, across supervisors.
     pub generation: u64,
     /// Interpreter, `launcher.py`, this file's path, the server's arguments.
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
-    /// Working directory.
     pub cwd: PathBuf,
-    /// stdout and stderr, opened for appending.
+    /// File for stdout and stderr, opened for appending.
     pub log: PathBuf,
     /// The launcher's Unix socket (see `docs/architecture.md`, "The link").
     pub link: PathBuf,
@@ -44,42 +43,42 @@ pub struct Spec {
     pub cache_limit: Option<u64>,
     /// Bound of the prompt cache, bytes.
     pub prompt_cache_bytes: Option<u64>,
-    /// The room that kept prompts and a prefill share, and the largest step that it allows.
+    /// The room that kept prompts and a prefill share; `None`: nothing is shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<Room>,
-    /// What MLX pins for the GPU.
+    /// Which memory MLX wires for the GPU.
     #[serde(default)]
     pub wired: Wired,
     /// Longest prompt plus answer, tokens, as the model's own tokenizer counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<u32>,
-    /// Where kept prompts are written before they are given up.
+    /// Where kept prompts are written before they are dropped; `None`: they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_store: Option<PromptStore>,
-    /// Hash of everything in the registry that makes one run differ from another: tells `outdated`.
+    /// Hash of the registry's settings for a run; `outdated` means that it has changed since.
     pub settings: String,
-    /// What admission granted, bytes.
+    /// Bytes that admission granted for it.
     pub reserved: u64,
     /// Added to the niceness of the supervisor.
     pub nice: i8,
-    /// The ranks, where the model runs on several: then the arguments are a conductor's.
+    /// The ranks of a model on several machines, whose arguments are a conductor's; `None`: it has one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<Group>,
 }
 
-/// Kept prompts on disk.
+/// The store of kept prompts on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptStore {
-    /// A folder of this model's alone.
+    /// A folder used by this model only.
     pub path: PathBuf,
-    /// Bytes that it may take.
+    /// Most bytes it may take on disk.
     pub bytes: u64,
-    /// The registry's `forget_after`, seconds: what was used within it is read back when the backend starts.
+    /// The registry's `forget_after`, seconds: prompts used within it are read back when the backend starts.
     #[serde(default)]
     pub recent: u64,
 }
 
-/// Written by the exec step just before it becomes Python.
+/// The identity of a run, written by the exec step just before it becomes Python.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub spec: Spec,

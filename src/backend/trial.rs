@@ -1,4 +1,4 @@
-//! Serves one token with an environment, apart from everything else: whether it can take over.
+//! Tests whether a new Python environment works, by serving one token with it, isolated from everything else.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -16,19 +16,19 @@ use super::{client, launcher, logs, record};
 use crate::registry::Registry;
 use crate::units::Bytes;
 
-/// Between two tries to reach the launcher, and two looks whether it has ended.
+/// Time between attempts to connect to the launcher, and between checks whether it has ended.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long it may take to end by itself; SIGKILL can strand wired memory on a Mac.
+/// Time it gets to end after SIGTERM; SIGKILL can strand wired memory on a Mac.
 const TEAR_DOWN: Duration = Duration::from_secs(20);
 
 const MODEL: &str = "[[model]]\nname = \"trial\"\nrepo = \"builtin:tiny\"\nport = 1\n";
 
-/// Starts the launcher and the real `mlx_lm.server` with this interpreter and this model's folder, has it complete
-/// one token, and ends it. Loopback only, in a folder of its own.
+/// Starts the launcher and the real `mlx_lm.server` with this interpreter and this model folder, completes one token,
+/// and ends it. Loopback only, in a temporary folder.
 ///
 /// # Errors
-/// Why it could not, in one sentence: what its log says, what it answered, or that `limit` has passed.
+/// One sentence on why it failed: from its log, from its answer, or that `limit` has passed.
 pub async fn one_token(python: &Path, model: &Path, limit: Duration) -> Result<(), String> {
     let folder = tempfile::Builder::new().prefix("mlx").tempdir().map_err(words("make a folder"))?;
     let mut backend = Backend::start(folder.path(), python, model).map_err(words("start it"))?;
@@ -61,7 +61,7 @@ impl Backend {
             draft: None,
             environment: &[],
             python,
-            // The trial's model has one rank.
+            // Not used: the trial's model has one rank.
             binary: Path::new("mlxctl"),
             generation: 1,
             reserved: Bytes::ZERO,
@@ -93,19 +93,19 @@ impl Backend {
     async fn answer(&mut self, deadline: Instant) -> Result<(), String> {
         let port = match timeout_at(deadline, self.port()).await {
             Ok(port) => port?,
-            Err(_) => return Err(self.last_words("it never listens")),
+            Err(_) => return Err(self.last_words("it never listened")),
         };
         match timeout_at(deadline, client::one_token(port, &self.secret)).await {
             Ok(Ok(answer)) if answer.status == 200 => Ok(()),
             Ok(Ok(answer)) => {
-                Err(self.last_words(&format!("it answers {}: {}", answer.status, answer.error())))
+                Err(self.last_words(&format!("it answered {}: {}", answer.status, answer.error())))
             }
-            Ok(Err(error)) => Err(self.last_words(&format!("it gives no answer ({error})"))),
-            Err(_) => Err(self.last_words("it never answers")),
+            Ok(Err(error)) => Err(self.last_words(&format!("it gave no answer ({error})"))),
+            Err(_) => Err(self.last_words("it never answered")),
         }
     }
 
-    /// Where it listens; an error when it has ended before.
+    /// Waits for the port it listens on; an error if it ends before.
     async fn port(&mut self) -> Result<u16, String> {
         let mut link = loop {
             self.lives()?;
@@ -133,7 +133,7 @@ impl Backend {
         }
     }
 
-    /// `what`, and what the last error in the log, or else its last line, says about it.
+    /// `what`, followed by the last line with an error in the log, else its last line.
     fn last_words(&self, what: &str) -> String {
         let log = logs::since(&self.log, logs::Mark::default());
         let mut lines = log.lines().rev().filter(|line| !line.trim().is_empty());
@@ -141,18 +141,18 @@ impl Backend {
         line.map_or_else(|| what.to_owned(), |line| format!("{what}: {}", line.trim()))
     }
 
-    /// SIGTERM, then SIGKILL, to the whole group.
+    /// Sends SIGTERM, and after [`TEAR_DOWN`] SIGKILL, to the whole process group.
     async fn end(&mut self) -> Result<(), String> {
         let group = Pid::from_raw(self.child.id().cast_signed());
         let until = Instant::now() + TEAR_DOWN;
         if matches!(self.child.try_wait(), Ok(None)) {
-            // It is ours and not waited for, so the number is its own.
+            // Our child, not waited for yet, so its pid cannot have been reused.
             let _ = killpg(group, Signal::SIGTERM);
         }
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > until {
                 self.kill();
-                return Err(self.last_words("it does not end"));
+                return Err(self.last_words("it did not end"));
             }
             sleep(PAUSE).await;
         }

@@ -1,4 +1,4 @@
-//! Busy is not dead: tells a backend that makes no progress from one that is slow. Pure.
+//! Distinguishes a backend that makes no progress from one that is slow. Pure.
 
 use std::time::Duration;
 
@@ -6,23 +6,22 @@ use crate::clock::Moment;
 use crate::lifecycle::{Failure, FailureKind};
 use crate::registry::Health;
 
-/// A smaller share of one core does not count as work. An idle `mlx_lm.server` polls its queue with 0.14 % of a core
-/// (81 ms a minute, measured); one that generates keeps a core busy feeding the GPU.
+/// Share of one core up to which a process counts as idle. An idle `mlx_lm.server` polls its queue with 0.14 % of a core
+/// (measured, 81 ms per minute); one that generates keeps a core busy feeding the GPU.
 const IDLE_SHARE: f64 = 0.01;
 
-/// What was seen of a backend at one check.
+/// The state of a backend at one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Observation {
-    /// When, on the clock that stands still while the machine sleeps: a backend does nothing then, and is to blame
-    /// for nothing.
+    /// On the clock that stops while the machine sleeps, since a backend cannot make progress then.
     pub now: Moment,
     /// Requests in flight at the backend.
     pub in_flight: u32,
     /// Changes whenever a byte of an answer comes from it, keep-alive comments included.
     pub mark: u64,
-    /// CPU time that it has used so far; `None`: not to be had.
+    /// CPU time used so far; `None`: not known.
     pub cpu: Option<Duration>,
-    /// Whether `/health` answered within its time.
+    /// Whether `/health` answered within `health.timeout`.
     pub answered: bool,
 }
 
@@ -34,11 +33,11 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Takes an observation in. A failure, if for `hang_after` there was something to do and nothing was done.
+    /// Records an observation. Returns a failure if for `hang_after` there was work to do and none was done.
     ///
-    /// Something to do: a request in flight, or a check that is not answered. Something done: bytes came, or
-    /// the process used more than 1 % of a core since the check before. A check that is answered is progress
-    /// only while nothing is in flight, since the server's HTTP threads live on when the GPU hangs (mlx-lm 1493).
+    /// Work to do: a request in flight, or a check that is not answered. Work done: bytes came, the number of requests
+    /// changed, or the process used more than 1 % of a core since the last check. An answered check is progress only
+    /// while nothing is in flight, since the server's HTTP threads live on when the GPU hangs (mlx-lm 1493).
     pub(crate) fn observe(&mut self, seen: Observation, health: &Health) -> Option<Failure> {
         let worked = self.last.is_none_or(|last| {
             let elapsed = seen.now.since(last.now).as_secs_f64();
@@ -83,7 +82,7 @@ mod tests {
         }
     }
 
-    /// Checks every ten seconds; the closure says what is seen at each second.
+    /// Checks every ten seconds; `seen` gives the observation at each second. Returns when a hang is found.
     fn found_at(seen: impl Fn(u64) -> (u32, u64, u64, bool)) -> Option<u64> {
         let mut dog = Watchdog::default();
         (0..1000).step_by(10).find(|second| {
@@ -102,7 +101,7 @@ mod tests {
     #[test]
     fn a_long_prefill_without_a_byte_is_busy() {
         assert_eq!(found_at(|second| (1, 0, second * 500, true)), None);
-        assert_eq!(found_at(|second| (1, 0, second * 500, false)), None, "even when its checks queue up");
+        assert_eq!(found_at(|second| (1, 0, second * 500, false)), None, "even when checks are not answered");
     }
 
     #[test]
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_backend_is_left_alone_and_a_stopped_one_is_found() {
+    fn an_idle_backend_is_left_alone_and_one_that_is_stopped_is_found() {
         assert_eq!(found_at(|second| (0, 0, second, true)), None);
         assert_eq!(found_at(|_| (0, 0, 0, false)), Some(60));
     }

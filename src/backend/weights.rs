@@ -1,4 +1,4 @@
-//! Where a model's files are, and what they say about memory.
+//! Finds a model's files and reads what they say about memory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,10 @@ use crate::python::profile::{Division, Profiles};
 use crate::python::{hub, tiny};
 use crate::registry::{Model, Source};
 
-/// The files of `model`, with its profile where there is one; its declared size for as long as they are not there, or
-/// not all of them.
+/// The files of `model`, with its profile if there is one; its declared size until all files are there.
 ///
 /// # Errors
-/// The [`Problem`] that makes files which are there unusable.
+/// The [`Problem`] that makes existing files unusable.
 pub(crate) fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles, Problem> {
     let declared = model.size.map_or(ModelFiles::Unknown, ModelFiles::Declared);
     let mut files = read(folder(&model.source), profiles, division(model), declared)?;
@@ -24,16 +23,17 @@ pub(crate) fn of_model(model: &Model, profiles: &Profiles) -> Result<ModelFiles,
     Ok(files)
 }
 
-/// How `model` is divided over the ranks of its cluster, if it has one.
+/// How `model` is divided over the ranks of its cluster; `None`: it has no cluster.
 pub(crate) fn division(model: &Model) -> Option<Division> {
     let cluster = model.cluster.as_ref()?;
     Some(Division { mode: cluster.mode, ranks: cluster.ranks.len() })
 }
 
-/// What `config.json` says of a model that is divided and that mlx_lm was not asked about; `None`: nothing that is here.
+/// The shape by `config.json` of a divided model that mlx_lm has not been asked about. `None`: mlx_lm was asked, or the
+/// files are not here.
 ///
 /// # Errors
-/// [`Problem::Cluster`]: mlx_lm was asked, and cannot divide it so; what keeps `config.json` from being read.
+/// [`Problem::Cluster`]: mlx_lm cannot divide it this way. Else the problem with `config.json`.
 pub(crate) fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Shape>, Problem> {
     let Some(folder) = folder(&model.source) else { return Ok(None) };
     match profile(&folder, profiles, division(model))? {
@@ -42,7 +42,8 @@ pub(crate) fn undivided(model: &Model, profiles: &Profiles) -> Result<Option<Sha
     }
 }
 
-/// A file of `model`, its draft model or its adapter that is not what its name says, also where others are missing.
+/// A hollow file of `model`, its draft model or its adapter, found even if other files are missing; see
+/// [`files::impostor`].
 pub(crate) fn impostor(model: &Model) -> Option<Problem> {
     let own = match &model.source {
         Source::Hub(repo) => hub::cached(repo).map(|model| model.folder),
@@ -54,7 +55,7 @@ pub(crate) fn impostor(model: &Model) -> Option<Problem> {
         .find_map(|folder| files::impostor(&folder))
 }
 
-/// The files of the draft model, if `model` has one.
+/// The files of the draft model; `None`: `model` has none.
 pub(crate) fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<ModelFiles>, Problem> {
     let folder = draft_folder(model);
     if model.server.draft_model.is_none() {
@@ -63,20 +64,19 @@ pub(crate) fn of_draft(model: &Model, profiles: &Profiles) -> Result<Option<Mode
     read(folder, profiles, None, ModelFiles::Unknown).map(Some)
 }
 
-/// The folder of the draft model, if there is one and it is whole.
+/// The folder of the draft model, if there is one and it is complete.
 pub(crate) fn draft_folder(model: &Model) -> Option<PathBuf> {
     let name = model.server.draft_model.as_ref()?;
     if Path::new(name).is_dir() { Some(PathBuf::from(name)) } else { complete(name) }
 }
 
-/// What `--draft-model` names: the draft model's folder, or its name while its files are not there.
+/// The value of `--draft-model`: the draft model's folder, or its name while its files are missing.
 pub(crate) fn draft(model: &Model) -> Option<String> {
     let name = model.server.draft_model.as_ref()?;
-    let found = if Path::new(name).is_dir() { None } else { complete(name) };
-    Some(found.map_or_else(|| name.clone(), |folder| folder.display().to_string()))
+    Some(draft_folder(model).map_or_else(|| name.clone(), |folder| folder.display().to_string()))
 }
 
-/// Why the files of `model` are not those that the hub's cache names as current, if they are not.
+/// Why the files of a repository are not those that the hub's cache names as current; `None`: they are.
 pub(crate) fn instead(source: &Source) -> Option<String> {
     match source {
         Source::Hub(repo) => hub::cached(repo)?.instead,
@@ -84,7 +84,7 @@ pub(crate) fn instead(source: &Source) -> Option<String> {
     }
 }
 
-/// The folder that the model is loaded from, if it is there and whole.
+/// The folder that the model is loaded from, if it is there and complete.
 pub(crate) fn folder(source: &Source) -> Option<PathBuf> {
     match source {
         Source::Hub(repo) => complete(repo),

@@ -1,4 +1,4 @@
-//! What people and the registry ask for: start, stop, restart, reload, shutdown.
+//! Commands of people and of the registry: start, stop, restart, reload, shutdown.
 
 use std::time::Duration;
 
@@ -100,11 +100,11 @@ impl Fleet {
         let Some((index, generation)) = live.filter(|(index, _)| !self.closing && listed(*index)) else {
             return self.start(turn, name, waiter, false, Wants::Ready(Generation(0)), None);
         };
-        // What would come instead must be there before what works is ended for it.
+        // A working run is only ended once everything that the next one needs is there.
         if let Err(failure) = turn.admission.prepared(name) {
             let text = format!("not restarted: {}", failure.text);
             turn.note_hinted(name, "refused", text, failure.hint.clone());
-            let text = format!("{}; the present run goes on", failure.text);
+            let text = format!("{}; the current run continues", failure.text);
             let refusal = Failure { kind: FailureKind::Refused, text, ..failure };
             return turn.reply(waiter, Outcome::Failed(refusal));
         }
@@ -114,7 +114,8 @@ impl Fleet {
         self.waiters.add(waiter, name, Wants::Ready(generation), None);
     }
 
-    /// Brings whatever a model is doing to an end; `next` follows.
+    /// Ends whatever a model is doing; `next` follows. `now` skips the drain, which otherwise lasts up to `drain` (by
+    /// default the policy's).
     pub(super) fn bring_down(
         &mut self,
         turn: &mut Turn,
@@ -127,7 +128,7 @@ impl Fleet {
         let drain = drain.unwrap_or(model.policy.stop.drain);
         let limit = turn.now.after(drain);
         match &mut model.state {
-            // There is no process yet; the answers are stale when they come.
+            // There is no process yet, and the answers of the other machines will be stale.
             State::Asking { .. } => self.follow(turn, index, next),
             State::Spawning { instead, .. } => *instead = Some(next),
             State::Loading { .. } => self.terminate(turn, index, next),
@@ -165,13 +166,13 @@ impl Fleet {
         }
     }
 
-    /// First rung: SIGTERM to the live run, whatever it does.
+    /// The first rung: sends SIGTERM to the live run, whatever its state.
     pub(super) fn terminate(&mut self, turn: &mut Turn, index: usize, next: Next) {
         let model = &mut self.models[index];
         let Some(run) = model.state.run().cloned() else { return };
         let why = match &next {
             Next::Stop(why) => why.text().into_owned(),
-            Next::Restart { .. } => "the model is restarted".to_owned(),
+            Next::Restart { .. } => "the model is being restarted".to_owned(),
             Next::Recover(failure) => failure.text.clone(),
         };
         turn.effects.push(Effect::Abort { model: model.name.clone(), generation: run.generation, why });
@@ -219,9 +220,7 @@ impl Fleet {
                 (State::Stopped { why: StopReason::NeverStarted | StopReason::Removed }, Start::Always)
                     if !self.closing =>
                 {
-                    if let Err(failure) = self.launch(turn, index, false, Cause::Supervisor) {
-                        self.fall(turn, index, failure);
-                    }
+                    self.bring_up(turn, index);
                 }
                 (State::Backoff { last, .. }, Start::Manual) if !model.policy.restart.enabled => {
                     let last = last.clone();
@@ -241,7 +240,7 @@ impl Fleet {
 }
 
 impl State {
-    /// A model that was being removed is wanted again before it was gone.
+    /// Reverts a removal in progress: the model is in the registry again.
     fn take_back(&mut self, start: Start) {
         if let Self::Spawning { instead: Some(next), .. }
         | Self::Draining { next, .. }

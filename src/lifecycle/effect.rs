@@ -1,71 +1,56 @@
-//! What shall be done. Only the driver does it.
+//! Effects: what the fleet decides on and only the driver does.
 
 use super::state::{Failure, Generation, Name, Run, StopReason};
 use crate::host::Signal;
 use crate::units::Bytes;
 
-/// What shall be done.
+/// Something for the driver to do, in the order given.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub(crate) enum Effect {
-    /// Ask the other machines of its cluster for room. Answered by `Agreed` or `Refused`.
+    /// Ask the other machines of the model's cluster for room. Answered by `Agreed` or `Refused`.
     Ask { model: Name, generation: Generation },
-    /// Make a process. Answered by `Spawned` or `SpawnFailed`.
+    /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn { model: Name, generation: Generation, reserved: Bytes },
-    /// Take nothing new; say `Drained` when nothing is in flight.
+    /// Accept no new requests; send `Drained` when nothing is in flight.
     Drain { model: Name, generation: Generation },
-    /// End what is in flight, telling the clients why.
-    Abort {
-        model: Name,
-        generation: Generation,
-        /// In one sentence.
-        why: String,
-    },
-    /// Tell the run's process group.
+    /// Cut requests in flight; `why`, one sentence, goes to their clients.
+    Abort { model: Name, generation: Generation, why: String },
+    /// Send `signal` to the run's process group.
     Signal { model: Name, run: Run, signal: Signal },
-    /// Answer a waiter.
-    Reply {
-        /// Whom.
-        waiter: WaiterId,
-        outcome: Outcome,
-    },
-    /// Write into the history.
+    /// Answer a waiter, once.
+    Reply { waiter: WaiterId, outcome: Outcome },
+    /// Append an event to the history.
     Note {
-        /// About which model; `None`: the supervisor.
+        /// `None`: the event is about the supervisor.
         model: Option<Name>,
-        /// One word.
+        /// One word, as in `mlxctl events`.
         kind: &'static str,
-        /// One sentence.
         text: String,
         hint: Option<String>,
     },
-    /// Every run is gone and no new one will come.
+    /// Every run has ended and no new one will start.
     Finished,
 }
 
-/// One command that awaits its answer.
+/// Identifies a command that is waiting for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WaiterId(pub u64);
 
-/// The answer to a command.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
-    Ready {
-        /// Whether the command did anything.
-        changed: bool,
-    },
-    /// The start was granted; the rest was not waited for.
+    /// The model is ready; `changed`: the command did something.
+    Ready { changed: bool },
+    /// The start was granted, and the command did not wait for more.
     Granted,
-    Down {
-        /// Whether the command did anything.
-        changed: bool,
-    },
-    /// It was refused, or tried and failed.
+    /// The model is down; `changed`: the command did something.
+    Down { changed: bool },
+    /// The start was refused, or it failed.
     Failed(Failure),
-    /// Another command, or the supervisor's end, went over it.
+    /// Another command, or the end of the supervisor, took precedence.
     Superseded(StopReason),
-    /// Not in time; it goes on.
+    /// The command's timeout passed; the start continues.
     TimedOut,
-    /// No such model.
+    /// The fleet has no model of this name.
     Unknown,
 }

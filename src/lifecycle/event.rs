@@ -1,4 +1,4 @@
-//! What may happen.
+//! Events: the input of [`Fleet::step`](super::Fleet::step).
 
 use std::time::Duration;
 
@@ -8,107 +8,92 @@ use crate::clock::hours::TimeOfDay;
 use crate::host::{Exit, Identity};
 use crate::lifecycle::effect::WaiterId;
 
-/// What may happen to the fleet.
+/// Something that happened to the fleet, or that is asked of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    /// The supervisor is up and has adopted what there was: always-on models come up.
+    /// The supervisor is up and has adopted what was running: always-on models start.
     Boot,
-    /// `mlxctl start`; `waiter` is answered when the model is ready, or cannot be.
+    /// `mlxctl start`; `waiter` is answered when the model is ready, or the start has failed.
     Start {
         model: Name,
         waiter: WaiterId,
-        /// Whether to go past a refusal.
+        /// Whether to override a refusal.
         force: bool,
-        /// Whether the answer waits for readiness; else it comes when the start is granted.
+        /// Whether to answer when the model is ready; else when the start is granted.
         wait: bool,
-        /// The longest that the answer may take.
+        /// Time until the answer [`Outcome::TimedOut`](super::Outcome::TimedOut); `None`: no limit.
         timeout: Option<Duration>,
     },
-    /// `mlxctl stop`; `waiter` is answered when the run is gone.
+    /// A stop; `waiter` is answered when the run has ended.
     Stop {
         model: Name,
-        /// Who asked; `None`: pressure, yield.
+        /// `None`: a stop by the supervisor's own policies.
         waiter: Option<WaiterId>,
-        /// Why, as `status` will say.
         why: StopReason,
-        /// Whether to skip the drain.
         now: bool,
-        /// The longest drain; the policy's, if not named.
+        /// The longest drain; `None`: the policy's.
         drain: Option<Duration>,
     },
-    /// `mlxctl restart`; `waiter` is answered when a new run is ready.
+    /// `mlxctl restart`; `waiter` is answered when a new run is ready. `now` skips the drain.
     Restart {
         model: Name,
         waiter: WaiterId,
-        /// Whether to skip the drain.
         now: bool,
-        /// The longest drain; the policy's, if not named.
+        /// The longest drain; `None`: the policy's.
         drain: Option<Duration>,
     },
-    /// A start that memory refused, or that something missing prevented, may go now. Starts no manual model whose files
-    /// were missing.
+    /// A start that was refused, or lacked something, may succeed now. Does not start a manual model whose files were
+    /// missing.
     Retry(Name),
-    /// Memory pressure is over: an always-on model that was stopped for it may come back.
+    /// Memory pressure is over: an always-on model that was stopped because of it may start again.
     Return(Name),
-    /// What the time of day says to a model: until when it sleeps, if it does.
+    /// The hours of an always-on model by the time of day; `asleep`: until when it sleeps, `None`: it is awake.
     Hours { model: Name, asleep: Option<TimeOfDay> },
-    /// Something of one run.
-    Of {
-        model: Name,
-        /// Which run's; stale ones die in `step`.
-        generation: Generation,
-        signed: Signed,
-    },
-    /// What an earlier supervisor knew of a model. Comes before its `Adopt` and before `Boot`.
+    /// An event of one run. `step` drops it unless `generation` is that of the live run.
+    Of { model: Name, generation: Generation, signed: Signed },
+    /// What an earlier supervisor knew about a model. Comes before its `Adopt` and before `Boot`.
     Recall {
         model: Name,
-        /// Restarts after a failure, so far.
+        /// Restarts after failures so far.
         restarts: u32,
-        /// A person stopped it, so that `Boot` shall not start it.
+        /// A person stopped it, so `Boot` must not start it.
         by_hand: bool,
         /// A person started it outside its hours.
         up_late: bool,
     },
-    /// A backend of an earlier supervisor was found alive.
-    Adopt {
-        model: Name,
-        /// The run, `adopted` set.
-        run: Run,
-    },
-    /// A deadline may have passed.
+    /// A backend of an earlier supervisor was found alive; `run.adopted` is set.
+    Adopt { model: Name, run: Run },
+    /// Sent at [`Fleet::deadline`](super::Fleet::deadline), or later.
     Tick,
-    /// The machine slept: what waits for the machine's work waits longer, what waits for wall time does not.
+    /// The machine slept for this long: deadlines for work are extended, deadlines in wall time are not.
     Slept(Duration),
-    /// The registry changed: models with their policies, in order. What is not named is removed.
+    /// The registry changed: all models with their policies, in order. A model that is not listed is removed.
     Reload(Vec<(Name, Policy)>),
-    /// Everything down. A second one, with `now`, skips the drains.
-    Shutdown {
-        /// Whether to skip the drains.
-        now: bool,
-    },
+    /// Stops every model; `now` skips the drains. May be sent a second time with `now`.
+    Shutdown { now: bool },
 }
 
-/// What may happen to one run. Signed with its generation.
+/// Something that happened to one run; always sent with the run's generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Signed {
     /// The other machines of its cluster have room.
     Agreed,
-    /// One of them has none, or could not be asked.
+    /// One of them has no room, or could not be asked.
     Refused(Failure),
     Spawned(Identity),
-    /// It could not be made.
+    /// There is no process: the system refused to start one.
     SpawnFailed(Failure),
     Listening(u16),
     /// It completed a token and owns its port.
     Answered,
-    /// It lives but is of no use.
+    /// The process lives but cannot serve.
     Unhealthy(Failure),
-    /// Nothing is in flight any more.
+    /// No request is in flight any longer.
     Drained,
-    /// Its whole process group is gone.
+    /// Its whole process group has ended.
     Gone {
         exit: Exit,
-        /// What its log says about it.
+        /// The cause according to its log; `None`: the log names none.
         diagnosis: Option<Failure>,
     },
 }

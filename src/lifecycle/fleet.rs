@@ -1,4 +1,4 @@
-//! All models together: what one loop owns.
+//! The fleet: all models together, owned by one loop.
 
 use std::time::Duration;
 
@@ -10,18 +10,15 @@ use crate::clock::hours::TimeOfDay;
 use crate::registry::{Model, Restart, Start, Stop};
 use crate::units::Bytes;
 
-/// What the registry says about a model's life.
+/// The registry's settings for starting and stopping a model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Policy {
-    /// Always-on or manual.
     pub start: Start,
-    /// After a crash.
     pub restart: Restart,
-    /// How to stop it.
     pub stop: Stop,
-    /// From spawn to the first token.
+    /// Longest time from spawn to the first token.
     pub load_timeout: Duration,
-    /// Outside the hours of an always-on model: until when. Whoever knows the time of day says so.
+    /// For an always-on model outside its hours: until when. Set by [`super::Event::Hours`].
     pub asleep: Option<TimeOfDay>,
 }
 
@@ -37,85 +34,80 @@ impl From<&Model> for Policy {
     }
 }
 
-/// Whether a model may start now. Asked inside the loop, so that what is read is what is acted on.
+/// Decides whether a model may start. Called inside the loop, so that nothing changes between check and start.
 pub(crate) trait Admission {
-    /// Judges a start. `live` is what is reserved now, a pair a live run.
+    /// Judges a start. `live` is what is reserved now, one pair per live run.
     ///
     /// # Errors
-    /// A [`Failure`] of kind `Refused`, or `FilesMissing` or `NotPrepared` when something that a start needs is not there.
-    /// `force` goes past a refusal, and the verdict says so, but not past what is not prepared.
+    /// A [`Failure`] of kind `Refused`, or `FilesMissing` or `NotPrepared` if something that a start needs is missing.
+    /// `force` overrides a refusal, which the verdict then names, but not the other two.
     fn judge(&mut self, model: &Name, live: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure>;
 
-    /// Looks whether everything that a start needs is there, memory aside. Asked before a run that works is ended for
-    /// another one.
+    /// Checks that everything a start needs is there, except memory. Called before a working run is ended for a new one.
     ///
     /// # Errors
     /// A [`Failure`] of kind `FilesMissing` or `NotPrepared`.
     fn prepared(&mut self, model: &Name) -> Result<(), Failure>;
 }
 
-/// A granted start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub reserved: Bytes,
-    /// The refusal that `--force` went past.
+    /// The refusal that `--force` overrode.
     pub overridden: Option<String>,
     /// Whether other machines have to agree.
     pub others: bool,
 }
 
-/// One model with its life.
+/// A model with its policy, state and counters.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Managed {
     pub name: Name,
-    /// What the registry says.
     pub policy: Policy,
-    /// What it is doing.
     pub state: State,
-    /// The last run's number.
+    /// The number of the last run; 0: none yet.
     pub generation: Generation,
-    /// Restarts after a failure, since it was last started by a person or with the supervisor.
+    /// Restarts after failures since a person or the supervisor's boot last started it.
     pub restarts: u32,
-    /// Whether a person has started it outside its hours: it stays up until their next end.
+    /// Whether a person started it outside its hours: then it stays up until the hours next end.
     pub up_late: bool,
-    /// Its failures, as far as they still matter.
+    /// Failures that still count towards backoff and quarantine.
     pub(super) failures: Failures,
-    /// How long the last run was ready.
+    /// How long the current or last run was ready; taken when a failure is counted.
     pub(super) ready_for: Duration,
     /// Whether it is still in the registry.
     pub(super) listed: bool,
 }
 
-/// All models, and all that wait for them.
+/// All models, and all commands that wait for them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Fleet {
     pub(super) models: Vec<Managed>,
     pub(super) waiters: Waiters,
     pub(super) closing: bool,
     pub(super) finished: bool,
-    /// State of the pseudo-random sequence that spreads restarts; no secret.
+    /// State of the pseudo-random sequence that spreads restarts; not secret.
     pub(super) dice: u64,
 }
 
 impl Fleet {
-    /// A fleet at rest. `last` is each model's last generation, as far as records tell; `seed` spreads restarts.
+    /// A fleet with everything stopped. Each model comes with its last generation by the records; `seed` spreads
+    /// restarts.
     pub(crate) fn new(models: impl IntoIterator<Item = (Name, Policy, Generation)>, seed: u64) -> Self {
         let models =
             models.into_iter().map(|(name, policy, last)| Managed::new(name, policy, last)).collect();
         Self { models, waiters: Waiters::default(), closing: false, finished: false, dice: seed }
     }
 
-    /// In the registry's order.
     pub(crate) fn models(&self) -> &[Managed] {
         &self.models
     }
 
-    /// One of them.
     pub(crate) fn get(&self, name: &str) -> Option<&Managed> {
         self.models.iter().find(|model| &*model.name == name)
     }
 
-    /// Bytes reserved by live runs, a pair a run. Derived, so that it cannot drift.
+    /// Bytes reserved by live runs, one pair per run. Derived from the states, so that it cannot drift.
     pub(crate) fn reserved(&self) -> Vec<(Name, Bytes)> {
         self.models
             .iter()
@@ -124,12 +116,12 @@ impl Fleet {
             .collect()
     }
 
-    /// When a [`super::Event::Tick`] is due.
+    /// When the next [`super::Event::Tick`] is due; `None`: nothing is waiting for time to pass.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         self.models.iter().filter_map(|model| model.state.deadline()).chain(self.waiters.deadline()).min()
     }
 
-    /// The next number of the sequence (SplitMix64, public domain, Steele et al. 2014).
+    /// The next pseudo-random number (SplitMix64, public domain, Steele et al. 2014).
     pub(super) fn roll(&mut self) -> u64 {
         self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.dice;
@@ -154,7 +146,7 @@ impl Managed {
         }
     }
 
-    /// Why it is in its state, where that needs saying.
+    /// Why it is in its state; `None` for states that need no reason.
     pub(crate) fn reason(&self) -> Option<String> {
         match &self.state {
             State::Stopped { why } => Some(why.text().into_owned()),
@@ -164,12 +156,12 @@ impl Managed {
                 super::Next::Restart { .. } => "restarting".to_owned(),
                 super::Next::Recover(failure) => failure.text.clone(),
             }),
-            State::Asking { .. } => Some("the other machines of its cluster are asked for room".to_owned()),
+            State::Asking { .. } => Some("asking the other machines of its cluster for room".to_owned()),
             State::Spawning { .. } | State::Loading { .. } | State::Ready { .. } => None,
         }
     }
 
-    /// What to do about it.
+    /// What a person can do about its state; `None`: nothing.
     pub(crate) fn hint(&self) -> Option<String> {
         match &self.state {
             State::Backoff { last, .. } | State::Failed { last } => {

@@ -1,19 +1,19 @@
-//! Always-on models outside their hours: down without being stopped by anybody, and up again when they open. A person's
-//! start holds until they close again. No manual model has hours, so none is started here.
+//! Always-on models outside their hours: the supervisor stops them, and starts them when the hours begin. A start by a
+//! person lasts until the hours next end. Manual models have no hours, so none is started here.
 
 use super::fleet::Fleet;
-use super::state::{Cause, Next, State, StopReason};
+use super::state::{Next, State, StopReason};
 use super::step::Turn;
 use crate::registry::Start;
 
 impl Fleet {
-    /// Whether the model is to be down now because of its hours.
+    /// Whether the model has to be down now because of its hours.
     pub(super) fn sleeps(&self, index: usize) -> bool {
         let model = &self.models[index];
         model.policy.asleep.is_some() && !model.up_late
     }
 
-    /// Brings a model to where its hours want it; what a person has stopped stays down.
+    /// Starts or stops a model as its hours demand; a model stopped by a person stays down.
     pub(super) fn follow_hours(&mut self, turn: &mut Turn, index: usize) {
         let model = &mut self.models[index];
         if self.closing || !model.listed {
@@ -51,9 +51,7 @@ impl Fleet {
         let always = model.policy.start == Start::Always;
         match &mut model.state {
             State::Stopped { why: StopReason::Hours(_) } if always => {
-                if let Err(failure) = self.launch(turn, index, false, Cause::Supervisor) {
-                    self.fall(turn, index, failure);
-                }
+                self.bring_up(turn, index);
             }
             State::Spawning { instead, .. }
                 if matches!(instead, Some(Next::Stop(StopReason::Hours(_)))) && always =>
@@ -65,7 +63,7 @@ impl Fleet {
             {
                 *next = Next::Restart { force: false };
             }
-            // It has become a manual one.
+            // A reload has made it manual.
             State::Stopped { why: why @ StopReason::Hours(_) } => *why = StopReason::NeverStarted,
             _ => {}
         }
@@ -73,7 +71,7 @@ impl Fleet {
 }
 
 impl StopReason {
-    /// Whether it would come back by itself, so that the hours have a say in it.
+    /// Whether such a model would come back by itself, so that its hours decide instead.
     fn gives_way_to_hours(self) -> bool {
         matches!(self, Self::NeverStarted | Self::Pressure | Self::Hours(_))
     }

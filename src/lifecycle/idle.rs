@@ -1,5 +1,5 @@
-//! When a model goes by itself: nobody has asked it anything for long, or the time that a person gave it is over. Pure,
-//! and able to stop a model only, never to start one.
+//! When a model stops by itself: it has been idle for `stop.idle`, or the time of `mlxctl start --for` is over. Pure;
+//! can only stop a model, never start one.
 
 use std::time::Duration;
 
@@ -8,57 +8,55 @@ use serde::{Deserialize, Serialize};
 use super::state::StopReason;
 use crate::clock::Moment;
 
-/// The longest notice.
+/// Longest time between the announcement of a stop and the stop.
 const NOTICE: Duration = Duration::from_secs(15 * 60);
-/// The notice where the end is noticed too late for a longer one, after a sleep of the machine for example.
+/// The notice when the end is noticed too late for a longer one, for example after the machine slept.
 const SHORT_NOTICE: Duration = Duration::from_secs(60);
 
-/// `mlxctl start --for`.
+/// The time a person gave a run with `mlxctl start --for`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lent {
-    /// As it was asked for.
+    /// The argument of `--for`.
     pub length: Duration,
-    /// Its end; `None` until the model is ready, which is when the time begins.
+    /// When it ends; `None` until the model is ready, when the time starts.
     pub until: Option<Moment>,
 }
 
-/// What may end a run.
+/// The limits on a run's time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// The registry's `stop.idle`.
     pub idle: Option<Duration>,
-    /// The time that a person gave it, which counts instead.
+    /// Takes precedence over `idle`.
     pub lent: Option<Lent>,
 }
 
-/// A run at one moment.
+/// How a run is being used at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Whether a request is in flight or waits for its turn.
     pub busy: bool,
-    /// When it was last of use to somebody.
+    /// When it last had a request or a command from a person.
     pub last: Moment,
 }
 
 /// What to do with a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Nothing.
     Keep,
-    /// Say that it stops after this time, unless somebody needs it.
+    /// Announce that it stops after this time unless it is used.
     Warn(Duration, StopReason),
     Stop(StopReason),
 }
 
-/// The state, one per run.
+/// What was announced for a run; one per run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Idle {
-    /// The end that was announced, and when it is due, which is later where it was announced late.
+    /// The announced end, and when the stop is due: later than the end if it was announced late.
     announced: Option<(Moment, Moment)>,
 }
 
 impl Idle {
-    /// The next step. A run is stopped only after a notice, and never while it is busy.
+    /// Decides what to do now. A run is stopped only after a notice, and never while it is busy.
     pub(crate) fn step(&mut self, now: Moment, usage: Usage, limits: Limits) -> Decision {
         let Some((end, length, why)) = end(usage, limits) else { return Decision::Keep };
         match self.announced {
@@ -81,7 +79,7 @@ impl Idle {
         }
     }
 
-    /// When it goes, if nothing changes.
+    /// When the run stops if nothing changes; `None`: it has no limit or is busy.
     pub(crate) fn due(&self, usage: Usage, limits: Limits) -> Option<Moment> {
         let (end, ..) = end(usage, limits)?;
         match self.announced {
@@ -91,7 +89,7 @@ impl Idle {
     }
 }
 
-/// The end of a run, what it is measured by, and its reason.
+/// The end of a run, the length of the limit that it follows from, and the reason.
 fn end(usage: Usage, limits: Limits) -> Option<(Moment, Duration, StopReason)> {
     match (limits.lent, limits.idle) {
         (Some(Lent { length, until }), _) => Some((until?, length, StopReason::TimeOver(length))),
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_keeps_it_and_begins_the_time_anew() {
+    fn a_request_keeps_it_and_restarts_the_time() {
         let mut idle = Idle::default();
         let end = 2 * HOUR;
         assert!(warns(idle.step(at(end - 10), quiet(0), IDLE)).is_some());
@@ -163,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_gave_counts_instead_and_a_request_in_flight_outlasts_it() {
+    fn a_persons_time_takes_precedence_and_a_request_in_flight_outlasts_it() {
         let mut idle = Idle::default();
         let limits = lent(12, Some(12 * HOUR));
         assert_eq!(idle.step(at(3 * HOUR), quiet(0), limits), Decision::Keep, "idle for more than 2 h");
@@ -176,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_night_asleep_there_is_a_notice_before_the_end() {
+    fn after_the_machine_slept_there_is_a_notice_before_the_stop() {
         let mut idle = Idle::default();
         assert_eq!(warns(idle.step(at(9 * HOUR), quiet(0), IDLE)), Some(60));
         assert_eq!(idle.due(quiet(0), IDLE), Some(at(9 * HOUR + 60)));

@@ -1,4 +1,4 @@
-//! The states of a model and every way between them. Pure: no clock, no IO, no tokio; `now` is an argument.
+//! The states of a model and every transition between them. Pure: no clock, no IO, no tokio; `now` is an argument.
 //!
 //! ```text
 //!            start                spawned            answered
@@ -10,19 +10,19 @@
 //!     └──────────────────────── gone ────────┘ └─────────────────────────────────┘
 //! ```
 //!
-//! A start in which other machines have a say is `Asking` before it is `Spawning`: its bytes are reserved, and there is
-//! no process yet.
+//! A start that other machines have to agree to is `Asking` before it is `Spawning`: its bytes are reserved, but there
+//! is no process yet.
 //!
 //! | promise | where it holds |
 //! |---|---|
-//! | at most one live run a model | [`State`] has room for one |
-//! | a stale generation changes nothing | `Fleet::step`, the one place that compares them |
+//! | at most one live run per model | [`State`] has room for one |
+//! | an event of a stale generation changes nothing | `Fleet::step`, the one place that compares generations |
 //! | every waiter is answered exactly once | `waiters` |
 //! | a manual model starts by command only | `Fleet::boot` and `Fleet::fall` |
-//! | an always-on model sleeps outside its hours, unless a person has started it | `hours` |
-//! | a model that goes by itself was announced, and no request is cut for it | `idle` |
-//! | an always-on model that is down has a reason and a next time | `Fleet::fall` |
-//! | reserved bytes = the sum over live runs | [`Fleet::reserved`] derives them, nobody stores them |
+//! | an always-on model sleeps outside its hours, unless a person started it | `hours` |
+//! | a model that stops by itself was announced, and no request is cut for it | `idle` |
+//! | an always-on model that is down has a reason and a time of its next start | `Fleet::fall` |
+//! | reserved bytes = the sum over live runs | [`Fleet::reserved`] derives them; they are not stored |
 
 mod commands;
 mod effect;

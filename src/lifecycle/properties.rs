@@ -1,4 +1,4 @@
-//! What holds whatever happens, tried on random histories against a small world that carries effects out.
+//! Promises that hold for any history, checked on random ones against a small world that carries out effects.
 
 mod cases;
 mod hours;
@@ -37,7 +37,7 @@ fn policy(start: Start) -> Policy {
     }
 }
 
-/// What may happen, before the world has filled in generations and waiters.
+/// Something that happens, before the world fills in generations and waiters.
 #[derive(Debug, Clone)]
 enum Happening {
     Start {
@@ -62,9 +62,9 @@ enum Happening {
     Pass(u16),
     Slept(u16),
     Short(bool),
-    /// The files of all models are gone from now on, or there again.
+    /// The files of all models are missing from now on, or back.
     Missing(bool),
-    /// From now on other machines have a say.
+    /// Whether starts from now on need other machines to agree.
     Apart(bool),
     Answer {
         manual: bool,
@@ -87,6 +87,36 @@ enum Happening {
     Shutdown {
         now: bool,
     },
+}
+
+/// As [`happening`], with shorter passes and sleeps and without a shutdown, for long histories.
+fn in_passing() -> impl Strategy<Value = Happening> {
+    happening()
+        .prop_map(|happening| match happening {
+            Happening::Pass(seconds) => Happening::Pass(seconds % 60),
+            Happening::Slept(seconds) => Happening::Slept(seconds % 600),
+            other => other,
+        })
+        .prop_filter("the end is another test's", |happening| {
+            !matches!(happening, Happening::Shutdown { .. })
+        })
+}
+
+/// The generation of a model's last start, whatever came of it.
+fn starts(world: &World, name: &str) -> u64 {
+    world.fleet.get(name).map_or(0, |model| model.generation.0)
+}
+
+/// Whether a person's restart is waiting for the end of the run before it.
+fn wanted(world: &World, name: &str) -> bool {
+    matches!(
+        world.fleet.get(name).map(|model| &model.state),
+        Some(
+            State::Draining { next: Next::Restart { .. }, .. }
+                | State::Stopping { next: Next::Restart { .. }, .. }
+                | State::Spawning { instead: Some(Next::Restart { .. }), .. }
+        )
+    )
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -112,7 +142,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// Grants as long as the sum fits.
+/// Grants a start while the sum fits into [`BUDGET`].
 struct Sums {
     short: bool,
     missing: bool,
@@ -140,12 +170,12 @@ impl Admission for Sums {
     }
 }
 
-/// Carries effects out and keeps account.
+/// Carries out effects and checks the promises.
 struct World {
     fleet: Fleet,
     now: Moment,
     admission: Sums,
-    /// Live processes: generation by model.
+    /// Generations of the live processes, by model.
     alive: BTreeMap<String, u64>,
     waiting: BTreeSet<u64>,
     next_waiter: u64,
@@ -208,7 +238,11 @@ impl World {
                 queue.push(Event::Of { model, generation, signed });
             }
             Effect::Signal { model, run, .. } => {
-                assert_eq!(self.alive.get(&*model), Some(&run.generation.0), "a signal to nobody");
+                assert_eq!(
+                    self.alive.get(&*model),
+                    Some(&run.generation.0),
+                    "a signal to a process that is gone"
+                );
             }
             Effect::Reply { waiter, .. } => {
                 assert!(self.waiting.remove(&waiter.0), "waiter {} is answered twice", waiter.0);
@@ -217,7 +251,7 @@ impl World {
                 assert!(self.alive.is_empty(), "finished while runs live");
                 assert!(!std::mem::replace(&mut self.finished, true), "finished twice");
             }
-            // Answered by what happens, or never.
+            // Answered by a random event, or never.
             Effect::Ask { .. } | Effect::Drain { .. } | Effect::Abort { .. } | Effect::Note { .. } => {}
         }
     }
@@ -231,12 +265,9 @@ impl World {
             .filter(|model| !matches!(model.state, State::Asking { .. }))
             .filter_map(|model| Some((model.name.to_string(), model.state.generation()?.0)))
             .collect();
-        assert_eq!(live, self.alive, "the fleet's runs are the world's");
+        assert_eq!(live, self.alive, "the fleet's runs are the live processes");
         let reserved: Bytes = self.fleet.reserved().into_iter().map(|(_, bytes)| bytes).sum();
-        let forced = self.fleet.models().iter().any(|model| match &model.state {
-            State::Asking { grant, .. } | State::Spawning { grant, .. } => grant.forced,
-            other => other.run().is_some_and(|run| run.forced),
-        });
+        let forced = self.fleet.models().iter().any(|model| model.state.forced());
         assert!(reserved <= BUDGET || forced, "{reserved} reserved");
         for model in self.fleet.models() {
             if model.policy.start == Start::Always && model.state.generation().is_none() {
@@ -246,7 +277,7 @@ impl World {
                         assert!(until.since(self.now) <= Duration::from_secs(600));
                     }
                     State::Stopped { why } => assert_ne!(*why, StopReason::NeverStarted),
-                    // Named, and waited for by whoever looks at files.
+                    // It has a reason, and starts once its files are there.
                     state if state.waits_for_files() => {}
                     other => panic!("always-on and down as {other:?}"),
                 }
@@ -301,7 +332,7 @@ impl World {
                 let why = StopReason::Pressure;
                 self.send(Event::Stop { model: name(manual), waiter: None, why, now: false, drain: None });
             }
-            // The policy brings always-on models back, no other.
+            // The pressure policy only brings back always-on models.
             Happening::Return { manual } if *manual => {}
             Happening::Return { manual } => self.send(Event::Return(name(manual))),
             Happening::Reload { keep_manual, swap } => {
@@ -318,7 +349,7 @@ impl World {
         }
     }
 
-    /// What the other machines say to the start that they are asked about, or (`back` > 0) to one before.
+    /// The other machines' answer to the current start, or (`back` > 0) to an earlier one.
     fn answer(&mut self, model: &Name, agreed: bool, back: u64) {
         let Some(State::Asking { grant, .. }) = self.fleet.get(model).map(|model| &model.state) else {
             return;
@@ -328,10 +359,10 @@ impl World {
         let signed = if agreed { Signed::Agreed } else { Signed::Refused(refusal()) };
         let before = self.fleet.clone();
         self.send(Event::Of { model: model.clone(), generation, signed });
-        assert_eq!(before == self.fleet, back > 0, "an answer counts once, and for its own start");
+        assert_eq!(before == self.fleet, back > 0, "an answer counts once, and only for its own start");
     }
 
-    /// Something of the live run, or (`back` > 0) of one that is no more.
+    /// An event of the live run, or (`back` > 0) of one that has ended.
     fn signed(&mut self, model: &Name, what: u8, back: u64) {
         let Some(live) = self.alive.get(&**model).copied() else { return };
         let generation = Generation(live.saturating_sub(back));
@@ -364,7 +395,7 @@ impl World {
         self.now = end;
     }
 
-    /// Every process that is told to end ends, in whatever order.
+    /// Ends every process that was signalled.
     fn obey(&mut self) {
         for _ in 0..20 {
             let live: Vec<_> = self.alive.keys().cloned().collect();
@@ -394,7 +425,7 @@ proptest! {
         world.send(Event::Shutdown { now });
         world.obey();
         prop_assert!(world.finished, "shutdown ends: {:?}", world.fleet);
-        prop_assert!(world.waiting.is_empty(), "everyone was answered");
+        prop_assert!(world.waiting.is_empty(), "every waiter was answered");
         prop_assert_eq!(world.fleet.deadline(), None);
     }
 }

@@ -6,43 +6,43 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::registry::Restart;
 
-/// A model's failures, as far as they still matter.
+/// A model's failures that still count towards backoff and quarantine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Failures {
-    /// In a row, none of the runs between them stable.
+    /// Failures in a row, without a stable run in between.
     in_a_row: u32,
-    /// The times of those within the window.
+    /// The times of the failures within the policy's window.
     recent: VecDeque<Moment>,
 }
 
-/// What follows a failure.
+/// How long a model stays down after a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wait {
     pub delay: Duration,
-    /// Failures in a row.
+    /// Failures in a row; 0 after a stable run.
     pub attempt: u32,
-    /// Whether the model failed so often that it is left alone for the whole window.
+    /// Whether it failed so often that it is not restarted for the whole window.
     pub quarantined: bool,
 }
 
 impl Failures {
-    /// Forgets everything: a stable run, or a person's command.
+    /// Forgets all failures, after a stable run or a person's command.
     pub(super) fn forgive(&mut self) {
         *self = Self::default();
     }
 
-    /// How long to wait for something that the model is not to blame for: memory, a venv. Nothing is counted
-    /// towards the quarantine.
+    /// How long to wait after a failure that is not the model's fault, such as lack of memory or a missing venv. Does not
+    /// count towards the quarantine.
     pub(super) fn wait_out(&mut self, policy: &Restart, dice: u64) -> Wait {
         self.in_a_row = self.in_a_row.saturating_add(1);
         Wait { delay: backoff(self.in_a_row, policy, dice), attempt: self.in_a_row, quarantined: false }
     }
 
-    /// Counts a failure of a run that was ready for `ready` and says how long to wait.
+    /// Counts a failure of a run that was ready for `ready`; returns how long to wait.
     ///
-    /// A stable run (`ready` ≥ `stable_after`) forgives what was before, and its own end waits for nothing.
-    /// Otherwise `backoff_min` · 2ⁿ⁻¹ up to `backoff_max`, of which the last quarter is random, so that models
-    /// that died together do not load together. `dice` is any number; its low bits are used.
+    /// A stable run (`ready` ≥ `stable_after`) clears earlier failures, and its restart is immediate. Otherwise the wait is
+    /// `backoff_min` · 2ⁿ⁻¹ up to `backoff_max`, the last quarter of which is random, so that models that died together do
+    /// not load together. `dice` is any number; its low 16 bits are used.
     pub(super) fn count(&mut self, now: Moment, ready: Duration, policy: &Restart, dice: u64) -> Wait {
         if ready >= policy.stable_after {
             self.forgive();
@@ -62,7 +62,7 @@ impl Failures {
     }
 }
 
-/// The wait after failure number `attempt` ≥ 1.
+/// The wait after failure number `attempt`, at least 1.
 fn backoff(attempt: u32, policy: &Restart, dice: u64) -> Duration {
     let doublings = attempt.saturating_sub(1).min(31);
     let full = policy.backoff_min.saturating_mul(1 << doublings).min(policy.backoff_max);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_restart_after_a_stable_run_waits_for_nothing() {
+    fn the_first_restart_after_a_stable_run_is_immediate() {
         let mut failures = Failures::default();
         failures.count(at(1), Duration::ZERO, &policy(), 7);
         let wait = failures.count(at(100), Duration::from_secs(60), &policy(), 7);
@@ -111,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_fails_too_often_is_left_alone_for_the_window() {
+    fn a_model_that_fails_too_often_is_quarantined_for_the_window() {
         let mut failures = Failures::default();
         let waits: Vec<_> = (0..7).map(|n| failures.count(at(n), Duration::ZERO, &policy(), 0)).collect();
         assert!(waits[..5].iter().all(|wait| !wait.quarantined));
         assert_eq!(waits[5], Wait { delay: policy().window, attempt: 6, quarantined: true });
-        assert!(!waits[6].quarantined, "one more try after the quarantine");
+        assert!(!waits[6].quarantined, "after the quarantine the count starts again");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What happens to runs: spawned, ready, unhealthy, gone; and what follows.
+//! Events of runs (spawned, ready, unhealthy, gone) and what follows from them.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Fleet {
                     turn.note(
                         &model.name,
                         "ready",
-                        format!("run {} answers after {}", run.generation, human(took)),
+                        format!("ready after {} (run {})", human(took), run.generation),
                     );
                     model.state = State::Ready { run, since: turn.now };
                 }
@@ -77,7 +77,7 @@ impl Fleet {
         }
     }
 
-    /// A run that lives but is of no use: it is ended, and what a crash leads to follows.
+    /// Ends a run that lives but cannot serve; the model then continues as after a crash.
     pub(super) fn unhealthy(&mut self, turn: &mut Turn, index: usize, failure: Failure) {
         let model = &mut self.models[index];
         match &model.state {
@@ -120,7 +120,7 @@ impl Fleet {
         }
     }
 
-    /// What follows a run that was ended on purpose.
+    /// Continues after a run that was ended on purpose.
     pub(super) fn follow(&mut self, turn: &mut Turn, index: usize, next: Next) {
         match next {
             Next::Stop(why) => {
@@ -129,7 +129,7 @@ impl Fleet {
                 turn.note(&model.name, "stopped", why.text());
             }
             Next::Restart { force } => {
-                // The slot must be free before the next run takes it.
+                // `launch` needs a state without a run.
                 self.models[index].state = State::Stopped { why: StopReason::ByHand };
                 match self.launch(turn, index, force, Cause::Supervisor) {
                     Ok(()) => self.models[index].restarts = 0,
@@ -140,7 +140,7 @@ impl Fleet {
         }
     }
 
-    /// What follows a failure: at once, later, or never by itself.
+    /// Continues after a failure: restarts at once, later, or not at all.
     pub(super) fn fall(&mut self, turn: &mut Turn, index: usize, failure: Failure) {
         let dice = self.roll();
         let closing = self.closing;
@@ -167,7 +167,7 @@ impl Fleet {
         last.text.push_str(quarantine);
         let until = turn.now.after(wait.delay);
         if wait.delay.is_zero() {
-            // Its end was told, and its new run is about to be.
+            // No event: the crash was noted, and the new run is about to be.
             model.state = State::Backoff { attempt: wait.attempt, until, last };
             return self.come_back(turn, index);
         }
@@ -180,7 +180,7 @@ impl Fleet {
         model.state = State::Backoff { attempt: wait.attempt, until, last };
     }
 
-    /// The end of a backoff.
+    /// Restarts a model at the end of its backoff.
     pub(super) fn come_back(&mut self, turn: &mut Turn, index: usize) {
         match self.launch(turn, index, false, Cause::Backoff) {
             Ok(()) => {
@@ -193,7 +193,14 @@ impl Fleet {
         }
     }
 
-    /// Asks admission and, if it agrees, takes the slot. The caller made sure that it is free.
+    /// Starts a model for the supervisor, not for a person; a refusal is treated like any other failure.
+    pub(super) fn bring_up(&mut self, turn: &mut Turn, index: usize) {
+        if let Err(failure) = self.launch(turn, index, false, Cause::Supervisor) {
+            self.fall(turn, index, failure);
+        }
+    }
+
+    /// Asks admission and, if it agrees, starts a run. The caller makes sure that the model has none.
     pub(super) fn launch(
         &mut self,
         turn: &mut Turn,
@@ -227,7 +234,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The other machines have room, or a person does not care.
+    /// Spawns a run whose start is `Asking`: the other machines have room, or a person forced it.
     pub(super) fn agreed(&mut self, turn: &mut Turn, index: usize) {
         let model = &mut self.models[index];
         let State::Asking { grant, cause } = &model.state else { return };
@@ -243,7 +250,7 @@ impl Fleet {
         model.state = State::Spawning { grant, instead: None };
     }
 
-    /// Another machine has no room: what was granted here is free again.
+    /// Gives up a start that is `Asking`, because another machine has no room.
     fn refused(&mut self, turn: &mut Turn, index: usize, failure: Failure) {
         let model = &mut self.models[index];
         let State::Asking { cause, .. } = &model.state else { return };
@@ -266,7 +273,7 @@ impl Fleet {
         turn.note(
             name,
             "adopted",
-            format!("run {} was found as process {}", run.generation, run.identity.pid),
+            format!("run {} is still running as process {}", run.generation, run.identity.pid),
         );
         model.generation = model.generation.max(run.generation);
         let deadline = turn.now.after(model.policy.load_timeout);
@@ -275,14 +282,14 @@ impl Fleet {
 }
 
 impl Failure {
-    /// Whether the model is innocent: it waits for memory, or for something to be prepared.
+    /// Whether the model is not at fault: it lacks memory, or something is not prepared.
     pub(crate) fn waits_for_others(&self) -> bool {
         matches!(self.kind, FailureKind::Refused | FailureKind::NotPrepared)
     }
 }
 
 impl State {
-    /// Whether it is down because the files that it would serve are not there.
+    /// Whether it is down because its model files are missing.
     pub(crate) fn waits_for_files(&self) -> bool {
         matches!(self, Self::Failed { last } if last.kind == FailureKind::FilesMissing)
     }

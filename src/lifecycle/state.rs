@@ -1,4 +1,4 @@
-//! What a model is doing. Data lives inside the variants, so that a wrong state cannot be written down.
+//! What a model is doing. Data is inside the variants, so that an invalid state cannot be represented.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,10 +13,10 @@ use crate::clock::hours::TimeOfDay;
 use crate::host::Identity;
 use crate::units::Bytes;
 
-/// A model's name; the key of everything here.
+/// A model's name in the registry.
 pub(crate) type Name = Arc<str>;
 
-/// Counts a model's runs, from 1, across supervisors. An event of another generation is stale.
+/// The number of a run: counts from 1 per model, across supervisors. An event of another generation is stale.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Generation(pub u64);
@@ -33,29 +33,25 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A start that was granted: from here on its bytes are reserved.
+/// A granted start, whose bytes are reserved from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
-    /// Of the run to be.
+    /// The number that the run will have.
     pub generation: Generation,
-    /// What admission granted.
     pub reserved: Bytes,
-    /// Whether it went past a refusal.
+    /// Whether `--force` overrode a refusal.
     pub forced: bool,
 }
 
-/// One life of a backend.
+/// A live backend process, from its spawn to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Its number.
     pub generation: Generation,
-    /// Its process, which leads its own group.
+    /// The process, which leads its own process group.
     pub identity: Identity,
-    /// What admission granted.
     pub reserved: Bytes,
-    /// Whether it went past a refusal.
+    /// Whether `--force` overrode a refusal.
     pub forced: bool,
-    /// When it was spawned.
     pub spawned: Moment,
     /// Its port on loopback, once it listens.
     pub port: Option<u16>,
@@ -63,173 +59,144 @@ pub(crate) struct Run {
     pub adopted: bool,
 }
 
-/// What a model is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No process, and nothing will make one by itself.
-    Stopped {
-        /// Why not.
-        why: StopReason,
-    },
-    /// There is room here; the other machines of its cluster are asked.
-    Asking {
-        /// What was granted here.
-        grant: Grant,
-        /// Who wanted it.
-        cause: Cause,
-    },
-    /// The process is being made.
+    /// There is no process, and none is started until an event asks for it.
+    Stopped { why: StopReason },
+    /// There is room on this machine, and the other machines of its cluster are being asked.
+    Asking { grant: Grant, cause: Cause },
+    /// The process is being started.
     Spawning {
         grant: Grant,
-        /// What shall follow instead of loading, if a command came meanwhile.
+        /// What follows instead of loading, if a command has come in the meantime.
         instead: Option<Next>,
     },
-    /// It reads its weights. Listening is not ready.
+    /// It is loading its weights. A backend that listens is not ready yet.
     Loading {
         run: Run,
         /// When it must have completed a token.
         deadline: Moment,
     },
     /// It has completed a token and owns its port.
-    Ready {
-        run: Run,
-        /// Since when.
-        since: Moment,
-    },
-    /// It finishes what is in flight and takes nothing new.
+    Ready { run: Run, since: Moment },
+    /// It finishes the requests in flight and accepts no new ones.
     Draining {
         run: Run,
-        /// When the rest is cut.
+        /// When requests still in flight are cut.
         deadline: Moment,
-        /// What follows.
         next: Next,
     },
-    /// It was told to end.
+    /// Its process group was signalled.
     Stopping {
         run: Run,
-        /// How it was told.
         rung: Rung,
-        /// When it is told more firmly.
+        /// When SIGKILL follows, or is repeated.
         deadline: Moment,
-        /// What follows.
         next: Next,
     },
-    /// It is down and comes back.
+    /// It is down after a failure and will be restarted.
     Backoff {
-        /// Failures in a row.
+        /// Failures in a row; 0: the last run was stable.
         attempt: u32,
-        /// When it comes back.
         until: Moment,
-        /// Why it is down.
         last: Failure,
     },
-    /// It is down and stays down until someone acts.
-    Failed {
-        /// Why.
-        last: Failure,
-    },
+    /// It is down after a failure until a person acts or its files arrive.
+    Failed { last: Failure },
 }
 
-/// Who wanted a start, which decides what its refusal by another machine leads to.
+/// Who wanted a start; decides what follows if another machine refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// A person, who is told; the model goes back to what it did.
+    /// A person, who is answered; the model returns to the state given.
     Person(Box<State>),
-    /// The supervisor; the model waits, as after every refusal.
+    /// The supervisor; the model backs off, as after any refusal.
     Supervisor,
-    /// The end of a backoff, which counts as a restart once it is agreed to.
+    /// The end of a backoff; counts as a restart once the machines agree.
     Backoff,
 }
 
-/// Why a stopped model is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopReason {
-    /// Nobody has started it yet.
     NeverStarted,
-    /// `mlxctl stop`.
+    /// A person stopped it, by `mlxctl stop` or on the page.
     ByHand,
-    /// The supervisor ends.
     Shutdown,
     /// Memory pressure, or a program that models yield to.
     Pressure,
-    /// The machine runs on its battery or saves power, and the registry wants no manual model then.
+    /// The machine is on battery or saves power, and the registry stops manual models then.
     Power,
-    /// Nobody asked it anything for this time, the registry's `stop.idle`.
+    /// It had no request for this time, the registry's `stop.idle`.
     Idle(Duration),
-    /// The time of `mlxctl start --for` is over.
+    /// This time, given by `mlxctl start --for`, is over.
     TimeOver(Duration),
-    /// It is outside its hours, which begin again at this time.
+    /// It is outside its hours, which begin at this time.
     Hours(TimeOfDay),
     /// It is no longer in the registry.
     Removed,
 }
 
-/// How firmly a process was told to end.
+/// The signal that a process was last sent to end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rung {
-    /// SIGTERM: the launcher tears down.
+    /// SIGTERM: the launcher tears the server down.
     Term,
-    /// SIGKILL: the last rung, since it can strand wired memory on a Mac (jundot/omlx 2184).
+    /// SIGKILL: the last resort, since it can strand wired memory on a Mac (jundot/omlx 2184).
     Kill,
 }
 
-/// What follows when a run that is being stopped is gone.
+/// What follows once a run that is being stopped has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It stays down.
     Stop(StopReason),
-    /// It is started again, by command.
+    /// It is started again, by command; `force` overrides a refusal.
     Restart {
-        /// Whether past a refusal.
         force: bool,
     },
-    /// It was stopped because it failed: what a crash would lead to.
+    /// It was stopped because it failed: continue as after a crash.
     Recover(Failure),
 }
 
-/// What went wrong with a run.
+/// What went wrong with a run or a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// In a class.
     pub kind: FailureKind,
-    /// In one sentence, with the telling log line where there is one.
+    /// One sentence, with the decisive log line if there is one.
     pub text: String,
-    /// More of it, in lines: a refusal's terms, the log's tail.
+    /// Further lines: the terms of a refusal, the tail of the log.
     pub detail: Option<String>,
-    /// What to do about it.
+    /// What a person can do about it.
     pub hint: Option<String>,
 }
 
-/// The classes of failure.
+/// The class of a failure, which decides how the model continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FailureKind {
-    /// Something that a start needs is not there, or cannot be used yet: venv, disk space, permission.
+    /// Something that a start needs is missing or not usable yet: venv, disk space, permission.
     NotPrepared,
-    /// The files that it serves are not on this disk. No later try helps before somebody brings them, so there is none.
+    /// The model files are not on this disk. The start is not retried until they are.
     FilesMissing,
-    /// The process could not be made.
+    /// The system refused to start a process.
     SpawnFailed,
-    /// It ended by itself.
+    /// The process ended without being told to.
     Crashed,
-    /// The model could not be loaded; the process stays.
+    /// The model could not be loaded; the process still runs.
     LoadFailed,
-    /// No token within the load time.
+    /// No token was completed within `health.load_timeout`.
     LoadTimeout,
-    /// The generation thread died; the process stays.
+    /// The generation thread died; the process still runs.
     ThreadDied,
-    /// No progress within the hang time.
+    /// No progress was made within `health.hang_after`.
     Hung,
-    /// Nobody, or a stranger, listens on its port.
+    /// It does not listen on its port, or another process does.
     PortLost,
-    /// Its memory passed the ceiling.
+    /// Its memory exceeded the ceiling, and trimming did not help.
     OverCeiling,
-    /// Admission refused it.
     Refused,
 }
 
 impl State {
-    /// In one word.
     pub(crate) fn name(&self) -> StateName {
         match self {
             Self::Stopped { .. } => StateName::Stopped,
@@ -265,7 +232,7 @@ impl State {
         }
     }
 
-    /// Whether its start went past a refusal.
+    /// Whether its start overrode a refusal.
     pub(crate) fn forced(&self) -> bool {
         match self {
             Self::Asking { grant, .. } | Self::Spawning { grant, .. } => grant.forced,
@@ -273,7 +240,7 @@ impl State {
         }
     }
 
-    /// The generation whose events it hears.
+    /// The generation of its live run or granted start, whose events count; `None`: it has neither.
     pub(crate) fn generation(&self) -> Option<Generation> {
         match self {
             Self::Asking { grant, .. } | Self::Spawning { grant, .. } => Some(grant.generation),
@@ -281,7 +248,7 @@ impl State {
         }
     }
 
-    /// When time alone changes it.
+    /// When the passing of time changes the state; `None`: it does not.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match self {
             Self::Loading { deadline, .. }
@@ -298,7 +265,7 @@ impl State {
 }
 
 impl Failure {
-    /// A failure that is said in one sentence.
+    /// A failure without detail or hint; `text` is one sentence.
     pub(crate) fn new(kind: FailureKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into(), detail: None, hint: None }
     }
@@ -311,15 +278,15 @@ impl Failure {
 }
 
 impl StopReason {
-    /// For `status`.
+    /// The reason that `status` shows and that a `stopped` event carries.
     pub(crate) fn text(self) -> Cow<'static, str> {
         let text = match self {
             Self::NeverStarted => "not started",
             Self::ByHand => "stopped by hand",
             Self::Shutdown => "the supervisor is shutting down",
-            Self::Pressure => "stopped to give memory back",
+            Self::Pressure => "stopped to free memory",
             Self::Power => "stopped to save power",
-            Self::Idle(time) => return format!("idle for {}, as the registry says", human(time)).into(),
+            Self::Idle(time) => return format!("idle for {} (stop.idle)", human(time)).into(),
             Self::TimeOver(time) => return format!("its time of {} is over", human(time)).into(),
             Self::Hours(until) => return format!("asleep until {until}").into(),
             Self::Removed => "no longer in the registry",
@@ -328,7 +295,7 @@ impl StopReason {
     }
 }
 
-/// A duration for people, to the second above ten of them.
+/// A duration for people: tenths below 10 s, whole seconds from there.
 pub(super) fn human(duration: Duration) -> String {
     if duration < Duration::from_secs(10) {
         return format!("{:.1} s", duration.as_secs_f64());

@@ -1,22 +1,22 @@
-//! `step`: one event in, effects out. The only code that changes a [`State`].
+//! `step`: one event in, effects out. [`State`] changes nowhere else.
 
 use std::time::Duration;
 
 use super::effect::{Effect, Outcome};
 use super::event::Event;
 use super::fleet::{Admission, Fleet};
-use super::state::{Cause, Failure, FailureKind, Generation, Name, Rung, State, StopReason, human};
+use super::state::{Failure, FailureKind, Generation, Name, Rung, State, StopReason, human};
 use super::waiters::Wants;
 use crate::clock::Moment;
 use crate::host::Signal;
 use crate::lifecycle::effect::WaiterId;
 use crate::registry::Start;
 
-/// Between two SIGKILLs to a process that does not go: it hangs in the kernel, and saying so again is all one can do.
+/// Time between SIGKILLs to a process that does not end. It hangs in the kernel, and repeating is all there is to do.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 
 impl Fleet {
-    /// Takes one event in and says what shall be done, in order.
+    /// Handles one event; returns the effects, in order.
     pub(crate) fn step(&mut self, now: Moment, event: Event, admission: &mut dyn Admission) -> Vec<Effect> {
         let mut turn = Turn { now, admission, effects: Vec::new() };
         match event {
@@ -37,9 +37,8 @@ impl Fleet {
                     && matches!(self.models[index].state, State::Stopped { why: StopReason::Pressure })
                     && !self.closing
                     && !self.sleeps(index)
-                    && let Err(failure) = self.launch(&mut turn, index, false, Cause::Supervisor)
                 {
-                    self.fall(&mut turn, index, failure);
+                    self.bring_up(&mut turn, index);
                 }
             }
             Event::Hours { model, asleep } => {
@@ -51,7 +50,7 @@ impl Fleet {
                 }
             }
             Event::Of { model, generation, signed } => {
-                // The one place where stale generations die.
+                // The one place where events of stale generations are dropped.
                 if let Some(index) = self.index(&model)
                     && self.models[index].state.generation() == Some(generation)
                 {
@@ -93,31 +92,28 @@ impl Fleet {
         self.models.iter().position(|model| &*model.name == name)
     }
 
-    /// Always-on models come up, but for those that were adopted.
+    /// Starts always-on models, except those that were adopted.
     fn boot(&mut self, turn: &mut Turn) {
         for index in 0..self.models.len() {
-            // What was adopted as well.
+            // Adopted models as well, which may have to stop.
             self.follow_hours(turn, index);
             let model = &self.models[index];
             if model.policy.start == Start::Always
                 && matches!(model.state, State::Stopped { why: StopReason::NeverStarted })
-                && let Err(failure) = self.launch(turn, index, false, Cause::Supervisor)
             {
-                self.fall(turn, index, failure);
+                self.bring_up(turn, index);
             }
         }
     }
 
-    /// What a start waited for may be there now. A manual model waits for a person all the same.
+    /// Retries a start that lacked something. A manual model whose files were missing still waits for a person.
     fn retry(&mut self, turn: &mut Turn, name: &Name) {
         let Some(index) = self.index(name) else { return };
         let model = &self.models[index];
         match &model.state {
             State::Backoff { last, .. } if last.waits_for_others() => self.come_back(turn, index),
             state if state.waits_for_files() && model.policy.start == Start::Always && !self.closing => {
-                if let Err(failure) = self.launch(turn, index, false, Cause::Supervisor) {
-                    self.fall(turn, index, failure);
-                }
+                self.bring_up(turn, index);
             }
             _ => {}
         }
@@ -155,7 +151,7 @@ impl Fleet {
                                 human(model.policy.stop.term)
                             )
                         }
-                        Rung::Kill => format!("process {} does not end even when killed", run.identity.pid),
+                        Rung::Kill => format!("process {} did not end after SIGKILL", run.identity.pid),
                     };
                     *rung = Rung::Kill;
                     *deadline = turn.now.after(KILL_AGAIN);
@@ -177,7 +173,7 @@ impl Fleet {
         }
     }
 
-    /// Work that the sleeping machine could not do gets its time back; waits for wall time do not.
+    /// Extends the deadlines for work that could not be done while the machine slept; backoffs run in wall time.
     fn slept(&mut self, length: Duration) {
         for model in &mut self.models {
             if let State::Loading { deadline, .. }
@@ -190,7 +186,7 @@ impl Fleet {
     }
 }
 
-/// What one step works with.
+/// The context of one step: its time, its admission and the effects so far.
 pub(super) struct Turn<'a> {
     pub now: Moment,
     pub admission: &'a mut dyn Admission,

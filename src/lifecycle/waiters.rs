@@ -1,22 +1,21 @@
-//! Who waits for what. A waiter is in here from its command to its answer, and is taken out with the answer:
-//! so it is answered exactly once.
+//! Commands that wait for an answer. A waiter is kept from its command to its answer and removed with it, so that it is
+//! answered exactly once.
 
 use super::effect::{Effect, Outcome, WaiterId};
 use super::state::{Failure, Generation, Name, Next, State, StopReason};
 use crate::clock::Moment;
 
-/// What a waiter waits for.
+/// The condition on which a waiter is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wants {
     /// A run later than this one is ready.
     Ready(Generation),
-    /// A start is granted, or cannot be.
+    /// A start is granted, or has failed.
     Granted,
-    /// This run is gone.
+    /// This run has ended, or a later one is live.
     Gone(Generation),
 }
 
-/// A waiter in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Waiter {
     id: WaiterId,
@@ -25,39 +24,37 @@ struct Waiter {
     deadline: Option<Moment>,
 }
 
-/// All that wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Waiters(Vec<Waiter>);
 
 impl Waiters {
-    /// Lets `id` wait.
     pub(super) fn add(&mut self, id: WaiterId, model: &Name, wants: Wants, deadline: Option<Moment>) {
         self.0.push(Waiter { id, model: model.clone(), wants, deadline });
     }
 
-    /// The earliest deadline.
+    /// The earliest deadline of all waiters.
     pub(super) fn deadline(&self) -> Option<Moment> {
         self.0.iter().filter_map(|waiter| waiter.deadline).min()
     }
 
-    /// Answers those whose time is up.
+    /// Answers the waiters whose deadline has passed.
     pub(super) fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| {
             waiter.deadline.filter(|deadline| *deadline <= now).map(|_| Outcome::TimedOut)
         });
     }
 
-    /// Answers those of `model` for whom `state` is an answer.
+    /// Answers the waiters of `model` whose condition `state` meets or rules out.
     pub(super) fn settle(&mut self, model: &Name, state: &State, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| if waiter.model == *model { answer(waiter.wants, state) } else { None });
     }
 
-    /// Answers everyone who waits for `model`, which is going away.
+    /// Answers every waiter of `model`, which is being removed.
     pub(super) fn dismiss(&mut self, model: &Name, why: StopReason, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| (waiter.model == *model).then_some(Outcome::Superseded(why)));
     }
 
-    /// Answers everyone who waits for a start of `model`, which was refused.
+    /// Answers every waiter for a start of `model`, which was refused.
     pub(super) fn refuse(&mut self, model: &Name, why: &Failure, effects: &mut Vec<Effect>) {
         self.take(effects, |waiter| {
             let starts = matches!(waiter.wants, Wants::Ready(_) | Wants::Granted);
@@ -65,7 +62,6 @@ impl Waiters {
         });
     }
 
-    /// How many wait.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -82,7 +78,7 @@ impl Waiters {
     }
 }
 
-/// Whether `state` answers one that wants `wants`, and how.
+/// The outcome of `wants` in `state`; `None`: not decided yet.
 fn answer(wants: Wants, state: &State) -> Option<Outcome> {
     match wants {
         Wants::Gone(generation) => match state.generation() {

@@ -1,4 +1,4 @@
-//! The ledger, and the judgement on a start: bytes are reserved when a start is granted, not when they are seen.
+//! Whether a start fits: bytes are reserved when a start is granted, not when they are seen.
 
 use super::checks::{Check, checks};
 use super::figures::Estimate;
@@ -7,13 +7,12 @@ use super::refusal::{Refusal, Why};
 use super::remedy::remedies;
 use crate::units::Bytes;
 
-/// Whether `model` may start now. The grant is not entered yet.
+/// Decides whether `model` may start now, without entering the grant.
 ///
-/// Every one of these must leave room for the whole reserve: the plan (total, less the reserves in force, less what
-/// is granted); what is available now, less what running models may still take, less what the reserves' holders may
-/// still take; the GPU's limit less what is granted. Holders of reserves are known together, not one by one: what is
-/// neither available nor a model's is theirs. Reserves that are not in force are named and not counted.
-/// With CUDA the memory in question is the card's: its size and what it has free.
+/// Each of these must leave room for the whole reserve: the plan (total, less the reserves in force, less all grants);
+/// what is available now, less what running models and the holders of reserves may still take; the GPU limit, less all
+/// grants. Holders of reserves are known only as a whole: what is neither available nor a model's is theirs. Reserves
+/// that are not in force are listed but not counted. With CUDA the card's memory is checked: its size and what is free.
 ///
 /// # Errors
 /// A [`Refusal`] whose lines add up to the byte.
@@ -42,7 +41,7 @@ pub(crate) fn judge(
     if checks.iter().all(|check| check.missing == Bytes::ZERO) {
         return Ok(Grant { bytes: need, forced: false });
     }
-    // What could be done elsewhere is not known here.
+    // Nothing is known here of what could be stopped on another machine.
     let remedies = if ledger.host.is_some() { Vec::new() } else { remedies(ledger, live, &checks) };
     Err(Box::new(Refusal {
         model: model.to_owned(),

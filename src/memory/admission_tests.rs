@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::host::{Footprint, MemoryReading};
 use crate::memory::budget::in_force;
-use crate::memory::figures::{Figure, Origin, Term};
+use crate::memory::fixtures::needs;
 use crate::memory::gpu::GpuLimit;
 use crate::memory::platform::Platform;
 use crate::registry::Reserve;
@@ -22,24 +22,11 @@ fn laptop() -> Ledger {
     Ledger::new(Bytes::gb(128), vec![reserve("macOS + apps", 10, None), reserve("Civ V", 10, Some("Civ5XP"))])
 }
 
-fn needs(bytes: Bytes) -> Estimate {
-    let figures = vec![Figure::Idle, Figure::Resident, Figure::Peak];
-    let term = Term {
-        name: "all".into(),
-        bytes,
-        figures,
-        origin: Origin::File,
-        detail: String::new(),
-        before: None,
-    };
-    Estimate::of(vec![term], None)
-}
-
 struct Machine {
     reading: MemoryReading,
     footprints: BTreeMap<String, Footprint>,
     programs: Vec<String>,
-    /// What `mlxctl setup` was told that the GPU may hold.
+    /// The GPU limit that `mlxctl setup` noted.
     noted: Option<Bytes>,
 }
 
@@ -159,7 +146,7 @@ fn the_gpus_limit_holds_for_all_models_together() {
     assert_eq!(refusal.checks.iter().find(|check| check.name == "GPU limit").unwrap().missing, Bytes::gb(5));
 }
 
-/// `iogpu.wired_limit_mb` is 0 on nearly every Mac: then what MLX said when the environment was set up is the limit.
+/// `iogpu.wired_limit_mb` is 0 on nearly every Mac: then the limit is what MLX reported during setup.
 #[test]
 fn a_mac_whose_owner_set_no_limit_is_held_to_the_one_that_setup_noted() {
     let mut ledger = laptop();
@@ -167,14 +154,14 @@ fn a_mac_whose_owner_set_no_limit_is_held_to_the_one_that_setup_noted() {
     let mut machine = Machine::new(128);
     machine.reading.gpu_limit = None;
     let judged = |machine: &Machine| judge(&ledger, machine.live(), "70b", Some(&needs(Bytes::gb(60))));
-    assert!(judged(&machine).is_ok(), "nobody says");
+    assert!(judged(&machine).is_ok(), "no limit is known");
     machine.noted = Some(Bytes::gb(75));
     let refusal = judged(&machine).unwrap_err();
     let check = refusal.checks.iter().find(|check| check.name == "GPU limit").unwrap();
     assert_eq!(check.missing, Bytes::gb(5));
     assert_eq!(check.lines[0].name, "what the GPU may hold (macOS's default, from mlxctl setup)");
     machine.reading.gpu_limit = Some(Bytes::gb(90));
-    assert!(judged(&machine).is_ok(), "the owner raised it since");
+    assert!(judged(&machine).is_ok(), "the owner has raised it since");
 }
 
 #[test]
@@ -195,7 +182,7 @@ fn on_a_card_the_cards_memory_counts() {
 }
 
 #[test]
-fn what_nobody_knows_and_what_runs_already_is_refused() {
+fn an_unknown_size_and_a_model_that_already_runs_are_refused() {
     let mut ledger = laptop();
     let machine = Machine::new(100);
     assert_eq!(judge(&ledger, machine.live(), "70b", None).unwrap_err().why, Why::Unknown);
@@ -226,8 +213,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Starts, stops, crashes and refusals in any order: what is reserved stays within the budget, and every
-    /// refusal adds up to the byte.
+    /// Starts, stops and refusals in any order: reservations stay within the budget, and every refusal adds up to
+    /// the byte.
     #[test]
     fn reserved_bytes_never_pass_the_budget(steps in steps(), odd in 0_u64..1_000_000) {
         let mut ledger = laptop();

@@ -6,58 +6,50 @@ use crate::api::{BudgetStatus, ReserveStatus};
 use crate::registry::{Registry, Reserve, Start};
 use crate::units::Bytes;
 
-/// A model in the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PlannedModel {
-    /// `32b`.
     pub name: String,
-    /// `always` or `manual`.
     pub start: Start,
-    /// What admission would reserve for it; `None`: neither its files nor a declared size are known.
+    /// What admission would reserve; `None`: neither the files nor a declared size are known.
     pub bytes: Option<Bytes>,
-    /// Whether that is the registry's `size`, for want of files.
+    /// Whether `bytes` is the registry's `size`, because the files are missing.
     pub declared: bool,
-    /// Whether the plan asked for counts it as running.
+    /// Whether this plan counts it as running.
     pub running: bool,
 }
 
-/// One case of the plan: these models run.
+/// One scenario of the plan: exactly these models run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Case {
     /// "always-on only", "with 70b".
     pub name: String,
-    /// Their names.
     pub models: Vec<String>,
     pub models_bytes: Bytes,
     /// Total less the reserves that always hold, less the models.
     pub free_bytes: i64,
-    /// Total less the models: room for a game where the system's own share is not counted.
+    /// Total less the models: room for a game, not counting what the system itself needs.
     pub headroom_bytes: i64,
-    /// Total less all reserves, less the models: what is left while everything that has a reserve runs.
+    /// Total less all reserves, less the models: what is left while every program that has a reserve runs.
     pub free_all_reserves_bytes: i64,
 }
 
-/// The plan for a machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Budget {
-    /// With the reserves and models that were said to be running.
+    /// The balance with the reserves and models named as running.
     pub now: BudgetStatus,
-    /// In the registry's order.
     pub models: Vec<PlannedModel>,
     /// Always-on only, then with each manual model, then with all of them.
     pub cases: Vec<Case>,
 }
 
-/// What is known of one model: what admission would reserve, and whether that is only declared.
+/// What admission would reserve for one model: [`super::Estimate::reserve`] and [`super::Estimate::declared`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Planned {
-    /// [`super::Estimate::reserve`].
     pub bytes: Bytes,
-    /// [`super::Estimate::declared`].
     pub declared: bool,
 }
 
-/// Whether `reserve` holds while these programs or reserves (by name, without case) are said to run.
+/// Whether `reserve` counts while `running` runs: names of programs or reserves, compared without regard to case.
 pub(crate) fn in_force(reserve: &Reserve, running: &[String]) -> bool {
     reserve.while_running.is_empty()
         || running.iter().any(|name| {
@@ -66,8 +58,8 @@ pub(crate) fn in_force(reserve: &Reserve, running: &[String]) -> bool {
         })
 }
 
-/// The sum: total − reserves in force − models. Everything that shows or judges a budget takes it from here.
-/// `running` names programs and reserves that run; `models` is what models hold, granted or planned.
+/// Total − reserves in force − models. Everything that shows or checks a budget uses this sum.
+/// `running` names the programs and reserves that run; `models` is what models hold, granted or planned.
 pub(crate) fn balance(total: Bytes, reserves: &[Reserve], running: &[String], models: Bytes) -> BudgetStatus {
     let reserves: Vec<ReserveStatus> = reserves
         .iter()
@@ -88,8 +80,8 @@ pub(crate) fn balance(total: Bytes, reserves: &[Reserve], running: &[String], mo
     }
 }
 
-/// Plans a machine of `total` bytes. `running` names models (or their aliases), programs and reserves that run,
-/// beside the always-on models; `planned` is in the order of the registry's models.
+/// Plans a machine of `total` bytes. `running` names models (or their aliases), programs and reserves that run in
+/// addition to the always-on models; `planned` is in the order of the registry's models.
 pub(crate) fn budget(
     registry: &Registry,
     total: Bytes,
@@ -146,7 +138,7 @@ fn case<'a>(
     }
 }
 
-/// `a − b`; the ends of the range where it cannot be held.
+/// `a − b`, saturating at the ends of `i64`.
 fn difference(a: Bytes, b: Bytes) -> i64 {
     let exact = i128::from(a.0) - i128::from(b.0);
     i64::try_from(exact).unwrap_or(if exact < 0 { i64::MIN } else { i64::MAX })

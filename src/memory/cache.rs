@@ -1,111 +1,87 @@
-//! One kind of cache of a model: what arrays it has, and how many rows each has after a number of tokens.
+//! The caches of a model: which arrays each kind has, and how many rows each array has after a number of tokens.
 
 use std::num::NonZeroU64;
 
 use serde::Deserialize;
 
-/// Caches grow by so many tokens at once (`KVCache.step` in `mlx_lm/models/cache.py`).
+/// Tokens by which a cache grows at once (`KVCache.step` in `mlx_lm/models/cache.py`).
 pub(crate) const CACHE_STEP: NonZeroU64 = NonZeroU64::new(256).unwrap();
 
-/// One kind of cache.
+/// All caches of a model that are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Cache {
     pub kind: Kind,
-    /// Whether it lies in a list of caches, which `--kv-bits` passes over.
+    /// Whether it is inside a list of caches, which `--kv-bits` skips.
     pub nested: bool,
-    /// How many of them there are.
+    /// Number of caches of this kind in the model.
     pub count: u64,
     pub slots: Vec<Slot>,
 }
 
-/// Kinds of cache that are told apart in words; how large each is, its arrays say.
+/// Kinds of cache as messages name them; sizes follow from the arrays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Grows with the sequence (`KVCache`).
+    /// Grows with the sequence (`KVCache` in mlx_lm).
     Full,
-    /// The same, of a latent (MLA).
+    /// Grows with the sequence and holds a latent (MLA).
     Compressed,
-    /// Holds the last tokens (`RotatingKVCache`).
+    /// Holds a sliding window of tokens (`RotatingKVCache`).
     Rotating,
-    /// Holds the last chunk (`ChunkedKVCache`).
+    /// Holds the current attention chunk (`ChunkedKVCache`).
     Chunked,
-    /// Quantised by the model itself.
+    /// Quantised by the model, not by `--kv-bits`.
     Quantized,
-    /// Does not grow (`ArraysCache`).
+    /// Fixed size, whatever the sequence (`ArraysCache`).
     Recurrent,
-    /// Keeps nothing.
     None,
-    /// None of these.
     Other,
 }
 
-/// One array of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Slot {
-    /// Bytes of an element.
+    /// Bytes per element, before quantisation.
     pub element: u64,
-    /// KV heads, where it has any.
+    /// KV heads; 0: the array has none.
     #[serde(default)]
     pub heads: u64,
-    /// Elements of a head.
+    /// Elements per head and row.
     #[serde(default)]
     pub width: u64,
-    /// Bytes of a row.
+    /// Bytes per row, all heads together.
     pub bytes: u64,
-    /// How many rows.
+    /// Number of rows after a number of tokens.
     #[serde(flatten)]
     pub law: Law,
 }
 
-/// Rows of an array after a number of tokens (`rows` in `profile_caches.py` is the same).
+/// Rows of an array after a number of tokens; `rows` in `profile_caches.py` implements the same rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(tag = "law", rename_all = "lowercase")]
 pub enum Law {
-    /// One, always.
+    /// One row, whatever the sequence.
     Fixed,
-    /// One a token, rounded up to `step`.
-    Stepped {
-        /// How many at once.
-        step: NonZeroU64,
-    },
-    /// Not known exactly: never more than this.
-    Bound {
-        /// How many at once.
-        step: NonZeroU64,
-    },
-    /// As long as the prompt, grown by a step with the answer, up to the window.
-    Rotating {
-        /// How many at once.
-        step: NonZeroU64,
-        window: u64,
-    },
-    /// One a token, up to the window.
+    /// One row per token, rounded up to a multiple of `step`.
+    Stepped { step: NonZeroU64 },
+    /// Not known exactly; never more than [`Law::Stepped`] has.
+    Bound { step: NonZeroU64 },
+    /// As many rows as the prompt has tokens, grown by `step` with the answer, up to `window`.
+    Rotating { step: NonZeroU64, window: u64 },
+    /// One row per token, up to `window`.
     Window { window: u64 },
-    /// Cut to the chunk, which then grows by a step.
-    Chunked {
-        /// How many at once.
-        step: NonZeroU64,
-        window: u64,
-    },
-    /// One for every `step` tokens.
-    Quotient {
-        /// Tokens a row.
-        step: NonZeroU64,
-    },
-    /// The tokens that do not fill a group of `step` yet.
-    Remainder {
-        /// Tokens a group.
-        step: NonZeroU64,
-    },
+    /// Cut to a chunk of `window` tokens, which then grows by `step`.
+    Chunked { step: NonZeroU64, window: u64 },
+    /// One row for every `step` tokens.
+    Quotient { step: NonZeroU64 },
+    /// One row per token that does not fill a group of `step` yet.
+    Remainder { step: NonZeroU64 },
 }
 
-/// Quantised caches: bits, group size, and the position from which they are quantised (`--kv-bits`,
-/// `--kv-group-size`, `--quantized-kv-start`).
+/// Quantised caches: bits, group size, and the position at which quantisation starts (`--kv-bits`, `--kv-group-size`,
+/// `--quantized-kv-start`).
 pub(crate) type Quantized = (u64, u64, u64);
 
 impl Law {
-    /// Rows after `tokens` tokens.
     pub fn rows(self, tokens: u64) -> u64 {
         match self {
             Self::Fixed => 1,
@@ -122,7 +98,7 @@ impl Law {
         }
     }
 
-    /// The longest that it gets; `None`: it grows as long as the sequence does.
+    /// The most rows it reaches; `None`: it grows with the sequence without limit.
     pub fn window(self) -> Option<u64> {
         match self {
             Self::Stepped { .. } | Self::Bound { .. } | Self::Quotient { .. } => None,
@@ -134,7 +110,7 @@ impl Law {
         }
     }
 
-    /// Whether it has a row a token.
+    /// Whether it has one row per token, at least up to its window.
     pub(super) fn is_per_token(self) -> bool {
         !matches!(self, Self::Fixed | Self::Remainder { .. } | Self::Quotient { .. })
     }
@@ -145,12 +121,12 @@ fn grown(tokens: u64, step: NonZeroU64) -> u64 {
 }
 
 impl Slot {
-    /// Keys, or values, of `heads` heads.
+    /// An array of keys or values: `heads` heads of `width` elements per row.
     pub fn of(heads: u64, width: u64, element: u64, law: Law) -> Self {
         Self { element, heads, width, bytes: heads.saturating_mul(width).saturating_mul(element), law }
     }
 
-    /// A row as `QuantizedKVCache` lays it out: packed 32-bit words, and a scale and a bias a group.
+    /// Bytes of a row as `QuantizedKVCache` lays it out: packed 32-bit words, plus a scale and a bias per group.
     pub(super) fn quantized(&self, (bits, group, _): Quantized) -> u64 {
         let words = self.width.saturating_mul(bits).div_ceil(32).saturating_mul(4);
         let scales = (self.width / group.max(1)).saturating_mul(2 * self.element);
@@ -159,7 +135,7 @@ impl Slot {
 
     pub(super) fn bytes_at(&self, tokens: u64, quantized: Option<Quantized>) -> u64 {
         match quantized {
-            // The largest that it ever was: just before the switch to quantised, or at the end.
+            // The larger of its two peaks: just before the switch to quantised, or at the end.
             Some(how) if tokens >= how.2 => {
                 let before = self.law.rows(how.2.min(tokens)).saturating_mul(self.bytes);
                 self.law.rows(tokens).saturating_mul(self.quantized(how)).max(before)
@@ -170,7 +146,7 @@ impl Slot {
 }
 
 impl Cache {
-    /// What `--kv-bits` makes of it: nothing of most kinds.
+    /// How `--kv-bits` quantises this cache; `None` for most kinds.
     pub(super) fn quantized(&self, how: Option<Quantized>) -> Option<Quantized> {
         how.filter(|_| !self.nested && matches!(self.kind, Kind::Full | Kind::Compressed))
     }

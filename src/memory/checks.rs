@@ -1,4 +1,4 @@
-//! The things that must leave room for a start, each as lines that add up.
+//! The limits that must leave room for a start, each as a list of lines that adds up.
 
 use serde::Serialize;
 
@@ -8,28 +8,25 @@ use super::platform::Platform;
 use crate::host::Footprint;
 use crate::units::Bytes;
 
-/// The check of what the machine has to give at the moment.
+/// Name of the check against what the machine has available at the moment.
 pub(super) const AVAILABLE: &str = "available now";
 
-/// One of the things that must leave room. Σ of the lines = `free`; `missing` = `need` − `free`, if that is positive.
+/// One limit that must leave room. `free` is the sum of the lines; `missing` is `need` − `free`, at least 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
     /// "plan", "available now", "GPU limit", "free on the GPU".
     pub name: String,
     pub lines: Vec<Line>,
-    /// The sum of the lines.
     pub free: i128,
     pub need: Bytes,
-    /// How much is not there.
     pub missing: Bytes,
 }
 
 /// A summand; 0 for a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Line {
-    /// For people.
     pub name: String,
-    /// Bytes, negative where they are taken away. A sum of a few 64-bit numbers always fits.
+    /// Negative where something is subtracted. The sum of a few 64-bit numbers always fits.
     pub bytes: i128,
 }
 
@@ -55,7 +52,7 @@ impl Check {
     }
 }
 
-/// The checks that apply here, each with the lines that add up to what is free.
+/// The checks that apply on this platform, each with the lines that add up to what is free.
 pub(super) fn checks(ledger: &Ledger, live: Live<'_>) -> Vec<(&'static str, Vec<Line>)> {
     let mut checks = Vec::new();
     let card = live.platform == Platform::Cuda;
@@ -114,7 +111,7 @@ fn available_now(ledger: &Ledger, live: Live<'_>, available: Bytes) -> Vec<Line>
     lines
 }
 
-/// What running models were granted and have not taken yet.
+/// What running models have been granted but do not use yet.
 fn pending<'a>(
     ledger: &'a Ledger,
     live: Live<'a>,

@@ -1,4 +1,4 @@
-//! From the `memory` keys of a model to its bounds, so that the promised ceiling holds.
+//! Chooses a model's bounds from its `memory` keys, so that the ceiling holds.
 
 use super::bounds::Bounds;
 use super::estimate::{ModelFiles, estimate, prefill, sequence};
@@ -8,32 +8,32 @@ use super::problem::Problem;
 use crate::registry::{self, Model};
 use crate::units::Bytes;
 
-/// Bytes of caches kept between requests where the registry names none, or one whole context if that is more: the
-/// next turn of a conversation never costs its whole prefill again.
+/// Default for caches kept between requests, raised to one whole context if that is more, so that the next turn of a
+/// conversation does not repeat the whole prefill.
 pub(super) const KV_LIMIT: Bytes = Bytes::gb(4);
-/// MLX's buffer cache where the registry names no limit. Without one it keeps whatever was ever in use.
+/// Default limit of MLX's buffer cache. Without a limit it keeps whatever was ever in use.
 pub(super) const CACHE_LIMIT: Bytes = Bytes::gb(1);
-/// Prompt tokens per step that memory is promised for where the registry names none; the server's own default of
-/// 2048 takes four times the temporaries.
+/// Default prompt tokens per step that memory is reserved for; the server's own default of 2048 needs four times the
+/// temporaries.
 pub(super) const PREFILL_STEP: u32 = 512;
-/// Prompt tokens per step where the registry names none and the room allows it: the server's own default. Steps of 512
-/// made the first turn of a 16,000-token conversation 38 % slower on an H100.
+/// Default prompt tokens per step where there is room for more: the server's own default. Steps of 512 made the first
+/// turn of a 16,000-token conversation 38 % slower on an H100.
 pub(super) const PREFILL_MOST: u32 = 2048;
-/// The server's own default number of kept sequences.
+/// Kept sequences, the server's own default.
 pub(super) const PROMPT_CACHES: u32 = 10;
-/// Below this a prefill gets slow and saves nothing that counts.
+/// Smaller steps make a prefill slow and save hardly any memory.
 const SMALLEST_STEP: u32 = 128;
-/// No model is of use with less context; contexts that are derived are multiples of it.
+/// Smallest context that is chosen, tokens; chosen contexts are multiples of it.
 const SMALLEST_CONTEXT: u32 = 1024;
 
-/// What `model` is held to on `platform`.
+/// The bounds of `model` on `platform`.
 ///
-/// What the registry leaves open is chosen: kept caches hold at least one whole context. Under a ceiling it is chosen
-/// smaller until the peak fits: first the kept caches, then the buffer cache, the prefill step, at last the context.
+/// Fills in what the registry leaves open: kept caches hold at least one whole context. Under a ceiling these values
+/// shrink until the peak fits: first the kept caches, then the buffer cache, the prefill step, and last the context.
 ///
 /// # Errors
-/// A ceiling below the idle figure, a ceiling that cannot hold one request of the context that the registry names, or
-/// quantised caches for a family whose caches mlx_lm cannot quantise.
+/// The ceiling is below the idle figure or cannot hold one request of the registry's context, or `kv_bits` is set for
+/// a family whose caches mlx_lm cannot quantise.
 pub(crate) fn bounds(
     model: &Model,
     files: &ModelFiles,
@@ -60,7 +60,7 @@ pub(crate) fn bounds(
             return Ok(chosen);
         }
     }
-    // A prefill needs its working set in any case; what is kept in that room costs nothing.
+    // A prefill needs its working set in any case, so caches kept in that room cost nothing.
     let what_is_free = |bounds: &Bounds| match files {
         ModelFiles::Read(files) if free_kv => {
             let working = if bounds.shared { prefill(files, bounds, platform) } else { Bytes::ZERO };
@@ -94,7 +94,7 @@ pub(crate) fn bounds(
     })
 }
 
-/// The bounds as the registry and the defaults say, whatever they take.
+/// The bounds by registry and defaults, without regard to the ceiling.
 fn unbounded(model: &Model, files: &ModelFiles, draft: Option<&ModelFiles>) -> Result<Bounds, Problem> {
     let (memory, server) = (&model.memory, &model.server);
     let shape = match files {
@@ -110,7 +110,7 @@ fn unbounded(model: &Model, files: &ModelFiles, draft: Option<&ModelFiles>) -> R
     let concurrency = memory.concurrency.max(1);
     let batched =
         server.draft_model.is_none() && server.kv_bits.is_none() && shape.is_none_or(|shape| shape.batches);
-    // What is not batched is served one request after the other.
+    // Without batching, requests are served one after the other.
     let concurrency = if batched { concurrency } else { 1 };
     let decode = server.decode_concurrency.unwrap_or(concurrency).clamp(1, concurrency);
     let prefill_step = server.prefill_step_size.unwrap_or(PREFILL_STEP).max(1);
@@ -120,7 +120,7 @@ fn unbounded(model: &Model, files: &ModelFiles, draft: Option<&ModelFiles>) -> R
         prompt_concurrency: server.prompt_concurrency.unwrap_or(decode).clamp(1, decode),
         batched,
         prefill_step,
-        // What the owner sets is what he gets.
+        // A step set by the owner is never exceeded.
         prefill_most: if server.prefill_step_size.is_some() { prefill_step } else { PREFILL_MOST },
         shared: model.cluster.is_none(),
         kv_limit: memory.kv_limit.unwrap_or(KV_LIMIT),
@@ -146,7 +146,7 @@ fn kept(estimate: &Estimate) -> Bytes {
     estimate.terms.iter().find(|term| term.name == PROMPT_CACHE).map_or(Bytes::ZERO, |term| term.bytes)
 }
 
-/// The longest context, a multiple of [`SMALLEST_CONTEXT`], with which `fits` says yes.
+/// The longest context that `fits`, a multiple of [`SMALLEST_CONTEXT`] up to `bounds.context`.
 fn longest_context(bounds: Bounds, fits: impl Fn(&Bounds) -> bool) -> Option<u32> {
     let at = |steps: u32| Bounds { context: steps.saturating_mul(SMALLEST_CONTEXT), ..bounds };
     let (mut low, mut high) = (0, bounds.context / SMALLEST_CONTEXT + 1);

@@ -10,7 +10,7 @@ fn of(memory: &str, server: &str) -> Result<Bounds, Problem> {
 }
 
 #[test]
-fn without_a_word_in_the_registry_everything_is_bounded() {
+fn with_an_empty_registry_entry_everything_is_still_bounded() {
     let bounds = of("", "").unwrap();
     assert_eq!((bounds.context, bounds.concurrency), (registry::CONTEXT, registry::CONCURRENCY));
     let arguments = bounds.arguments().join(" ");
@@ -22,16 +22,16 @@ fn without_a_word_in_the_registry_everything_is_bounded() {
 }
 
 #[test]
-fn what_is_kept_holds_one_whole_context() {
+fn kept_caches_hold_one_whole_context() {
     for context in [16_384_u32, 32_768, 65_536] {
         let bounds = of(&format!("context = {context}"), "").unwrap();
         assert_eq!(bounds.kv_limit.0, (u64::from(context) * 262_144).max(KV_LIMIT.0));
     }
-    assert_eq!(of("kv_limit = \"1GB\"", "").unwrap().kv_limit, Bytes::gb(1), "what the owner sets holds");
+    assert_eq!(of("kv_limit = \"1GB\"", "").unwrap().kv_limit, Bytes::gb(1), "the owner's value is kept");
 }
 
 #[test]
-fn no_more_is_decoded_at_once_than_memory_is_promised_for() {
+fn no_more_is_decoded_at_once_than_memory_is_reserved_for() {
     let bounds = of("concurrency = 2", "decode_concurrency = 16\nprompt_concurrency = 8").unwrap();
     assert_eq!((bounds.concurrency, bounds.prompt_concurrency), (2, 2));
     assert_eq!(
@@ -42,7 +42,7 @@ fn no_more_is_decoded_at_once_than_memory_is_promised_for() {
 }
 
 #[test]
-fn a_ceiling_takes_kept_caches_first_and_context_last() {
+fn a_ceiling_shrinks_kept_caches_first_and_context_last() {
     let mild = of("ceiling = \"26GB\"\ncontext = 8192", "").unwrap();
     assert!(mild.kv_limit < KV_LIMIT && mild.cache_limit == CACHE_LIMIT, "{mild:?}");
     let hard = of("ceiling = \"24GB\"", "").unwrap();
@@ -50,12 +50,12 @@ fn a_ceiling_takes_kept_caches_first_and_context_last() {
 }
 
 #[test]
-fn a_ceiling_below_the_weights_or_the_wanted_context_is_a_named_problem() {
+fn a_ceiling_below_the_weights_or_the_configured_context_is_a_named_problem() {
     let below = of("ceiling = \"18GB\"", "").unwrap_err();
     assert!(matches!(below, Problem::CeilingBelowIdle { .. }), "{below}");
     let short = of("ceiling = \"24GB\"\ncontext = 32768", "").unwrap_err();
     let Problem::CeilingBelowPeak { fits, .. } = short else { panic!("{short}") };
-    assert!(of(&format!("ceiling = \"24GB\"\ncontext = {fits}"), "").is_ok(), "the hint is true");
+    assert!(of(&format!("ceiling = \"24GB\"\ncontext = {fits}"), "").is_ok(), "the hint works");
 }
 
 #[test]

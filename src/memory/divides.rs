@@ -1,11 +1,11 @@
-//! Whether models can be divided over the ranks of their clusters, as far as their files are on this machine.
+//! Checks that models can be divided over the ranks of their clusters, as far as their files are on this machine.
 
 use super::{Problem, Shape, split};
 use crate::registry::{ClusterMode, Complaint, Model, Registry};
 
-/// Every model that mlx_lm was asked about and cannot divide so, or whose `config.json` says that its KV heads,
-/// attention heads or layers do not come out even on its ranks. `shape`: what is known of a model that mlx_lm was not
-/// asked about, if it is here.
+/// A complaint for every model that mlx_lm says it cannot divide this way, or whose KV heads, attention heads or layers
+/// by `config.json` do not divide evenly among its ranks. `shape` gives [`Problem::Cluster`] where mlx_lm refused, else
+/// the shape of a model that mlx_lm has not been asked about; `None` if its files are not here.
 pub(crate) fn divides(
     registry: &Registry,
     shape: impl Fn(&Model) -> Result<Option<Shape>, Problem>,
@@ -13,7 +13,7 @@ pub(crate) fn divides(
     let complaints = registry.models.iter().enumerate().filter_map(|(index, model)| {
         let cluster = model.cluster.as_ref()?;
         let (mode, ranks) = (cluster.mode, cluster.ranks.len());
-        // A config.json that says nothing usable is the estimate's to tell.
+        // An unusable config.json is reported by the estimate.
         let (why, shape) = match shape(model) {
             Err(Problem::Cluster { why }) => (why, None),
             Ok(Some(shape)) => match split::divides(&shape, mode, ranks) {
@@ -61,30 +61,30 @@ mod tests {
         );
         let shape = thumb::shape(&config).unwrap();
         let registry = registry(mode, ranks);
-        assert!(divides(&registry, |_| Ok(None)).is_empty(), "files that are not here say nothing");
+        assert!(divides(&registry, |_| Ok(None)).is_empty(), "missing files are not a complaint");
         registry.problems(divides(&registry, |_| Ok(Some(shape.clone())))).plain()
     }
 
     #[test]
-    fn kv_heads_that_the_ranks_cannot_share_are_found_where_the_mode_is_written() {
+    fn kv_heads_that_the_ranks_cannot_share_are_reported_at_the_line_of_the_mode() {
         assert_eq!(found("mode = \"tensor\"", 1, 2), "");
         let problem = found("mode = \"tensor\"", 2, 2);
         assert!(problem.contains("m.toml:7:"), "{problem}");
         assert!(problem.contains("2 KV heads cannot be divided over 3 ranks"), "{problem}");
         assert!(problem.contains("mode = \"pipeline\""), "{problem}");
         let problem = found("", 2, 2);
-        assert!(problem.contains("m.toml:5:"), "the table, where no mode is written: {problem}");
+        assert!(problem.contains("m.toml:5:"), "without a mode, the line of the table: {problem}");
     }
 
     #[test]
-    fn a_pipeline_needs_a_layer_a_rank() {
+    fn a_pipeline_needs_at_least_one_layer_per_rank() {
         assert_eq!(found("mode = \"pipeline\"", 3, 2), "");
         let problem = found("mode = \"pipeline\"", 5, 3);
         assert!(problem.contains("4 layers cannot be divided over 6 ranks"), "{problem}");
     }
 
     #[test]
-    fn what_mlx_lm_itself_says_is_passed_on() {
+    fn a_refusal_by_mlx_lm_is_passed_on() {
         let registry = registry("mode = \"pipeline\"", 2);
         let refuses =
             |_: &Model| Err(Problem::Cluster { why: "mlx_lm has no pipeline mode for llama".to_owned() });

@@ -1,4 +1,4 @@
-//! Whether another machine of a cluster has room for its share of a model, by what it says of itself.
+//! Checks whether another machine of a cluster has room for its share of a model, by what that machine reports.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,12 @@ use crate::host::{Footprint, MemoryReading};
 use crate::registry::Reserve;
 use crate::units::Bytes;
 
-/// Another machine as it is now.
+/// What another machine reports of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Elsewhere {
     pub host: String,
-    /// Installed.
     pub total: Bytes,
-    /// What a new process could take.
+    /// What a new process could take; `None`: not known.
     pub available: Option<Bytes>,
     pub gpu_limit: Option<Bytes>,
     /// Programs of the reserves' `while_running` that run there.
@@ -26,18 +25,17 @@ pub(crate) struct Elsewhere {
     pub platform: Platform,
 }
 
-/// What a live run of another model holds on that machine.
+/// The grant and footprint of another model's live run on that machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
     pub model: String,
-    /// What was granted for it there.
     pub grant: Grant,
-    /// What its ranks there take now.
+    /// What its ranks on that machine take now.
     pub now: Bytes,
 }
 
-/// Whether `share`, what the machine would have to hold of `model`, has room there. The registry's reserves hold on
-/// every machine. Runs that only the machine's own supervisor knows of count as far as they have taken their memory.
+/// Decides whether `share`, the machine's part of `model`, fits there. The registry's reserves apply on every machine.
+/// Runs that only the machine's own supervisor knows of count with what they have taken so far.
 ///
 /// # Errors
 /// A [`Refusal`] that names the machine, and whose lines add up to the byte.
@@ -51,7 +49,7 @@ pub(crate) fn judge_there(
     let mut ledger = Ledger::new(machine.total, reserves.to_vec()).of_host(&machine.host);
     let mut footprints = BTreeMap::new();
     for Held { model, grant, now } in held {
-        // Names are unique, so that every grant is entered.
+        // Model names are unique, so no grant is refused.
         let _ = ledger.enter(model, *grant);
         footprints.insert(model.clone(), Footprint { bytes: *now, ..Footprint::default() });
     }
@@ -73,7 +71,7 @@ pub(crate) fn judge_there(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::figures::{Figure, Origin, Term};
+    use crate::memory::fixtures::needs;
 
     fn studio(available: u64) -> Elsewhere {
         Elsewhere {
@@ -91,15 +89,7 @@ mod tests {
     }
 
     fn share(gb: u64) -> Estimate {
-        let term = Term {
-            name: "all".into(),
-            bytes: Bytes::gb(gb),
-            figures: vec![Figure::Idle, Figure::Resident, Figure::Peak],
-            origin: Origin::File,
-            detail: String::new(),
-            before: None,
-        };
-        Estimate::of(vec![term], None)
+        needs(Bytes::gb(gb))
     }
 
     fn other(gb: u64, now: u64) -> Held {
@@ -108,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_with_room_agrees_to_its_share() {
+    fn a_machine_with_room_is_granted_its_share() {
         let share = share(20);
         let granted = judge_there(&studio(50), &[reserve()], &[], "480b", Some(&share)).unwrap();
         assert_eq!(granted.bytes, share.reserve());
     }
 
     #[test]
-    fn a_short_machine_is_named_and_its_terms_add_up() {
+    fn a_machine_without_room_is_named_and_its_terms_add_up() {
         let share = share(30);
         let held = [other(20, 15)];
         let refusal = judge_there(&studio(35), &[reserve()], &held, "480b", Some(&share)).unwrap_err();
@@ -125,7 +115,7 @@ mod tests {
             let missing = (i128::from(check.need.0) - check.free).max(0);
             assert_eq!(i128::from(check.missing.0), missing, "{check:?}");
         }
-        // Of 64 GB, less 10 and 20; of 35 GB, less the 5 that the other may still take; of 48 GB, less 20.
+        // 64 GB less 10 and 20; 35 GB less the 5 that the other may still take; 48 GB less 20.
         let free: Vec<_> =
             refusal.checks.iter().map(|check| (check.name.as_str(), check.free / 1_000_000_000)).collect();
         assert_eq!(free, [("plan", 34), ("available now", 30), ("GPU limit", 28)]);
@@ -136,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_runs_there_holds_its_reserve() {
+    fn a_program_that_runs_there_keeps_its_reserve() {
         let game = Reserve { while_running: vec!["Civ V".to_owned()], ..reserve() };
         let share = share(45);
         let mut machine = studio(60);
@@ -150,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_nobody_knows_is_not_granted() {
+    fn a_share_of_unknown_size_is_not_granted() {
         assert!(judge_there(&studio(60), &[], &[], "480b", None).is_err());
     }
 }

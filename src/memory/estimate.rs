@@ -1,5 +1,5 @@
-//! What a model will take, as three figures that are never mixed up: idle (loaded, nothing cached), resident
-//! (between requests, caches at their bounds) and peak (inside a prefill at the context limit).
+//! What a model will take, as three separate figures: idle (loaded, nothing cached), resident (between requests, caches
+//! at their bounds) and peak (inside a prefill at the context limit).
 
 use std::fmt;
 
@@ -16,28 +16,26 @@ use crate::units::Bytes;
 /// What is known of a model's files.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ModelFiles {
-    /// They are there.
     Read(Box<Files>),
-    /// They are not there; the registry says so much.
+    /// Not downloaded; the size is the registry's.
     Declared(Bytes),
-    /// Neither.
+    /// Not downloaded, and the registry has no size.
     Unknown,
 }
 
-/// A model folder, as far as memory is concerned.
+/// What a model folder contains, as far as memory is concerned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Files {
-    /// By mlx_lm, else by rules of thumb for `config.json`.
+    /// From mlx_lm's profile, else from `config.json` by rules of thumb.
     pub shape: Shape,
-    /// As served: by mlx_lm, else from the safetensors headers, all files together.
+    /// As served: from mlx_lm's profile, else from all safetensors headers.
     pub weights: Header,
     /// Bytes of the tensors that belong to no layer.
     pub outside: Bytes,
-    /// Number of safetensors files.
     pub shards: usize,
-    /// What an adapter adds to them.
+    /// What an adapter adds to the weights.
     pub adapter: Header,
-    /// What mlx_lm leaves on each rank of the model's cluster; empty: it has none, or mlx_lm was not asked.
+    /// What each rank of the model's cluster keeps, by mlx_lm; empty: no cluster, or mlx_lm was not asked.
     pub shares: Vec<Share>,
 }
 
@@ -45,7 +43,6 @@ const ALWAYS: &[Figure] = &[Figure::Idle, Figure::Resident, Figure::Peak];
 const WORKED: &[Figure] = &[Figure::Resident, Figure::Peak];
 const PEAK: &[Figure] = &[Figure::Peak];
 
-/// The summands so far.
 #[derive(Default)]
 struct Terms(Vec<Term>);
 
@@ -68,7 +65,7 @@ impl Terms {
         self.add(name, files.weights.bytes, ALWAYS, Origin::File, detail);
     }
 
-    /// What is there as soon as the model is loaded.
+    /// Adds what is in memory as soon as the model is loaded.
     fn loaded(&mut self, files: &Files, platform: Platform) {
         let runtime = format!("Python and MLX on {}", platform.name());
         self.add(RUNTIME, platform.runtime(), ALWAYS, Origin::Fitted, runtime);
@@ -79,30 +76,30 @@ impl Terms {
         }
     }
 
-    /// What requests take, and what they leave.
+    /// Adds what requests take, and what they leave behind.
     fn served(&mut self, files: &Files, draft: Option<&Files>, bounds: &Bounds, platform: Platform) {
         let context = u64::from(bounds.context);
         let sequence = kv(files, draft, bounds, context);
         let in_flight = Bytes(sequence.0.saturating_mul(u64::from(bounds.concurrency)));
-        // More sequences than the count allows are never kept, however small they are.
+        // No more sequences are kept than the count allows, however small they are.
         let kept = bounds.kv_limit.min(Bytes(sequence.0.saturating_mul(u64::from(bounds.prompt_caches))));
         let most = format!("at most {} sequences and {}", bounds.prompt_caches, bounds.kv_limit);
         self.add(PROMPT_CACHE, kept, WORKED, Origin::Flag, most);
-        // The launcher lets go of a batch once its caches are kept, so between requests nothing is in flight.
+        // The launcher drops a batch once its caches are kept, so nothing is in flight between requests.
         let each = files.shape.per_token(bounds.kv_quantized);
         let all = format!("{} × {context} tokens, {each} a token", bounds.concurrency);
         self.add("sequences in flight", in_flight, PEAK, Origin::Config, all);
         let prefill = prefill(files, bounds, platform);
-        // mlx_lm clears it after every prefill step, so between requests it holds what was freed since: caches that
-        // were pushed out, and the last batch's. On a CPU (measured, 0.3 to 1.4 MB) those count above already; on a
-        // card the allocator was seen to keep as much again. In a prefill what it holds is counted as the working set.
+        // mlx_lm clears this cache after every prefill step, so between requests it holds what was freed since: evicted
+        // caches and those of the last batch. On a CPU (measured, 0.3 to 1.4 MB) they are counted above already; on a
+        // card the allocator was seen to keep as much again. During a prefill its content is part of the working set.
         if platform != Platform::Cpu {
             let cached = bounds.cache_limit.min(in_flight + in_flight);
             let limit = format!("limited to {}", bounds.cache_limit);
             self.add("MLX buffer cache", cached, WORKED, Origin::Flag, limit);
         }
         self.add(SLACK, platform.slack(), WORKED, Origin::Fitted, "kept by the allocator below MLX");
-        // Kept prompts make room for it (see `room`): the larger of both counts, and the other is part of it.
+        // Kept prompts make room for a prefill (see `room`), so only the larger of the two counts.
         let shared = if bounds.shared { kept } else { Bytes::ZERO };
         let room = if shared > Bytes::ZERO { "; kept prompts make room for it" } else { "" };
         let tokens = bounds.prefill_step.min(bounds.context);
@@ -111,8 +108,8 @@ impl Terms {
     }
 }
 
-/// Adds up what a model takes under `bounds`. `None`: nothing is known, not even a declared size, and a start is
-/// refused unless forced.
+/// Adds up what a model takes under `bounds`. `None`: not even a declared size is known, and a start is refused unless
+/// forced.
 pub(crate) fn estimate(
     files: &ModelFiles,
     draft: Option<&ModelFiles>,
@@ -159,7 +156,7 @@ fn read(files: Option<&ModelFiles>) -> Option<&Files> {
     }
 }
 
-/// What `tokens` tokens of one sequence take, those of the draft model included.
+/// Bytes of the caches of one sequence of `tokens` tokens, the draft model's included.
 pub(super) fn sequence(files: &Files, draft: Option<&ModelFiles>, bounds: &Bounds, tokens: u32) -> Bytes {
     kv(files, read(draft), bounds, u64::from(tokens))
 }
@@ -183,7 +180,6 @@ pub(super) fn step(files: &Files, bounds: &Bounds, platform: Platform, tokens: u
     working::prefill(&files.shape, files.weights.bytes, step, bounds.kv_quantized, platform)
 }
 
-/// "1 file", "4 files".
 fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

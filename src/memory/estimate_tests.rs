@@ -16,8 +16,8 @@ fn mib(bytes: Bytes) -> f64 {
 
 /// Measured on one H100 with the launcher, 4 GB of kept caches, 1 GB of buffer cache and steps of 512 tokens.
 #[test]
-fn the_estimate_is_near_what_an_h100_measured() {
-    // Bytes that MLX had in use, so without what the driver and the allocator below it keep.
+fn the_estimate_is_near_what_was_measured_on_an_h100() {
+    // Bytes that MLX had in use, so without what the driver and the allocator below MLX keep.
     let inside = |estimate: &Estimate, figure: Figure| {
         let outside = [RUNTIME, SLACK, "MLX buffer cache"];
         let inside = estimate.terms.iter().filter(|term| !outside.contains(&term.name.as_str()));
@@ -31,7 +31,7 @@ fn the_estimate_is_near_what_an_h100_measured() {
     };
     let long = at(&files_32b(), 30_013 + 128, Platform::Cuda);
     within(mib(long.idle), 18_657.0, 0.05);
-    // The last batch was kept a second time then, which is not so any more: 7,504 MiB.
+    // At that time the last batch was kept twice; the 7,504 MiB of the second copy no longer exist.
     within(inside(&long, Figure::Resident), 32_683.0 - 7_504.0, 0.05);
     within(mib(long.resident), 35_927.0 - 7_504.0, 0.05);
     within(inside(&long, Figure::Peak), 53_929.0, 0.15);
@@ -40,7 +40,7 @@ fn the_estimate_is_near_what_an_h100_measured() {
     within(inside(&large, Figure::Peak), 56_321.0, 0.15);
 }
 
-/// What a start of each model of the shipped registry reserves on a Mac.
+/// The estimate for each model of the shipped registry on a Mac.
 fn shipped() -> Vec<Estimate> {
     let text = include_str!("../../config/models.toml");
     let registry = Registry::parse(std::path::Path::new("/models.toml"), text).unwrap();
@@ -53,7 +53,7 @@ fn shipped() -> Vec<Estimate> {
 }
 
 fn files_kv(files: &ModelFiles, bounds: &Bounds) -> Bytes {
-    let ModelFiles::Read(read) = files else { panic!("files that are there") };
+    let ModelFiles::Read(read) = files else { panic!("the files are read") };
     sequence(read, None, bounds, bounds.context)
 }
 
@@ -64,11 +64,11 @@ fn both_models_of_the_deployment_and_the_game_fit_the_smallest_gpu_limit_of_a_12
     let game = Bytes::gb(10);
     assert_eq!(limit.bytes, Bytes::gb(96));
     assert!(models + game <= limit.bytes, "{models} for the models");
-    assert!(models + game + Bytes::gb(10) <= Bytes::gb(128), "and macOS beside them");
+    assert!(models + game + Bytes::gb(10) <= Bytes::gb(128), "together with macOS");
 }
 
 #[test]
-fn the_promise_does_not_grow_because_conversations_are_kept() {
+fn keeping_conversations_does_not_enlarge_the_reservation() {
     let most = [Bytes::mb(37_400), Bytes::mb(64_200)];
     for (estimate, most) in shipped().iter().zip(most) {
         assert!(estimate.reserve() <= most, "{}", estimate.reserve());
@@ -94,7 +94,7 @@ fn figures_rise_and_their_terms_add_up() {
 }
 
 #[test]
-fn what_is_not_downloaded_counts_as_declared_and_what_is_not_known_as_nothing() {
+fn a_model_that_is_not_downloaded_counts_as_declared_and_an_unknown_one_has_no_estimate() {
     let model = model("", "");
     let declared = ModelFiles::Declared(Bytes::gb(20));
     let bounds = bounds(&model, &declared, None, Platform::Metal).unwrap();

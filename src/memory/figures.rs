@@ -1,35 +1,33 @@
-//! What an estimate is made of: terms, each with its source, that add up to three figures.
+//! An estimate: terms, each with its source, that add up to three figures.
 
 use serde::Serialize;
 
 use crate::units::Bytes;
 
-/// The names of the terms that a measurement may correct, one a figure.
+// Names of terms that other modules look up: `learn` corrects the last three, one per figure.
 pub(super) const PROMPT_CACHE: &str = "prompt cache";
 pub(super) const RUNTIME: &str = "runtime";
 pub(super) const SLACK: &str = "allocator slack";
 pub(super) const WORKING: &str = "prefill working set";
 
-/// Where a number comes from.
+/// The source of a term's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Origin {
-    /// Read from the weights' files.
+    /// Read from the weights' headers, or measured by mlx_lm's profile.
     File,
-    /// Follows from `config.json`.
+    /// Computed from `config.json` or mlx_lm's profile.
     Config,
-    /// A bound that is set for the backend (a flag or the launcher's limit).
+    /// A bound set for the backend (a flag or the launcher's limit).
     Flag,
     /// A formula fitted to measurements, not to this model.
     Fitted,
     /// Measured on this machine with this model.
     Learned,
-    /// The registry's `size`.
     Declared,
 }
 
 impl Origin {
-    /// As `mlxctl estimate` prints it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -42,52 +40,46 @@ impl Origin {
     }
 }
 
-/// The three figures; also the first one that a term counts in.
+/// The three figures, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Figure {
-    /// Loaded, nothing cached.
+    /// Loaded, with no caches and no requests.
     Idle,
-    /// Between requests.
+    /// Between requests, with caches at their bounds.
     Resident,
-    /// Inside a prefill.
+    /// Inside a prefill at the context limit.
     Peak,
 }
 
-/// One summand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Term {
-    /// For people.
     pub name: String,
     pub bytes: Bytes,
-    /// The figures that it counts in, in order.
+    /// The figures that it counts in, in rising order.
     pub figures: Vec<Figure>,
     pub origin: Origin,
     /// What it is made of: "1607 tensors in 4 files".
     pub detail: String,
-    /// What it was before it was corrected by a measurement.
+    /// The bytes before a measurement corrected them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Bytes>,
 }
 
-/// The sum of terms, a figure each.
+/// Terms and their sums, one per figure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Estimate {
     pub terms: Vec<Term>,
-    /// Loaded, nothing cached.
     pub idle: Bytes,
-    /// Between requests, caches at their bounds.
     pub resident: Bytes,
-    /// Inside a prefill at the context limit.
     pub peak: Bytes,
-    /// The registry's `memory.ceiling`.
     pub ceiling: Option<Bytes>,
-    /// Whether it stands on the registry's `size` alone.
+    /// Whether any term is the registry's `size`.
     pub declared: bool,
 }
 
 impl Estimate {
-    /// What admission reserves: the peak, or the ceiling that the backend is held to.
+    /// What admission reserves: the peak, or the ceiling if that is lower.
     pub(crate) fn reserve(&self) -> Bytes {
         self.ceiling.map_or(self.peak, |ceiling| self.peak.min(ceiling))
     }
@@ -100,7 +92,6 @@ impl Estimate {
         }
     }
 
-    /// Adds up.
     pub(crate) fn of(terms: Vec<Term>, ceiling: Option<Bytes>) -> Self {
         let sum =
             |figure| terms.iter().filter(|term| term.figures.contains(&figure)).map(|term| term.bytes).sum();

@@ -1,5 +1,5 @@
-//! Reads what decides about memory from a model's folder: `config.json`, safetensors headers and the index. A few
-//! hundred kilobytes, whatever the model weighs.
+//! Reads what determines memory from a model's folder: `config.json`, safetensors headers and the index. That is a few
+//! hundred kilobytes, however large the model is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -15,13 +15,13 @@ use super::thumb;
 use super::weights::{self, Header, Named};
 use crate::units::Bytes;
 
-/// No config.json or index is larger; a larger one is none.
+/// A config.json or index of this size or larger is rejected.
 const SMALL_FILE: u64 = 64 << 20;
 
-/// What the text begins with that Git LFS leaves in a file's place.
+/// First bytes of the pointer that Git LFS leaves in place of a file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// Reads a folder as mlx_lm loads it: all of `model*.safetensors`.
+/// Reads a folder as mlx_lm loads it: every `model*.safetensors`.
 ///
 /// # Errors
 /// The [`Problem`] that keeps it from being a model.
@@ -29,15 +29,15 @@ pub fn read_folder(folder: &Path) -> Result<Files, Problem> {
     read_profiled(folder, None)
 }
 
-/// By rules of thumb, what `config.json` says.
+/// The shape by `config.json` and rules of thumb.
 ///
 /// # Errors
-/// A file that cannot be read, or describes no model.
+/// The file cannot be read or does not describe a model.
 pub(crate) fn read_config(folder: &Path) -> Result<Shape, Problem> {
     thumb::shape(&read_small(&folder.join("config.json"))?)
 }
 
-/// As [`read_folder`], with what mlx_lm says of the model in the place of the rules for its family.
+/// As [`read_folder`], with mlx_lm's profile in place of the rules of thumb.
 ///
 /// # Errors
 /// As [`read_folder`]; a `config.json` that has a profile is not read again.
@@ -68,7 +68,7 @@ pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, 
         let (header, named) = read_header(shard)?;
         sum = sum.plus(header);
         for tensor in named {
-            // mlx_lm merges the files: a tensor that is in two of them is in memory once.
+            // mlx_lm merges the files: a tensor found in two of them is in memory once.
             if let Some(before) = tensors.insert(tensor.name.clone(), tensor) {
                 sum.bytes = sum.bytes.saturating_sub(Bytes(before.bytes));
                 sum.tensors -= 1;
@@ -79,7 +79,7 @@ pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, 
     Ok(Files {
         outside: outside.map(|tensor| Bytes(tensor.bytes)).sum(),
         weights: profile.map_or(sum, |profile| profile.weights(sum)),
-        // MLX computes in the type of the weights, whatever the configuration declares.
+        // MLX computes in the type of the weights, whatever config.json declares.
         shape: match sum.activation().filter(|_| profile.is_none()) {
             Some(activation) => shape.computed_in(activation),
             None => shape,
@@ -90,13 +90,13 @@ pub fn read_profiled(folder: &Path, profile: Option<&Profile>) -> Result<Files, 
     })
 }
 
-/// What the folder of an adapter adds to a model's weights (`adapters.safetensors`, as mlx_lm loads it).
+/// What an adapter's folder adds to a model's weights (`adapters.safetensors`, as mlx_lm loads it).
 pub(crate) fn read_adapter(folder: &Path) -> Result<Header, Problem> {
     Ok(read_header(&folder.join("adapters.safetensors"))?.0)
 }
 
-/// A file in the folder that is not what its name says: empty, or what Git LFS leaves in its place; or weights in
-/// another format alone. Reads a few bytes of each file.
+/// Finds a needed file that is empty or a Git LFS pointer, or a folder whose only weights are GGUF. Reads a few bytes
+/// of each file.
 pub(crate) fn impostor(folder: &Path) -> Option<Problem> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
@@ -112,7 +112,7 @@ pub(crate) fn impostor(folder: &Path) -> Option<Problem> {
     })
 }
 
-/// Files that a model needs beside its weights, where it has them.
+/// Files that are checked besides the weights, where a model has them.
 const NEEDED: [&str; 5] = [
     "config.json",
     "tokenizer.json",
@@ -121,7 +121,7 @@ const NEEDED: [&str; 5] = [
     "model.safetensors.index.json",
 ];
 
-/// Why a file holds nothing of what it should.
+/// Why a file has none of its content: it is empty or a Git LFS pointer.
 fn hollow(path: &Path) -> Option<&'static str> {
     let mut first = Vec::new();
     let open = std::fs::File::open(path).ok()?;
@@ -138,8 +138,8 @@ fn is_shard(path: &Path) -> bool {
     name.is_some_and(|name| name.starts_with("model") && name.ends_with(".safetensors"))
 }
 
-/// The learned footprints that `file` keeps; none if it is not there or cannot be understood: everything in it can be
-/// learned again.
+/// The learned footprints in `file`. Empty if the file is missing or cannot be parsed: everything in it can be learned
+/// again.
 pub(crate) fn read_learned(file: &Path) -> Store {
     read_small(file).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
@@ -151,7 +151,7 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let Some(name) = path.file_name().and_then(OsStr::to_str) else { continue };
-        // Files of another format have an index of their own, `consolidated.safetensors.index.json`.
+        // `consolidated.safetensors.index.json` belongs to another format that may be in the same folder.
         if name.starts_with("model") && name.ends_with(".safetensors.index.json") {
             indexes.insert(path);
         } else if is_shard(&path) {
@@ -161,10 +161,10 @@ fn list(folder: &Path) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), Problem
     Ok((shards, indexes))
 }
 
-/// Reads what one safetensors file says of its tensors.
+/// Reads the header of one safetensors file.
 ///
 /// # Errors
-/// That it cannot be read, holds nothing, or does not hold what its header says.
+/// The file cannot be read, is hollow, or does not match its header.
 pub(crate) fn read_header(file: &Path) -> Result<(Header, Vec<Named>), Problem> {
     let unreadable = |error: std::io::Error| Problem::Unreadable { file: show(file), why: error.to_string() };
     let bad = |why: String| Problem::Header { file: show(file), why };

@@ -28,7 +28,7 @@ fn problem(files: &[(&str, &[u8])]) -> Problem {
 }
 
 #[test]
-fn all_files_that_mlx_lm_loads_are_counted() {
+fn exactly_the_files_that_mlx_lm_loads_are_counted() {
     let index = r#"{"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
     let folder = folder(&[
         ("config.json", CONFIG.as_bytes()),
@@ -43,7 +43,7 @@ fn all_files_that_mlx_lm_loads_are_counted() {
 }
 
 #[test]
-fn a_tensor_in_two_files_counts_once_and_consolidated_files_not_at_all() {
+fn a_tensor_in_two_files_counts_once_and_consolidated_files_are_ignored() {
     let folder = folder(&[
         ("config.json", CONFIG.as_bytes()),
         ("model.safetensors", &shard("a")),
@@ -85,7 +85,7 @@ fn what_is_wrong_with_a_folder_is_named() {
 }
 
 #[test]
-fn a_file_that_is_not_what_its_name_says_is_found_by_its_first_bytes() {
+fn hollow_files_are_found_by_their_first_bytes() {
     let config = ("config.json", CONFIG.as_bytes());
     let one = shard("a");
     let found = |files: &[(&str, &[u8])]| impostor(folder(files).path()).map(|problem| problem.to_string());
@@ -102,7 +102,7 @@ fn a_file_that_is_not_what_its_name_says_is_found_by_its_first_bytes() {
 }
 
 #[test]
-fn an_adapter_is_weighed_by_its_file() {
+fn an_adapter_counts_with_the_bytes_of_its_file() {
     let folder = folder(&[("adapters.safetensors", &shard("a.lora_a"))]);
     assert_eq!(read_adapter(folder.path()).unwrap().bytes.0, 16);
     let none = read_adapter(std::path::Path::new("/no/such/adapter")).unwrap_err();
@@ -110,7 +110,7 @@ fn an_adapter_is_weighed_by_its_file() {
 }
 
 #[test]
-fn learned_footprints_that_cannot_be_read_are_none() {
+fn a_damaged_or_missing_store_of_footprints_reads_as_empty() {
     let folder = folder(&[("learned.json", b"{\"schema\":1,\"models\":[")]);
     assert_eq!(read_learned(&folder.path().join("learned.json")), Store::default());
     assert_eq!(read_learned(&folder.path().join("nothing.json")), Store::default());

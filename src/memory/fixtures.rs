@@ -1,19 +1,20 @@
-//! Models for tests.
+//! Models and estimates for tests.
 
 use std::path::Path;
 
 use super::estimate::{Files, ModelFiles};
+use super::figures::{Estimate, Figure, Origin, Term};
 use super::weights::Header;
 use super::{Shape, thumb};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
-/// DeepSeek-R1-Distill-Qwen-32B-4bit.
+/// The files of DeepSeek-R1-Distill-Qwen-32B-4bit, 18.4 GB.
 pub(super) fn files_32b() -> ModelFiles {
     qwen2(64, 5120, 40, 27_648, 18_431_289_344)
 }
 
-/// Qwen2.5-72B-Instruct-4bit.
+/// The files of Qwen2.5-72B-Instruct-4bit, 40.9 GB.
 pub(super) fn files_72b() -> ModelFiles {
     qwen2(80, 8192, 64, 29_568, 40_900_313_088)
 }
@@ -29,20 +30,32 @@ fn qwen2(layers: u32, hidden: u32, heads: u32, intermediate: u32, bytes: u64) ->
     ModelFiles::Read(Box::new(of(shape, weights)))
 }
 
-/// Files with nothing beside the weights.
+/// Four shards of weights, without an adapter or shares of ranks.
 pub(super) fn of(shape: Shape, weights: Header) -> Files {
     let outside = Bytes::ZERO;
     Files { shape, weights, outside, shards: 4, adapter: Header::default(), shares: Vec::new() }
 }
 
-/// The model `m` with these lines under `[model.memory]`, and these under `[model.server]`.
+/// The model `m` with `memory` under `[model.memory]` and `server` under `[model.server]`.
 pub(super) fn model(memory: &str, server: &str) -> Model {
     let text = format!(
         "[[model]]\nname = \"m\"\nrepo = \"org/m\"\nport = 8800\nstart = \"manual\"\n\
          [model.memory]\n{memory}\n[model.server]\n{server}\n"
     );
-    Registry::parse(Path::new("/m.toml"), &text)
+    parsed(&text)
+}
+
+/// The first model of the registry `text`.
+pub(super) fn parsed(text: &str) -> Model {
+    Registry::parse(Path::new("/m.toml"), text)
         .unwrap_or_else(|p| panic!("{}", p.render(false)))
         .models
         .remove(0)
+}
+
+/// An estimate of `bytes` in all three figures.
+pub(super) fn needs(bytes: Bytes) -> Estimate {
+    let figures = vec![Figure::Idle, Figure::Resident, Figure::Peak];
+    let (name, detail) = ("all".to_owned(), String::new());
+    Estimate::of(vec![Term { name, bytes, figures, origin: Origin::File, detail, before: None }], None)
 }

@@ -1,4 +1,4 @@
-//! What the GPU may hold, and who says so.
+//! How much the GPU may hold, and the source of that limit.
 
 use std::fmt;
 
@@ -8,43 +8,42 @@ use super::Platform;
 use crate::host::MemoryReading;
 use crate::units::Bytes;
 
-/// A limit that holds for all models together.
+/// A limit for all models together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct GpuLimit {
     pub bytes: Bytes,
     pub source: LimitSource,
 }
 
-/// Where a limit comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LimitSource {
-    /// The owner set `iogpu.wired_limit_mb`.
+    /// `iogpu.wired_limit_mb`, as set by the owner.
     Sysctl,
     /// macOS's default, as Metal told MLX when `mlxctl setup` verified the environment.
     Setup,
-    /// The size of the card.
+    /// The memory of the CUDA card.
     Card,
-    /// Of another machine: the smallest default that is reported of macOS, [`GpuLimit::assumed`].
+    /// The smallest default reported for macOS, used for other machines: [`GpuLimit::assumed`].
     Assumed,
 }
 
 impl GpuLimit {
-    /// What a Mac with `total` bytes lets its GPU hold, where nobody can ask it. Reports of 128 GB machines say 84 % and
-    /// 75 %; the smallest counts.
+    /// The assumed limit of a Mac with `total` bytes that cannot be asked. Reports for 128 GB machines say 84 % and 75 %;
+    /// the smaller one is used.
     pub(crate) fn assumed(platform: Platform, total: Bytes) -> Option<Self> {
         let bytes = Bytes(total.0 / 4 * 3);
         (platform == Platform::Metal).then_some(Self { bytes, source: LimitSource::Assumed })
     }
 
-    /// The limit on a machine that reads so; `noted` is what `mlxctl setup` was told ([`LimitSource::Setup`]).
-    /// `None`: there is no GPU, or nobody says.
+    /// The limit on a machine with this reading; `noted` is what `mlxctl setup` noted ([`LimitSource::Setup`]).
+    /// `None`: there is no GPU, or the limit is not known.
     pub(crate) fn of(platform: Platform, reading: &MemoryReading, noted: Option<Bytes>) -> Option<Self> {
         let with = |source| move |bytes| Self { bytes, source };
         match platform {
             Platform::Cpu => None,
             Platform::Cuda => reading.gpu_limit.map(with(LimitSource::Card)),
-            // What was set since the setup holds, whatever the default is.
+            // The owner's value goes before the default that setup noted.
             Platform::Metal => reading
                 .gpu_limit
                 .map(with(LimitSource::Sysctl))
@@ -54,7 +53,6 @@ impl GpuLimit {
 }
 
 impl LimitSource {
-    /// As a remark in brackets.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sysctl => "iogpu.wired_limit_mb",
@@ -65,7 +63,6 @@ impl LimitSource {
     }
 }
 
-/// "107.5 GB (iogpu.wired_limit_mb)".
 impl fmt::Display for GpuLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.bytes, self.source.name())
@@ -82,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_mac_what_the_owner_set_goes_before_what_setup_was_told() {
+    fn on_a_mac_the_owners_value_goes_before_the_one_setup_noted() {
         assert_eq!(limit(Platform::Metal, Some(96), Some(107)), Some((Bytes::gb(96), LimitSource::Sysctl)));
         assert_eq!(limit(Platform::Metal, None, Some(107)), Some((Bytes::gb(107), LimitSource::Setup)));
         assert_eq!(limit(Platform::Metal, None, None), None);

@@ -1,5 +1,5 @@
-//! What a model takes on each machine that it is spread over. Every rank is a process of its own, with its share of
-//! the weights and caches and the same bounds; a machine holds all of its ranks.
+//! What a model takes on each machine of its cluster. Every rank is a process of its own, with its share of the
+//! weights and caches and the same bounds; a machine holds all of its ranks.
 
 use serde::Serialize;
 
@@ -15,31 +15,31 @@ use super::split::split;
 use crate::registry::{Cluster, Model};
 use crate::units::Bytes;
 
-/// What one machine of a cluster holds.
+/// What one machine of a cluster holds, all its ranks together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct HostEstimate {
     pub host: String,
-    /// It is this machine.
+    /// Whether this is the supervisor's machine.
     pub local: bool,
     pub ranks: Vec<usize>,
     pub estimate: Estimate,
 }
 
-/// What a start would be held to, and would take.
+/// The bounds a start would have, and what it would take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outlook {
-    /// What each process of it is held to.
+    /// Bounds of each of its processes.
     pub bounds: Bounds,
-    /// What kept prompts and a prefill share; `None`: nothing, or the files are not there.
+    /// What kept prompts and a prefill share; `None`: nothing is shared, or the files are not downloaded.
     pub room: Option<Room>,
-    /// On this machine. `None`: nobody knows.
+    /// On this machine. `None`: not known.
     pub estimate: Option<Estimate>,
-    /// On every machine of its cluster, this one first; empty: it has none, or nobody knows.
+    /// On every machine of its cluster, this one first; empty: no cluster, or not known.
     pub hosts: Vec<HostEstimate>,
 }
 
-/// Bounds and estimates of `model`. `learned` gives the footprints that were measured under some bounds; those of a
-/// cluster's ranks are not learned.
+/// Bounds and estimates of `model`. `learned` returns the footprints measured under given bounds; those of a cluster's
+/// ranks are not learned.
 ///
 /// # Errors
 /// As [`bounds`]; and [`Problem::Cluster`] where the model cannot be divided.
@@ -57,7 +57,7 @@ pub(crate) fn outlook(
         return Ok(Outlook { bounds, room, estimate, hosts: Vec::new() });
     };
     let shares = shares(cluster, files)?;
-    // Under a ceiling, which holds for each rank, the largest one decides.
+    // A ceiling applies to each rank, so the largest share decides.
     let weight = |share: &&ModelFiles| match share {
         ModelFiles::Read(files) => files.weights.bytes,
         ModelFiles::Declared(_) | ModelFiles::Unknown => Bytes::ZERO,
@@ -97,7 +97,7 @@ fn shares(cluster: &Cluster, files: &ModelFiles) -> Result<Vec<ModelFiles>, Prob
     })
 }
 
-/// The terms of several processes, each with its rank where there is more than one.
+/// The terms of several processes, prefixed with their rank where there is more than one.
 fn together(ranks: &[usize], parts: Vec<Estimate>) -> Estimate {
     let many = u64::try_from(parts.len()).unwrap_or(1);
     let ceiling =
@@ -115,21 +115,16 @@ fn together(ranks: &[usize], parts: Vec<Estimate>) -> Estimate {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
     use crate::memory::fixtures;
-    use crate::registry::Registry;
 
     fn model(more: &str) -> Model {
         let text = format!(
             "[[model]]\nname = \"m\"\nrepo = \"org/m\"\nport = 8800\nsize = \"41GB\"\n{more}\n[model.cluster]\n\
              backend = \"mpi\"\nhosts = [{{ ssh = \"laptop\", ranks = 2 }}, {{ ssh = \"studio\" }}, {{ ssh = \"mini\" }}]\n"
         );
-        Registry::parse(Path::new("/m.toml"), &text)
-            .unwrap_or_else(|p| panic!("{}", p.render(false)))
-            .models
-            .remove(0)
+        fixtures::parsed(&text)
     }
 
     #[test]
@@ -149,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declared_size_is_shared_out_and_an_unknown_one_is_not_guessed() {
+    fn a_declared_size_is_divided_among_the_ranks_and_an_unknown_one_is_not_guessed() {
         let declared = ModelFiles::Declared(Bytes::gb(41));
         let found = outlook(&model(""), &declared, None, Platform::Metal, |_| None).unwrap();
         assert_eq!(found.hosts[1].estimate.peak, Bytes(10_250_000_000));

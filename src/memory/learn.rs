@@ -1,4 +1,4 @@
-//! What was measured corrects what is estimated next. Pure; the supervisor keeps the store on disk.
+//! Corrects estimates by what was measured. Pure; the supervisor keeps the store on disk.
 
 use std::collections::BTreeMap;
 
@@ -7,41 +7,38 @@ use serde::{Deserialize, Serialize};
 use super::figures::{Estimate, Figure, Origin, RUNTIME, SLACK, Term, WORKING};
 use crate::units::Bytes;
 
-/// The highest footprints of one model under one version and one set of bounds.
+/// The highest footprints of one model under one set of versions and bounds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Learned {
-    /// Just loaded, nothing cached.
     pub idle: Option<Bytes>,
-    /// Between requests.
     pub resident: Option<Bytes>,
-    /// Inside a request.
     pub peak: Option<Bytes>,
 }
 
-/// Everything that was learned; the document that is kept in `learned.json`.
+/// Everything learned so far; the content of `learned.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Store {
     /// The version of this document, [`SCHEMA`].
     pub schema: u32,
-    /// By [`key`].
+    /// Keyed by repository, versions and settings: [`key`].
     pub models: BTreeMap<String, Learned>,
 }
 
 /// The version of [`Store`]. A store of another version is not read: everything can be learned again.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// No more entries than this are kept; a registry has a few models and each a few settings.
+/// Most entries kept. A registry has a few models, and each a few settings.
 const MOST: usize = 256;
 
-/// Under what a footprint is kept: the repository or folder, the versions of MLX and mlx-lm, and the settings' hash.
+/// The key of a footprint: the repository or folder, the versions of MLX and mlx-lm, and the hash of the settings.
 pub(crate) fn key(repo: &str, versions: &str, settings: &str) -> String {
     format!("{repo} {versions} {settings}")
 }
 
 impl Learned {
-    /// The higher of both in everything.
+    /// The higher value of each figure.
     pub(crate) fn merge(self, other: Self) -> Self {
         Self {
             idle: self.idle.max(other.idle),
@@ -50,11 +47,10 @@ impl Learned {
         }
     }
 
-    /// Corrects an estimate.
+    /// Corrects an estimate by changing fitted terms, never exact ones.
     ///
-    /// Idle is reached in every run, so the measured one replaces the estimated one. Of resident and peak only more
-    /// than estimated counts: that less was seen says nothing of a request beside a full prompt cache, which may come
-    /// any time. Only fitted terms are changed, never exact ones.
+    /// Every run reaches idle, so the measured value replaces the estimate. Resident and peak are only ever raised: a
+    /// lower reading says nothing about a request next to a full prompt cache, which may come at any time.
     pub(crate) fn correct(&self, estimate: Estimate) -> Estimate {
         let corrected = match self.idle {
             Some(idle) => shift(estimate, Figure::Idle, RUNTIME, idle),
@@ -64,7 +60,7 @@ impl Learned {
             Some(resident) => shift(corrected, Figure::Resident, SLACK, resident),
             None => corrected,
         };
-        // A peak below what stays afterwards was not seen in time.
+        // A peak below the resident figure means that the sampling missed it.
         let floor = corrected.resident;
         match self.peak.filter(|measured| *measured > corrected.peak) {
             Some(peak) => shift(corrected, Figure::Peak, WORKING, peak.max(floor)),
@@ -74,7 +70,7 @@ impl Learned {
 }
 
 impl Store {
-    /// Takes in what a run has shown.
+    /// Merges what a run has shown. A new key in a full store empties it first.
     pub(crate) fn observe(&mut self, key: &str, seen: Learned) {
         self.schema = SCHEMA;
         if self.models.len() >= MOST && !self.models.contains_key(key) {
@@ -84,13 +80,13 @@ impl Store {
         *entry = entry.merge(seen);
     }
 
-    /// What is known, unless the store is of another version.
+    /// What was learned under `key`; `None` also if the store has another schema version.
     pub(crate) fn get(&self, key: &str) -> Option<&Learned> {
         self.models.get(key).filter(|_| self.schema == SCHEMA)
     }
 }
 
-/// Changes the term `name` so that `figure` becomes `wanted`, or as near to it as that term allows.
+/// Changes the term `name` so that `figure` becomes `wanted`, or as near as that term allows.
 fn shift(estimate: Estimate, figure: Figure, name: &str, wanted: Bytes) -> Estimate {
     let now = estimate.figure(figure);
     if now == wanted {

@@ -25,7 +25,7 @@ fn a_measured_footprint_replaces_the_fitted_terms_and_both_are_shown() {
 }
 
 #[test]
-fn what_was_not_reached_yet_takes_nothing_from_the_promise() {
+fn a_figure_not_reached_yet_does_not_lower_the_reservation() {
     let plain = estimated(&files_32b(), None);
     let less = Learned { resident: Some(Bytes::gb(19)), peak: Some(Bytes::gb(20)), ..Learned::default() };
     assert_eq!(estimated(&files_32b(), Some(&less)), plain);
@@ -43,12 +43,12 @@ fn the_store_survives_a_round_trip_and_keeps_the_highest() {
     let read: Store = serde_json::from_str(&text).unwrap();
     assert_eq!(read.get(&key), Some(&learned(3, 5, 9)));
     let newer = Store { schema: SCHEMA + 1, ..read };
-    assert_eq!(newer.get(&key), None, "of a version that is not ours");
+    assert_eq!(newer.get(&key), None, "of another schema version");
 }
 
 proptest! {
     #[test]
-    fn merging_is_the_same_in_any_order(a: [u64; 3], b: [u64; 3]) {
+    fn the_order_of_merging_does_not_matter(a: [u64; 3], b: [u64; 3]) {
         let a = learned(a[0], a[1], a[2]);
         let b = learned(b[0], b[1], b[2]);
         prop_assert_eq!(a.merge(b), b.merge(a));

@@ -1,5 +1,5 @@
-//! Memory: what a model takes, what a machine has, whether the one fits into the other. Pure, but for [`files`],
-//! which reads the headers of a model's folder.
+//! Memory: what a model takes, what a machine has, and whether the one fits into the other. Pure, except for [`files`],
+//! which reads headers in a model's folder.
 
 pub(crate) mod admission;
 pub(crate) mod bounds;

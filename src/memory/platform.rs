@@ -1,24 +1,24 @@
-//! Where MLX runs, and what its runtime takes there beside the arrays.
+//! Where MLX runs, and what its runtime takes there in addition to the arrays.
 
 use serde::{Deserialize, Serialize};
 
 use crate::host::MemoryReading;
 use crate::units::Bytes;
 
-/// The backend of MLX.
+/// The device that MLX computes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Platform {
-    /// Apple Silicon: one memory for CPU and GPU.
+    /// Apple Silicon: CPU and GPU share one memory.
     Metal,
-    /// NVIDIA: figures are bytes of the card.
+    /// NVIDIA: figures are bytes on the card.
     Cuda,
-    /// Linux without a card.
+    /// Linux without an NVIDIA card.
     Cpu,
 }
 
 impl Platform {
-    /// Where MLX runs on a machine that reads so: Metal on macOS, else the card, if there is one.
+    /// The platform of a machine with this reading: Metal on macOS, else CUDA if there is a card, else CPU.
     pub(crate) fn of(reading: &MemoryReading) -> Self {
         match (cfg!(target_os = "macos"), reading.gpu_limit) {
             (true, _) => Self::Metal,
@@ -27,7 +27,6 @@ impl Platform {
         }
     }
 
-    /// As a person says it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Metal => "Metal",
@@ -36,12 +35,12 @@ impl Platform {
         }
     }
 
-    /// The process just loaded, less its weights.
+    /// What a loaded process takes in addition to its weights.
     ///
-    /// CPU: measured, 53.5 to 55.1 MB of anonymous memory over the arrays (Python, mlx-lm and tokenizer, mlx 0.32.4);
-    /// what its libraries take in clean pages is shared and can be dropped. CUDA: measured on an H100,
-    /// 950 MiB over the active bytes (context and kernels). Metal: not measured; Python, compiled kernels and the
-    /// heap of small buffers, until a footprint is learned.
+    /// CPU: measured, 53.5 to 55.1 MB of anonymous memory above the arrays (Python, mlx-lm and tokenizer, mlx 0.32.4);
+    /// clean pages of libraries are shared and can be dropped, so they do not count. CUDA: measured on an H100, 950 MiB
+    /// above the active bytes (context and kernels). Metal: not measured; a guess for Python, compiled kernels and the
+    /// heap of small buffers, used until a footprint is learned.
     pub(crate) const fn runtime(self) -> Bytes {
         match self {
             Self::Metal => Bytes::mb(500),
@@ -50,8 +49,8 @@ impl Platform {
         }
     }
 
-    /// What Python holds of a tokenizer, a word of the vocabulary. Measured: 64,000 words take 30 MB. A card holds none
-    /// of it.
+    /// Bytes that Python holds per word of a tokenizer's vocabulary. Measured: 64,000 words take 30 MB. 0 on a card,
+    /// which holds none of it.
     pub(crate) const fn word(self) -> u64 {
         match self {
             Self::Metal | Self::Cpu => 470,
@@ -59,10 +58,10 @@ impl Platform {
         }
     }
 
-    /// What the backend's environment needs so that freed memory goes back to the system.
+    /// Environment variables a backend needs so that freed memory goes back to the system.
     ///
-    /// On a CPU, MLX takes its buffers from malloc, and glibc raises the size above which it returns them at once
-    /// with every larger one it sees, to 32 MiB (mallopt(3), `M_MMAP_THRESHOLD`); naming a size fixes it.
+    /// On a CPU, MLX allocates its buffers with malloc. glibc returns freed blocks above a threshold at once, but raises
+    /// that threshold, up to 32 MiB, with every larger block freed (mallopt(3), `M_MMAP_THRESHOLD`); setting it stops that.
     pub(crate) const fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Cpu => &[("MALLOC_MMAP_THRESHOLD_", "65536")],
@@ -70,9 +69,9 @@ impl Platform {
         }
     }
 
-    /// What the allocator below MLX keeps once it has worked.
+    /// What the allocator below MLX keeps after requests.
     ///
-    /// CUDA: measured on an H100, driver bytes less active, cached and context bytes after 30,000 tokens, 1.3 GiB.
+    /// CUDA: measured on an H100 after 30,000 tokens, driver bytes less active, cached and context bytes: 1.3 GiB.
     /// CPU: measured, 1 to 3 MB with [`environment`](Self::environment), 20 to 100 MB without. Metal: not measured.
     pub(crate) const fn slack(self) -> Bytes {
         match self {

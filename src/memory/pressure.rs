@@ -1,7 +1,8 @@
-//! What happens when memory gets short, and while a program runs that the models yield to. Pure: the supervisor
-//! steps it with a clock and does what it says.
+//! What happens when memory gets short, and while a program runs that the models yield to. Pure: the supervisor steps
+//! it with the time and carries out the actions.
 //!
-//! Rising is believed at once, falling only once it has lasted: a level that flickers makes one episode, not many.
+//! A rising level takes effect at once, a falling one only after it has lasted, so a level that flickers makes one
+//! episode, not many.
 
 use std::collections::BTreeSet;
 
@@ -11,65 +12,61 @@ use crate::registry::Start;
 use crate::registry::{PressureSettings, YieldAction};
 use crate::units::{Bytes, Percent};
 
-/// A running model, as far as this matters.
+/// What the policy needs to know of a running model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Running {
     pub name: String,
-    /// `always` or `manual`.
     pub start: Start,
     pub footprint: Bytes,
-    /// Whether the registry lets pressure stop it although it is always-on.
+    /// Whether the registry lets pressure stop it even though it is always-on.
     pub yields: bool,
 }
 
-/// What to do, each once. Every one is an event.
+/// What to do, once each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Give back the cached memory of all models.
+    /// Release the cached memory of all models.
     TrimAll {
-        /// In a few words.
         why: &'static str,
     },
-    /// Drain and stop this model.
     Stop {
         model: String,
-        /// In a few words.
         why: String,
     },
-    /// Start this always-on model again, which was stopped for pressure.
-    Return { model: String },
-    /// Put all backends on this rung.
+    /// Restart this always-on model, which was stopped because of pressure.
+    Return {
+        model: String,
+    },
+    /// Set the priority of all backends.
     Prioritise(Priority),
-    /// Starts are refused from now on (or not any more); see [`Policy::refuses`].
+    /// [`Policy::refuses`] has changed; `what` is the text of the event.
     Changed {
-        /// In a few words.
         what: String,
     },
 }
 
-/// The state machine.
+/// The state of the current episode of pressure, and of yielding.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     settings: PressureSettings,
-    /// The level that holds: the highest since pressure was last calm.
+    /// The level in effect: the highest since pressure was last calm.
     level: Pressure,
-    /// Since when pressure is critical, or since when the last model was stopped for it.
+    /// Since when pressure has been critical, or when a model was last stopped for it.
     critical_since: Option<Moment>,
-    /// Since when pressure is normal, in an episode.
+    /// Since when pressure has been normal within an episode.
     calm_since: Option<Moment>,
-    /// Stopped in this episode; they may still be on their way down.
+    /// Models stopped in this episode; they may still be shutting down.
     stopped: BTreeSet<String>,
-    /// Always-on models that come back after the episode.
+    /// Always-on models to restart after the episode.
     owed: BTreeSet<String>,
     yielding: bool,
-    /// The programs that were last seen to run.
+    /// The programs to yield to that were last seen running.
     programs: Vec<String>,
-    /// Since when no program to yield to runs, while yielding.
+    /// While yielding: since when no program to yield to has been running.
     alone_since: Option<Moment>,
 }
 
 impl Policy {
-    /// A policy at rest.
     pub(crate) fn new(settings: PressureSettings) -> Self {
         Self {
             settings,
@@ -84,13 +81,13 @@ impl Policy {
         }
     }
 
-    /// Takes in changed settings; what holds goes on holding.
+    /// Replaces the settings; an episode in progress continues.
     pub(crate) fn set(&mut self, settings: PressureSettings) {
         self.settings = settings;
     }
 
-    /// Why a start is refused now, if it is. `running` are the programs of [`PressureSettings::yield_to`] that run at this moment,
-    /// which may be more than were seen in the last step.
+    /// Why a start is refused now; `None`: it is not. `running` are the programs of [`PressureSettings::yield_to`] that run
+    /// at this moment, which may be more than the last step saw.
     pub(crate) fn refuses(&self, start: Start, running: &[String]) -> Option<String> {
         if self.level > Pressure::Normal {
             return Some("memory pressure is not normal yet".to_owned());
@@ -105,22 +102,22 @@ impl Policy {
         }
     }
 
-    /// The programs that the models yield to now, as last seen; none: they do not.
+    /// The programs that the models yield to, as last seen; empty: the models do not yield.
     pub(crate) fn yielding_to(&self) -> &[String] {
         if self.yielding { &self.programs } else { &[] }
     }
 
-    /// The share of the time that the models work; `None`: all of it.
+    /// The share of time during which the models may compute; `None`: all of it.
     pub(crate) fn pace(&self) -> Option<Percent> {
         self.settings.pace.filter(|_| self.yielding)
     }
 
-    /// Whether requests wait in line until the programs have ended.
+    /// Whether requests are queued until the programs have ended.
     pub(crate) fn holds(&self) -> bool {
         self.yielding && self.settings.yield_actions.contains(&YieldAction::Hold)
     }
 
-    /// When to step again even if nothing changes; `None`: not before something does.
+    /// When to step again if nothing changes before; `None`: only when something changes.
     pub(crate) fn next(&self) -> Option<Moment> {
         [
             self.critical_since.map(|since| since.after(self.settings.critical_hold)),
@@ -132,7 +129,7 @@ impl Policy {
         .min()
     }
 
-    /// The next step: `programs` are those of [`PressureSettings::yield_to`] that run.
+    /// Advances the policy; `programs` are those of [`PressureSettings::yield_to`] that run.
     pub(crate) fn step(
         &mut self,
         now: Moment,
@@ -154,7 +151,7 @@ impl Policy {
         }
         if self.level == Pressure::Normal {
             actions.push(Action::Changed {
-                what: "memory pressure rises: no model is started until it is over".to_owned(),
+                what: "memory pressure is rising: models are not started until it is over".to_owned(),
             });
         }
         self.level = pressure;
@@ -178,7 +175,7 @@ impl Policy {
                 move |model: &&Running| model.start == start && (start == Start::Manual || model.yields);
             models.iter().filter(able).filter(may).max_by_key(|model| model.footprint)
         };
-        // The next one, if there is one by then, gets the time to show that this one was enough.
+        // Before another model is stopped, this one gets the same time to show that it was enough.
         self.critical_since = Some(now);
         let Some(model) = largest(Start::Manual).or_else(|| largest(Start::Always)) else { return };
         if model.start == Start::Always {
@@ -242,12 +239,11 @@ impl Policy {
         self.alone_since = None;
         let ended = std::mem::take(&mut self.programs).join(", ");
         actions.push(Action::Changed { what: format!("{ended} has ended: the models no longer yield") });
-        // Whatever the settings say now: a rung that was lowered before is raised again.
+        // Whatever the settings say now, a priority that was lowered has to be restored.
         actions.push(Action::Prioritise(Priority::Normal));
     }
 }
 
-/// "Civ5XP is running, and the models yield to it".
 fn yields(programs: &[String]) -> String {
     let are = if programs.len() == 1 { ("is", "it") } else { ("are", "them") };
     format!("{} {} running, and the models yield to {}", programs.join(", "), are.0, are.1)

@@ -54,7 +54,7 @@ fn critical_pressure_stops_manual_models_largest_first_and_one_at_a_time() {
     assert_eq!(
         stops(&policy.step(at(59), Pressure::Critical, &models(false), &[])),
         [""; 0],
-        "one needs time to go"
+        "a model needs time to stop"
     );
     assert_eq!(stops(&policy.step(at(60), Pressure::Critical, &models(false), &[])), ["7b"]);
     assert_eq!(stops(&policy.step(at(900), Pressure::Critical, &models(false), &[])), [""; 0], "32b may not");
@@ -69,11 +69,11 @@ fn an_always_on_model_yields_only_if_allowed_and_comes_back_when_pressure_is_ove
     let _ = policy.step(at(40), Pressure::Normal, &[], &[]);
     let back = policy.step(at(160), Pressure::Normal, &[], &[]);
     assert!(back.contains(&Action::Return { model: "32b".into() }), "{back:?}");
-    assert_eq!(policy.step(at(300), Pressure::Normal, &only, &[]), [], "and once");
+    assert_eq!(policy.step(at(300), Pressure::Normal, &only, &[]), [], "only once");
 }
 
 #[test]
-fn critical_pressure_that_lets_up_starts_its_time_anew() {
+fn critical_pressure_that_lets_up_restarts_its_hold() {
     let mut policy = Policy::new(PressureSettings::default());
     let _ = policy.step(at(0), Pressure::Critical, &models(false), &[]);
     let _ = policy.step(at(20), Pressure::Warning, &models(false), &[]);
@@ -83,7 +83,7 @@ fn critical_pressure_that_lets_up_starts_its_time_anew() {
 }
 
 #[test]
-fn models_yield_while_the_game_runs_and_for_no_longer() {
+fn models_yield_only_while_the_game_runs() {
     let all =
         [YieldAction::Trim, YieldAction::LowerPriority, YieldAction::RefuseManual, YieldAction::StopManual];
     let mut policy =
@@ -97,7 +97,7 @@ fn models_yield_while_the_game_runs_and_for_no_longer() {
     assert_eq!(
         policy.step(at(100), Pressure::Normal, &models(false), &[]),
         [],
-        "its launcher may start it anew"
+        "its launcher may restart it"
     );
     assert_eq!(policy.step(at(110), Pressure::Normal, &models(false), &game), []);
     assert_eq!(policy.step(at(200), Pressure::Normal, &models(false), &[]), []);
@@ -123,11 +123,11 @@ fn a_pace_and_a_hold_last_until_the_game_has_been_gone_for_15_seconds() {
     assert_eq!(seen(0, &[]), off);
     assert_eq!(seen(1, &game), on);
     assert_eq!(seen(100, &[]), on);
-    assert_eq!(seen(114, &[]), on, "it may be started anew");
+    assert_eq!(seen(114, &[]), on, "it may be restarted");
     assert_eq!(seen(114, &game), on);
     assert_eq!(seen(200, &[]), on);
     assert_eq!(seen(215, &[]), off);
-    // New settings count at once, while a game runs as well.
+    // New settings apply at once, even while a game runs.
     assert_eq!(seen(300, &game), on);
     policy.set(PressureSettings { pace: None, ..settings });
     assert_eq!((policy.pace(), policy.holds()), (None, true));
@@ -160,7 +160,7 @@ fn pressures() -> impl Strategy<Value = Vec<(u64, Pressure, bool)>> {
 }
 
 proptest! {
-    /// However pressure and the game come and go: an episode trims at most twice, and lasts at least `calm_hold`.
+    /// However pressure and the game come and go, an episode trims at most twice and lasts at least `calm_hold`.
     #[test]
     fn nothing_flaps(steps in pressures()) {
         let settings = PressureSettings::default();
@@ -179,7 +179,7 @@ proptest! {
                     prop_assert!(stopped.contains(model), "only what was stopped returns");
                 }
             }
-            prop_assert!(policy.next().is_none_or(|next| next > at(now)), "no step is due that was not taken");
+            prop_assert!(policy.next().is_none_or(|next| next > at(now)), "no step is left due");
         }
         let longest = usize::try_from(now).unwrap();
         prop_assert!(trims <= 2 * (1 + longest / 120));

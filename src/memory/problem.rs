@@ -1,109 +1,64 @@
-//! What is wrong with a model's files, or with the bounds that were set for it.
+//! What can be wrong with a model's files or with the bounds set for it.
 
 use crate::units::Bytes;
 
-/// A named problem: the display says what and why, [`Problem::hint`] what to do.
+/// A named problem: `Display` says what and why, [`Problem::hint`] what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A file or folder cannot be read.
     #[error("cannot read {file}: {why}")]
-    Unreadable {
-        /// Its path.
-        file: String,
-        why: String,
-    },
-    /// A folder without what mlx_lm loads.
+    Unreadable { file: String, why: String },
+    /// A folder without the weights that mlx_lm loads.
     #[error("{folder} holds no model*.safetensors")]
-    NoWeights {
-        /// Its path.
-        folder: String,
-    },
-    /// A folder of weights in another format.
+    NoWeights { folder: String },
+    /// A folder with weights in GGUF format only.
     #[error("{folder} holds GGUF files, which mlx-lm does not read, and no model*.safetensors")]
-    Gguf {
-        /// Its path.
-        folder: String,
-    },
-    /// A safetensors file that is none, is cut off, or lies about what it holds.
-    #[error("{file} is no valid safetensors file: {why}")]
-    Header {
-        /// Its path.
-        file: String,
-        /// What does not fit.
-        why: String,
-    },
-    /// A file that was never filled.
+    Gguf { folder: String },
+    /// A safetensors file that is malformed, is cut off, or does not match its header.
+    #[error("{file} is not a valid safetensors file: {why}")]
+    Header { file: String, why: String },
+    /// A file that is empty or a Git LFS pointer.
     #[error("{file}: {why}")]
-    Hollow {
-        /// Its path.
-        file: String,
-        why: &'static str,
-    },
-    /// An index that cannot be understood.
-    #[error("{file} is no valid safetensors index: {why}")]
-    Index {
-        /// Its path.
-        file: String,
-        /// What does not fit.
-        why: String,
-    },
-    /// A model that mlx_lm cannot divide over the ranks of its cluster.
+    Hollow { file: String, why: &'static str },
+    /// An index that cannot be parsed or names files outside its folder.
+    #[error("{file} is not a valid safetensors index: {why}")]
+    Index { file: String, why: String },
+    /// mlx_lm cannot divide the model over the ranks of its cluster.
     #[error("it cannot run on this cluster: {why}")]
-    Cluster {
-        /// What does not come out.
-        why: String,
-    },
+    Cluster { why: String },
     /// The index names files that are not there.
-    #[error("{count} of the files that the index names are missing in {folder}, the first: {first}")]
-    MissingShards {
-        folder: String,
-        count: usize,
-        /// The first of them.
-        first: String,
-    },
-    /// A `config.json` that describes no model.
+    #[error("{count} of the files that the index names are missing from {folder}, the first: {first}")]
+    MissingShards { folder: String, count: usize, first: String },
+    /// A `config.json` that does not describe a model.
     #[error("config.json: {key}: {why}")]
     Config {
-        /// The key, with its parents.
+        /// With its parents: `text_config.hidden_size`.
         key: String,
         why: String,
     },
-    /// A ceiling that not even the weights fit under.
+    /// A ceiling below the estimate's idle figure.
     #[error("the ceiling of {ceiling} is below what {name} takes just loaded ({idle})")]
-    CeilingBelowIdle {
-        name: String,
-        /// `memory.ceiling`.
-        ceiling: Bytes,
-        /// The estimate's idle figure.
-        idle: Bytes,
-    },
-    /// A ceiling under which no request of the wanted length can be served.
+    CeilingBelowIdle { name: String, ceiling: Bytes, idle: Bytes },
+    /// A ceiling under which no request of the configured length can be served.
     #[error(
         "under the ceiling of {ceiling}, {name} cannot serve one request of {context} tokens: that takes {peak}"
     )]
     CeilingBelowPeak {
         name: String,
-        /// `memory.ceiling`.
         ceiling: Bytes,
-        /// The context that was asked for, tokens.
+        /// The configured context, tokens.
         context: u32,
-        /// What one such request takes at least.
+        /// The least that one such request takes.
         peak: Bytes,
         /// The longest context that fits, tokens; 0: none does.
         fits: u32,
     },
-    /// mlx_lm cannot quantise the caches of this architecture.
+    /// `kv_bits` for an architecture whose caches mlx_lm cannot quantise.
     #[error("kv_bits is set, but mlx_lm cannot quantise the {cache} caches of a {family} model")]
-    KvBits {
-        /// `model_type`.
-        family: String,
-        /// "sliding-window", "latent (MLA)".
-        cache: &'static str,
-    },
+    KvBits { family: String, cache: &'static str },
 }
 
 impl Problem {
-    /// What to do about it.
+    /// What to do about it; `None`: nothing that the error does not say.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { .. } => return None,

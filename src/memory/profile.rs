@@ -1,5 +1,5 @@
-//! The cache profile: what mlx_lm itself says of a model's memory, as `src/python/profile.py` writes it down. It
-//! replaces the rules of thumb and the sizes of the files wherever it is there.
+//! The cache profile: what mlx_lm itself says about a model's memory, as written by `src/python/profile.py`. Where
+//! there is one, it replaces the rules of thumb and the file sizes.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -11,25 +11,22 @@ use super::shape::{MOST_LAYERS, Shape};
 use super::weights::Header;
 use crate::units::Bytes;
 
-/// One model under one set of versions.
+/// The profile of one model under one set of versions.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Profile {
-    /// `model_type`.
     pub family: String,
-    /// Where the weights' size is from.
+    /// What the size of the weights was taken from.
     #[serde(rename = "from")]
     pub source: Source,
     /// Layers, with or without a cache.
     pub layers: NonZeroU64,
     /// Width of the residual stream; 0: the configuration does not name it.
     pub hidden: u64,
-    /// Query heads.
     pub heads: u64,
     /// Width of a dense MLP, or of the experts that one token passes together.
     pub intermediate: u64,
-    /// Width of the logits.
     pub vocabulary: u64,
-    /// Longest sequence that the model was made for, tokens.
+    /// Longest sequence that the model was trained for, tokens.
     pub context: Option<u64>,
     /// The type of keys and values.
     pub activation: Activation,
@@ -37,98 +34,90 @@ pub struct Profile {
     pub batches: bool,
     /// Why `--kv-bits` fails in the first request; `None`: it works.
     pub unquantizable: Option<String>,
-    /// What the chat template reads; `None`: there is none.
+    /// The chat template; `None`: there is none.
     pub template: Option<Template>,
-    /// The words that begin and end a model's thinking; `None`: it does not think.
+    /// The markers that begin and end a model's thinking; `None`: it does not think.
     pub thinking: Option<(String, String)>,
-    /// As served: FP8 expanded, what mlx_lm leaves out left out.
+    /// As served: FP8 expanded, without tensors that mlx_lm drops.
     pub weights: Weights,
-    /// Each kind of cache once.
     pub caches: Vec<Cache>,
-    /// Whether every rule held at every length that was tried; otherwise some are upper bounds.
+    /// Whether every rule held at every length tried; otherwise some are upper bounds.
     pub exact: bool,
-    /// What each rank of its cluster keeps, rank 0 first; empty: it was not asked for.
+    /// What each rank of its cluster keeps, rank 0 first; empty: not asked for.
     #[serde(default)]
     pub shares: Vec<Share>,
 }
 
-/// What one rank keeps of a model that is divided.
+/// What one rank keeps of a divided model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Share {
-    /// Layers there.
     pub layers: NonZeroU64,
-    /// Parameters there.
     pub weights: Weights,
-    /// Caches there.
     pub caches: Vec<Cache>,
 }
 
-/// What a size was taken from.
+/// What the size of the weights was taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The files, as mlx_lm loads them.
     Weights,
-    /// `config.json` alone.
     Config,
 }
 
-/// A floating-point type.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Activation {
-    /// "bfloat16".
+    /// As mlx_lm names it: `bfloat16`, `float32`.
     pub dtype: String,
-    /// Its size, 2 or 4.
+    /// Bytes per element, 2 or 4.
     pub bytes: NonZeroU64,
 }
 
-/// A chat template, which was parsed and not run.
+/// A chat template, parsed but not run.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Template {
     pub file: String,
-    /// The variables that it reads.
+    /// The variables that it reads, by static analysis.
     #[serde(default)]
     pub variables: BTreeSet<String>,
-    /// Why it cannot be parsed.
+    /// Why it cannot be parsed; `None`: it can.
     pub error: Option<String>,
 }
 
-/// Parameters of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Weights {
-    /// Bytes in memory.
     pub bytes: Bytes,
     pub tensors: usize,
 }
 
-/// Why there is no profile: mlx_lm cannot serve this model, or it could not be tried.
+/// Why there is no profile: mlx_lm cannot serve this model, or the probe failed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
     pub kind: RefusedKind,
-    /// In one sentence.
+    /// One sentence, shown to the user.
     pub message: String,
 }
 
-/// What a refusal comes down to.
+/// The kind of a refusal, as the probe names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RefusedKind {
-    /// `config.json` describes no model.
+    /// `config.json` does not describe a model.
     Config,
-    /// This mlx_lm lacks the family.
+    /// The installed mlx_lm lacks this family.
     Family,
-    /// mlx_lm fails at this configuration.
+    /// mlx_lm fails to build a model from this configuration.
     Build,
-    /// mlx_lm fails at these weights.
+    /// mlx_lm fails to load these weights.
     Weights,
-    /// The model brings code, or tried to run some.
+    /// The model ships code of its own, or tried to run some.
     Code,
-    /// It took too long, or too much memory.
+    /// The probe took too long or too much memory.
     Limit,
-    /// It cannot be divided so.
+    /// mlx_lm cannot divide the model over these ranks.
     Ranks,
-    /// The probe itself failed.
+    /// The probe itself failed, or wrote a damaged document.
     Internal,
 }
 
@@ -140,10 +129,10 @@ impl Template {
 }
 
 impl Profile {
-    /// Reads what the probe wrote.
+    /// Parses the probe's document.
     ///
     /// # Errors
-    /// What the probe says instead; [`RefusedKind::Internal`] for a document that cannot be understood.
+    /// The probe's own refusal; [`RefusedKind::Internal`] for a document that cannot be parsed or contradicts itself.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -171,7 +160,6 @@ impl Profile {
         std::iter::once(&self.caches).chain(self.shares.iter().map(|share| &share.caches))
     }
 
-    /// What the estimate computes with.
     pub fn shape(&self) -> Shape {
         Shape {
             family: self.family.clone(),
@@ -188,7 +176,7 @@ impl Profile {
         }
     }
 
-    /// The weights as served, where they were seen.
+    /// The weights as served; those of `files` where the profile was made from `config.json` alone.
     pub fn weights(&self, files: Header) -> Header {
         match self.source {
             Source::Config => files,
@@ -198,7 +186,7 @@ impl Profile {
 }
 
 impl Weights {
-    /// In the place of what the files hold.
+    /// Replaces number and bytes in the header of the files.
     pub fn over(self, files: Header) -> Header {
         Header { tensors: self.tensors, bytes: self.bytes, ..files }
     }
@@ -225,7 +213,7 @@ mod tests {
     const STEPPED: &str = r#""heads":2,"width":32,"law":"stepped","step":256"#;
 
     #[test]
-    fn each_kind_of_cache_is_added_up_by_its_rule() {
+    fn every_kind_of_cache_is_summed_by_its_rule() {
         let full = format!("{},{}", slot("keys", 2, STEPPED, 128), slot("values", 2, STEPPED, 128));
         let chunked = slot("keys", 2, r#""law":"chunked","step":256,"window":512"#, 10);
         let state =

@@ -1,4 +1,4 @@
-//! Why a start is refused, with every term.
+//! The refusal of a start, with every term.
 
 use std::fmt;
 
@@ -8,32 +8,29 @@ use super::checks::{AVAILABLE, Check};
 use super::remedy::Remedy;
 use crate::units::Bytes;
 
-/// A start that may not happen now.
+/// Why a model may not start now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Refusal {
     pub model: String,
     /// The machine that is short, as ssh calls it; `None`: this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// In one word.
     pub why: Why,
-    /// All checks, also those that passed.
+    /// All checks, including those that passed.
     pub checks: Vec<Check>,
     pub remedies: Vec<Remedy>,
 }
 
-/// The kinds of refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Why {
-    /// Its start was granted before.
+    /// The model already has a grant.
     AlreadyGranted,
-    /// Nobody knows what it takes.
+    /// What it takes is not known.
     Unknown,
-    /// There is not enough.
     NoRoom {
         need: Bytes,
-        /// Whether that is only declared.
+        /// Whether `need` is the registry's `size`.
         declared: bool,
     },
 }
@@ -44,7 +41,7 @@ impl Refusal {
         self.checks.iter().map(|check| check.missing).max().unwrap_or(Bytes::ZERO)
     }
 
-    /// Whether nothing but what is available at the moment is short: another moment may bring another answer.
+    /// Whether only the memory available at the moment is short, so that a later attempt may succeed.
     pub(crate) fn for_now(&self) -> bool {
         let mut short = self.checks.iter().filter(|check| check.missing > Bytes::ZERO).peekable();
         short.peek().is_some() && short.all(|check| check.name == AVAILABLE)
@@ -54,7 +51,7 @@ impl Refusal {
         let model = &self.model;
         match &self.why {
             Why::AlreadyGranted => format!("{model} is starting or running already"),
-            Why::Unknown => format!("nobody knows how much memory {model} takes"),
+            Why::Unknown => format!("it is not known how much memory {model} takes"),
             Why::NoRoom { need, declared } => format!(
                 "{model} needs {need}{}{}, {} more than there is",
                 if *declared { " (as declared)" } else { "" },
@@ -64,13 +61,13 @@ impl Refusal {
         }
     }
 
-    /// What to do, a line each.
+    /// What to do, one remedy per line.
     pub(crate) fn hint(&self) -> String {
         let force = format!("mlxctl start {} --force", self.model);
         match &self.why {
             Why::AlreadyGranted => format!("mlxctl status {}", self.model),
             Why::Unknown => {
-                format!("name its size in the registry, download it (mlxctl pull {}), or {force}", self.model)
+                format!("set `size` in the registry, download it (mlxctl pull {}), or {force}", self.model)
             }
             Why::NoRoom { .. } => {
                 let mut lines: Vec<String> = self
@@ -78,12 +75,12 @@ impl Refusal {
                     .iter()
                     .map(|remedy| {
                         let act = remedy.command.as_ref().unwrap_or(&remedy.act);
-                        let enough = if remedy.enough { "" } else { ", which alone is not enough" };
+                        let enough = if remedy.enough { "" } else { ", not enough on its own" };
                         format!("{act}  (frees {}{enough})", remedy.frees)
                     })
                     .collect();
                 lines.extend(self.host.as_ref().map(|host| {
-                    format!("free memory on {host}: `mlxctl host` there says what it has, `mlxctl estimate {}` what it needs", self.model)
+                    format!("free memory on {host}: `mlxctl host` there shows what it has, `mlxctl estimate {}` what it needs", self.model)
                 }));
                 lines.push(format!("{force}  (at the risk of swapping)"));
                 lines.join("\n")
@@ -92,7 +89,7 @@ impl Refusal {
     }
 }
 
-/// The failed checks as aligned tables, one below the other.
+/// The failed checks as aligned tables, separated by blank lines.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, check) in self.checks.iter().filter(|check| check.missing > Bytes::ZERO).enumerate() {
@@ -124,7 +121,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// "18.4 GB", "−2.10 GB".
+/// A size with its sign: "18.4 GB", "−2.10 GB".
 pub(crate) fn signed(bytes: i128) -> String {
     let size = Bytes(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX));
     if bytes < 0 { format!("−{size}") } else { size.to_string() }

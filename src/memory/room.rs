@@ -1,9 +1,9 @@
-//! The room that kept prompts and the working set of a prefill share.
+//! The memory that kept prompts and the working set of a prefill share.
 //!
-//! A promise that counts both in full counts memory that is never taken at once: kept prompts matter between requests,
-//! the working set inside one. So the larger of both is promised, and the launcher keeps to it: before a prompt is
-//! processed, as much is given up of what is kept as the smallest steps need, and steps are only as large as what is
-//! left allows. The launcher is given this table, so that what a step takes is said in one place.
+//! Reserving both in full would count memory that is never used at once: kept prompts matter between requests, the
+//! working set during one. So only the larger is reserved, and the launcher enforces it: before it processes a prompt,
+//! it drops as many kept prompts as the smallest steps need, and makes steps only as large as the rest allows. The
+//! launcher gets this table, so that the cost of a step is computed in one place.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,36 +11,35 @@ use super::bounds::Bounds;
 use super::estimate::{ModelFiles, prefill, sequence, step};
 use super::platform::Platform;
 
-/// Lengths of a prompt that a table has. A step is chosen by the next longer one, so few of them would leave room unused.
+/// Prompt lengths in a table. The launcher uses the next longer one, so too few of them would leave room unused.
 const ROWS: u32 = 32;
-/// Steps of a table from the least to the most are so far apart, tokens.
+/// Distance between the steps of a table from 512 on, tokens.
 const APART: u32 = 128;
 
-/// What the launcher needs to know of it.
+/// The table that the launcher gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// Bytes of kept prompts, sequences in flight and working set together.
     pub bytes: u64,
-    /// Requests in flight at once.
     pub concurrency: u32,
-    /// The step that there is always room for, tokens.
+    /// The step that always fits, tokens.
     pub least: u32,
-    /// Steps, tokens, rising: the columns of the table. Those below `least` only tell what the rest of a prompt takes.
+    /// Step sizes in tokens, rising: the columns of the table. Those below `least` serve for the rest of a prompt.
     pub steps: Vec<u32>,
-    /// By the length of the prompt, rising; the last one is the whole context.
+    /// By prompt length, rising; the last row is the whole context.
     pub rows: Vec<Row>,
 }
 
-/// What steps of a prompt take that end at `tokens` or before.
+/// What the steps of a prompt take that end at `tokens` or before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// Tokens of the prompt.
+    /// Length of the prompt, tokens.
     pub tokens: u32,
-    /// Sequences in flight and working set, by step.
+    /// Sequences in flight plus working set, one entry per step size.
     pub bytes: Vec<u64>,
 }
 
-/// The table for a run under `bounds`. `None`: nothing is shared, or the files are not there.
+/// The table for a run under `bounds`. `None`: nothing is shared, or the files are not downloaded.
 pub(crate) fn room(
     files: &ModelFiles,
     draft: Option<&ModelFiles>,
@@ -66,7 +65,7 @@ pub(crate) fn room(
     let row = |number: u32| {
         let tokens = u64::from(bounds.context) * u64::from(number) / u64::from(ROWS);
         let tokens = u32::try_from(tokens).unwrap_or(bounds.context).max(1);
-        // Prompts that are processed beside this one may be longer.
+        // Prompts processed at the same time may be longer.
         let longest = if bounds.prompt_concurrency > 1 { bounds.context } else { tokens };
         let flight = others.saturating_add(sequence(files, draft, bounds, tokens).0);
         let bytes = steps
@@ -99,7 +98,7 @@ mod tests {
         room(files, None, &bounds, platform).unwrap()
     }
 
-    /// The largest step, and what may be kept meanwhile, of a prompt of `tokens`, as the launcher chooses.
+    /// The step that the launcher chooses at `tokens` tokens of a prompt while `kept` bytes are kept.
     fn chosen(room: &Room, tokens: u32, kept: u64) -> u32 {
         let row = room.rows.iter().find(|row| row.tokens >= tokens).unwrap();
         let fits = |(step, bytes): (&u32, &u64)| (*bytes + kept <= room.bytes).then_some(*step);
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_prefill_takes_much_the_step_shrinks_with_the_context() {
+    fn where_a_prefill_is_expensive_the_step_shrinks_with_the_context() {
         let room = table(&files_32b(), "context = 32768", Platform::Cuda);
         let steps: Vec<u32> =
             [2_000, 8_000, 16_000, 24_000, 32_000].map(|tokens| chosen(&room, tokens, 0)).to_vec();
@@ -125,7 +124,7 @@ mod tests {
         assert_eq!(steps, [2048, 2048, 1792, 1152, 512]);
     }
 
-    /// Steps of a prompt that nothing is kept beside.
+    /// Number of steps of a prompt while nothing else is kept.
     fn steps(room: &Room, prompt: u32) -> u32 {
         let (mut at, mut count) = (0, 0);
         while at < prompt {
@@ -137,23 +136,23 @@ mod tests {
     }
 
     #[test]
-    fn a_first_turn_takes_hardly_more_steps_than_the_bare_servers() {
+    fn a_first_turn_takes_hardly_more_steps_than_with_the_bare_server() {
         let taken = |context: &str| steps(&table(&files_32b(), context, Platform::Cuda), 16_000);
-        assert_eq!(16_000_u32.div_ceil(2048), 8, "the bare server's");
+        assert_eq!(16_000_u32.div_ceil(2048), 8, "with the bare server");
         assert_eq!(taken("context = 32768"), 8);
         assert_eq!(taken("context = 24576"), 10);
         assert_eq!(steps(&table(&files_32b(), "context = 24576", Platform::Metal), 16_000), 8);
     }
 
     #[test]
-    fn a_cluster_shares_nothing_for_its_ranks_have_to_keep_the_same() {
+    fn a_cluster_shares_nothing_because_its_ranks_have_to_keep_the_same_prompts() {
         let bounds = bounds(&model("", ""), &files_32b(), None, Platform::Metal).unwrap();
         let apart = Bounds { shared: false, ..bounds };
         assert_eq!(room(&files_32b(), None, &apart, Platform::Metal), None);
     }
 
     proptest! {
-        /// The table's room is the estimate's: what is promised beside weights and what never changes.
+        /// The table's bytes are the estimate's peak without weights, runtime and what the allocators keep.
         #[test]
         fn the_room_is_what_the_estimate_promises(context in 256_u32..100_000, concurrency in 1_u32..6, kv in 1_u64..20) {
             let memory = format!("context = {context}\nconcurrency = {concurrency}\nkv_limit = \"{kv}GB\"");

@@ -1,5 +1,5 @@
-//! What a model keeps a token, and how bytes follow from it for any context. A shape comes from mlx_lm itself
-//! (the [profile](super::profile)), or from rules of thumb for a `config.json` ([`super::thumb`]).
+//! What a model caches per token, and the bytes that follow from it for any context. A shape comes from mlx_lm itself
+//! (the [profile](super::profile)) or from `config.json` by rules of thumb ([`super::thumb`]).
 
 use std::num::NonZeroU64;
 
@@ -7,29 +7,25 @@ use super::cache::{Cache, Kind, Law, Quantized, Slot};
 
 use crate::units::Bytes;
 
-/// No model has more layers; a config.json that says so describes none.
+/// Most layers of a model; a config.json or profile with more is rejected.
 pub(crate) const MOST_LAYERS: u64 = 4096;
 
-/// A model as far as memory is concerned.
+/// The dimensions of a model that determine its memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// `model_type`.
     pub family: String,
     /// Layers, with or without a cache.
     pub layers: NonZeroU64,
-    /// Width of the residual stream.
+    /// Width of the residual stream; 0: the profile does not name it.
     pub hidden: u64,
-    /// Query heads.
     pub heads: u64,
     /// Width of a dense MLP, or of the experts that one token passes together.
     pub intermediate: u64,
-    /// Tokens in the vocabulary.
     pub vocab: u64,
-    /// Longest sequence that the model was made for, tokens.
+    /// Longest sequence that the model was trained for, tokens.
     pub context: Option<u32>,
     /// Bytes of an activation element, 2 or 4.
     pub activation: u64,
-    /// Each kind of cache once.
     pub caches: Vec<Cache>,
     /// Whether `--kv-bits` works, as far as is known.
     pub quantizes: bool,
@@ -48,7 +44,7 @@ impl Shape {
         self.caches.iter().map(|cache| Bytes(of(cache))).sum()
     }
 
-    /// Bytes that one more token takes while all caches still grow.
+    /// Bytes that one more token adds while all caches still grow.
     pub fn per_token(&self, quantized: Option<Quantized>) -> Bytes {
         let of = |cache: &Cache| -> u64 {
             let each = cache.slots.iter().map(|slot| match (slot.law, cache.quantized(quantized)) {
@@ -62,7 +58,7 @@ impl Shape {
         self.caches.iter().map(|cache| Bytes(of(cache))).sum()
     }
 
-    /// Its arrays that grow with the sequence.
+    /// The arrays whose size depends on the sequence.
     fn growing(&self) -> impl Iterator<Item = &Slot> {
         self.slots().filter(|slot| slot.law != Law::Fixed)
     }
@@ -71,7 +67,7 @@ impl Shape {
         self.caches.iter().flat_map(|cache| &cache.slots)
     }
 
-    /// The width of a query, which is what the fused attention kernels are made for; `None`: no attention, or of
+    /// The width of a query head, on which the choice of a fused attention kernel depends; `None`: no attention, or
     /// several widths.
     pub fn query_width(&self) -> Option<u64> {
         let mut widths = self.growing().map(|slot| slot.width);
@@ -88,15 +84,15 @@ impl Shape {
         self.caches.iter().map(wide).max().unwrap_or(0)
     }
 
-    /// Layers that keep a state of fixed size.
+    /// Number of layers that keep a state of fixed size.
     pub fn recurrent_layers(&self) -> u64 {
         let keeps = |cache: &&Cache| cache.slots.iter().any(|slot| slot.law == Law::Fixed);
         self.caches.iter().filter(keeps).map(|cache| cache.count).sum()
     }
 
-    /// What sliding caches hold of a sequence after a step of its prompt: to the window, less one, all of the step is
-    /// appended (`_update_concat` of `RotatingKVCache` and its batched kind in mlx_lm/models/cache.py), and cut off
-    /// again by the next one. After a step of one token, the window.
+    /// Bytes of the sliding caches of a sequence after a prompt step of `step` tokens: the whole step is appended to the
+    /// window less one (`_update_concat` of `RotatingKVCache` and `BatchRotatingKVCache` in mlx_lm/models/cache.py) and
+    /// cut off by the next step. With a step of one token, the window.
     pub fn sliding(&self, tokens: u64, step: u64) -> Bytes {
         let rows = |window: u64| window.saturating_sub(1).saturating_add(step).min(tokens);
         let of = |slot: &Slot| match slot.law {
@@ -107,7 +103,7 @@ impl Shape {
         self.caches.iter().map(|cache| Bytes(each(cache).saturating_mul(cache.count))).sum()
     }
 
-    /// The most tokens that a token attends to at a sequence of `tokens` tokens, while `step` are processed.
+    /// The most positions that a token attends to in a sequence of `tokens` tokens while `step` tokens are processed.
     pub fn attended(&self, tokens: u64, step: u64) -> u64 {
         let of = |slot: &Slot| match slot.law {
             Law::Quotient { step: group } => tokens / group,
@@ -116,7 +112,7 @@ impl Shape {
         self.growing().map(of).max().unwrap_or(0)
     }
 
-    /// The caches that mlx_lm cannot quantise, if there are any: `--kv-bits` makes it fail in the first request.
+    /// The kind of caches that mlx_lm cannot quantise; with them `--kv-bits` makes the first request fail.
     pub fn unquantizable(&self) -> Option<&'static str> {
         let has = |kind| self.caches.iter().any(|cache| cache.kind == kind);
         (!self.quantizes).then(|| match () {
@@ -126,7 +122,7 @@ impl Shape {
         })
     }
 
-    /// The same in another activation type.
+    /// The same shape with activations of `activation` bytes per element.
     pub fn computed_in(mut self, activation: u64) -> Self {
         for slot in self.caches.iter_mut().flat_map(|cache| &mut cache.slots) {
             if slot.element == self.activation && slot.element > 0 {
@@ -161,14 +157,14 @@ mod tests {
         }
     }
 
-    /// A 32B model's 64 layers.
+    /// The 64 layers of a 32B model.
     fn attention() -> Shape {
         let slot = || Slot::of(8, 128, 2, Law::Stepped { step: CACHE_STEP });
         shape(vec![Cache { kind: Kind::Full, nested: false, count: 64, slots: vec![slot(), slot()] }])
     }
 
     #[test]
-    fn a_32b_model_keeps_262144_bytes_a_token() {
+    fn a_32b_model_keeps_262144_bytes_per_token() {
         let shape = attention();
         assert_eq!(shape.per_token(None), Bytes(262_144));
         assert_eq!(shape.kv(30_013, None), Bytes(262_144 * 30_208), "in steps of 256 tokens");
@@ -193,20 +189,20 @@ mod tests {
     }
 
     #[test]
-    fn quantised_caches_are_smaller_and_never_less_than_what_came_before_the_switch() {
+    fn quantised_caches_are_smaller_but_never_smaller_than_before_the_switch() {
         let shape = attention();
         let at = |start| shape.kv(30_000, Some((4, 64, start)));
         assert!(at(0) < Bytes(shape.kv(30_000, None).0 / 3));
         assert!(at(25_000) >= shape.kv(25_000, None));
-        assert_eq!(at(40_000), shape.kv(30_000, None), "not reached");
+        assert_eq!(at(40_000), shape.kv(30_000, None), "the switch is not reached");
         let mut nested = shape.clone();
         nested.caches[0].nested = true;
-        assert_eq!(nested.kv(30_000, Some((4, 64, 0))), shape.kv(30_000, None), "passed over");
+        assert_eq!(nested.kv(30_000, Some((4, 64, 0))), shape.kv(30_000, None), "nested caches are skipped");
     }
 
     proptest! {
         #[test]
-        fn no_law_overflows_or_is_less_for_more_tokens(
+        fn no_law_overflows_or_shrinks_with_more_tokens(
             step in 1_u64.., window: u64, tokens: u64, kind in 0..5, numbers: [u64; 6],
         ) {
             let step = NonZeroU64::new(step).unwrap();

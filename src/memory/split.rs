@@ -1,5 +1,5 @@
-//! What each rank of a cluster holds: what mlx_lm left on it when it was asked (the [profile](super::profile)), else
-//! rules of thumb. What mlx_lm has no rule for at all is found when it is asked.
+//! What each rank of a cluster holds: by mlx_lm (the [profile](super::profile)), else by rules of thumb. That mlx_lm
+//! cannot divide a family at all only shows when mlx_lm is asked.
 
 use super::cache::{Kind, Law};
 use super::estimate::Files;
@@ -8,24 +8,24 @@ use super::shape::Shape;
 use crate::registry::ClusterMode;
 use crate::units::Bytes;
 
-/// The files as each rank has them, rank 0 first. What one rank takes follows from them as for one machine.
+/// The files as each rank sees them, rank 0 first, to be estimated like those of a single machine.
 ///
 /// # Errors
-/// [`Problem::Cluster`]: mlx_lm cannot divide this model so.
+/// [`Problem::Cluster`]: mlx_lm cannot divide this model this way.
 pub fn split(files: &Files, mode: ClusterMode, ranks: usize) -> Result<Vec<Files>, Problem> {
     if files.shares.len() == ranks {
         return Ok((0..ranks).map(|rank| known(files, mode, rank)).collect());
     }
     divides(&files.shape, mode, ranks)?;
     let count = ranks as u64;
-    // All ranks as the first, which has the most.
+    // Every rank counts like the first, which has the most.
     Ok(vec![thumb(files, mode, count.max(1)); ranks])
 }
 
-/// Whether a model of this shape can be divided so, as far as its numbers tell.
+/// Checks that a model of this shape can be divided over `ranks`, as far as its dimensions tell.
 ///
 /// # Errors
-/// [`Problem::Cluster`]: they do not come out even.
+/// [`Problem::Cluster`]: layers or heads do not divide evenly.
 pub(crate) fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<(), Problem> {
     let uneven = |what: &str, n: u64| {
         Err(Problem::Cluster { why: format!("{n} {what} cannot be divided over {ranks} ranks") })
@@ -39,7 +39,7 @@ pub(crate) fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<
             let shared =
                 shape.caches.iter().filter(|cache| matches!(cache.kind, Kind::Full | Kind::Rotating));
             let mut heads = shared.flat_map(|cache| &cache.slots).map(|slot| slot.heads);
-            // This family repeats heads where there are fewer than ranks.
+            // This family repeats KV heads where there are fewer of them than ranks.
             let repeats = shape.family.starts_with("qwen3_5");
             let even = |heads: u64| {
                 heads.is_multiple_of(ranks) || (repeats && heads > 0 && ranks.is_multiple_of(heads))
@@ -52,7 +52,7 @@ pub(crate) fn divides(shape: &Shape, mode: ClusterMode, ranks: usize) -> Result<
     }
 }
 
-/// The share of `rank` as mlx_lm leaves it.
+/// The share of `rank` according to mlx_lm.
 fn known(files: &Files, mode: ClusterMode, rank: usize) -> Files {
     let mut share = files.clone();
     share.shares = Vec::new();
@@ -67,13 +67,13 @@ fn known(files: &Files, mode: ClusterMode, rank: usize) -> Files {
     share
 }
 
-/// Query heads and MLP of one rank.
+/// Reduces query heads and MLP width to those of one rank.
 fn narrow(shape: &mut Shape, ranks: u64) {
     shape.heads = shape.heads.div_ceil(ranks);
     shape.intermediate = shape.intermediate.div_ceil(ranks);
 }
 
-/// What is in the layers is shared; embeddings and head are on every rank.
+/// The share of one rank by rules of thumb: the layers are divided, embeddings and head are on every rank.
 fn thumb(files: &Files, mode: ClusterMode, ranks: u64) -> Files {
     let mut share = files.clone();
     let (layers, outside) = (files.shape.layers, files.outside.min(files.weights.bytes));
@@ -94,7 +94,7 @@ fn thumb(files: &Files, mode: ClusterMode, ranks: u64) -> Files {
             share.weights.bytes = outside + Bytes(inside.div_ceil(layers.get()).saturating_mul(most));
             share.shape.layers = most.try_into().unwrap_or(layers);
             for cache in &mut share.shape.caches {
-                // Layers of one kind may all lie on one rank.
+                // All layers of one kind may be on the same rank.
                 cache.count = cache.count.min(most.saturating_mul(cache.count.div_ceil(layers.get())));
             }
         }

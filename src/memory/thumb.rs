@@ -1,6 +1,6 @@
-//! Rules of thumb: what a `config.json` alone says of a model's caches, where mlx_lm has not been asked yet
-//! (see [`super::profile`]). They know the usual names of dimensions and no family. What they do not understand counts
-//! as keys and values in every layer.
+//! Rules of thumb: what `config.json` alone says about a model's caches, while mlx_lm has not been asked yet
+//! (see [`super::profile`]). They know the usual names of dimensions but no families. Anything they do not understand
+//! counts as keys and values in every layer.
 
 use std::num::NonZeroU64;
 
@@ -10,18 +10,18 @@ use super::cache::{CACHE_STEP, Cache, Kind, Law, Slot};
 use super::problem::Problem;
 use super::shape::{MOST_LAYERS, Shape};
 
-/// No dimension of a model is larger.
+/// Largest dimension of a model that is accepted.
 const LARGEST: u64 = 1 << 28;
 
-/// Words of `layer_types` and `layers_block_type` for a layer that does not keep keys and values.
+/// Names in `layer_types` and `layers_block_type` of layers that do not keep keys and values.
 const RECURRENT: [&str; 6] = ["linear_attention", "mamba", "conv", "recurrent", "recurrent_attention", "moe"];
 
-/// Reads the text of a `config.json`. Language models inside multimodal ones lie under `text_config`.
+/// Parses a `config.json`. The language model inside a multimodal one is under `text_config`.
 ///
 /// # Errors
-/// [`Problem::Config`] with the key that is missing, of the wrong type or out of range.
+/// [`Problem::Config`] with the key that is missing, has the wrong type or is out of range.
 pub(crate) fn shape(json: &str) -> Result<Shape, Problem> {
-    // Python's JSON has numbers that JSON has not; none of them says anything here.
+    // Python's JSON allows these numbers, JSON does not; none of the keys read here needs them.
     let plain = || json.replace("-Infinity", "0").replace("Infinity", "0").replace("NaN", "0");
     let outer: Value = serde_json::from_str(json)
         .or_else(|error| serde_json::from_str(&plain()).map_err(|_| error))
@@ -90,13 +90,13 @@ fn caches(
         count,
         slots: slots.map(|(heads, width)| Slot::of(heads, width, element, law)).to_vec(),
     };
-    // DeepSeek's latent attention keeps the latent and the rotated part of the key once for all heads.
+    // DeepSeek's latent attention stores the latent and the rotated part of the key once for all heads.
     if let Some(rank) = text.unless_zero(&["kv_lora_rank"])? {
         let rope = text.maybe(&["qk_rope_head_dim"])?.unwrap_or(64);
         return Ok(vec![cache(Kind::Compressed, layers, [(1, rank), (1, rope)], stepped)]);
     }
     let kv = text.maybe(&["num_key_value_heads", "num_kv_heads", "n_kv_heads"])?.or(heads);
-    // Where the family's class knows the number, keys are taken to be as wide as the residual stream.
+    // Without head counts (the family's class has defaults), keys are assumed to be as wide as the residual stream.
     let (kv, width) = match (text.unless_zero(&["head_dim"])?, heads, kv) {
         (Some(width), _, Some(kv)) => (kv, width),
         (None, Some(heads), Some(kv)) if hidden >= heads => (kv, hidden / heads),
@@ -118,7 +118,7 @@ fn caches(
     Ok(caches)
 }
 
-/// How many layers keep all keys and values, and how many the last ones.
+/// How many layers keep all keys and values, and how many only a window.
 struct Counts {
     full: u64,
     sliding: u64,
@@ -138,13 +138,13 @@ fn counts(text: Config<'_>, layers: u64) -> Result<Counts, Problem> {
     if let Some(every) = text.maybe(&["full_attention_interval"])? {
         return Ok(Counts { full: layers / every, sliding: 0 });
     }
-    // One layer of so many sees everything; a pattern of letters is not understood.
+    // One layer in every N has full attention; a pattern given as letters is not understood.
     let pattern = text.get("sliding_window_pattern").and_then(Value::as_u64).filter(|every| *every > 0);
     let full = pattern.map_or(layers, |every| layers / every);
     Ok(Counts { full, sliding: layers - full })
 }
 
-/// A `config.json` or a part of it, read with the key's name in every complaint.
+/// A `config.json` or a part of it, whose errors name the full key.
 #[derive(Clone, Copy)]
 struct Config<'a> {
     value: &'a Value,
@@ -160,7 +160,7 @@ impl<'a> Config<'a> {
         self.value.get(key).filter(|value| !value.is_null())
     }
 
-    /// A count between 1 and [`LARGEST`] under the first of `keys` that is there.
+    /// The first of `keys` that is present, as a number from 1 to [`LARGEST`].
     fn maybe(self, keys: &[&str]) -> Result<Option<u64>, Problem> {
         let Some((key, value)) = keys.iter().find_map(|key| self.get(key).map(|value| (*key, value))) else {
             return Ok(None);
@@ -172,7 +172,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// As [`maybe`](Self::maybe), where 0 means that there is none.
+    /// As [`maybe`](Self::maybe), but 0 means that there is none.
     fn unless_zero(self, keys: &[&str]) -> Result<Option<u64>, Problem> {
         let zero = keys.iter().find_map(|key| self.get(key)).is_some_and(|value| value.as_u64() == Some(0));
         if zero { Ok(None) } else { self.maybe(keys) }
@@ -187,7 +187,7 @@ impl<'a> Config<'a> {
         self.get(key).and_then(Value::as_str)
     }
 
-    /// A list of words, a word per layer, cut to `layers`; `None` where the key is not there.
+    /// A list with one word per layer, cut to `layers`; `None`: the key is missing.
     fn words(self, key: &str, layers: u64) -> Result<Option<Vec<&'a str>>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let words: Option<Vec<&str>> =
@@ -196,7 +196,7 @@ impl<'a> Config<'a> {
             Some(words) if words.len() as u64 >= layers => {
                 Ok(Some(words.into_iter().zip(0..layers).map(|(word, _)| word).collect()))
             }
-            Some(words) => Err(self.problem(key, format!("it names {} layers of {layers}", words.len()))),
+            Some(words) => Err(self.problem(key, format!("it lists {} of {layers} layers", words.len()))),
             None => Err(self.problem(key, "it is not a list of words")),
         }
     }
@@ -223,12 +223,12 @@ mod tests {
         assert_eq!(
             each(&with("qwen2\"", "brand_new\",\"rope_theta\":Infinity")),
             262_144,
-            "as Python reads it"
+            "Python's Infinity is accepted"
         );
         assert_eq!(
             each(&with("\"num_attention_heads\":40,", "").clone()),
             64 * 5120 * 4 / 5 * 5,
-            "as wide as all"
+            "as wide as the residual stream"
         );
         let latent = with("qwen2\"", "x\",\"kv_lora_rank\":512,\"qk_rope_head_dim\":64");
         assert_eq!((each(&latent), latent.quantizes), (64 * 576 * 2, false));
@@ -262,7 +262,7 @@ mod tests {
             ("\"hidden_size\":5120", "\"hidden\":5120", "hidden_size: it is missing"),
             ("\"model_type\":\"qwen2\"", "\"model_type\":7", "model_type: it is missing"),
             ("{\"model_type\"", "{\"text_config\":[],\"model_type\"", "text_config: it is not an object"),
-            ("qwen2\"", "x\",\"layer_types\":[\"full_attention\"]", "it names 1 layers of 64"),
+            ("qwen2\"", "x\",\"layer_types\":[\"full_attention\"]", "it lists 1 of 64 layers"),
             ("{", "[{", "it is not JSON"),
         ] {
             let problem = shape(&GOOD.replace(from, to)).unwrap_err().to_string();

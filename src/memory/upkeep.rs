@@ -1,67 +1,61 @@
-//! Holding one backend to its ceiling, and giving back what an idle one has cached. Pure.
+//! Keeps one backend below its ceiling, and releases what an idle one has cached. Pure.
 
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::units::Bytes;
 
-/// After a trim the footprint is looked at again so much later: memory goes back to the system with a delay.
+/// Time from a trim to the next check of the footprint: memory goes back to the system with a delay.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// What to do with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Empty MLX's buffer cache, which costs the next request nothing: it was idle for `trim_after`.
+    /// Empty MLX's buffer cache, which costs the next request nothing: idle for `trim_after`.
     Trim,
-    /// Give up kept prompts as well.
+    /// Drop kept prompts as well.
     Forget(Why),
-    /// Restart it: it is over its ceiling, trimming did not help, and nothing is in flight.
+    /// Restart: it is over its ceiling, trimming did not help, and nothing is in flight.
     Recycle,
 }
 
-/// The reasons for which one backend gives up kept prompts.
+/// Why a backend drops its kept prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// It was idle for `forget_after`.
     Idle,
-    /// It is over its ceiling.
     Ceiling,
 }
 
-/// A backend at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Now {
     pub footprint: Bytes,
-    /// Requests in flight.
     pub in_flight: u64,
-    /// When the last request ended (or it became ready).
+    /// When the last request ended; without one, when the backend became ready.
     pub last_request: Moment,
 }
 
-/// What one backend is held to.
+/// Settings for one backend, from the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub ceiling: Bytes,
-    /// The registry's `trim_after`.
     pub trim_after: Duration,
-    /// The registry's `forget_after`.
     pub forget_after: Duration,
 }
 
-/// The state, a run of a backend.
+/// State of one run of a backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Upkeep {
-    /// The last request before the last idle trim: a new one makes a new trim worth while.
+    /// The last request before the last idle trim; only a newer request makes another trim worthwhile.
     trimmed_for: Option<Moment>,
-    /// The last request before kept prompts were given up.
+    /// The last request before kept prompts were last dropped for idleness.
     forgot_for: Option<Moment>,
-    /// When it was trimmed for its ceiling.
+    /// When kept prompts were dropped because it exceeded its ceiling.
     over_since: Option<Moment>,
     recycled: bool,
 }
 
 impl Upkeep {
-    /// The next step; at most one action.
+    /// Advances the state; returns at most one action.
     pub(crate) fn step(&mut self, now: Moment, backend: Now, limits: Limits) -> Option<Action> {
         if backend.footprint > limits.ceiling {
             return self.over(now, backend);
@@ -122,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_prompts_are_given_up_once_after_a_long_idleness() {
+    fn kept_prompts_are_dropped_once_after_a_long_idle_time() {
         let mut upkeep = Upkeep::default();
         assert_eq!(upkeep.step(at(100), now(30, 0, 0), LIMITS), Some(Action::Trim));
         assert_eq!(upkeep.step(at(1799), now(30, 0, 0), LIMITS), None, "a pause costs nothing");
@@ -138,13 +132,13 @@ mod tests {
     fn a_backend_over_its_ceiling_is_trimmed_then_recycled_when_idle() {
         let mut upkeep = Upkeep::default();
         assert_eq!(upkeep.step(at(0), now(41, 1, 0), LIMITS), Some(Action::Forget(Why::Ceiling)));
-        assert_eq!(upkeep.step(at(10), now(41, 1, 0), LIMITS), None, "not under a request");
+        assert_eq!(upkeep.step(at(10), now(41, 1, 0), LIMITS), None, "not while a request runs");
         assert_eq!(upkeep.step(at(11), now(41, 0, 11), LIMITS), Some(Action::Recycle));
-        assert_eq!(upkeep.step(at(12), now(41, 0, 11), LIMITS), None, "once a run");
+        assert_eq!(upkeep.step(at(12), now(41, 0, 11), LIMITS), None, "once per run");
     }
 
     #[test]
-    fn a_trim_that_helped_is_enough() {
+    fn a_backend_is_not_recycled_if_the_trim_helped() {
         let mut upkeep = Upkeep::default();
         assert_eq!(upkeep.step(at(0), now(41, 0, 0), LIMITS), Some(Action::Forget(Why::Ceiling)));
         assert_eq!(upkeep.step(at(1), now(41, 0, 0), LIMITS), None, "memory goes back with a delay");

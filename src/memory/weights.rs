@@ -1,7 +1,7 @@
-//! Safetensors headers and indexes: what the weights of a model take, exactly, without reading them.
+//! Safetensors headers and indexes: the exact size of a model's weights, without reading the weights.
 //!
-//! Format: 8 bytes little-endian header length N, N bytes of JSON, then the data; every tensor names its dtype,
-//! shape and byte range, and the ranges cover the data without holes (safetensors README, "Format").
+//! Format: 8 bytes of little-endian header length N, N bytes of JSON, then the data. Every tensor has a dtype, a shape
+//! and a byte range, and the ranges cover the data without holes (safetensors README, "Format").
 
 use std::collections::BTreeSet;
 
@@ -9,32 +9,30 @@ use serde::Deserialize;
 
 use crate::units::Bytes;
 
-/// Longest header that is read, bytes; the reference implementation has the same limit. Nothing is allocated for
-/// a longer one: the length field of a lying file can say 2⁶⁴−1.
+/// Longest header that is read, bytes, as in the reference implementation. Nothing is allocated for a longer one: the
+/// length field of a malformed file can say 2⁶⁴−1.
 pub(crate) const HEADER_LIMIT: u64 = 100_000_000;
 
-/// What one safetensors file holds.
+/// Totals of one safetensors file, or of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Number of tensors.
     pub tensors: usize,
-    /// Their bytes, which is what MLX allocates for them.
+    /// Bytes of all tensors, which is what MLX allocates for them.
     pub bytes: Bytes,
-    /// Their bytes by the size of a floating-point element: `[2 bytes, 4 bytes]`. Tells the type that MLX
-    /// computes in: quantised weights are integers with scales of that type.
+    /// Bytes of floating-point tensors by element size: `[2 bytes, 4 bytes]`. They show which type MLX computes in:
+    /// quantised weights are integers with scales of that type.
     pub float_bytes: [u64; 2],
 }
 
-/// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Named {
-    /// `model.layers.0.self_attn.q_proj.weight`.
+    /// As in the file: `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
     pub bytes: u64,
 }
 
 impl Named {
-    /// Whether it belongs to one of the layers.
+    /// Whether it belongs to a numbered layer, by its name.
     pub(crate) fn in_a_layer(&self) -> bool {
         let number = |rest: &str| rest.split('.').next().is_some_and(|word| word.parse::<u32>().is_ok());
         self.name.strip_prefix("layers.").is_some_and(number)
@@ -52,7 +50,6 @@ impl Header {
         }
     }
 
-    /// The sum over several files.
     pub fn plus(self, other: Self) -> Self {
         Self {
             tensors: self.tensors.saturating_add(other.tensors),
@@ -62,10 +59,10 @@ impl Header {
     }
 }
 
-/// The header's length from the first eight bytes of a file of `file_length` bytes.
+/// The header's length in bytes, from the first eight bytes of a file of `file_length` bytes.
 ///
 /// # Errors
-/// When the file is too short for what it says, or says more than [`HEADER_LIMIT`].
+/// The file is shorter than its header, or the header longer than [`HEADER_LIMIT`].
 pub(crate) fn header_length(first: [u8; 8], file_length: u64) -> Result<u64, String> {
     let length = u64::from_le_bytes(first);
     if length > HEADER_LIMIT {
@@ -73,7 +70,7 @@ pub(crate) fn header_length(first: [u8; 8], file_length: u64) -> Result<u64, Str
     }
     if length.saturating_add(8) > file_length {
         return Err(format!(
-            "it is cut off: {file_length} bytes, of which the header alone needs {}",
+            "it is cut off after {file_length} bytes: the header alone needs {}",
             length + 8
         ));
     }
@@ -102,13 +99,13 @@ fn element(dtype: &str) -> Option<(u64, bool)> {
     })
 }
 
-/// Reads a header and checks that it describes exactly the `data_length` bytes that follow it.
+/// Parses a header and checks that it describes exactly the `data_length` bytes that follow it.
 ///
 /// # Errors
-/// One sentence about what does not fit.
+/// One sentence about what does not match.
 pub(crate) fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec<Named>), String> {
     let entries: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(|error| format!("its header is no JSON object: {error}"))?;
+        serde_json::from_slice(json).map_err(|error| format!("its header is not a JSON object: {error}"))?;
     let mut header = Header::default();
     let (mut ranges, mut tensors) = (Vec::new(), Vec::new());
     for (name, value) in entries {
@@ -135,7 +132,7 @@ pub(crate) fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec
         }
         ranges.push((begin, end));
         header.tensors += 1;
-        // Ranges lie in the file and must not overlap, so the sum cannot overflow once that is checked below.
+        // Bytes saturate; below, ranges that overlap or leave the file are rejected.
         header.bytes += Bytes(size);
         if float {
             let slot = &mut header.float_bytes[usize::from(bits == 32)];
@@ -157,10 +154,10 @@ pub(crate) fn parse_header(json: &[u8], data_length: u64) -> Result<(Header, Vec
     Ok((header, tensors))
 }
 
-/// The files that an index (`model.safetensors.index.json`) names.
+/// The file names in an index (`model.safetensors.index.json`).
 ///
 /// # Errors
-/// One sentence, when it is no index or names a file outside its folder.
+/// One sentence: it is not an index, or it names a file outside its folder.
 pub(crate) fn parse_index(json: &[u8]) -> Result<BTreeSet<String>, String> {
     #[derive(Deserialize)]
     struct Index {
@@ -172,7 +169,7 @@ pub(crate) fn parse_index(json: &[u8]) -> Result<BTreeSet<String>, String> {
         return Err("it names no file".to_owned());
     }
     match files.iter().find(|file| file.contains(['/', '\\', '\0']) || file.starts_with('.')) {
-        Some(file) => Err(format!("it names `{file}`, which is no plain file name")),
+        Some(file) => Err(format!("it names `{file}`, which is not a plain file name")),
         None => Ok(files),
     }
 }
@@ -195,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_and_lying_headers_are_named() {
+    fn truncated_and_inconsistent_headers_are_named() {
         let error = |json: &str, length| parse_header(json.as_bytes(), length).unwrap_err();
         assert!(error(GOOD, 37).contains("cut off"), "{}", error(GOOD, 37));
         assert!(error(GOOD, 39).contains("the file at 39"));
@@ -208,7 +205,7 @@ mod tests {
         assert!(lie("[-1]", "[0,64]").contains("tensor `a`"));
         assert!(lie("[8]", "[32,64]").contains("hole at byte 0"));
         assert!(error(&GOOD.replace("U32", "Q7"), 38).contains("unknown type Q7"));
-        assert!(error("[]", 0).contains("no JSON object"));
+        assert!(error("[]", 0).contains("not a JSON object"));
     }
 
     #[test]
@@ -223,7 +220,7 @@ mod tests {
         let index = |file: &str| parse_index(format!(r#"{{"weight_map":{{"w":"{file}"}}}}"#).as_bytes());
         assert_eq!(index("model.safetensors").unwrap().len(), 1);
         for bad in ["../model.safetensors", "/etc/passwd", ".hidden"] {
-            assert!(index(bad).unwrap_err().contains("no plain file name"), "{bad}");
+            assert!(index(bad).unwrap_err().contains("not a plain file name"), "{bad}");
         }
         assert!(parse_index(br#"{"weight_map":{}}"#).is_err());
         assert!(parse_index(br#"{"weight_map":{"w":7}}"#).is_err());

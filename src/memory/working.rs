@@ -1,45 +1,44 @@
-//! What a prefill takes for a moment, beside weights and caches.
+//! What a prefill takes temporarily, in addition to weights and caches.
 //!
 //! MLX evaluates lazily and asynchronously: temporaries of a layer live until the command buffer that uses them has
-//! run, and it lets at most 11 of those run ahead (`MAX_ACTIVE_TASKS` + 1 in mlx/transforms.cpp). So the peak is
-//! the temporaries of one layer times the layers in flight.
+//! run, and at most 11 buffers are in flight (`MAX_ACTIVE_TASKS` + 1 in mlx/transforms.cpp). So the peak is the
+//! temporaries of one layer times the layers in flight.
 
 use super::cache::Quantized;
 use super::platform::Platform;
 use super::shape::Shape;
 use crate::units::Bytes;
 
-/// Command buffers that may be in flight.
+/// Most command buffers in flight at once.
 const BUFFERS: u64 = 11;
-/// Operations of a decoder layer, about.
+/// Operations in a decoder layer, roughly.
 const OPERATIONS_A_LAYER: u64 = 22;
 
-/// What MLX holds of one token's operations in one recurrent layer before it runs them, bytes. Measured on a CPU with
-/// a gated delta net, steps of 332 and 512 tokens: 21 and 26 KB; the larger, and what its peaks vary by.
+/// Bytes of MLX's lazy graph per token and recurrent layer, before it is run. Measured on a CPU with a gated delta net,
+/// steps of 332 and 512 tokens: 21 and 26 KB; this is the larger plus the variation of its peaks.
 const GRAPH_A_TOKEN: u64 = 27_000;
 
-/// One prefill step.
+/// One prefill step, of all sequences together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
-    /// Prompt tokens processed at once, all sequences together.
+    /// Prompt tokens processed, over all sequences.
     pub tokens: u64,
-    /// Length of a sequence at its end.
+    /// Length of each sequence at the end of the step, tokens.
     pub context: u64,
     pub sequences: u64,
 }
 
-/// Temporaries of the last step of a prefill. `weights` are the model's weight bytes.
+/// Bytes of temporaries of a prefill step. `weights` are the model's weight bytes.
 ///
 /// Formula: (a + 2·s·c + k·v) · f, where
 /// a = step tokens · activation size · (3 · MLP width + 10 · hidden): gate, up and their product, and about ten
 /// arrays as wide as the residual stream;
 /// s = step tokens · heads · attended tokens · activation size: attention scores, only where attention is not fused
-/// (or the states of a recurrent layer, one a token, if they are larger and there is no kernel for them);
-/// v = KV bytes of one layer, held k times by a GPU: what the cache was before it grew, and copies for the kernel;
-/// beside it, what sliding caches hold beyond their windows ([`Shape::sliding`]);
-/// f = layers in flight. Fitted: CUDA to an H100 (32B and 72B shapes, 2,000 to 30,000 tokens, step 512; residuals
-/// of the whole peak −8 % to +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not
-/// measured.
+/// (or the states of a recurrent layer, one per token, if they are larger and there is no kernel for them);
+/// v = KV bytes of one layer, held k times by a GPU: the cache before it grew, and copies for the kernel;
+/// f = layers in flight. Added to that: logits, and what sliding caches hold beyond their windows ([`Shape::sliding`]).
+/// Fitted: CUDA to an H100 (32B and 72B shapes, 2,000 to 30,000 tokens, step 512; residuals of the whole peak −8 % to
+/// +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not measured.
 pub(super) fn prefill(
     shape: &Shape,
     weights: Bytes,
@@ -58,7 +57,7 @@ pub(super) fn prefill(
     };
     let times = |bytes: Bytes, n: u64| Bytes(bytes.0.saturating_mul(n));
     let kv = Bytes(shape.kv(step.context, quantized).0.saturating_mul(step.sequences) / shape.layers.get());
-    // Without Metal's kernel a recurrent layer runs token by token, and every token's float32 state is held.
+    // Without Metal's kernel a recurrent layer runs token by token and holds the float32 state of every token.
     let states =
         if platform == Platform::Metal { 0 } else { step.tokens.saturating_mul(shape.largest_state()) };
     let scores = scores.max(states);
@@ -68,16 +67,16 @@ pub(super) fn prefill(
     let beyond = times(sliding(step.context, own).saturating_sub(windows), step.sequences);
     let logits = Bytes(step.sequences.saturating_mul(shape.vocab).saturating_mul(4));
     if platform == Platform::Cpu {
-        // Operations run one after the other and give their memory back at once: measured, one layer's scores and
-        // twice its activations, and the lazy graph of the layers that run token by token.
-        // Where layers slide, MLX's buffer cache keeps what a step frees and cannot use again: the windows as they were
-        // before, and temporaries of both kinds of layers. Measured with 10 sliding layers of 12 and steps of 512
-        // tokens: 39 MB in the first, 69 MB in the second, of which MLX counts 30 and 49 as active.
+        // Operations run one after the other and free their memory at once: measured, one layer's scores and twice its
+        // activations, plus the lazy graph of the layers that run token by token.
+        // With sliding layers, MLX's buffer cache keeps what a step frees and cannot reuse: the previous windows, and
+        // temporaries of both kinds of layers. Measured with 10 sliding layers of 12 and steps of 512 tokens: 39 MB in
+        // the first step, 69 MB in the second, of which MLX counts 30 and 49 as active.
         let (before, kinds) = match windows {
             Bytes::ZERO => (Bytes::ZERO, 1),
             _ => (times(sliding(step.context.saturating_sub(own), own), step.sequences), 2),
         };
-        // An eighth more: heaps that free what is between two arrays that stay.
+        // An eighth more for heap fragmentation.
         let temporaries = times(times(activations, 2) + Bytes(scores), kinds);
         let temporaries = temporaries + Bytes(temporaries.0 / 8);
         let graph = GRAPH_A_TOKEN.saturating_mul(step.tokens).saturating_mul(shape.recurrent_layers());
@@ -85,16 +84,16 @@ pub(super) fn prefill(
     }
     let in_flight = layers_in_flight(shape, weights, platform);
     let copies = if platform == Platform::Cuda { 4 } else { 2 };
-    // Scores are large enough to end a command buffer by themselves, three times a layer.
+    // Scores are large enough to fill a command buffer by themselves, three times per layer.
     let scores = times(Bytes(scores), in_flight.min(BUFFERS / 3 + 1));
     times(activations + times(kv, copies), in_flight) + scores + logits + beyond
 }
 
-/// Whether attention runs in one kernel that never writes its scores.
+/// Whether attention runs in one fused kernel, which never writes its scores to memory.
 ///
 /// Metal: heads of 64 to 128 (mlx/backend/metal/scaled_dot_product_attention.cpp); CUDA: cuDNN up to 128 in 16 bits;
-/// CPU: never; quantised caches: never (`quantized_scaled_dot_product_attention` of mlx_lm); MLA: its scores are
-/// partly computed beforehand.
+/// CPU: never; quantised caches: never (`quantized_scaled_dot_product_attention` of mlx_lm); MLA: never, since part of
+/// its scores is computed beforehand.
 fn fused(shape: &Shape, quantized: Option<Quantized>, platform: Platform) -> bool {
     let Some(width) = shape.query_width() else { return shape.attended(1, 1) == 0 };
     quantized.is_none()
@@ -105,8 +104,9 @@ fn fused(shape: &Shape, quantized: Option<Quantized>, platform: Platform) -> boo
         }
 }
 
-/// A command buffer ends after 100 operations on a large card (mlx/backend/cuda/device.cpp), after 50 operations or
-/// 50 MiB of inputs on an M-series Max (mlx/backend/metal/device.cpp), where one input may be larger.
+/// Layers whose temporaries are alive at once. A command buffer ends after 100 operations on a large card
+/// (mlx/backend/cuda/device.cpp), and after 50 operations or 50 MiB of inputs on an M-series Max, where a single input
+/// may be larger (mlx/backend/metal/device.cpp).
 fn layers_in_flight(shape: &Shape, weights: Bytes, platform: Platform) -> u64 {
     let by_operations = |operations: u64| BUFFERS * operations / OPERATIONS_A_LAYER;
     let most = match platform {
@@ -114,7 +114,7 @@ fn layers_in_flight(shape: &Shape, weights: Bytes, platform: Platform) -> u64 {
         Platform::Cuda => by_operations(100),
         Platform::Metal => {
             let layer = (weights.0 / shape.layers.get()).max(1);
-            // Large matrices overshoot the limit: about two limits' worth a buffer.
+            // Large matrices overshoot the limit, to about twice its value per buffer.
             (BUFFERS * 2 * (50 << 20) / layer).clamp(2, by_operations(50))
         }
     };

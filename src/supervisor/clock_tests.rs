@@ -1,8 +1,11 @@
-//! Deadlines and a machine that sleeps, on a machine of which the test decides the time.
+//! Deadlines, and a machine that sleeps, with the clock under the test's control.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::{Handle, Options, Supervisor};
 use crate::api::StateName;
@@ -19,14 +22,14 @@ pub(super) struct Adopted {
     pub host: Arc<Fake>,
     pub backend: Identity,
     pub handle: Handle,
-    /// Of the gate.
+    /// Port of the gate on 127.0.0.1.
     pub port: u16,
-    /// The registry.
+    /// The registry's text.
     pub text: String,
 }
 
 impl Adopted {
-    /// `memory`: lines of `[memory]`; `model`: of the model. Nothing of the backend is there but its record.
+    /// `memory`: lines of `[memory]`; `model`: lines of the model. Of the backend there is only its record.
     pub(super) fn new(memory: &str, model: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_path_buf();
@@ -75,9 +78,37 @@ impl Adopted {
     }
 }
 
-/// One that never says a word, with 600 s to load.
+impl Adopted {
+    /// Posts a request to the gate and leaves the answer to be read. The gate closes the connection after it.
+    pub(super) async fn post(&self, path: &str, body: &str) -> TcpStream {
+        let mut client = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let head = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json";
+        let request =
+            format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        client.write_all(request.as_bytes()).await.unwrap();
+        client
+    }
+
+    /// Posts a chat and waits until it is in flight.
+    pub(super) async fn begin_chat(&self) -> TcpStream {
+        let client =
+            self.post("/v1/chat/completions", r#"{"messages":[{"role":"user","content":"x"}]}"#).await;
+        while self.handle.model("m").await.unwrap().traffic.in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        client
+    }
+}
+
+/// A backend whose launcher never says anything, with 600 s to load.
 fn loading() -> Adopted {
     Adopted::new("", "health = { load_timeout = \"10m\" }")
+}
+
+/// The texts of all events of one kind.
+pub(super) async fn events(handle: &Handle, kind: &str) -> Vec<String> {
+    let events = handle.events(None, 1000).await;
+    events.into_iter().filter(|event| event.kind == kind).map(|event| event.text).collect()
 }
 
 async fn state(handle: &Handle) -> StateName {
@@ -85,18 +116,18 @@ async fn state(handle: &Handle) -> StateName {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_a_sleep_interrupted_gets_its_time_back_and_not_more() {
+async fn a_load_interrupted_by_sleep_gets_exactly_that_time_back() {
     let Adopted { folder: _folder, host, handle, .. } = loading();
     assert_eq!(state(&handle).await, StateName::Loading);
     tokio::time::sleep(Duration::from_secs(300)).await;
     host.sleep(Duration::from_secs(8 * 3600));
     tokio::time::sleep(Duration::from_secs(290)).await;
     assert_eq!(state(&handle).await, StateName::Loading, "590 of its 600 s awake");
-    // The fake's process ends when it is told to.
+    // The fake process ends when it is signalled.
     tokio::time::sleep(Duration::from_secs(45)).await;
     let model = handle.model("m").await.unwrap();
     assert_ne!(model.state, StateName::Loading);
-    assert!(model.reason.unwrap().contains("no token within 10m"), "the load time was over");
+    assert!(model.reason.unwrap().contains("no token within 10m"), "the load timeout passed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +135,7 @@ async fn uptime_counts_the_sleep_and_needs_no_wall_clock() {
     let Adopted { folder: _folder, host, handle, .. } = loading();
     host.sleep(Duration::from_secs(3600));
     tokio::time::sleep(Duration::from_secs(60)).await;
-    // The record says that it was spawned at the beginning of 1970, by the wall clock.
+    // By the record's wall clock it was spawned at the beginning of 1970.
     let uptime = handle.model("m").await.unwrap().uptime_seconds.unwrap();
     assert!((3660.0..3670.0).contains(&uptime), "{uptime}");
 }

@@ -1,15 +1,14 @@
-//! A game that begins and ends, on a machine of which the test decides the time.
+//! A game that starts and ends, with the clock under the test's control.
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
-use super::clock_tests::Adopted;
+use super::clock_tests::{Adopted, events};
 use super::trim_tests::{Asked, ready};
 use crate::api::SupervisorStatus;
 
-/// Longer than a health check's interval, at which programs are looked for as well.
+/// Longer than the interval of health checks, with which programs are checked as well.
 const LOOK: Duration = Duration::from_secs(11);
 
 fn paces(asked: &Asked) -> Vec<String> {
@@ -20,21 +19,16 @@ async fn supervisor(adopted: &Adopted) -> SupervisorStatus {
     adopted.handle.status().await.unwrap().supervisor.unwrap()
 }
 
-async fn events(adopted: &Adopted, kind: &str) -> Vec<String> {
-    let events = adopted.handle.events(None, 1000).await;
-    events.into_iter().filter(|event| event.kind == kind).map(|event| event.text).collect()
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_launcher_is_paced_while_the_game_runs_and_told_when_it_has_ended() {
+async fn a_launcher_is_paced_exactly_while_the_game_runs() {
     let (adopted, asked) = ready("yield = [\"Civilization V\"]\npace = \"50%\"").await;
-    assert_eq!(paces(&asked), ["null"], "whatever an earlier supervisor told it");
+    assert_eq!(paces(&asked), ["null"], "an earlier supervisor may have set another pace");
     adopted.host.set_running(&["Civilization V"]);
     tokio::time::sleep(LOOK).await;
     assert_eq!(paces(&asked), ["null", "50"]);
     let seen = supervisor(&adopted).await;
     assert_eq!((seen.pace_percent, seen.holding), (Some(50), false));
-    // Its launcher starts it anew.
+    // The game's launcher restarts it.
     adopted.host.set_running(&[]);
     tokio::time::sleep(LOOK).await;
     adopted.host.set_running(&["Civilization V"]);
@@ -44,7 +38,7 @@ async fn a_launcher_is_paced_while_the_game_runs_and_told_when_it_has_ended() {
     tokio::time::sleep(LOOK * 3).await;
     assert_eq!(paces(&asked), ["null", "50", "null"]);
     assert_eq!(supervisor(&adopted).await.pace_percent, None);
-    let told = events(&adopted, "pace").await;
+    let told = events(&adopted.handle, "pace").await;
     assert_eq!(
         told,
         [
@@ -55,7 +49,7 @@ async fn a_launcher_is_paced_while_the_game_runs_and_told_when_it_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_pace_counts_at_once_beside_the_game() {
+async fn a_new_pace_applies_at_once_while_the_game_runs() {
     let (adopted, asked) = ready("yield = [\"Civ5XP\"]\npace = \"50%\"").await;
     adopted.host.set_running(&["Civ5XP"]);
     tokio::time::sleep(LOOK).await;
@@ -70,18 +64,13 @@ async fn a_new_pace_counts_at_once_beside_the_game() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_wait_in_line_while_it_is_held_and_go_on_afterwards() {
+async fn requests_wait_while_the_game_runs_and_continue_afterwards() {
     let (adopted, _asked) = ready("yield = [\"Civ5XP\"]\nyield_actions = [\"hold\"]").await;
     adopted.host.set_running(&["Civ5XP"]);
     tokio::time::sleep(LOOK).await;
     let seen = supervisor(&adopted).await;
     assert_eq!((seen.pace_percent, seen.holding), (None, true));
-    let request = |path: &str, body: &str| {
-        let head = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json";
-        format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-    };
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    client.write_all(request("/v1/completions", r#"{"prompt":"x"}"#).as_bytes()).await.unwrap();
+    let mut client = adopted.post("/v1/completions", r#"{"prompt":"x"}"#).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let traffic = adopted.handle.model("m").await.unwrap().traffic;
     assert_eq!((traffic.counts.requests, traffic.in_flight), (1, 0), "it waits");
@@ -89,14 +78,13 @@ async fn requests_wait_in_line_while_it_is_held_and_go_on_afterwards() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // As long as in any line: then it is told to come back.
+    // It waits as long as in any queue, and is then refused with a retry time.
     adopted.host.set_running(&["Civ5XP"]);
     tokio::time::sleep(LOOK).await;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    client.write_all(request("/v1/completions", r#"{"prompt":"x"}"#).as_bytes()).await.unwrap();
+    let mut client = adopted.post("/v1/completions", r#"{"prompt":"x"}"#).await;
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("model_held"), "{answer}");
     assert!(answer.contains("retry-after: 10") && answer.contains("when Civ5XP has ended"), "{answer}");
-    assert_eq!(events(&adopted, "hold").await.len(), 3);
+    assert_eq!(events(&adopted.handle, "hold").await.len(), 3);
 }

@@ -1,5 +1,5 @@
-//! What the rest of the program may ask of the loop. Every question is answered exactly once; an asker that is
-//! gone is no error.
+//! The interface of the loop for the rest of the program. Every question is answered exactly once; an asker that is gone
+//! is not an error.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::metrics::{Snapshot, Source};
 use crate::page::{self, Press};
 use crate::registry::Registry;
 
-/// A way into the loop.
+/// Sends questions and commands to the loop; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     inbox: mpsc::UnboundedSender<Input>,
@@ -58,54 +58,57 @@ impl Handle {
         answer.await.ok()
     }
 
-    /// One model's part of it; `None` too when there is no such model.
+    /// One model's part of [`Handle::status`]; `None` also if there is no such model.
     pub async fn model(&self, model: &str) -> Option<ModelStatus> {
         let (reply, answer) = oneshot::channel();
         self.tell(Ask::Model(model.to_owned(), reply));
         answer.await.ok().flatten()
     }
 
-    /// `mlxctl start`.
+    /// Starts a model, as `mlxctl start` does.
     ///
     /// # Errors
-    /// Unknown, refused, failed, too late, or the supervisor ends.
+    /// The model is unknown, the start is refused, fails or times out, or the supervisor ends.
     pub async fn start(&self, model: &str, request: StartRequest) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Start(model.to_owned(), request, answer)).await
     }
 
-    /// `mlxctl stop`.
+    /// Stops a model, as `mlxctl stop` does.
     ///
     /// # Errors
-    /// Unknown, or the supervisor ends.
+    /// The model is unknown, or the supervisor ends.
     pub async fn stop(&self, model: &str, request: StopRequest) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Stop(model.to_owned(), request, answer)).await
     }
 
-    /// `mlxctl restart`.
+    /// Restarts a model, as `mlxctl restart` does.
+    ///
+    /// # Errors
+    /// As [`Handle::start`].
     pub async fn restart(&self, model: &str, request: StopRequest) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Restart(model.to_owned(), request, answer)).await
     }
 
-    /// `mlxctl trim`.
+    /// Releases the cached memory of a model, as `mlxctl trim` does.
     ///
     /// # Errors
-    /// Unknown, or not running.
+    /// The model is unknown or not running, or its launcher does not answer.
     pub async fn trim(&self, model: &str) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Trim(model.to_owned(), answer)).await
     }
 
-    /// `mlxctl trim --forget`: of a model that does not run as well.
+    /// Drops and deletes the kept prompts of a model, running or not, as `mlxctl trim --forget` does.
     ///
     /// # Errors
-    /// Unknown, or files that cannot be deleted.
+    /// The model is unknown, or files cannot be deleted.
     pub async fn forget(&self, model: &str) -> Result<CommandDone, ApiError> {
         self.ask(|answer| Ask::Forget(model.to_owned(), answer)).await
     }
 
-    /// Takes a registry in; `Err` is why the file on disk is none. A dry run only tells what would change.
+    /// Applies a registry; `Err` is why the file on disk is invalid. A dry run only returns what would change.
     ///
     /// # Errors
-    /// The file is no registry: the old one stays in force.
+    /// The registry is invalid; the previous version stays in effect.
     pub async fn reload(
         &self,
         registry: Result<Box<Registry>, String>,
@@ -114,41 +117,41 @@ impl Handle {
         self.ask(|answer| Ask::Reload(registry, dry_run, answer)).await
     }
 
-    /// The first `limit` events after a number, or the newest ones.
+    /// The first `limit` events after number `after`; without it the newest. Oldest first.
     pub async fn events(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
         let (reply, answer) = oneshot::channel();
         self.tell(Ask::Events(after, limit, reply));
         answer.await.unwrap_or_default()
     }
 
-    /// Everything from now on, until the receiver is dropped or falls behind.
+    /// All events from now on, until the receiver is dropped or falls 256 events behind.
     pub fn follow(&self) -> mpsc::Receiver<EventRecord> {
         let (sender, receiver) = mpsc::channel(256);
         self.tell(Ask::Follow(sender));
         receiver
     }
 
-    /// Everything down, then the loop ends. A second one, with `now`, skips the drains. While it hands over: it leaves
-    /// at once, and the backends stay up.
+    /// Stops every backend, then ends the loop; `now` skips the drains and may be sent in a second call. During a hand-over
+    /// the loop ends at once, and the backends stay up.
     pub fn shutdown(&self, now: bool) {
         self.tell(Ask::Shutdown { now });
     }
 
-    /// The loop ends and leaves the backends to the next supervisor.
+    /// Ends the loop and leaves the backends to the next supervisor.
     pub fn hand_over(&self) {
         self.tell(Ask::Handover(None));
     }
 
-    /// The same, but once nothing is in flight any more, which this waits for, it stays until SIGTERM, `time` at most.
+    /// As [`Handle::hand_over`], but the loop stays until SIGTERM, for up to `time`. Returns once nothing is in flight.
     pub async fn hand_over_and_hold(&self, time: Duration) {
         let (ready, is_ready) = oneshot::channel();
         self.tell(Ask::Handover(Some(Hold { time, ready })));
-        // Dropped: it has left already.
+        // If it was dropped, the loop has already ended.
         let _ = is_ready.await;
     }
 
     fn tell(&self, ask: Ask) {
-        // The loop has ended: the asker notices by its answer's end.
+        // If the loop has ended, the dropped answer tells the asker.
         let _ = self.inbox.send(Input::Ask(ask));
     }
 

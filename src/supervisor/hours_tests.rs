@@ -1,17 +1,15 @@
-//! An always-on model outside its hours, on a machine of which the test decides the time, and what the clock on the wall
-//! shows.
+//! An always-on model outside its hours, with the clock and the wall time under the test's control.
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 use super::clock_tests::Adopted;
 use super::trim_tests::ready_with;
 use crate::api::{ModelStatus, StateName, StopRequest};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// The regular look, and one more for a stop to be done.
+/// Two intervals of the regular upkeep: one for the decision, one for the stop.
 const LOOKS: Duration = Duration::from_secs(21);
 
 async fn by_day() -> Adopted {
@@ -23,23 +21,19 @@ async fn model(adopted: &Adopted) -> ModelStatus {
 }
 
 async fn ask(adopted: &Adopted) -> String {
-    let body = r#"{"prompt":"x"}"#;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    client.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
+    let mut client = adopted.post("/v1/completions", r#"{"prompt":"x"}"#).await;
     client.read_to_string(&mut answer).await.unwrap();
     answer
 }
 
 #[tokio::test(start_paused = true)]
-async fn outside_its_hours_it_sleeps_says_so_and_wakes_up_by_itself() {
+async fn outside_its_hours_a_model_sleeps_reports_so_and_wakes_by_itself() {
     let adopted = by_day().await;
     adopted.host.set_local_time(23, 20);
     tokio::time::sleep(MINUTE * 10 - Duration::from_secs(2)).await;
     assert_eq!(model(&adopted).await.state, StateName::Ready);
-    // At its minute, and not at the next regular look.
+    // On the minute, not with the next regular upkeep.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let seen = model(&adopted).await;
     assert_eq!((seen.state, seen.asleep_until.as_deref()), (StateName::Stopped, Some("08:00")));
@@ -51,14 +45,14 @@ async fn outside_its_hours_it_sleeps_says_so_and_wakes_up_by_itself() {
     assert!(answer.contains("retry-after: ") && answer.contains("x-should-retry: false"), "{answer}");
     tokio::time::sleep(MINUTE * 480).await;
     let seen = model(&adopted).await;
-    // Its files are not there, so that it comes no further.
+    // Its files are missing, so it gets no further.
     assert_eq!((seen.state, seen.asleep_until), (StateName::Backoff, None));
     let events = adopted.handle.events(None, 1000).await;
     assert!(events.iter().all(|event| !["crashed", "failed", "quarantine"].contains(&&*event.kind)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_jumps_is_right_again_at_the_next_look() {
+async fn a_changed_clock_is_noticed_by_the_next_upkeep() {
     let adopted = by_day().await;
     adopted.host.set_local_time(10, 0);
     tokio::time::sleep(LOOKS).await;
@@ -67,7 +61,7 @@ async fn a_clock_that_jumps_is_right_again_at_the_next_look() {
     adopted.host.set_local_time(2, 0);
     tokio::time::sleep(LOOKS).await;
     assert_eq!(model(&adopted).await.asleep_until.as_deref(), Some("08:00"));
-    // The end of summer time puts it off, and no more.
+    // The end of summer time only delays it.
     adopted.host.set_local_time(1, 0);
     tokio::time::sleep(LOOKS).await;
     assert_eq!(model(&adopted).await.asleep_until.as_deref(), Some("08:00"));
@@ -78,7 +72,7 @@ async fn a_clock_that_jumps_is_right_again_at_the_next_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_person_has_stopped_stays_down_when_its_hours_begin() {
+async fn a_model_stopped_by_a_person_stays_down_when_its_hours_begin() {
     let adopted = by_day().await;
     adopted.host.set_local_time(12, 30);
     tokio::time::sleep(LOOKS).await;

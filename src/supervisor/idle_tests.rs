@@ -1,17 +1,15 @@
-//! Manual models that go by themselves, on a machine of which the test decides the time.
+//! Manual models that stop by themselves, with the clock under the test's control.
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-
+use super::clock_tests::events;
 use super::trim_tests::ready_with;
 use super::{Handle, Options, Supervisor};
 use crate::api::{ErrorCode, ModelStatus, StartRequest, StateName};
 use crate::registry::Registry;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// The regular look, and one more for a stop to be done.
+/// Two intervals of the regular upkeep: one for the decision, one for the stop.
 const LOOKS: Duration = Duration::from_secs(21);
 
 async fn model(handle: &Handle) -> ModelStatus {
@@ -22,10 +20,8 @@ fn lent(seconds: f64) -> StartRequest {
     StartRequest { for_seconds: Some(seconds), wait: true, ..StartRequest::default() }
 }
 
-/// The texts of the notices so far.
 async fn notices(handle: &Handle) -> Vec<String> {
-    let events = handle.events(None, 1000).await;
-    events.into_iter().filter(|event| event.kind == "stops_soon").map(|event| event.text).collect()
+    events(handle, "stops_soon").await
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,7 +40,7 @@ async fn a_forgotten_model_is_announced_stopped_and_stays_down() {
     tokio::time::sleep(Duration::from_secs(700) + LOOKS).await;
     let seen = model(handle).await;
     assert_eq!(seen.state, StateName::Stopped);
-    assert_eq!(seen.reason.as_deref(), Some("idle for 2h, as the registry says"));
+    assert_eq!(seen.reason.as_deref(), Some("idle for 2h (stop.idle)"));
     assert_eq!((seen.idle_seconds, seen.stops_in_seconds), (None, None));
     tokio::time::sleep(HOUR * 48).await;
     assert_eq!(model(handle).await.state, StateName::Stopped);
@@ -52,7 +48,7 @@ async fn a_forgotten_model_is_announced_stopped_and_stays_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_person_who_starts_it_again_has_it_for_the_whole_time_anew() {
+async fn a_start_by_a_person_restarts_the_whole_time() {
     let adopted = ready_with("stop = { idle = \"2h\" }").await;
     tokio::time::sleep(HOUR * 2 - Duration::from_secs(60)).await;
     adopted.handle.start("m", StartRequest::default()).await.unwrap();
@@ -63,24 +59,17 @@ async fn a_person_who_starts_it_again_has_it_for_the_whole_time_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_in_flight_keeps_it() {
+async fn a_request_in_flight_keeps_the_model_up() {
     let adopted = ready_with(
         "stop = { idle = \"2h\" }\nlimits = { queue_timeout = \"10h\" }\nhealth = { hang_after = \"20h\" }",
     )
     .await;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    let body = r#"{"messages":[{"role":"user","content":"x"}]}"#;
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    client.write_all(request.as_bytes()).await.unwrap();
-    while model(&adopted.handle).await.traffic.in_flight == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let client = adopted.begin_chat().await;
     tokio::time::sleep(HOUR * 5).await;
     let seen = model(&adopted.handle).await;
     assert_eq!((seen.state, seen.idle_seconds, seen.stops_in_seconds), (StateName::Ready, None, None));
 
-    // Its client leaves, and the backend hangs over it for ever: nobody waits for that.
+    // The client leaves, and the backend hangs on its request for ever, which does not count as use.
     drop(client);
     tokio::time::sleep(HOUR).await;
     let seen = model(&adopted.handle).await;
@@ -88,11 +77,11 @@ async fn a_request_in_flight_keeps_it() {
     assert!((3570.0..3630.0).contains(&seen.idle_seconds.unwrap()), "{seen:?}");
     tokio::time::sleep(HOUR + Duration::from_secs(60)).await;
     let seen = model(&adopted.handle).await;
-    assert_eq!(seen.reason.as_deref(), Some("idle for 2h, as the registry says"), "{seen:?}");
+    assert_eq!(seen.reason.as_deref(), Some("idle for 2h (stop.idle)"), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_that_a_person_gave_outlives_a_hand_over() {
+async fn the_time_given_by_a_person_outlives_a_hand_over() {
     let adopted = ready_with("stop = { idle = \"1h\" }").await;
     let refused = adopted.handle.start("m", lent(0.0)).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::BadRequest);

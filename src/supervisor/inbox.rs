@@ -1,4 +1,4 @@
-//! What comes into the loop.
+//! The inputs of the loop.
 
 use super::answers::{Answer, Ask};
 use super::{capacity, runs};
@@ -7,20 +7,20 @@ use crate::lifecycle::{Name, Outcome};
 use crate::notify::Sent;
 use crate::units::Bytes;
 
-/// One at a time, in the order in which they were sent.
+/// One input; handled one at a time, in the order in which they were sent.
 pub(super) enum Input {
-    /// From the tasks beside backends.
+    /// From the tasks that attend to backends.
     Runs(runs::News),
-    /// From what looks at the machine and at others.
+    /// From the tasks that check this machine and others.
     Capacity(capacity::News),
     /// From the control API, or from the program itself.
     Ask(Ask),
-    /// A command's outcome, whose answer shall show what is true after it.
+    /// The outcome of a command, whose answer has to show the state after it.
     Outcome(Name, &'static str, Outcome, Answer<CommandDone>),
-    /// What a trim gave back; `None`: the launcher did not answer.
+    /// Bytes that a trim released; `None`: the launcher did not answer.
     Trimmed(Name, Option<Bytes>, Answer<CommandDone>),
-    /// What deleting a model's stored prompts freed, or why they could not be deleted.
+    /// Bytes freed by deleting a model's stored prompts, or why they could not be deleted.
     Forgotten(Name, Result<Bytes, String>, Answer<CommandDone>),
-    /// What came of a notification.
+    /// The result of sending a notification.
     Notified(Sent),
 }

@@ -35,7 +35,7 @@ use std::path::Path;
 
 use crate::registry::Registry;
 
-/// The registry on disk, or why it is none.
+/// Reads the registry on disk; the error is plain text with all its problems.
 pub(crate) fn read_registry(config: &Path) -> Result<Box<Registry>, String> {
     Registry::load(config).map(Box::new).map_err(|problems| problems.plain())
 }

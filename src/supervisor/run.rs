@@ -1,4 +1,4 @@
-//! The loop: sets up, adopts, serves, ends.
+//! The loop: setup, adoption, serving, end.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -22,38 +22,30 @@ use crate::host::Host;
 use crate::lifecycle::{Fleet, Name};
 use crate::registry::Registry;
 
-/// The longest sleep of the loop. Its timer stands still while a Mac sleeps (`CLOCK_UPTIME_RAW`), deadlines do
-/// not: so after a sleep a deadline is at most this late.
+/// The longest sleep of the loop. Its timer stops while a Mac sleeps (`CLOCK_UPTIME_RAW`), but deadlines do not, so after
+/// a sleep of the machine a deadline is at most this late.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// How long the loop goes on after its end, so that whoever waits for an outcome is told it, and reads it.
+/// How long the loop still answers after its end, so that waiters get and read their outcomes.
 const LAST_ANSWERS: Duration = Duration::from_millis(50);
 
-/// What a supervisor is made from.
 pub struct Options {
-    /// The registry in force.
     pub registry: Registry,
     pub host: Arc<dyn Host>,
-    /// Our own binary, which is also the exec step of backends.
     pub binary: PathBuf,
 }
 
-/// Why a supervisor does not come up.
+/// Why a supervisor could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another one runs.
     #[error(transparent)]
     Lock(LockError),
-    /// A folder or file that it cannot do without.
+    /// A folder or file that it needs could not be created.
     #[error("{what}")]
-    Io {
-        /// What could not be done.
-        what: &'static str,
-        source: std::io::Error,
-    },
+    Io { what: &'static str, source: std::io::Error },
 }
 
-/// A supervisor that is up.
+/// A supervisor that holds the lock and has opened its gates.
 pub struct Supervisor {
     driver: Driver,
     inbox: mpsc::UnboundedReceiver<Input>,
@@ -64,15 +56,15 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Makes folders, takes the lock, reads what earlier ones left, opens the gates. Nothing is started yet.
+    /// Creates folders, takes the lock, reads what earlier supervisors left, and opens the gates. Starts no model yet.
     pub fn new(options: Options) -> Result<Self, StartError> {
         let Options { registry, host, binary } = options;
         let io = |what| move |source| StartError::Io { what, source };
         let paths = &registry.paths;
         for folder in [&paths.root, &paths.logs, &paths.state] {
-            fs::create_dir_all(folder).map_err(io("cannot make a folder of the registry's [paths]"))?;
+            fs::create_dir_all(folder).map_err(io("cannot create a folder of the registry's [paths]"))?;
         }
-        private_folder(&paths.run).map_err(io("cannot make the run folder"))?;
+        private_folder(&paths.run).map_err(io("cannot create the run folder"))?;
         let lock = Lock::take(&paths.run).map_err(StartError::Lock)?;
         launcher::write(&paths.run).map_err(io("cannot write the launcher"))?;
         crate::durable::sweep(&paths.state);
@@ -97,12 +89,12 @@ impl Supervisor {
         Ok(Self { driver, inbox: received, handle, reports, router_reports, found })
     }
 
-    /// A way into the loop.
+    /// A handle for sending questions and commands to the loop.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Runs until it was told to end and every backend is gone, or until it was told to hand over.
+    /// Runs until a shutdown has ended every backend, or a hand-over is complete.
     pub async fn run(self) {
         let Self { mut driver, mut inbox, mut reports, mut router_reports, found, handle: _ } = self;
         driver.boot(found);
@@ -124,7 +116,7 @@ impl Supervisor {
     }
 }
 
-/// Every model at rest, with its last generation.
+/// The fleet with every model stopped, at its last generation.
 fn fleet(host: &dyn Host, registry: &Registry, found: &Found) -> Fleet {
     let models = registry.models.iter().map(|model| {
         let name = Name::from(model.name.as_str());
@@ -134,18 +126,18 @@ fn fleet(host: &dyn Host, registry: &Registry, found: &Found) -> Fleet {
     Fleet::new(models, seed)
 }
 
-/// A way into the loop for one part's news.
+/// A callback that sends one part's news to the loop.
 fn into<T: 'static>(
     inbox: &mpsc::UnboundedSender<Input>,
     input: fn(T) -> Input,
 ) -> Arc<dyn Fn(T) + Send + Sync> {
     let inbox = inbox.clone();
-    // After the loop's end nobody wants to know.
+    // Once the loop has ended, news does not matter.
     Arc::new(move |news| drop(inbox.send(input(news))))
 }
 
-/// A folder for this user alone (0700): sockets and secrets lie in it. Another user's is refused, by root as well, who
-/// could change its mode.
+/// Creates a folder for this user only (0700), for sockets and secrets. A folder of another user is refused, even for
+/// root, who could change its mode.
 fn private_folder(path: &Path) -> std::io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;

@@ -1,4 +1,4 @@
-//! What lets kept prompts go, and what does not, on a machine of which the test decides the time.
+//! When kept prompts are dropped and when not, with the clock under the test's control.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ use crate::api::{StateName, StopRequest};
 use crate::host::{MemoryReading, Pressure, Signal};
 use crate::units::Bytes;
 
-/// Longer than a health check's interval, at which memory is looked at as well.
+/// Longer than the interval of health checks, with which memory is checked as well.
 const LOOK: Duration = Duration::from_secs(11);
 
-/// What a launcher was asked, in order.
+/// Requests to a launcher, in order.
 pub(super) type Asked = Arc<Mutex<Vec<String>>>;
 
-/// A launcher and its server, as far as the supervisor sees them. Chats are never answered.
+/// A fake launcher and server, as far as the supervisor sees them. Chat requests are never answered.
 async fn launcher(run: &Path, adopted: &Adopted) -> Asked {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
@@ -59,7 +59,7 @@ async fn speak(stream: UnixStream, port: u16, asked: Asked) {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let op = line["op"].as_str().unwrap().to_owned();
         let _ = writer.write_all(format!("{{\"reply\":{op:?},\"freed\":1}}\n").as_bytes()).await;
-        // That is about the log, of which there is none.
+        // Reopening the log does not matter here.
         if op == "pace" {
             asked.lock().unwrap().push(format!("pace {}", line["percent"]));
         } else if op != "reopen_log" {
@@ -68,7 +68,7 @@ async fn speak(stream: UnixStream, port: u16, asked: Asked) {
     }
 }
 
-/// One that is ready, with these lines of the model.
+/// A supervisor whose model is ready; `model`: lines of its entry.
 pub(super) async fn ready_with(model: &str) -> Adopted {
     until_ready("", model).await.0
 }
@@ -86,13 +86,13 @@ async fn until_ready(memory: &str, model: &str) -> (Adopted, Asked) {
     (adopted, asked)
 }
 
-/// But for the pace.
+/// Requests without those about the pace.
 fn ops(asked: &Asked) -> Vec<String> {
     asked.lock().unwrap().iter().filter(|op| !op.starts_with("pace")).cloned().collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_empties_the_buffer_cache_and_half_an_hour_without_a_request_lets_prompts_go() {
+async fn a_pause_empties_the_buffer_cache_and_half_an_hour_without_requests_drops_prompts() {
     let (_adopted, asked) = ready("").await;
     tokio::time::sleep(Duration::from_secs(44)).await;
     assert_eq!(ops(&asked), [""; 0]);
@@ -107,7 +107,7 @@ async fn a_pause_empties_the_buffer_cache_and_half_an_hour_without_a_request_let
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_pressure_lets_prompts_go_at_once() {
+async fn memory_pressure_drops_prompts_at_once() {
     let (adopted, asked) = ready("").await;
     let reading = MemoryReading { available: Some(Bytes::gb(64)), ..MemoryReading::default() };
     adopted.host.set_memory(MemoryReading { pressure: Pressure::Warning, ..reading });
@@ -119,7 +119,7 @@ async fn memory_pressure_lets_prompts_go_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_game_lets_prompts_go_when_it_starts() {
+async fn the_start_of_a_game_drops_prompts() {
     let (adopted, asked) = ready("yield = [\"Civ5XP\"]").await;
     tokio::time::sleep(LOOK).await;
     assert_eq!(ops(&asked), [""; 0]);
@@ -129,7 +129,7 @@ async fn the_game_lets_prompts_go_when_it_starts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_person_lets_them_go_kept_on_disk_or_forgotten() {
+async fn a_trim_keeps_prompts_on_disk_and_a_forget_deletes_them() {
     let (adopted, asked) = ready("").await;
     adopted.handle.trim("m").await.unwrap();
     assert_eq!(ops(&asked), ["release"]);
@@ -142,22 +142,15 @@ async fn a_person_lets_them_go_kept_on_disk_or_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_a_request_only_the_buffer_cache_goes() {
+async fn during_a_request_a_trim_only_empties_the_buffer_cache() {
     let (adopted, asked) = ready("").await;
-    let mut client = TcpStream::connect(("127.0.0.1", adopted.port)).await.unwrap();
-    let body = r#"{"messages":[{"role":"user","content":"x"}]}"#;
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    client.write_all(request.as_bytes()).await.unwrap();
-    while adopted.handle.model("m").await.unwrap().traffic.in_flight == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let _client = adopted.begin_chat().await;
     adopted.handle.trim("m").await.unwrap();
     assert_eq!(ops(&asked), ["trim"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_leaves_it_to_the_backend_which_has_the_time_for_it() {
+async fn a_stop_leaves_storing_prompts_to_the_backend() {
     let (adopted, asked) = ready("").await;
     adopted.handle.stop("m", StopRequest::default()).await.unwrap();
     assert_eq!(ops(&asked), [""; 0]);

@@ -144,7 +144,7 @@ fn the_loop_answers_while_a_machine_is_asked_and_a_stop_does_not_wait_for_it() {
     let mut start = instance.mlxctl(&["start", "m"]);
     let mut start = start.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let asking = instance.wait_state("m", "spawning");
-    assert_eq!(asking["reason"], "the other machines of its cluster are asked for room");
+    assert_eq!(asking["reason"], "asking the other machines of its cluster for room");
     assert!(instance.status()["budget"]["models_bytes"].as_u64().unwrap() > 0, "reserved when granted");
     instance.expect(0, &["stop", "m"]);
     assert_eq!(instance.model("m")["state"], "stopped");

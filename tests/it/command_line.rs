@@ -331,14 +331,14 @@ fn trim_asks_each_backend_that_runs() {
     let asked = serve(&instance, |request, stream| match request {
         "GET /v1/status" => json(stream, 200, &serde_json::to_string(&status()).unwrap()),
         _ => {
-            let Line::Done(done) = serde_json::from_str(&done("32b gave 1.20 GB back")).unwrap() else {
+            let Line::Done(done) = serde_json::from_str(&done("32b released 1.20 GB")).unwrap() else {
                 return;
             };
             json(stream, 200, &serde_json::to_string(&done).unwrap());
         }
     });
     let (code, out, _) = run(&instance, &["trim"]);
-    assert_eq!((code, out.as_str()), (0, "32b gave 1.20 GB back\n"));
+    assert_eq!((code, out.as_str()), (0, "32b released 1.20 GB\n"));
     assert_eq!(asked.lock().unwrap()[1].0, "POST /v1/models/32b/trim");
     assert_eq!(asked.lock().unwrap().len(), 2);
 }
@@ -355,7 +355,7 @@ fn a_trim_that_takes_long_reports_progress() {
             status.models[0].memory.prompt_store = Some(facts);
             return json(stream, 200, &serde_json::to_string(&status).unwrap());
         }
-        let Line::Done(done) = serde_json::from_str(&done("32b gave 1.20 GB back")).unwrap() else { return };
+        let Line::Done(done) = serde_json::from_str(&done("32b released 1.20 GB")).unwrap() else { return };
         let (mut stream, looks) = (stream.try_clone().unwrap(), looks.clone());
         // It is done after the status was requested twice.
         std::thread::spawn(move || {
@@ -366,7 +366,7 @@ fn a_trim_that_takes_long_reports_progress() {
         });
     });
     let (code, out, said) = run(&instance, &["trim"]);
-    assert_eq!((code, out.as_str()), (0, "32b gave 1.20 GB back\n"));
+    assert_eq!((code, out.as_str()), (0, "32b released 1.20 GB\n"));
     assert_eq!(said, "32b writes its kept prompts to disk\nanother 1.20 GB\n");
 }
 

@@ -70,7 +70,7 @@ fn an_idle_manual_model_stops_by_itself_and_stays_down() {
     instance.expect(0, &["start", "idle"]);
     instance.expect(0, &["start", "lent", "--for", "1s"]);
     let down = instance.wait_state("idle", "stopped");
-    assert_eq!(down["reason"], "idle for 1.0 s, as the registry says", "{down}");
+    assert_eq!(down["reason"], "idle for 1.0 s (stop.idle)", "{down}");
     let down = instance.wait_state("lent", "stopped");
     assert_eq!(down["reason"], "its time of 1.0 s is over", "{down}");
     for name in ["idle", "lent"] {

@@ -171,7 +171,7 @@ async fn the_registry_decides_on_battery_and_requests_keep_the_machine_awake() {
     until("on battery it is stopped", async || state().await.state == StateName::Stopped).await;
     assert_eq!(state().await.reason.as_deref(), Some("stopped to save power"));
     let (code, why) = start(&handle, false).await.unwrap_err();
-    assert!(code == ErrorCode::Refused && why.contains("runs on its battery"), "{why}");
+    assert!(code == ErrorCode::Refused && why.contains("running on battery"), "{why}");
     start(&handle, true).await.unwrap();
     look_again(&handle, &bench, "serve").await;
     assert_eq!(state().await.state, StateName::Ready, "what was forced stays");

@@ -71,7 +71,7 @@ fn missing_files_do_not_stop_a_running_model() {
     let restarted = instance.run(&["restart", "m"]);
     let said = String::from_utf8_lossy(&restarted.stderr).into_owned();
     assert_eq!(restarted.status.code(), Some(75), "{said}");
-    assert!(said.contains("the present run goes on") && said.contains("mlxctl pull m"), "{said}");
+    assert!(said.contains("the current run continues") && said.contains("mlxctl pull m"), "{said}");
     let model = instance.model("m");
     assert_eq!((model["state"].as_str(), instance.pid("m")), (Some("ready"), pid));
     assert_eq!((model["repo"].as_str(), model["running_repo"].as_str()), (Some("org/model"), Some(&*own)));

@@ -1,9 +1,9 @@
-//! Single histories.
+//! Single histories, written out.
 
 use super::*;
 
 #[test]
-fn a_process_that_ignores_sigterm_is_killed_at_the_deadline_and_not_before() {
+fn a_process_that_ignores_sigterm_is_killed_at_the_deadline() {
     let mut world = World::new(1);
     world.signed(&Name::from(ALWAYS), 1, 0);
     world.happen(&Happening::Stop { manual: false, now: true });
@@ -58,14 +58,14 @@ fn a_model_without_its_files_fails_once_and_comes_back_when_they_are_there() {
     let model = world.fleet.get(ALWAYS).unwrap().clone();
     assert!(model.state.waits_for_files(), "{model:?}");
     world.pass(Duration::from_secs(100_000));
-    assert_eq!(world.fleet.get(ALWAYS), Some(&model), "no later try by itself");
+    assert_eq!(world.fleet.get(ALWAYS), Some(&model), "it is not retried by itself");
     world.admission.missing = false;
     world.send(Event::Retry(Name::from(ALWAYS)));
     assert!(world.fleet.get(ALWAYS).unwrap().state.generation().is_some());
 }
 
 #[test]
-fn a_manual_model_whose_files_come_waits_for_its_command_all_the_same() {
+fn a_manual_model_still_waits_for_a_command_when_its_files_arrive() {
     let mut world = World::new(1);
     world.admission.missing = true;
     world.happen(&Happening::Start { manual: true, force: false, wait: true, timeout: None });
@@ -76,7 +76,7 @@ fn a_manual_model_whose_files_come_waits_for_its_command_all_the_same() {
 }
 
 #[test]
-fn a_restart_without_files_leaves_the_run_that_works() {
+fn a_restart_without_files_leaves_the_working_run_alone() {
     let mut world = World::new(1);
     world.signed(&Name::from(ALWAYS), 1, 0);
     world.admission.missing = true;

@@ -7,7 +7,7 @@ use crate::memory::pressure::{Action, Policy as GivingWay, Running};
 use crate::registry::{PressureSettings, YieldAction};
 use crate::units::Percent;
 
-/// What happens beside everything else.
+/// Something that happens, including what moves hours, pressure and the game.
 #[derive(Debug, Clone)]
 enum Moved {
     Other(Happening),
@@ -15,7 +15,7 @@ enum Moved {
     Start {
         manual: bool,
     },
-    /// The clock on the wall goes on, or jumps, to this second of the day.
+    /// The wall clock advances or jumps to this second of the day.
     Clock(u32),
     Game(bool),
     Pressure(Pressure),
@@ -30,15 +30,9 @@ enum Moved {
 }
 
 fn moved() -> impl Strategy<Value = Moved> {
-    let other = happening()
-        .prop_map(|happening| match happening {
-            Happening::Pass(seconds) => Happening::Pass(seconds % 60),
-            Happening::Slept(seconds) => Happening::Slept(seconds % 600),
-            other => other,
-        })
-        .prop_filter("the end, and models that go, are other tests'", |happening| {
-            !matches!(happening, Happening::Shutdown { .. } | Happening::Reload { .. })
-        });
+    let other = in_passing().prop_filter("removed models are another test's", |happening| {
+        !matches!(happening, Happening::Reload { .. })
+    });
     let level = prop_oneof![Just(Pressure::Normal), Just(Pressure::Warning), Just(Pressure::Critical)];
     prop_oneof![
         8 => other.prop_map(Moved::Other),
@@ -51,11 +45,6 @@ fn moved() -> impl Strategy<Value = Moved> {
     ]
 }
 
-/// The generation of a model's last start, whatever came of it.
-fn starts(world: &World, name: &str) -> u64 {
-    world.fleet.get(name).map_or(0, |model| model.generation.0)
-}
-
 fn asleep(hours: &Hours, second: u32) -> Option<crate::clock::hours::TimeOfDay> {
     let now = LocalTime::of(second);
     if hours.open(now) { None } else { hours.next(now).map(|(until, _)| until) }
@@ -65,19 +54,7 @@ fn sleeps_now(model: &Managed) -> bool {
     matches!(model.state, State::Stopped { why: StopReason::Hours(_) })
 }
 
-/// A person's restart that waits for the end of the run before it.
-fn wanted(world: &World, name: &str) -> bool {
-    matches!(
-        world.fleet.get(name).map(|model| &model.state),
-        Some(
-            State::Draining { next: Next::Restart { .. }, .. }
-                | State::Stopping { next: Next::Restart { .. }, .. }
-                | State::Spawning { instead: Some(Next::Restart { .. }), .. }
-        )
-    )
-}
-
-/// What the policy about programs and pressure does now.
+/// Steps the pressure policy and carries out its actions.
 fn relieve(world: &mut World, policy: &mut GivingWay, pressure: Pressure, game: &[String]) {
     let running: Vec<Running> = world
         .fleet
@@ -107,7 +84,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn in_10_000_events_hours_and_games_start_no_manual_model_and_wake_nobody_at_night(
+    fn in_10_000_events_hours_and_games_start_no_manual_model_and_wake_no_model_at_night(
         seed in any::<u64>(),
         history in prop::collection::vec(moved(), 10_000),
     ) {
@@ -130,7 +107,7 @@ proptest! {
                 _ => None,
             };
             match moved {
-                // The policy above brings back what it has stopped, and nothing else does.
+                // Only the policy brings back what it has stopped.
                 Moved::Other(Happening::Return { .. }) => continue,
                 Moved::Other(happening) => world.happen(&happening),
                 Moved::Start { manual } => {
@@ -163,7 +140,7 @@ proptest! {
             relieve(&mut world, &mut policy, pressure, &game);
             held += u32::from(policy.holds());
             let until = asleep(&hours, second);
-            // To the manual one as well, which is not to hear it.
+            // The manual model gets it as well, and must ignore it.
             for (name, _) in roles {
                 world.send(Event::Hours { model: name.into(), asleep: until });
             }

@@ -1,8 +1,8 @@
-//! Models that go by themselves, in long histories.
+//! Models that stop by themselves, in long histories.
 
 use super::*;
 
-/// What happens beside everything else: requests, and the regular look.
+/// Something that happens, including requests and the regular check.
 #[derive(Debug, Clone)]
 enum Moved {
     Other(Happening),
@@ -14,18 +14,8 @@ enum Moved {
 }
 
 fn moved() -> impl Strategy<Value = Moved> {
-    // Short passes: what comes back by itself ticks through them.
-    let other = happening()
-        .prop_map(|happening| match happening {
-            Happening::Pass(seconds) => Happening::Pass(seconds % 60),
-            Happening::Slept(seconds) => Happening::Slept(seconds % 600),
-            other => other,
-        })
-        .prop_filter("the end is another test's", |happening| {
-            !matches!(happening, Happening::Shutdown { .. })
-        });
     prop_oneof![
-        6 => other.prop_map(Moved::Other),
+        6 => in_passing().prop_map(Moved::Other),
         1 => Just(Moved::Start),
         1 => any::<bool>().prop_map(Moved::Request),
         1 => (1u16..400).prop_map(Moved::Lend),
@@ -33,16 +23,11 @@ fn moved() -> impl Strategy<Value = Moved> {
     ]
 }
 
-/// The generation of the manual model's last start, whatever came of it.
-fn starts(world: &World) -> u64 {
-    world.fleet.get(MANUAL).map_or(0, |model| model.generation.0)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn in_10_000_events_a_manual_model_is_started_by_people_only_and_no_request_is_cut_by_its_end(
+    fn in_10_000_events_only_people_start_a_manual_model_and_its_stop_cuts_no_request(
         seed in any::<u64>(),
         history in prop::collection::vec(moved(), 10_000),
     ) {
@@ -52,21 +37,17 @@ proptest! {
         let mut usage = Usage { busy: false, last: world.now };
         let mut gone = 0;
         for moved in history {
-            let before = starts(&world);
-            // A person's command is carried out at once, or when the run that it came in has ended.
+            let before = starts(&world, MANUAL);
+            // A person's command takes effect at once, or when the live run has ended.
             let person = matches!(
                 moved,
                 Moved::Start
                     | Moved::Other(Happening::Start { manual: true, .. } | Happening::Restart { manual: true, .. })
             );
-            let wanted = person || matches!(
-                world.fleet.get(MANUAL).map(|model| &model.state),
-                Some(State::Draining { next: Next::Restart { .. }, .. } | State::Stopping { next: Next::Restart { .. }, .. }
-                    | State::Spawning { instead: Some(Next::Restart { .. }), .. })
-            );
+            let wanted = person || wanted(&world, MANUAL);
             match moved {
                 Moved::Other(happening) => {
-                    // A registry without the model forgets its numbers.
+                    // A model that leaves the registry loses its generation.
                     if matches!(happening, Happening::Reload { keep_manual: false, .. }) {
                         continue;
                     }
@@ -81,7 +62,7 @@ proptest! {
                     let length = Duration::from_secs(seconds.into());
                     limits.lent = Some(Lent { length, until: Some(world.now.after(length)) });
                 }
-                // Some looks in a row: a run that is ready is rarely left alone for longer by what else happens.
+                // Several checks in a row: other events rarely leave a ready run alone for longer.
                 Moved::Look(seconds) => for _ in 0..4 {
                     world.pass(Duration::from_secs(seconds.into()));
                     let ready = matches!(
@@ -96,14 +77,14 @@ proptest! {
                     }
                 },
             }
-            prop_assert!(starts(&world) == before || wanted, "a manual model started by itself");
+            prop_assert!(starts(&world, MANUAL) == before || wanted, "a manual model started by itself");
         }
-        prop_assert!(gone > 0, "some went by themselves");
+        prop_assert!(gone > 0, "some runs stopped by themselves");
     }
 }
 
 #[test]
-fn what_went_by_itself_is_stopped_and_no_failure() {
+fn a_model_that_stopped_by_itself_is_stopped_not_failed() {
     let mut world = World::new(1);
     world.happen(&Happening::Start { manual: true, force: false, wait: true, timeout: None });
     world.signed(&MANUAL.into(), 1, 0);
@@ -113,7 +94,7 @@ fn what_went_by_itself_is_stopped_and_no_failure() {
     world.signed(&MANUAL.into(), 7, 0);
     let model = world.fleet.get(MANUAL).unwrap();
     assert_eq!(model.state, State::Stopped { why });
-    assert_eq!(model.reason().as_deref(), Some("idle for 2h, as the registry says"));
+    assert_eq!(model.reason().as_deref(), Some("idle for 2h (stop.idle)"));
     assert_eq!(StopReason::TimeOver(Duration::from_secs(3600)).text(), "its time of 1h is over");
     let generation = model.generation;
     world.send(Event::Return(MANUAL.into()));

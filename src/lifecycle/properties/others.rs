@@ -1,4 +1,4 @@
-//! Starts in which other machines have a say.
+//! Starts that other machines have to agree to.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn a_start_by_hand_that_another_machine_refuses_is_answered_and_changes_nothing(
     world.admission.others = true;
     let before = world.fleet.get(MANUAL).unwrap().state.clone();
     world.happen(&Happening::Start { manual: true, force: false, wait: false, timeout: None });
-    assert!(!world.waiting.is_empty(), "nothing is granted before they have answered");
+    assert!(!world.waiting.is_empty(), "nothing is granted before the machines have answered");
     assert_eq!(world.fleet.reserved().len(), 2, "but its bytes are reserved");
     world.answer(&Name::from(MANUAL), false, 0);
     assert!(world.waiting.is_empty());
@@ -17,7 +17,7 @@ fn a_start_by_hand_that_another_machine_refuses_is_answered_and_changes_nothing(
 }
 
 #[test]
-fn what_comes_back_by_itself_asks_again_until_the_others_agree() {
+fn a_restart_after_a_crash_asks_again_until_the_others_agree() {
     let mut world = World::new(1);
     let name = Name::from(ALWAYS);
     world.admission.others = true;
@@ -38,7 +38,7 @@ fn what_comes_back_by_itself_asks_again_until_the_others_agree() {
 }
 
 #[test]
-fn a_stop_while_the_others_are_asked_waits_for_nobody() {
+fn a_stop_does_not_wait_for_the_answers_of_other_machines() {
     let mut world = World::new(1);
     world.admission.others = true;
     world.happen(&Happening::Start { manual: true, force: false, wait: true, timeout: None });

@@ -1,4 +1,4 @@
-//! What `status` says while no supervisor runs: the registry's models, stopped, and the planned budget.
+//! What `status` shows while no supervisor runs: the registry's models, stopped, and the planned budget.
 
 use std::net::SocketAddr;
 
@@ -8,9 +8,9 @@ use crate::memory::budget::Planned;
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
-/// The document of `mlxctl status` without a supervisor: the plan of `mlxctl budget`. The always-on models count;
-/// a reserve that is tied to programs counts when one of them is in `running`. `planned` is what admission would
-/// reserve, in the registry's order.
+/// The document of `mlxctl status` without a supervisor, with the plan of `mlxctl budget`. Always-on models count;
+/// a reserve that is tied to programs counts if one of them is in `running`. `planned` is what admission would reserve,
+/// in the registry's order.
 pub(crate) fn planned_status(
     registry: &Registry,
     host: HostStatus,
@@ -34,7 +34,7 @@ pub(crate) fn planned_status(
     }
 }
 
-/// The one address of all models, if the registry names one. `problem`: why it does not listen.
+/// The router's address, if the registry has a router. `problem`: why it does not listen.
 pub(super) fn router(registry: &Registry, problem: Option<String>) -> Option<RouterStatus> {
     let address = SocketAddr::new(registry.network.host, registry.router?);
     Some(RouterStatus { address: address.to_string(), problem })

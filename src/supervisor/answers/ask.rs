@@ -1,4 +1,4 @@
-//! What may be asked of the loop.
+//! Questions and commands to the loop.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::metrics::Snapshot;
 use crate::page::Press;
 use crate::registry::Registry;
 
-/// A question with the place for its answer.
+/// A question or command, with the channel for its answer.
 pub(crate) enum Ask {
     Status(oneshot::Sender<Status>),
     Metrics(oneshot::Sender<Snapshot>),
     Model(String, oneshot::Sender<Option<ModelStatus>>),
     Start(String, StartRequest, Answer<CommandDone>),
-    /// The same start once more, with fresh readings.
+    /// A start that was refused once, repeated with fresh readings.
     StartAgain(String, StartRequest, Answer<CommandDone>),
     Stop(String, StopRequest, Answer<CommandDone>),
     Restart(String, StopRequest, Answer<CommandDone>),
-    /// A button of the page was pressed: on which model, which one, with the key of which name. It only notes that.
+    /// A button of the page was pressed: the model, the button, the name of the key. Only noted in the history.
     Pressed(String, Press, String),
     Trim(String, Answer<CommandDone>),
     Forget(String, Answer<CommandDone>),
@@ -34,14 +34,14 @@ pub(crate) enum Ask {
     Handover(Option<Hold>),
 }
 
-/// A hand-over after which the service manager unloads the job: the supervisor stays until it is told to end, so that
-/// the manager does not start another one in between.
+/// A hand-over after which the service manager unloads the job: the supervisor waits for SIGTERM, so that the manager
+/// does not start another one in between.
 pub(crate) struct Hold {
-    /// How long it stays for that, once nothing is in flight any more.
+    /// How long it waits for SIGTERM once nothing is in flight.
     pub time: Duration,
-    /// Who waits to be told that nothing is.
+    /// Notified when nothing is in flight.
     pub ready: oneshot::Sender<()>,
 }
 
-/// Where a command's answer goes.
+/// The channel for a command's answer.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, ApiError>>;

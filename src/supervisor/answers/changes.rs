@@ -1,4 +1,4 @@
-//! What tells two registries apart, for people. Pure, but for a look whether a model's new files are there.
+//! The differences between two registries, for people. Pure, except that it checks whether a model's new files are there.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use crate::api::{Change, ChangeKind};
 use crate::registry::{Model, Registry, Reserve};
 use crate::supervisor::capacity::present;
 
-/// What tells two registries apart, a line a model.
+/// The changes between two registries, one line per model.
 pub(crate) fn changes(old: &Registry, new: &Registry) -> Vec<Change> {
     let find =
         |registry: &Registry, name: &str| registry.models.iter().find(|model| model.name == name).cloned();
@@ -29,7 +29,7 @@ pub(crate) fn changes(old: &Registry, new: &Registry) -> Vec<Change> {
     changes
 }
 
-/// The listeners that are no model's, as far as they change.
+/// The changes of the listeners that are not a model's.
 pub(crate) fn listeners(old: &Registry, new: &Registry) -> Vec<Change> {
     let router = |registry: &Registry| Some(SocketAddr::new(registry.network.host, registry.router?));
     let of_router = listener("[router]", router(old), router(new));
@@ -38,7 +38,7 @@ pub(crate) fn listeners(old: &Registry, new: &Registry) -> Vec<Change> {
     of_router.into_iter().chain(of_metrics).chain(of_page).collect()
 }
 
-/// What becomes of a listener that is no model's; nothing where it stays as it is.
+/// The change of one such listener; `None`: it stays as it is.
 fn listener(table: &str, old: Option<SocketAddr>, new: Option<SocketAddr>) -> Option<Change> {
     match (old, new) {
         (None, Some(new)) => Some(change(table, ChangeKind::Added, Some(new.to_string()))),
@@ -54,7 +54,7 @@ fn change(model: &str, change: ChangeKind, detail: Option<String>) -> Change {
     Change { model: model.to_owned(), change, detail }
 }
 
-/// The names of the settings that differ, and what becomes of a live run.
+/// The names of the settings that differ, and the consequence for a live run.
 fn differences(old: &Model, new: &Model) -> String {
     let settings = [
         ("repo", old.source != new.source),
@@ -72,7 +72,7 @@ fn differences(old: &Model, new: &Model) -> String {
         ("stop", old.stop != new.stop),
         ("limits", old.limits != new.limits),
     ];
-    let names: Vec<_> = settings.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+    let names = names(&settings);
     let named = if names.is_empty() { "network".to_owned() } else { names.join(", ") };
     let needs_restart = old.source != new.source
         || old.cluster != new.cluster
@@ -85,12 +85,12 @@ fn differences(old: &Model, new: &Model) -> String {
         Ok(()) => format!("{named}; a live run keeps its settings until it is restarted"),
         Err(missing) => {
             let hint = missing.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-            format!("{named}; {}{hint}; a live run goes on, and is not restarted before", missing.text)
+            format!("{named}; {}{hint}; a live run continues and is not restarted until then", missing.text)
         }
     }
 }
 
-/// What tells the other tables apart, a line a table, with what has to be done for it to count.
+/// The changes of the other tables, one line per table, with what has to be done for them to take effect.
 pub(crate) fn tables(old: &Registry, new: &Registry) -> Vec<Change> {
     let table = |name: &str, changed: Vec<String>, so: &str| {
         (!changed.is_empty()).then(|| {
@@ -121,10 +121,10 @@ pub(crate) fn tables(old: &Registry, new: &Registry) -> Vec<Change> {
             "takes effect when the supervisor is restarted: mlxctl agent restart",
         ),
         table("[python]", python, "takes effect with mlxctl setup"),
-        table("[network]", network, "in force for new requests"),
-        table("[memory]", memory(old, new), "counts from now on; no live run is stopped for it"),
-        table("[power]", power, "in force"),
-        table("[notify]", notify, "in force"),
+        table("[network]", network, "in effect for new requests"),
+        table("[memory]", memory(old, new), "in effect from now on; no live run is stopped for it"),
+        table("[power]", power, "in effect"),
+        table("[notify]", notify, "in effect"),
         table("[agent]", agent(old, new), "takes effect with mlxctl agent install"),
     ]
     .into_iter()
@@ -158,7 +158,7 @@ fn network(old: &Registry, new: &Registry) -> Vec<String> {
     ])
 }
 
-/// Reserves one by one, since each is a sum that is missed or found again; the rest by its keys.
+/// Reserves one by one, with their sizes; the rest by its keys.
 fn memory(old: &Registry, new: &Registry) -> Vec<String> {
     let find = |all: &[Reserve], name: &str| all.iter().find(|reserve| reserve.name == name).cloned();
     let reserve = |reserve: &Reserve| match find(&old.reserves, &reserve.name) {
@@ -201,7 +201,6 @@ fn agent(old: &Registry, new: &Registry) -> Vec<String> {
     ])
 }
 
-/// For the history.
 pub(crate) fn word(change: ChangeKind) -> &'static str {
     match change {
         ChangeKind::Added => "added",
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_that_changed_is_named_with_what_changed_in_it() {
+    fn every_changed_table_is_named_with_its_changed_keys() {
         let old = registry("[memory]\nreserve = [{ name = \"macOS\", size = \"10GB\" }]", "");
         let new = registry(
             "[memory]\nreserve = [{ name = \"macOS\", size = \"12GB\" }, { name = \"Civ V\", size = \"8GB\" }]\n\
@@ -246,7 +245,7 @@ mod tests {
         assert_eq!(tables(&new, &new), []);
     }
 
-    /// What a registry says is in one of the tables, or in a model: nothing changes unsaid.
+    /// No setting changes without being reported.
     #[test]
     fn two_registries_that_differ_have_a_change() {
         let base = registry("", "");
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repo_without_files_is_said_with_the_command_that_brings_them() {
+    fn a_repo_without_files_is_reported_with_the_command_that_downloads_them() {
         let (old, mut new) = (registry("", ""), registry("", ""));
         new.models[0].source = crate::registry::Source::Hub("no-such-org/two".into());
         let told = changes(&old, &new).remove(0).detail.unwrap();

@@ -1,4 +1,4 @@
-//! What is asked of the supervisor, and what it tells: documents, outcomes of commands, notices.
+//! Questions to the supervisor and its answers: documents, outcomes of commands, notifications.
 
 mod absent;
 mod ask;
@@ -34,9 +34,8 @@ use crate::registry::Registry;
 use crate::supervisor::capacity::Capacity;
 use crate::supervisor::records::{Note, Records};
 
-/// Those who ask, and what they are shown.
+/// Open questions, and everything that answers are made of.
 pub(crate) struct Answers {
-    /// When this supervisor came up.
     started: Moment,
     glance: Glance,
     waiters: Waiters,
@@ -47,7 +46,7 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// `past`: of the history, as much as is at hand; `report` brings what comes of each notification to
+    /// `past`: the history, as far as it is in memory. `report` passes the result of each notification on to
     /// [`Answers::notified`].
     pub(super) fn new(
         started: Moment,
@@ -64,7 +63,7 @@ impl Answers {
         Self { started, glance: Glance::default(), waiters: Waiters::default(), notices, metrics, page }
     }
 
-    /// Another registry is in force.
+    /// Follows a reloaded registry: listeners and notifications.
     pub(super) fn follow(&mut self, registry: &Registry) {
         self.notices.follow(registry);
         self.metrics.listen(registry);
@@ -76,12 +75,12 @@ impl Answers {
         self.documents(sources).status()
     }
 
-    /// One model's part of it.
+    /// One model's part of [`Answers::status`].
     pub(super) fn model(&mut self, sources: &Sources, name: &str) -> Option<ModelStatus> {
         self.documents(sources).model(name)
     }
 
-    /// Everything that is counted.
+    /// All counters, for the metrics listener.
     pub(super) fn metrics(&mut self, sources: &Sources) -> Snapshot {
         self.documents(sources).metrics()
     }
@@ -93,12 +92,12 @@ impl Answers {
         Documents { now, from, glance: &self.glance, started: self.started, listeners }
     }
 
-    /// The programs of `asked` that run now were seen to be these: what is shown must not say otherwise.
+    /// Of `asked`, exactly `running` were just seen to run: readings that disagree are outdated.
     pub(super) fn contradicted_by(&mut self, asked: &[String], running: &[String]) {
         self.glance.contradicted_by(asked, running);
     }
 
-    /// Registers an asker; its command carries the id.
+    /// Registers a waiter; the id goes with its command.
     pub(super) fn waiter(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
         self.waiters.register()
     }
@@ -107,17 +106,17 @@ impl Answers {
         self.waiters.reply(waiter, outcome);
     }
 
-    /// Takes in what was noted, for the owner to be told of some.
+    /// Passes new events on to the notifier.
     pub(super) fn hear(&mut self, events: &[EventRecord], registry: &Registry) {
         self.notices.hear(events, registry);
     }
 
-    /// What came of a notification.
+    /// Handles the result of a notification; a failure is noted.
     pub(super) fn notified(&mut self, sent: Sent) -> Option<Note> {
         self.notices.sent(sent)
     }
 
-    /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked.
+    /// Notes when the disk starts and stops refusing writes, and which keys were revoked.
     pub(super) fn look_for_trouble(
         &mut self,
         registry: &Registry,

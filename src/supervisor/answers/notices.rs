@@ -1,4 +1,4 @@
-//! What the owner is told of: feeds the notifier, and watches what is a condition rather than an event.
+//! Notifications to the owner: feeds the notifier with events, and watches conditions that are not events.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::supervisor::records::{Note, keys_file, written};
 
 pub(super) struct Notices {
     notifier: Notifier,
-    /// What of the disk and of the keys was seen last.
+    /// The last seen state of the disk and the keys.
     trouble: Trouble,
 }
 
 impl Notices {
-    /// `past`: as much as is at hand; an episode that began there is not told again.
+    /// `past`: the history, as far as it is in memory; an episode that started there is not notified again.
     pub(super) fn new(
         registry: &Registry,
         past: &[EventRecord],
@@ -24,7 +24,6 @@ impl Notices {
         Self { notifier: Notifier::new(registry, past, report), trouble: Trouble::default() }
     }
 
-    /// Another registry is in force.
     pub(super) fn follow(&mut self, registry: &Registry) {
         self.notifier.follow(registry);
     }
@@ -35,21 +34,21 @@ impl Notices {
         }
     }
 
-    /// What came of a notification.
+    /// Handles the result of a notification; a failure is noted.
     pub(super) fn sent(&mut self, sent: Sent) -> Option<Note> {
         let problem = self.notifier.sent(sent)?;
         let text = format!("a notification was not sent: {problem}");
         Some(Note::new("notify_failed", text).hint("mlxctl notify --test"))
     }
 
-    /// Notes when the disk begins to refuse writes and when that ends, and which keys were revoked. `problem`: why
-    /// something cannot be written now.
+    /// Notes when the disk starts and stops refusing writes, and which keys were revoked. `problem`: why something cannot
+    /// be written now.
     pub(super) fn look(&mut self, problem: Option<&str>, registry: &Registry) -> Vec<Note> {
         let news = self.trouble.disk(problem);
         news.into_iter().chain(self.revoked_keys(registry)).map(note).collect()
     }
 
-    /// One `stat`, unless the file was written to, and only where somebody wants to be told.
+    /// Costs one `stat` unless the file has changed, and nothing if no such notifications are configured.
     fn revoked_keys(&mut self, registry: &Registry) -> Vec<notify::News> {
         let notify = &registry.notify;
         if ways(notify).is_empty() || !notify.kinds.contains(&NotifyKind::KeyRevoked) {
@@ -63,7 +62,7 @@ impl Notices {
         }
         match keys::list(&file) {
             Ok(keys) => self.trouble.keys(at, keys.into_iter().map(|key| key.name).collect()),
-            // What it holds is no keys: the gates say so, and the next look tries again.
+            // Not a file of keys: the gates report that, and the next check tries again.
             Err(_) => Vec::new(),
         }
     }

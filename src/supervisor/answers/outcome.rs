@@ -1,4 +1,4 @@
-//! What came of a command, as its answer.
+//! Outcomes of commands as answers.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::lifecycle::{FailureKind, Managed, Name, Outcome, State};
 use crate::registry::{Model, Start, UnknownModel};
 use crate::units::Bytes;
 
-/// How a command ended for its asker: whether it did anything, and a sentence.
+/// The outcome of a command for its asker: whether it did anything, and a sentence.
 type Told = (bool, String);
 
-/// The answer to a command. `managed` and `status`: the model, now.
+/// The answer to a command. `managed` and `status`: the model as it is now.
 pub(crate) fn done(
     name: &Name,
     verb: &str,
@@ -45,7 +45,8 @@ fn told(name: &Name, verb: &str, outcome: Outcome, managed: Option<&Managed>) ->
             error(ErrorCode::Refused, format!("{name} was not started: {}", why.text()), None)
         }
         Outcome::TimedOut => {
-            let hint = format!("it goes on loading; mlxctl status shows it, mlxctl stop {name} ends it");
+            let hint =
+                format!("it is still loading: mlxctl status shows its progress, mlxctl stop {name} ends it");
             error(ErrorCode::Timeout, format!("{name} is not ready yet"), Some(hint))
         }
         Outcome::Unknown => Err(no_longer(name)),
@@ -57,20 +58,20 @@ fn no_longer(name: &Name) -> ApiError {
     ApiError { code: ErrorCode::UnknownModel, message, hint: None }
 }
 
-/// That a stopped model is really gone.
+/// Says that a stopped model is really gone.
 fn proof(name: &Name, managed: Option<&Managed>) -> String {
     match managed.map(|managed| &managed.state) {
         Some(State::Stopped { .. } | State::Failed { .. }) | None => {
             format!("{name} is stopped: its process group is gone and its port is free")
         }
         Some(state) => {
-            format!("that run of {name} is gone; by another command it is {:?} again", state.name())
-                .to_lowercase()
+            let state = format!("{:?}", state.name()).to_lowercase();
+            format!("that run of {name} is gone; another command has made the model {state} again")
         }
     }
 }
 
-/// The answer to what gave bytes back, and left this to say.
+/// The answer to a command that freed memory or disk space.
 pub(crate) fn freed(
     name: &Name,
     freed: Bytes,
@@ -94,25 +95,25 @@ pub(crate) fn unknown(unknown: &UnknownModel) -> ApiError {
     ApiError { code: ErrorCode::UnknownModel, message: unknown.to_string(), hint }
 }
 
-/// What commands are answered during a hand-over.
+/// The answer to commands during a hand-over.
 pub(crate) fn being_replaced() -> ApiError {
     let message = "the supervisor is being replaced by another one".to_owned();
-    ApiError { code: ErrorCode::Refused, message, hint: Some("the same again in a moment".to_owned()) }
+    ApiError { code: ErrorCode::Refused, message, hint: Some("repeat the command in a moment".to_owned()) }
 }
 
-/// The file on disk is not a registry: the old one stays in force.
+/// The answer to a reload of an invalid registry.
 pub(crate) fn not_taken_in(problem: &str) -> ApiError {
     ApiError {
         code: ErrorCode::BadRequest,
-        message: format!("the registry was not taken in, the old one stays in force\n{problem}"),
+        message: format!("the registry was not reloaded, the previous version stays in effect\n{problem}"),
         hint: Some("mlxctl check".into()),
     }
 }
 
-/// The time that a start asks for, if any.
+/// The time that a start asks for with `--for`; `None`: none.
 ///
 /// # Errors
-/// Not a time, or a model that does not stop by itself.
+/// `for_seconds` is not a positive time, or the model is always-on.
 pub(crate) fn lent(model: &Model, request: &StartRequest) -> Result<Option<Duration>, ApiError> {
     let refuse = |message: String, hint: &str| {
         Err(ApiError { code: ErrorCode::BadRequest, message, hint: Some(hint.to_owned()) })

@@ -19,11 +19,10 @@ use crate::supervisor::records::Records;
 use crate::supervisor::runs::Runs;
 use crate::units::Bytes;
 
-/// What the documents are made of.
 pub(crate) struct Sources<'a> {
     pub host: &'a dyn Host,
     pub registry: &'a Registry,
-    /// Why the file on disk is not the registry in force.
+    /// Why the file on disk is not the registry in effect.
     pub registry_problem: Option<&'a str>,
     pub fleet: &'a Fleet,
     pub runs: &'a Runs,
@@ -31,14 +30,13 @@ pub(crate) struct Sources<'a> {
     pub records: &'a Records,
 }
 
-/// They, and what was looked at beside them.
+/// Makes documents from the sources and the readings taken for them.
 pub(super) struct Documents<'a> {
     pub now: Moment,
     pub from: &'a Sources<'a>,
     pub glance: &'a Glance,
-    /// When this supervisor came up.
     pub started: Moment,
-    /// Why metrics and page have no listener where they should.
+    /// Why metrics or page do not listen although they should.
     pub listeners: Vec<String>,
 }
 
@@ -56,12 +54,12 @@ impl Documents<'_> {
         }
     }
 
-    /// One model's part of it.
+    /// One model's part of [`Documents::status`].
     pub(super) fn model(&self, name: &str) -> Option<ModelStatus> {
         self.of_model(self.from.fleet.get(name)?)
     }
 
-    /// Everything that is counted.
+    /// All counters, with the status they are shown with.
     pub(super) fn metrics(&self) -> Snapshot {
         let slots = self.from.runs.slots();
         Snapshot {
@@ -97,7 +95,7 @@ impl Documents<'_> {
         gates.chain(router).chain(problems).chain(listeners).chain(strays).collect()
     }
 
-    /// Those that run now; where none does, those that were there a moment ago and may come back.
+    /// The programs that run now; if none does, those that just ended and may come back.
     fn yielding_to(&self) -> Vec<String> {
         let running = self.glance.yielded_to(self.from.registry);
         if running.is_empty() { self.from.capacity.yielding_to().to_vec() } else { running }
@@ -174,7 +172,7 @@ impl Documents<'_> {
         })
     }
 
-    /// How far a load is: bytes read of the weights' bytes.
+    /// Progress of a load, 0 to 1: the share of the weights' bytes that was read.
     #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
     fn progress(&self, managed: &Managed, weights: Option<Bytes>) -> Option<f64> {
         let State::Loading { run, .. } = &managed.state else { return None };
@@ -184,12 +182,12 @@ impl Documents<'_> {
     }
 }
 
-/// Why something cannot be written now.
+/// The reasons why something cannot be written now.
 pub(super) fn problems<'a>(records: &'a Records, capacity: &'a Capacity) -> impl Iterator<Item = &'a str> {
     [records.journal_problem(), capacity.problem(), records.checkpoint_problem()].into_iter().flatten()
 }
 
-/// What is, or would be, reserved for a model.
+/// What is reserved for a model, or would be if it started.
 fn reserve(managed: &Managed, model: &Model, demand: &Demand) -> Option<Bytes> {
     match managed.state.generation() {
         Some(_) => Some(managed.state.reserved()),
@@ -197,7 +195,7 @@ fn reserve(managed: &Managed, model: &Model, demand: &Demand) -> Option<Bytes> {
     }
 }
 
-/// The machine, measured now.
+/// The machine's facts, with memory read now.
 pub(crate) fn host_status(host: &dyn Host) -> HostStatus {
     let facts = host.facts();
     let memory = host.memory().unwrap_or_default();

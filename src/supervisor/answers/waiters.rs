@@ -1,4 +1,4 @@
-//! Commands that wait for their outcome.
+//! Channels of the commands that wait for their outcome.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// Registers an asker; its command carries the id.
+    /// Registers a waiter; the id goes with its command.
     pub(super) fn register(&mut self) -> (WaiterId, oneshot::Receiver<Outcome>) {
         self.last += 1;
         let (reply, outcome) = oneshot::channel();

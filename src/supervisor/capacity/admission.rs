@@ -1,4 +1,4 @@
-//! Admission as the loop asks it: is everything there that a start needs, and does memory allow it?
+//! Admission: is everything there that a start needs, and is there memory for it?
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,14 +15,14 @@ use crate::memory::{Estimate, GpuLimit, Grant, Ledger, Live, Platform, Refusal, 
 use crate::registry::{Cluster, Registry, Start};
 use crate::units::Bytes;
 
-/// The machine at the moment of a judgement.
+/// Readings of the machine at the moment of a judgement.
 struct Machine {
     reading: MemoryReading,
     platform: Platform,
     gpu_limit: Option<GpuLimit>,
 }
 
-/// What keeps models from being started, whatever memory there is.
+/// Reasons to refuse starts regardless of memory.
 pub(super) struct Holds<'a> {
     pub policy: &'a Policy,
     pub power: &'a PowerState,
@@ -30,15 +30,15 @@ pub(super) struct Holds<'a> {
 }
 
 impl Holds<'_> {
-    /// Why this model may not be started now; `None`: only memory decides. `running`: the programs that run now, of those
-    /// that the models yield to.
+    /// Why this model may not be started now; `None`: only memory decides. `running`: the running programs that the
+    /// models yield to.
     pub(super) fn on(&self, name: &str, start: Start, running: &[String]) -> Option<HeldBack> {
         let held = |reason, hint: &str| HeldBack { reason, hint: hint.to_owned() };
         if let Some(why) = self.policy.refuses(start, running) {
-            return Some(held(why, "wait until it is over, or --force"));
+            return Some(held(why, "wait until it is over, or use --force"));
         }
         if let Some(why) = self.power.refuses(start) {
-            let hint = "connect the power adapter, or --force; [power] of the registry decides";
+            let hint = "connect the power adapter, or use --force; [power] in the registry sets this";
             return Some(held(why.to_owned(), hint));
         }
         let why = self.panics.refuses(start)?;
@@ -46,16 +46,16 @@ impl Holds<'_> {
     }
 }
 
-/// The loop's admission: reads what it judges by at the moment it judges.
+/// The loop's admission, which takes its readings at the moment of a judgement.
 pub(crate) struct Gatekeeper<'a> {
     pub(super) registry: &'a Registry,
     pub(super) host: &'a dyn Host,
     pub(super) demands: &'a mut HashMap<Name, Demand>,
     pub(super) learned: &'a Learned,
     pub(super) holds: Holds<'a>,
-    /// Set where a start is refused for nothing but what is available at the moment.
+    /// Set if a start is refused only because of the memory available at the moment.
     pub(super) short_now: &'a mut bool,
-    /// What the live runs take now, by model.
+    /// Returns what live runs take now, by model.
     pub(super) live: &'a dyn Fn() -> BTreeMap<String, Footprint>,
 }
 
@@ -66,7 +66,6 @@ impl Admission for Gatekeeper<'_> {
     }
 
     fn judge(&mut self, name: &Name, granted: &[(Name, Bytes)], force: bool) -> Result<Verdict, Failure> {
-        let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
         let reading = self.host.memory().unwrap_or_default();
         let platform = Platform::of(&reading);
         let prepared = self.look_at_files(name, platform)?;
@@ -104,24 +103,27 @@ impl Admission for Gatekeeper<'_> {
     }
 }
 
+fn gone() -> Failure {
+    Failure::new(FailureKind::NotPrepared, "it is no longer in the registry")
+}
+
 impl Gatekeeper<'_> {
-    /// What a start of this model needs and takes, by its files as they are now.
+    /// Checks what a start needs, and plans it by the files as they are now.
     fn look_at_files(&mut self, name: &Name, platform: Platform) -> Result<Prepared, Failure> {
-        let gone = || Failure::new(FailureKind::NotPrepared, "it is no longer in the registry");
         let demand = self.demands.get_mut(name).ok_or_else(gone)?;
         let prepared = prepare(self.registry, &demand.model)?;
         demand.look(self.registry, platform, self.learned)?;
         Ok(prepared)
     }
 
-    /// What keeps the model from being started at this moment.
+    /// Why the model may not be started at this moment, apart from memory.
     fn held(&self, name: &Name, start: Start) -> Option<HeldBack> {
         let yield_to = &self.registry.pressure.yield_to;
         let running = if yield_to.is_empty() { Vec::new() } else { self.host.running(yield_to) };
         self.holds.on(name, start, &running)
     }
 
-    /// Plan, live availability and GPU limit: all must have room.
+    /// Checks the plan, available memory and the GPU limit, which must all have room.
     fn weigh(
         &self,
         name: &Name,
@@ -131,7 +133,7 @@ impl Gatekeeper<'_> {
     ) -> Result<Grant, Box<Refusal>> {
         let mut ledger = Ledger::new(self.host.facts().memory, self.registry.reserves.clone());
         for (other, bytes) in granted {
-            // Names are unique, so that every grant is entered.
+            // Model names are unique, so no grant is refused.
             let _ = ledger.enter(other, Grant { bytes: *bytes, forced: false });
         }
         let footprints = (self.live)();
@@ -143,8 +145,8 @@ impl Gatekeeper<'_> {
             let live = Live { reading, footprints: &footprints, programs, platform, gpu_limit };
             judge(&ledger, live, name, estimate)
         };
-        // A program that does not run only leaves more room, so whether one does, which costs a walk over all processes,
-        // is asked where it decides.
+        // Finding out which programs run costs a walk over all processes, so first assume that all do; only if there is
+        // no room then does it matter.
         match with(&watched) {
             Err(_) if !watched.is_empty() => with(&self.host.running(&watched)),
             judged => judged,

@@ -1,4 +1,4 @@
-//! What one model asks of memory.
+//! What one model needs of memory.
 
 use std::sync::Arc;
 
@@ -12,31 +12,29 @@ use crate::python::profile::Profiles;
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
-/// One model's.
+/// One model's files, the plan for its runs, and the state of its upkeep.
 pub(crate) struct Demand {
-    /// The registry's entry.
     pub(super) model: Arc<Model>,
-    /// What its files say.
     files: Files,
-    /// What its last run, or the next one, takes and is held to.
+    /// The plan of its last run or the next one; `None`: nothing is known.
     plan: Option<Plan>,
-    /// By how much its last start, which was forced, was over what there was.
+    /// By how much its last start, if forced, exceeded the memory there was.
     pub(super) overdraft: Option<Bytes>,
-    /// How far ceiling and idle trims of a run are.
+    /// The state of ceiling and idle trims, and the run that it belongs to.
     upkeep: (Generation, Upkeep),
 }
 
 impl Demand {
-    /// Nothing is known of its files yet.
+    /// A demand before its files have been read.
     pub(super) fn new(model: Arc<Model>) -> Self {
         let (files, upkeep) = (Files::default(), (Generation::default(), Upkeep::default()));
         Self { model, files, plan: None, overdraft: None, upkeep }
     }
 
-    /// Looks at its files and plans a run by them.
+    /// Reads its files and plans a run by them.
     ///
     /// # Errors
-    /// Files that cannot be served, or bounds that cannot hold: the plan stays as it was.
+    /// The files cannot be served, or the bounds cannot hold; the plan stays as it was.
     pub(super) fn look(
         &mut self,
         registry: &Registry,
@@ -48,7 +46,7 @@ impl Demand {
         Ok(())
     }
 
-    /// The registry has this entry now.
+    /// Follows a new registry entry; the plan is dropped if it cannot be made.
     pub(super) fn follow(
         &mut self,
         model: Arc<Model>,
@@ -62,7 +60,7 @@ impl Demand {
         }
     }
 
-    /// The upkeep of this run, which begins with it.
+    /// The state of upkeep of this run, fresh for a new run.
     pub(super) fn upkeep(&mut self, generation: Generation) -> &mut Upkeep {
         if self.upkeep.0 != generation {
             self.upkeep = (generation, Upkeep::default());
@@ -70,27 +68,26 @@ impl Demand {
         &mut self.upkeep.1
     }
 
-    /// What its files say.
     pub(crate) fn files(&self) -> &Files {
         &self.files
     }
 
-    /// What a run takes and is held to; `None`: nothing can be said.
+    /// The bounds of a run and what it takes; `None`: nothing is known.
     pub(crate) fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// What a run takes on this machine; `None`: nobody knows.
+    /// What a run takes on this machine; `None`: not known.
     pub(crate) fn estimate(&self) -> Option<&Estimate> {
         self.plan.as_ref()?.estimate.as_ref()
     }
 
-    /// By how much its last start, which was forced, was over what there was.
+    /// By how much its last start, if forced, exceeded the memory there was.
     pub(crate) fn overdraft(&self) -> Option<Bytes> {
         self.overdraft
     }
 
-    /// What it takes on a machine of its cluster; `None`: it is not one of them, or nobody knows.
+    /// What it takes on one machine of its cluster; `None`: not one of its machines, or not known.
     pub(super) fn share(&self, host: &str) -> Option<&Estimate> {
         let hosts = &self.plan.as_ref()?.hosts;
         hosts.iter().find(|share| share.host == host).map(|share| &share.estimate)

@@ -1,5 +1,4 @@
-//! Whether the files that a model serves are on this disk: looked at before a start, and before a run that works is ended
-//! for another one.
+//! Checks that the files of a model are on this disk, before a start and before a working run is ended for a new one.
 
 use std::io;
 use std::path::Path;
@@ -9,7 +8,7 @@ use crate::lifecycle::{Failure, FailureKind};
 use crate::python::hub;
 use crate::registry::{Model, Source};
 
-/// Looks whether what the model serves, and what it needs beside that, is on this disk.
+/// Checks that the files of the model, its draft model and its adapter are on this disk.
 pub(crate) fn present(model: &Model) -> Result<(), Failure> {
     source_there(model, &model.source, "`repo`")?;
     if let Some(draft) = &model.server.draft_model {
@@ -54,7 +53,7 @@ fn source_there(model: &Model, source: &Source, key: &str) -> Result<(), Failure
     }
 }
 
-/// Whether a folder has the file without which it is not what it should be, with the system's reason if not.
+/// Checks that a folder has a file that it must have; the failure gives the system's reason.
 fn has(folder: &Path, file: &str, what: &str, key: &str) -> Result<(), Failure> {
     match fs_err::metadata(folder.join(file)) {
         Ok(found) if found.is_file() => Ok(()),
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_downloaded_names_the_command_that_downloads_it() {
+    fn a_missing_download_is_reported_with_the_command_for_it() {
         let missing = failure(&model("no-such-org/no-such-model", ""));
         assert_eq!(missing.kind, FailureKind::FilesMissing);
         assert_eq!(missing.text, "no-such-org/no-such-model is not downloaded");
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_says_what_of_it_is_missing() {
+    fn an_incomplete_folder_is_reported_with_what_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("model");
         let entry = model(&place.display().to_string(), "");
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_model_and_an_adapter_are_looked_for_as_well() {
+    fn a_draft_model_and_an_adapter_are_checked_as_well() {
         let folder = tempfile::tempdir().unwrap();
         fs_err::write(folder.path().join("config.json"), "{}").unwrap();
         fs_err::write(folder.path().join("model.safetensors"), "1").unwrap();

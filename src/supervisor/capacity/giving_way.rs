@@ -1,5 +1,5 @@
-//! What lasts for as long as a program runs that the models yield to: a pace for all of them, and requests that wait.
-//! Whether it does is [`crate::memory::pressure`]'s to say.
+//! What is in effect while a program runs that the models yield to: a pace for all backends, and requests that wait.
+//! [`crate::memory::pressure`] decides when.
 
 use tokio::sync::watch;
 
@@ -9,10 +9,10 @@ use crate::memory::pressure::Policy;
 use crate::supervisor::records::Note;
 use crate::units::Percent;
 
-/// What is in force.
+/// The pace and the hold in effect.
 #[derive(Debug)]
 pub(crate) struct GivingWay {
-    /// Each backend's launcher is told what stands here.
+    /// Followed by the probe of each backend, which passes it on to the launcher.
     pace: watch::Sender<Option<Percent>>,
     /// The programs that requests wait for; `None`: they do not wait.
     held_for: Option<String>,
@@ -25,22 +25,22 @@ impl Default for GivingWay {
 }
 
 impl GivingWay {
-    /// For whoever talks to a launcher.
+    /// Subscribes to the pace of all backends.
     pub(crate) fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
         self.pace.subscribe()
     }
 
-    /// The pace in force, and whether requests wait: for `status`.
+    /// The pace in effect (`None`: no limit), and whether requests wait.
     pub(crate) fn in_force(&self) -> (Option<Percent>, bool) {
         (*self.pace.borrow(), self.held_for.is_some())
     }
 
-    /// What a gate is told of a model that is ready; `None`: just that.
+    /// What gates are told about a ready model instead; `None`: that it is ready.
     pub(crate) fn instead_of_ready(&self) -> Option<Availability> {
         self.held_for.clone().map(|programs| Availability::Held { programs })
     }
 
-    /// Does what the policy says now.
+    /// Brings pace and hold in line with the policy.
     pub(super) fn follow(&mut self, policy: &Policy) -> Vec<Step> {
         let programs = policy.yielding_to().join(", ");
         let pace = self.set_pace(policy.pace(), &programs);

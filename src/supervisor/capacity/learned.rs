@@ -1,5 +1,5 @@
-//! What was learned of the models and outlives a boot: how long they take to load, and what they really take.
-//! [`crate::backend::assess`] reads the footprints of the same file.
+//! What is learned about models and outlives a boot: how long they take to load, and their real footprints.
+//! [`crate::backend::assess`] reads the footprints from the same file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,26 +14,25 @@ use crate::memory::learn;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Document {
-    /// Seconds from spawn to the first token, of the last load that was not adopted.
+    /// Seconds from spawn to the first token in the last load, by model; adopted runs do not count.
     #[serde(default)]
     load_seconds: BTreeMap<String, f64>,
-    /// The highest footprints.
     #[serde(flatten)]
     footprints: learn::Store,
 }
 
-/// The learned values, and their file.
+/// The learned values and their file, `<state>/learned.json`.
 #[derive(Debug)]
 pub(super) struct Learned {
     file: PathBuf,
     document: Document,
     problem: Option<String>,
-    /// The run that was counted last, a model.
+    /// The last run whose load was counted, by model.
     counted: BTreeMap<Name, Generation>,
 }
 
 impl Learned {
-    /// Reads them. A damaged or later file is set aside, and why is returned.
+    /// Reads the values. A damaged or newer file is set aside, and the reason returned.
     pub(super) fn open(state: &Path) -> (Self, Option<String>) {
         let file = state.join("learned.json");
         let (mut document, problem) = match read(&file) {
@@ -44,7 +43,7 @@ impl Learned {
         (Self { file, document, problem: None, counted: BTreeMap::new() }, problem)
     }
 
-    /// A run was ready for the first time. Counts once a run.
+    /// Records the load time of a run, once per run.
     pub(super) fn loaded(&mut self, model: &Name, generation: Generation, took: Duration) {
         if self.counted.insert(model.clone(), generation) == Some(generation) {
             return;
@@ -53,7 +52,7 @@ impl Learned {
         self.save();
     }
 
-    /// Writes what could not be written before.
+    /// Retries a write that failed.
     pub(super) fn try_again(&mut self) {
         if self.problem.is_some() {
             self.save();
@@ -61,15 +60,15 @@ impl Learned {
     }
 
     fn save(&mut self) {
-        self.problem = self.write().err().map(|error| format!("what was learned cannot be written: {error}"));
+        self.problem = self.write().err().map(|error| format!("learned values cannot be written: {error}"));
     }
 
-    /// Why the last write failed, if it did.
+    /// Why the last write failed; `None`: it did not.
     pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// What a load of this model took the last time.
+    /// How long the last load of this model took.
     pub(super) fn load_time(&self, model: &Name) -> Option<Duration> {
         self.document
             .load_seconds
@@ -77,12 +76,12 @@ impl Learned {
             .and_then(|seconds| Duration::try_from_secs_f64(*seconds).ok())
     }
 
-    /// What runs of this kind were seen to take.
+    /// The highest footprints of runs with this key.
     pub(super) fn footprints(&self, key: &str) -> Option<&learn::Learned> {
         self.document.footprints.get(key)
     }
 
-    /// A run has shown what it takes. Written when it is news by more than one percent.
+    /// Records the footprints of a run. Written if one of them rises by more than one percent.
     pub(super) fn shown(&mut self, key: &str, seen: learn::Learned) {
         let before = self.document.footprints.get(key).copied();
         self.document.footprints.observe(key, seen);
@@ -97,7 +96,7 @@ impl Learned {
     }
 }
 
-/// Whether a footprint is another by more than one percent: smaller changes are not worth a write.
+/// Whether a footprint is new or has risen by more than one percent; less is not worth a write.
 fn news(before: learn::Learned, after: learn::Learned) -> bool {
     [(before.idle, after.idle), (before.resident, after.resident), (before.peak, after.peak)].into_iter().any(
         |(before, after)| match (before, after) {
@@ -111,11 +110,11 @@ fn read(file: &Path) -> Result<Document, String> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
-        Err(error) => return Err(format!("what was learned cannot be read: {error}")),
+        Err(error) => return Err(format!("learned values cannot be read: {error}")),
     };
     let why = match serde_json::from_str::<Document>(&text) {
         Ok(document) if document.footprints.schema == learn::SCHEMA => return Ok(document),
-        Ok(document) => format!("it is of version {}", document.footprints.schema),
+        Ok(document) => format!("it has version {}", document.footprints.schema),
         Err(error) => error.to_string(),
     };
     let aside = file.with_extension("json.damaged");
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn load_times_outlive_the_supervisor_and_a_run_counts_once() {
+    fn load_times_outlive_the_supervisor_and_each_run_counts_once() {
         let folder = tempfile::tempdir().unwrap();
         let name = Name::from("32b");
         let (mut learned, problem) = Learned::open(folder.path());
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_later_file_is_set_aside_and_said() {
+    fn a_damaged_or_newer_file_is_set_aside_and_reported() {
         for text in [
             "{\"schema\":1,\"load_sec",
             "{\"schema\":99,\"load_seconds\":{}}",

@@ -1,5 +1,5 @@
-//! Whether a model may start, and what it may take: admission, what holds starts back, what is done about memory while
-//! models run, and what was learned of them. The arithmetic is that of [`crate::memory`].
+//! Whether a model may start, and what it may take: admission, reasons to hold starts back, upkeep of memory while models
+//! run, and what is learned about them. The arithmetic is in [`crate::memory`].
 
 mod admission;
 mod demand;
@@ -50,36 +50,36 @@ use crate::registry::{Model, PowerChoice, Registry, Start};
 use crate::supervisor::records::Note;
 use crate::units::{Bytes, Percent};
 
-/// What comes back from other tasks, for the loop to hand in again.
+/// Results of other tasks, which the loop passes back in.
 pub(crate) enum News {
-    /// Where the power comes from, seen now: for [`Capacity::powered`].
+    /// A reading of the power source, for [`Capacity::powered`].
     Power(Power),
-    /// What the other machines of a cluster say to a start: for [`Capacity::judge_peers`].
+    /// Answers of the other machines of a cluster to a start, for [`Capacity::judge_peers`].
     Peers(Box<PeerAnswers>),
 }
 
-/// What the models ask of memory, and all that decides whether they get it.
+/// What the models need of memory, and everything that decides whether they get it.
 pub(crate) struct Capacity {
     host: Arc<dyn Host>,
     demands: HashMap<Name, Demand>,
     learned: Learned,
-    /// What is done about memory pressure and for programs that the models yield to.
+    /// Decides what to do about memory pressure and programs that the models yield to.
     policy: Policy,
-    /// What is in force while such a program runs.
+    /// What is in effect while such a program runs.
     giving_way: GivingWay,
     power: PowerState,
-    /// Reports of kernel panics that nobody has answered for yet.
+    /// Kernel panics that no person has accepted yet.
     panics: Panics,
-    /// Whether the last start was refused for nothing but what is available at the moment.
+    /// Whether a start was refused only because of the memory available at the moment.
     short_now: bool,
-    /// When the next look at memory is due, if any model is ready then.
+    /// When memory has to be checked next, if any model is ready then.
     look_due: Moment,
     ssh: Ssh,
     report: Arc<dyn Fn(News) + Send + Sync>,
 }
 
 impl Capacity {
-    /// Reads what was learned; why it could not be, if it could not. `binary`: ours, on every machine.
+    /// Also returns why the learned values could not be read, if so. `binary`: path of `mlxctl` on every machine.
     pub(super) fn open(
         host: &Arc<dyn Host>,
         registry: &Registry,
@@ -106,36 +106,35 @@ impl Capacity {
         (capacity, problem)
     }
 
-    /// Where MLX runs on this machine.
+    /// The platform of this machine, by a fresh reading.
     pub(super) fn platform(&self) -> Platform {
         Platform::of(&self.host.memory().unwrap_or_default())
     }
 
-    /// The registry in force has this entry.
+    /// Follows the entry of a model, new or changed, in the registry.
     pub(super) fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, platform: Platform) {
         let name = Name::from(model.name.as_str());
         let demand = self.demands.entry(name).or_insert_with(|| Demand::new(model.clone()));
         demand.follow(model.clone(), registry, platform, &self.learned);
     }
 
-    /// A model is gone from the registry, and its last run as well.
+    /// Drops a model that is gone from the registry and has no run.
     pub(super) fn forget_model(&mut self, model: &Name) {
         self.demands.remove(model);
     }
 
-    /// What a model asks for.
     pub(super) fn demand(&self, model: &Name) -> Option<&Demand> {
         self.demands.get(model)
     }
 
-    /// The start of the live run, which was forced, was so much over what there was.
+    /// Restores by how much the forced start of a live run exceeded the memory there was.
     pub(super) fn recall_overdraft(&mut self, model: &Name, overdraft: Option<Bytes>) {
         if let Some(demand) = self.demands.get_mut(model) {
             demand.overdraft = overdraft;
         }
     }
 
-    /// Admission, as [`Fleet::step`] asks it. `live`: what the live runs take now, by model.
+    /// The admission for [`Fleet::step`]. `live` returns what live runs take now, by model.
     pub(super) fn gatekeeper<'a>(
         &'a mut self,
         registry: &'a Registry,
@@ -152,33 +151,33 @@ impl Capacity {
         }
     }
 
-    /// Whether a start was refused for nothing but what is available at the moment, since this was last asked.
+    /// Whether since the last call a start was refused only because of the memory available at the moment.
     pub(super) fn take_short_now(&mut self) -> bool {
         std::mem::take(&mut self.short_now)
     }
 
-    /// What keeps a model from being started. `running`: the programs that run now, of those that the models yield to.
+    /// Why a model may not be started, apart from memory. `running`: the running programs that the models yield to.
     pub(super) fn held_back(&self, model: &Model, running: &[String]) -> Option<HeldBack> {
         let holds = Holds { policy: &self.policy, power: &self.power, panics: &self.panics };
         holds.on(&model.name, model.start, running)
     }
 
-    /// Programs that the models yielded to a moment ago.
+    /// The programs that the models yield to, as last seen.
     pub(super) fn yielding_to(&self) -> &[String] {
         self.policy.yielding_to()
     }
 
-    /// What is in force while a program runs that the models yield to.
+    /// The pace and the hold in effect.
     pub(super) fn giving_way(&self) -> &GivingWay {
         &self.giving_way
     }
 
-    /// The pace of all backends, for whoever talks to a launcher.
+    /// Subscribes to the pace of all backends.
     pub(super) fn follow_pace(&self) -> watch::Receiver<Option<Percent>> {
         self.giving_way.follow_pace()
     }
 
-    /// Always-on models that wait for their files, and whose files have come.
+    /// Retries for models that were missing their files and have them now.
     pub(super) fn files_came(&self, fleet: &Fleet) -> Vec<Event> {
         let waits = fleet.models().iter().filter(|managed| managed.state.waits_for_files());
         let came = |name: &Name| self.demand(name).is_some_and(|demand| present(&demand.model).is_ok());
@@ -186,9 +185,9 @@ impl Capacity {
     }
 }
 
-/// What was learned.
+/// Learned values.
 impl Capacity {
-    /// Learns how long loads take.
+    /// Records how long the load of a ready run took.
     pub(super) fn loaded(&mut self, managed: &Managed) {
         if let State::Ready { run, since } = &managed.state
             && !run.adopted
@@ -197,26 +196,26 @@ impl Capacity {
         }
     }
 
-    /// What a load of this model took the last time.
+    /// How long the last load of this model took.
     pub(super) fn load_time(&self, model: &Name) -> Option<Duration> {
         self.learned.load_time(model)
     }
 
-    /// Writes what could not be written before.
+    /// Retries a write that failed.
     pub(super) fn try_again(&mut self) {
         self.learned.try_again();
     }
 
-    /// Why what was learned was not written, if it was not.
+    /// Why learned values could not be written; `None`: they were.
     pub(super) fn problem(&self) -> Option<&str> {
         self.learned.problem()
     }
 }
 
-/// What is done while models run.
+/// Upkeep while models run.
 impl Capacity {
-    /// When to look again: with the health checks of ready models (a look costs some 0.1 ms). `None`: nothing runs,
-    /// and nothing has to be undone.
+    /// When to check memory again: with the health checks of ready models (a check costs some 0.1 ms). `None`: no model
+    /// is ready, and nothing has to be undone.
     pub(super) fn next_look(&self, fleet: &Fleet) -> Option<Moment> {
         let mut models = fleet.models().iter();
         let ready = models.any(|model| matches!(model.state, State::Ready { .. }));
@@ -224,9 +223,9 @@ impl Capacity {
         undone.then_some(self.look_due).into_iter().chain(self.policy.next()).min()
     }
 
-    /// Looks at memory and decides. `programs`: those that run now, of those that the models yield to.
+    /// Checks memory and decides what to do. `programs`: the running programs that the models yield to.
     pub(super) fn look(&mut self, now: Moment, runs: &[ReadyRun], programs: &[String]) -> Vec<Step> {
-        // Of all models: one that becomes ready before the next look has its interval kept as well.
+        // The shortest interval of all models, since one may become ready before the next check.
         let interval = self.demands.values().map(|demand| demand.model.health.interval).min();
         self.look_due = now.after(interval.map_or(Duration::ZERO, beat::wait));
         let reading = self.host.memory().unwrap_or_default();
@@ -248,24 +247,24 @@ impl Capacity {
         steps
     }
 
-    /// Another registry is in force.
+    /// Follows a reloaded registry; returns the steps that a change of the power rules leads to.
     pub(super) fn follow_rules(&mut self, registry: &Registry, fleet: &Fleet) -> Vec<Step> {
         self.policy.set(registry.pressure.clone());
         let begins = self.power.set_rules(registry.power);
         begins.map(|(choice, text)| power_steps(choice, text, fleet)).unwrap_or_default()
     }
 
-    /// Takes in where the power comes from.
+    /// Handles a reading of the power source.
     pub(super) fn powered(&mut self, power: Power, fleet: &Fleet) -> Vec<Step> {
         let begins = self.power.seen(power);
         begins.map(|(choice, text)| power_steps(choice, text, fleet)).unwrap_or_default()
     }
 }
 
-/// Of other machines, and of this one before this boot.
+/// Other machines, and this one before the boot.
 impl Capacity {
-    /// Asks the other machines of a model's cluster for room. The answers come as [`News::Peers`]; or at once, why they
-    /// cannot be asked.
+    /// Asks the other machines of a model's cluster for room. The answers come as [`News::Peers`]; if they cannot be asked,
+    /// a refusal is returned at once.
     pub(super) fn ask_peers(
         &self,
         registry: &Registry,
@@ -281,7 +280,7 @@ impl Capacity {
         Some(Event::Of { model: model.clone(), generation, signed })
     }
 
-    /// Judges what they say. `ranks`: those of a model's live run.
+    /// Judges the answers of the other machines. `ranks` returns the ranks of a model's live run.
     pub(super) fn judge_peers(
         &self,
         registry: &Registry,
@@ -292,19 +291,19 @@ impl Capacity {
         Judge { demands: &self.demands, registry, fleet, ranks }.judge(answers)
     }
 
-    /// Looks whether this boot began with a kernel panic.
+    /// Notes kernel panics that led to this boot.
     pub(super) fn look_for_panics(&mut self, registry: &Registry) -> Vec<Note> {
         self.panics = Panics::look(&*self.host, &registry.paths.state);
         let note = |name: &String| {
             let text =
-                format!("the machine came up from a kernel panic: {name}; manual models wait for --force");
-            let hint = "mlxctl doctor names the report; mlxctl start MODEL --force answers for it";
+                format!("the machine restarted after a kernel panic: {name}; manual models need --force");
+            let hint = "mlxctl doctor names the report; mlxctl start MODEL --force lifts this for all models";
             Note::new("kernel_panic", text).hint(hint)
         };
         self.panics.reports().iter().map(note).collect()
     }
 
-    /// A model is started by force: whoever did that to a manual one has answered for the panics so far.
+    /// Accepts the panics so far, because a person forces the start of a manual model.
     pub(super) fn accept_panics(&mut self, registry: &Registry, model: &Name) -> Option<Note> {
         let manual = self.demand(model).is_some_and(|demand| demand.model.start == Start::Manual);
         let accepted = manual && self.panics.accept(&registry.paths.state);

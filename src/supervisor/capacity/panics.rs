@@ -1,4 +1,4 @@
-//! After a kernel panic manual models wait for a person: what brought the Mac down may have been their load.
+//! After a kernel panic manual models wait for a person, since their load may have caused it.
 
 use std::path::Path;
 
@@ -6,20 +6,20 @@ use crate::host::Host;
 use crate::host::panics;
 use crate::registry::Start;
 
-/// In the state folder: the reports that somebody has answered for, a name a line.
+/// File in the state folder with the names of accepted reports, one per line.
 const ACCEPTED: &str = "panics-accepted";
 
-/// Reports of this boot that nobody has answered for.
+/// Names of the reports that no person has accepted, for panics that led to this boot.
 #[derive(Debug, Default)]
 pub(super) struct Panics(Vec<String>);
 
 impl Panics {
-    /// Looks whether this boot began with a panic.
+    /// Looks for reports of panics that led to this boot.
     pub(super) fn look(host: &dyn Host, state: &Path) -> Self {
         let mut found = match panics::fresh(host) {
             Ok(found) => found,
             Err(error) => {
-                tracing::info!(%error, "panic reports cannot be looked for");
+                tracing::info!(%error, "cannot look for panic reports");
                 return Self::default();
             }
         };
@@ -28,7 +28,6 @@ impl Panics {
         Self(found)
     }
 
-    /// The names of the reports.
     pub(super) fn reports(&self) -> &[String] {
         &self.0
     }
@@ -36,20 +35,20 @@ impl Panics {
     /// Why no model of this kind may start; `None`: it may.
     pub(super) fn refuses(&self, start: Start) -> Option<String> {
         let last = self.0.last().filter(|_| start == Start::Manual)?;
-        Some(format!("this machine has come up from a kernel panic ({last})"))
+        Some(format!("this machine restarted after a kernel panic ({last})"))
     }
 
-    /// Somebody has answered for the panics so far. Whether there were any.
+    /// Accepts the panics so far; returns whether there were any.
     pub(super) fn accept(&mut self, state: &Path) -> bool {
         if self.0.is_empty() {
             return false;
         }
         let mut all = accepted(state);
         all.append(&mut self.0);
-        // Where it cannot be written, the next supervisor of this boot asks again.
+        // If this cannot be written, the next supervisor of this boot waits again.
         if let Err(error) = crate::durable::replace(&state.join(ACCEPTED), (all.join("\n") + "\n").as_bytes())
         {
-            tracing::warn!(%error, "that the panics were answered for is not kept");
+            tracing::warn!(%error, "cannot record that the panics were accepted");
         }
         true
     }

@@ -1,4 +1,4 @@
-//! The other machines of a cluster are asked for room, away from the loop, which has what they answer judged.
+//! Asks the other machines of a cluster for room, in a thread of its own, and judges their answers in the loop.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,19 +14,19 @@ use crate::memory::{Grant, Platform, Refusal};
 use crate::registry::{Model, Registry};
 use crate::units::Bytes;
 
-/// What they say to one start.
+/// The answers to one start.
 pub(crate) struct PeerAnswers {
     name: Name,
     generation: Generation,
-    /// As it was when they were asked.
+    /// The registry's entry when they were asked.
     model: Arc<Model>,
     answers: Vec<(String, Answer)>,
 }
 
-/// Asks them in a thread of its own; `report` gets the answers, no later than ssh's limits.
+/// Asks the machines in a thread of its own; `report` gets the answers, within ssh's timeouts.
 ///
 /// # Errors
-/// The system has no thread for it.
+/// The system's, if it cannot start a thread.
 pub(super) fn ask(
     name: Name,
     generation: Generation,
@@ -45,17 +45,18 @@ pub(super) fn ask(
     std::thread::Builder::new().name("ask".to_owned()).spawn(ask).map(drop)
 }
 
-/// What is known here when the answers come.
+/// What answers are judged by.
 pub(super) struct Judge<'a> {
     pub demands: &'a HashMap<Name, Demand>,
     pub registry: &'a Registry,
     pub fleet: &'a Fleet,
-    /// The ranks of a model's live run.
+    /// Returns the ranks of a model's live run.
     pub ranks: &'a dyn Fn(&Name) -> Vec<RankStatus>,
 }
 
 impl Judge<'_> {
-    /// The start goes on, or is refused with the terms of those that are short; `None`: it does not wait for them any more.
+    /// The event by which the start continues, or is refused with the terms of the machines that lack room. `None`: the
+    /// start is no longer waiting for these answers.
     pub(super) fn judge(&self, peers: PeerAnswers) -> Option<Event> {
         let PeerAnswers { name, generation, model, answers } = peers;
         let managed = self.fleet.get(&name)?;
@@ -74,7 +75,8 @@ impl Judge<'_> {
     fn judge_all(&self, name: &Name, model: &Model, answers: &[(String, Answer)]) -> Result<(), Failure> {
         let refused = |text: String| Failure::new(FailureKind::Refused, text);
         let Some(demand) = self.demands.get(name).filter(|demand| *demand.model == *model) else {
-            let failure = refused("its settings changed while its other machines were asked".to_owned());
+            let failure =
+                refused("its settings changed while the other machines were being asked".to_owned());
             return Err(failure.hint(format!("mlxctl start {name}")));
         };
         let judged = answers.iter().filter_map(|(host, answer)| match answer {
@@ -100,7 +102,7 @@ impl Judge<'_> {
         judge_there(&elsewhere(host, report), &self.registry.reserves, &held, name, demand.share(host))
     }
 
-    /// What a live run of another model holds on `host`.
+    /// What a live run of a model holds on `host`.
     fn held(&self, name: &Name, demand: &Demand, host: &str) -> Option<Held> {
         let run = self.fleet.get(name)?.state.run()?;
         let bytes = demand.share(host)?.reserve();
@@ -130,13 +132,13 @@ fn elsewhere(host: &str, report: &Report) -> Elsewhere {
     }
 }
 
-/// Why one machine does not agree.
+/// Why one machine refuses: it lacks room, or gave no answer.
 enum Refused {
     Short(Box<Refusal>),
     Silent(String),
 }
 
-/// All of them together; `None`: every one agrees.
+/// All refusals as one failure; `None`: every machine agrees.
 fn failure(name: &Name, refused: &[Refused]) -> Option<Failure> {
     let sentences: Vec<String> = refused
         .iter()

@@ -1,4 +1,4 @@
-//! What a model's run would take and be held to, from its files as they are now.
+//! The plan for a model's run, its bounds and what it takes, from its files as they are now.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -18,21 +18,21 @@ use crate::python::profile::Profiles;
 use crate::registry::Model;
 use crate::units::Bytes;
 
-/// What a model's files say. Read when they are new; a `stat` when they are not.
+/// What a model's files say. Checking costs two `stat`s; they are read again when they have changed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Files {
-    /// Where they were, and when that folder and the one of the profiles were last changed.
+    /// The folder, and when it and the folder of profiles were last changed.
     seen: Option<(PathBuf, Option<SystemTime>, Option<SystemTime>)>,
-    /// Model and draft model.
+    /// Files of the model and of its draft model; `None`: not read yet.
     read: Option<Result<(ModelFiles, Option<ModelFiles>), Problem>>,
-    /// `vocab_size` of config.json.
+    /// `vocab_size` by the profile or config.json.
     pub vocabulary: Option<u32>,
-    /// What the chat templates in the folder read.
+    /// The variables that the folder's chat templates read.
     pub variables: BTreeSet<String>,
 }
 
 impl Files {
-    /// Looks at them.
+    /// Reads the files, if they have changed.
     pub(crate) fn look(&mut self, model: &Model, profiles: &Profiles) {
         let folder = weights::folder(&model.source);
         let seen = folder.map(|folder| {
@@ -48,7 +48,7 @@ impl Files {
             Some(profile) => u32::try_from(profile.vocabulary).ok(),
             None => folder.and_then(vocabulary),
         };
-        // A template that cannot be parsed is still looked through, word by word.
+        // A template that could not be parsed is still searched for variables, word by word.
         self.variables = match profile.and_then(|profile| profile.template?.read()) {
             Some(variables) => variables,
             None => folder.map(variables).unwrap_or_default(),
@@ -60,7 +60,7 @@ impl Files {
         );
     }
 
-    /// Bytes of the weights, as far as they are known.
+    /// Bytes of the weights; `None`: the files are not downloaded or not usable.
     pub(crate) fn weights(&self) -> Option<Bytes> {
         match &self.read {
             Some(Ok((ModelFiles::Read(files), _))) => Some(files.weights.bytes),
@@ -68,10 +68,10 @@ impl Files {
         }
     }
 
-    /// What follows for a run
+    /// Plans a run by these files.
     ///
     /// # Errors
-    /// Files that cannot be served, or bounds that cannot hold.
+    /// The files cannot be served, or the bounds cannot hold.
     pub(super) fn plan(
         &self,
         model: &Model,
@@ -100,24 +100,24 @@ impl Files {
     }
 }
 
-/// What a run takes and is held to.
+/// The bounds of a run and what it takes.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub bounds: Bounds,
-    /// What kept prompts and a prefill share.
+    /// What kept prompts and a prefill share; `None`: nothing, or the files are not downloaded.
     pub room: Option<Room>,
-    /// What it takes on this machine; `None`: nobody knows.
+    /// What it takes on this machine; `None`: not known.
     pub estimate: Option<Estimate>,
-    /// What it takes on every machine of its cluster; empty: it has none, or nobody knows.
+    /// What it takes on every machine of its cluster; empty: no cluster, or not known.
     pub hosts: Vec<HostEstimate>,
-    /// Under what its footprints are learned.
+    /// Key of its learned footprints.
     pub key: String,
-    /// Variables that the promise needs.
+    /// Variables that make freed memory go back to the system.
     pub environment: &'static [(&'static str, &'static str)],
 }
 
 impl Plan {
-    /// As the launcher and the server are told.
+    /// The bounds as launcher limits and server flags.
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             cache: Some(self.bounds.cache_limit),
@@ -138,11 +138,11 @@ fn vocabulary(folder: &Path) -> Option<u32> {
     u32::try_from(size.as_u64()?).ok()
 }
 
-/// A template and the tokenizer's settings are some 10 KB, or a few MB with many added tokens.
+/// Most bytes read of a template or tokenizer_config.json; usually 10 KB, or a few MB with many added tokens.
 const LARGEST: u64 = 64 << 20;
 
-/// Of every template that transformers would load: its own file comes before the one in the tokenizer's settings, and
-/// some models have a second one for tools.
+/// The variables of every template that transformers would load. A file of its own takes precedence over the template
+/// in tokenizer_config.json, and some models have a second one for tools.
 fn variables(folder: &Path) -> BTreeSet<String> {
     let read = |file: PathBuf| {
         let mut text = String::new();
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variables_of_a_folder_are_those_of_the_templates_that_are_loaded() {
+    fn the_variables_of_a_folder_are_those_of_the_templates_transformers_loads() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs_err::write(folder.path().join(name), text).unwrap();
         let found = || variables(folder.path()).into_iter().collect::<Vec<_>>();

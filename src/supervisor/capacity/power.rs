@@ -1,4 +1,4 @@
-//! On battery and in low power mode, the registry's choice applies to manual models.
+//! Applies the registry's choice for manual models on battery and in low power mode.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tokio::task::AbortHandle;
 use crate::host::{Host, Power};
 use crate::registry::{Power as Rules, PowerChoice, Start};
 
-/// Between two looks, if the registry wants anything: the system is asked by running a program.
+/// Time between readings, each of which runs a program. There are none without rules in the registry.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Takes a reading, from another task.
+/// Receives readings, from another task.
 pub(super) type Report = Arc<dyn Fn(Power) + Send + Sync>;
 
-/// What the machine's power allows at the moment.
+/// The rules for power, and the last reading.
 pub(super) struct PowerState {
     rules: watch::Sender<Rules>,
     seen: Power,
-    /// What was in force when the loop last looked.
+    /// The choice in effect after the last reading.
     choice: PowerChoice,
     task: AbortHandle,
 }
@@ -31,22 +31,22 @@ impl Drop for PowerState {
 }
 
 impl PowerState {
-    /// Looks for as long as the rules want it, and reports what it saw, for [`PowerState::seen`].
+    /// Takes readings while there are rules, and reports them for [`PowerState::seen`].
     pub(super) fn watch(host: &Arc<dyn Host>, rules: Rules, report: Report) -> Self {
         let (rules, changed) = watch::channel(rules);
         let task = tokio::spawn(look(host.clone(), changed, report)).abort_handle();
         Self { rules, seen: Power::default(), choice: PowerChoice::Serve, task }
     }
 
-    /// The registry was reloaded. Returns what [`PowerState::seen`] does: without rules nothing is looked at any more, so
-    /// nothing is in force.
+    /// Follows a reloaded registry. Returns what [`PowerState::seen`] does: without rules there are no more readings, so
+    /// the change takes effect here.
     pub(super) fn set_rules(&mut self, rules: Rules) -> Option<(PowerChoice, String)> {
         self.rules.send_if_modified(|now| std::mem::replace(now, rules) != rules);
         if rules == Rules::default() { self.seen(self.seen) } else { None }
     }
 
-    /// Takes in what was seen. Returns what is in force from now on, if that changed, with a sentence about it. Told once, so
-    /// that a start by force holds.
+    /// Handles a reading. If it changes the choice, returns the new one with a sentence about it; only once, so that a
+    /// forced start is not undone.
     pub(super) fn seen(&mut self, power: Power) -> Option<(PowerChoice, String)> {
         self.seen = power;
         let (choice, why) = judge(*self.rules.borrow(), power);
@@ -54,7 +54,7 @@ impl PowerState {
             return None;
         }
         let text = match choice {
-            PowerChoice::Serve => "power is not short any more: manual models may be started".to_owned(),
+            PowerChoice::Serve => "power is no longer short: manual models may be started".to_owned(),
             PowerChoice::RefuseManual => format!("{why}: manual models are not started"),
             PowerChoice::StopManual => format!("{why}: manual models are stopped and not started"),
         };
@@ -74,7 +74,7 @@ fn judge(rules: Rules, power: Power) -> (PowerChoice, &'static str) {
     let low = if power.low_power == Some(true) { rules.low_power } else { PowerChoice::Serve };
     match (battery, low) {
         (PowerChoice::Serve, PowerChoice::Serve) => (PowerChoice::Serve, "power is not short"),
-        (battery, low) if battery >= low => (battery, "the machine runs on its battery"),
+        (battery, low) if battery >= low => (battery, "the machine is running on battery"),
         (_, low) => (low, "the machine is in low power mode"),
     }
 }
@@ -86,13 +86,13 @@ async fn look(host: Arc<dyn Host>, mut rules: watch::Receiver<Rules>, report: Re
         let power = match tokio::task::spawn_blocking(move || asked.power()).await {
             Ok(Ok(power)) => power,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the system does not say where its power comes from");
+                tracing::debug!(%error, "cannot read the power source");
                 Power::default()
             }
             Err(_) => return,
         };
         report(power);
-        // A change of the rules asks at once.
+        // A change of the rules leads to a reading at once.
         if matches!(tokio::time::timeout(INTERVAL, rules.changed()).await, Ok(Err(_))) {
             return;
         }
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(judge(Some(false), Some(false)), PowerChoice::Serve);
         assert_eq!(judge(Some(true), Some(false)), PowerChoice::RefuseManual);
         assert_eq!(judge(Some(true), Some(true)), PowerChoice::StopManual);
-        assert_eq!(judge(None, None), PowerChoice::Serve, "what is not known forbids nothing");
+        assert_eq!(judge(None, None), PowerChoice::Serve, "an unknown power source forbids nothing");
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,16 +132,16 @@ mod tests {
         let rules = Rules { on_battery: PowerChoice::RefuseManual, ..Rules::default() };
         let host: Arc<dyn Host> = host;
         let mut state = PowerState::watch(&host, rules, report);
-        assert_eq!(state.refuses(Start::Manual), None, "nothing was seen yet");
+        assert_eq!(state.refuses(Start::Manual), None, "there is no reading yet");
         let seen = received.recv().await.unwrap();
         assert_eq!(state.seen(seen).unwrap().0, PowerChoice::RefuseManual);
-        assert_eq!(state.seen(seen), None, "begins once");
-        assert_eq!(state.refuses(Start::Manual), Some("the machine runs on its battery"));
+        assert_eq!(state.seen(seen), None, "reported once");
+        assert_eq!(state.refuses(Start::Manual), Some("the machine is running on battery"));
         assert_eq!(state.refuses(Start::Always), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_system_is_only_asked_if_the_registry_wants_anything() {
+    async fn there_are_no_readings_without_rules_in_the_registry() {
         let host: Arc<dyn Host> = Fake::new(Bytes::gb(128));
         let (report, mut received) = report();
         let mut state = PowerState::watch(&host, Rules::default(), report);
@@ -149,6 +149,6 @@ mod tests {
         assert!(received.try_recv().is_err());
         state.set_rules(Rules { low_power: PowerChoice::StopManual, ..Rules::default() });
         assert!(received.recv().await.is_some());
-        assert!(received.recv().await.is_some(), "and again, later");
+        assert!(received.recv().await.is_some(), "and again after the interval");
     }
 }

@@ -1,4 +1,4 @@
-//! Whether everything is there that a start needs: the environment and the model's files.
+//! Checks that everything a start needs is there: the environment and the model's files.
 
 use std::path::PathBuf;
 
@@ -12,20 +12,20 @@ use crate::python::venv::{self, SetupRequest};
 use crate::registry::{Model, Registry, Source};
 use crate::units::Bytes;
 
-/// What a start needs, found.
+/// What a start needs, after it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Prepared {
     pub python: PathBuf,
-    /// What `--model` names.
+    /// The value of `--model`.
     pub served: String,
-    /// What the venv's setup was told that the GPU may hold.
+    /// The GPU limit that `mlxctl setup` noted.
     pub gpu_limit: Option<Bytes>,
 }
 
-/// What `--model` names, whether it is there or not.
+/// The value of `--model`, whether it exists or not.
 fn served(source: &Source) -> String {
     match source {
-        // The very folder that `mlxctl models` shows: Python is not asked to find it once more.
+        // The folder that `mlxctl models` shows, so that Python does not look it up again.
         Source::Hub(repo) => {
             weights::folder(source).map_or_else(|| repo.clone(), |found| found.display().to_string())
         }
@@ -34,7 +34,7 @@ fn served(source: &Source) -> String {
     }
 }
 
-/// Looks for what a start needs. Cheap: a few `stat`s.
+/// Finds what a start needs; costs a few `stat`s.
 pub(crate) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Failure> {
     let missing = |text: String, hint: &str| Failure::new(FailureKind::NotPrepared, text).hint(hint);
     let environment = venv::existing(&SetupRequest::to_look(registry))
@@ -44,7 +44,7 @@ pub(crate) fn prepare(registry: &Registry, model: &Model) -> Result<Prepared, Fa
     Ok(Prepared { python, served: served(&model.source), gpu_limit })
 }
 
-/// What a start of this model would not find, and what to do about it.
+/// What a start of this model would lack, and what to do about it.
 pub(crate) fn missing(registry: &Registry, model: &Model) -> Option<HeldBack> {
     let Failure { text, hint, .. } = prepare(registry, model).err()?;
     Some(HeldBack { reason: text, hint: hint.unwrap_or_default() })

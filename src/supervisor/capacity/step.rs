@@ -1,19 +1,19 @@
-//! What comes of looking at memory and power.
+//! Steps that follow from checks of memory and power.
 
 use crate::host::Priority;
 use crate::lifecycle::{Event, Name};
 use crate::supervisor::records::Note;
 
-/// What the loop shall do, in order.
+/// Something for the loop to do, in order.
 pub(crate) enum Step {
     Note(Note),
     Event(Event),
-    /// Tell the gates what holds for them now.
+    /// Tell the gates their current availability.
     Publish,
-    /// Put all backends on this rung.
+    /// Set the priority of all backends.
     Prioritise(Priority),
-    /// Have a model's buffer cache emptied.
+    /// Empty a model's buffer cache.
     EmptyCache(Name),
-    /// Have as much of a model's cached memory given back as costs no request.
+    /// Release as much of a model's cached memory as possible without delaying a request.
     GiveBack(Name),
 }

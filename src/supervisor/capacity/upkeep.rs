@@ -1,5 +1,5 @@
-//! What is done about memory while models run: pressure, programs that the models yield to, ceilings, idle trims; and
-//! what runs show of what they really take. Decisions are those of [`crate::memory`]; here they are fed.
+//! Upkeep of memory while models run: pressure, programs that the models yield to, ceilings, idle trims, and learning
+//! of footprints. The decisions are made in [`crate::memory`].
 
 use super::demand::Demand;
 use super::learned::Learned;
@@ -14,24 +14,23 @@ use crate::memory::upkeep::{self, Limits, Now, Why};
 use crate::supervisor::records::Note;
 use crate::units::Bytes;
 
-/// A run that is ready, as it is now.
+/// The current state of a ready run.
 pub(crate) struct ReadyRun {
     pub name: Name,
     pub generation: Generation,
-    /// All of its processes on this machine.
+    /// Of all its processes on this machine.
     pub footprint: Footprint,
-    /// Requests in flight.
     pub in_flight: u64,
-    /// Since the supervisor has come up.
+    /// Number of requests since the supervisor came up.
     pub requests: u64,
-    /// When the last request ended, or it became ready.
+    /// When the last request ended; without one, when it became ready.
     pub last_request: Moment,
-    /// Whether the registry in force would start it differently.
+    /// Whether the registry would start it differently now.
     pub outdated: bool,
 }
 
 impl ReadyRun {
-    /// What it takes and its peak: on a card with memory of its own, what it holds there.
+    /// Its footprint and the peak of it; on a card with memory of its own, what it holds there.
     fn taken(&self, platform: Platform) -> (Bytes, Option<Bytes>) {
         match (platform, self.footprint.gpu) {
             (Platform::Cuda, Some(gpu)) => (gpu, None),
@@ -40,7 +39,7 @@ impl ReadyRun {
     }
 }
 
-/// As the policy for all models sees it.
+/// A ready run as the pressure policy sees it.
 pub(super) fn running(demand: &Demand, run: &ReadyRun, platform: Platform) -> Running {
     let model = &demand.model;
     Running {
@@ -51,11 +50,11 @@ pub(super) fn running(demand: &Demand, run: &ReadyRun, platform: Platform) -> Ru
     }
 }
 
-/// What a decision about all models takes, in order. Every one is in the history.
+/// The steps for an action of the pressure policy.
 pub(super) fn relieve<'a>(action: Action, models: impl Iterator<Item = &'a Name>) -> Vec<Step> {
     match action {
         Action::TrimAll { why } => {
-            let text = format!("{why}: cached memory of all models is given back");
+            let text = format!("{why}: releasing the cached memory of all models");
             let note = Step::Note(Note::new("trim_all", text));
             [note].into_iter().chain(models.cloned().map(Step::GiveBack)).collect()
         }
@@ -71,7 +70,7 @@ pub(super) fn relieve<'a>(action: Action, models: impl Iterator<Item = &'a Name>
     }
 }
 
-/// One model: idle trims, its ceiling, what it shows to be learned.
+/// Upkeep of one run: idle trims, its ceiling, learning of its footprint.
 pub(super) fn keep_in_bounds(
     demand: &mut Demand,
     learned: &mut Learned,
@@ -94,7 +93,7 @@ pub(super) fn keep_in_bounds(
         resident: (idle && run.requests > 0).then_some(footprint),
         peak,
     };
-    // A run that was started under other settings shows what those take.
+    // The footprint of a run with older settings is not that of the current plan.
     if let Some(plan) = demand.plan().filter(|_| !run.outdated) {
         learned.shown(&plan.key, shown);
     }
@@ -112,7 +111,7 @@ pub(super) fn keep_in_bounds(
     }
 }
 
-/// Trimming did not help, and nothing is in flight: a new run begins small.
+/// Ends a run that trimming did not help and that has nothing in flight, so that a new run starts small.
 fn recycle(run: &ReadyRun, footprint: Bytes, ceiling: Bytes) -> Event {
     let text = format!("its footprint of {footprint} stays over its ceiling of {ceiling}: recycled");
     let failure = Failure::new(FailureKind::OverCeiling, text)

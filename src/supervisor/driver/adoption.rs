@@ -1,4 +1,4 @@
-//! What earlier supervisors left is taken over.
+//! Takes over what earlier supervisors left.
 
 use super::Driver;
 use crate::backend::record;
@@ -10,7 +10,7 @@ use crate::supervisor::runs::{Claim, Found, run_of};
 use crate::units::Bytes;
 
 impl Driver {
-    /// Takes over what was found.
+    /// Adopts or stops the backends that were found.
     pub(super) fn adopt(&mut self, found: Found) {
         self.note(found.problems().iter().map(|problem| Note::new("record_problem", problem)));
         self.recall();
@@ -19,7 +19,7 @@ impl Driver {
                 Claim::Adopt(name, record) => self.take_over(&name, record),
                 Claim::Restore(name, record) => self.restore(&name, record),
                 Claim::PutAway(name, who, why) => {
-                    let text = format!("process {} is stopped: {why}", who.pid);
+                    let text = format!("stopping process {}: {why}", who.pid);
                     self.note([Note::of(&name, "stray_stopped", text)]);
                     self.runs.put_away(name, who);
                 }
@@ -27,7 +27,7 @@ impl Driver {
         }
     }
 
-    /// What earlier supervisors of this boot knew of the models.
+    /// Restores what earlier supervisors of this boot knew about the models.
     fn recall(&mut self) {
         for model in &self.registry.clone().models {
             let name = Name::from(model.name.as_str());
@@ -55,20 +55,20 @@ impl Driver {
         let before = self.records.before(name);
         let (forced, by_hand) = before.map(|before| (before.forced, before.by_hand)).unwrap_or_default();
         let run = run_of(&record, forced, &*self.host);
-        // It must be in the books before its exit can be reported.
+        // The fleet must know the run before its exit can be reported.
         self.handle(Event::Adopt { model: name.clone(), run });
         if let Some(slot) = self.runs.slot_mut(name) {
             slot.adopt(&self.registry, record);
         }
         self.look_for_differences(name);
         if by_hand {
-            // The supervisor died while it carried out somebody's `stop`.
+            // The supervisor died while it was carrying out a `stop`.
             let why = StopReason::ByHand;
             self.handle(Event::Stop { model: name.clone(), waiter: None, why, now: false, drain: None });
         }
     }
 
-    /// A process that was put away is gone.
+    /// Handles the end of a process that was being stopped as a stray.
     pub(super) fn stray_gone(&mut self, name: &Name, who: Identity) {
         self.runs.stray_gone(who);
         self.note([Note::of(name, "stray_gone", format!("process {} is gone", who.pid))]);

@@ -1,4 +1,4 @@
-//! What is asked of the loop: commands become events of the fleet, with who waits for their outcome.
+//! Questions and commands to the loop: commands become events of the fleet, with a waiter for their outcome.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::supervisor::runs::Slot;
 use crate::units::Bytes;
 
 impl Driver {
-    /// Answers one question, now or when its outcome is there.
+    /// Answers one question, now or when there is an outcome.
     pub(super) fn asked(&mut self, ask: Ask) {
-        // A scrape comes again and again, and should find what it needs.
+        // Scrapes come regularly, and would keep memory from ever being given back.
         if !matches!(ask, Ask::Metrics(_)) {
             self.quiet.stir(self.host.now());
         }
         match ask {
-            // An asker that is gone is no error: here and below.
+            // An asker that is gone is not an error, here and below.
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::Metrics(reply) => drop(reply.send(self.metrics())),
             Ask::Model(asked, reply) => {
@@ -71,7 +71,7 @@ impl Driver {
         answers.model(&sources, name)
     }
 
-    /// What documents are made of, with live runs measured.
+    /// Measures live runs; returns what documents are made of.
     fn measured(&mut self) -> (&mut Answers, Sources<'_>) {
         self.runs.measure(self.host.now(), &self.fleet);
         let sources = Sources {
@@ -86,7 +86,7 @@ impl Driver {
         (&mut self.answers, sources)
     }
 
-    /// `first`: a refusal for what is available now is not believed before memory was read again.
+    /// `first`: a refusal because of the memory available at the moment is checked again with a fresh reading.
     fn start(&mut self, asked: &str, request: StartRequest, answer: Answer<CommandDone>, first: bool) {
         let Some((name, answer)) = self.resolve(asked, answer) else { return };
         let given = match self.runs.slot(&name).map(|slot| lent(slot.model(), &request)).transpose() {
@@ -120,7 +120,7 @@ impl Driver {
                 let (inbox, model) = (self.inbox.clone(), name.to_string());
                 tokio::spawn(async move {
                     tokio::time::sleep(lag).await;
-                    // The loop has ended: dropping the answer says so.
+                    // If the loop has ended, the dropped answer tells the asker.
                     let _ = inbox.send(Input::Ask(Ask::StartAgain(model, request, answer)));
                 });
             }
@@ -158,26 +158,26 @@ impl Driver {
         self.answer_later(name, "restart", outcome, answer);
     }
 
-    /// What was given to an earlier run of a model is void.
+    /// Cancels the time that a person gave to an earlier run of a model.
     fn begin_use(&mut self, name: &Name) {
         if let Some(slot) = self.runs.slot_mut(name) {
             slot.begin_use(self.fleet.get(name));
         }
     }
 
-    /// The model that `asked` names; or the answer that there is none.
+    /// The model that `asked` names; `None`: the error was sent as the answer.
     fn resolve<T>(&self, asked: &str, answer: Answer<T>) -> Option<(Name, Answer<T>)> {
         let error = match self.registry.model(asked) {
             _ if self.handover.is_some() => being_replaced(),
             Ok(model) => return Some((Name::from(model.name.as_str()), answer)),
-            Err(nobody) => unknown(&nobody),
+            Err(error) => unknown(&error),
         };
         drop(answer.send(Err(error)));
         None
     }
 
-    /// Turns the outcome, once it is there, into the answer. The document is made by the loop, through the inbox,
-    /// so that it shows what is true after the outcome.
+    /// Answers a command once there is an outcome. The loop makes the answer, through the inbox, so that it shows the state
+    /// after the outcome.
     fn answer_later(
         &mut self,
         name: Name,
@@ -191,15 +191,15 @@ impl Driver {
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
             let Ok(outcome) = outcome.await else { return };
-            // The loop has ended: dropping the answer says so.
+            // If the loop has ended, the dropped answer tells the asker.
             let _ = inbox.send(Input::Outcome(name, verb, outcome, answer));
         });
     }
 
-    /// Answers a command whose outcome is there.
+    /// Answers a command with its outcome.
     pub(super) fn done(&mut self, name: &Name, verb: &str, outcome: Outcome, answer: Answer<CommandDone>) {
         let status = self.model_status(name);
-        // The asker may have gone: here and below.
+        // The asker may be gone, here and below.
         drop(answer.send(answers::done(name, verb, outcome, self.fleet.get(name), status)));
     }
 
@@ -214,16 +214,16 @@ impl Driver {
         });
     }
 
-    /// What a trim gave back, as its answer.
+    /// Answers a trim; `None`: the launcher did not answer.
     pub(super) fn trimmed(&mut self, name: &Name, freed: Option<Bytes>, answer: Answer<CommandDone>) {
         let done = match freed {
-            Some(freed) => self.freed(name, "trimmed", freed, format!("{name} gave {freed} back")),
+            Some(freed) => self.freed(name, "trimmed", freed, format!("{name} released {freed}")),
             None => Err(answers::failed(format!("the launcher of {name} did not answer"))),
         };
         drop(answer.send(done));
     }
 
-    /// The backend, if there is one, gives its kept prompts up unwritten; then the files go, whoever wrote them.
+    /// Has the backend, if there is one, drop its kept prompts unwritten, then deletes the stored ones.
     fn forget(&mut self, asked: &str, answer: Answer<CommandDone>) {
         let Some((name, answer)) = self.resolve(asked, answer) else { return };
         let Some(slot) = self.runs.slot(&name) else { return };
@@ -233,14 +233,14 @@ impl Driver {
         });
     }
 
-    /// What came of it, as its answer.
+    /// Answers a `forget`.
     pub(super) fn forgotten(
         &mut self,
         name: &Name,
         freed: Result<Bytes, String>,
         answer: Answer<CommandDone>,
     ) {
-        let text = format!("nothing of the prompts of {name} is kept, in memory or on disk");
+        let text = format!("no prompts of {name} are kept any longer, in memory or on disk");
         let done = match freed {
             Ok(freed) => self.freed(name, "forgotten", freed, text),
             Err(error) => {
@@ -263,7 +263,7 @@ impl Driver {
     }
 }
 
-/// A time that a command names; none where it is not one.
+/// The time that a command gives; `None` also if it is not a valid one.
 fn seconds(named: Option<f64>) -> Option<Duration> {
     named.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }

@@ -1,4 +1,4 @@
-//! The end of a supervisor: by itself when all is down, or with its backends up, for the next one.
+//! The end of a supervisor: after everything is down, or with its backends left up for the next one.
 
 use std::time::Duration;
 
@@ -8,49 +8,48 @@ use crate::lifecycle::State;
 use crate::supervisor::answers::Hold;
 use crate::supervisor::records::Note;
 
-/// Between two looks whether everything in flight is done.
+/// Time between checks whether requests are still in flight.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Driver {
-    /// Begins to leave: what is in flight may end, what is new waits at the gate, whose sockets close last.
+    /// Starts a hand-over: requests in flight may end, new ones wait at the gates, whose sockets close last.
     pub(super) fn begin_handover(&mut self, hold: Option<Hold>) {
         if let Some(handover) = &mut self.handover {
             return handover.again(hold);
         }
-        let text = "the supervisor ends and leaves its backends to the next one";
+        let text = "the supervisor ends and leaves its backends running for the next one";
         self.note([Note::new("handover", text)]);
         let drain = self.registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
         self.handover = Some(Handover::new(self.host.now().after(drain), hold));
         self.publish();
     }
 
-    /// Told to end while it leaves: it leaves now, and the backends stay for the next one all the same. Whether it was
-    /// leaving.
+    /// Ends a hand-over in progress at once; the backends still stay up. Returns whether there was one.
     pub(super) fn leave_now(&mut self) -> bool {
         let now = self.host.now();
         self.handover.as_mut().map(|handover| handover.now(now)).is_some()
     }
 
-    /// Whether the loop is over: all is down, or what a hand-over waited for is done.
+    /// Whether the loop is over: everything is down, or a hand-over is complete.
     pub(crate) fn is_over(&mut self) -> bool {
         if self.finished {
             return true;
         }
         let now = self.host.now();
         let Some(handover) = &mut self.handover else { return false };
-        // A stop or restart that is half done would look like a crash to the next one.
+        // To the next supervisor, a half-done stop or restart would look like a crash.
         let settled = self.fleet.models().iter().all(|model| {
             !matches!(model.state, State::Draining { .. } | State::Stopping { .. } | State::Spawning { .. })
         });
         handover.is_over(now, self.runs.quiet() && settled)
     }
 
-    /// How soon to look again while it leaves.
+    /// `wait`, shortened during a hand-over.
     pub(super) fn patience(&self, wait: Duration) -> Duration {
         if self.handover.is_some() { wait.min(LOOK) } else { wait }
     }
 
-    /// Lets go of the front doors.
+    /// Saves the state and closes the gates.
     pub(crate) async fn close(&mut self) {
         self.save(true);
         self.note([Note::new("down", "the supervisor ends")]);

@@ -1,5 +1,5 @@
-//! Models that go to sleep and wake up by their hours. Judged anew at the beat that other looks share, and at the next time
-//! at which one opens or closes: a clock that jumped meanwhile is noticed there.
+//! Puts models to sleep and wakes them by their hours. Checked with the regular upkeep, which notices a clock that was
+//! changed, and at the next time at which any hours begin or end.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::Driver;
 use crate::lifecycle::{Event, Name};
 
 impl Driver {
-    /// Has models go to sleep and wake up. How long until the next one does, if nobody moves the hands of the clock.
+    /// Puts models to sleep and wakes them. Returns the time until the next change, if the clock is not changed.
     pub(super) fn keep_hours(&mut self) -> Option<Duration> {
         let host = self.host.clone();
         let local = host.local_time();

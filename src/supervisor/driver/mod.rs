@@ -1,5 +1,4 @@
-//! The only place that acts: carries effects out, by the parts that own what they are about, and turns what comes of them
-//! into events.
+//! The only place that acts: carries out effects by calling the part concerned, and turns the results into events.
 
 mod adoption;
 mod commands;
@@ -34,7 +33,6 @@ use crate::registry::Registry;
 /// Shorter gaps are just the time between reading the two clocks.
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// The parts that the loop is put together from.
 pub(super) struct Parts {
     pub host: Arc<dyn Host>,
     pub registry: Registry,
@@ -46,13 +44,13 @@ pub(super) struct Parts {
     pub inbox: mpsc::UnboundedSender<Input>,
 }
 
-/// Everything that one loop owns.
+/// The loop, with everything that it owns.
 pub(super) struct Driver {
     host: Arc<dyn Host>,
     registry: Arc<Registry>,
-    /// Why the file on disk is not the registry in force.
+    /// Why the file on disk is not the registry in effect.
     registry_problem: Option<String>,
-    /// When the file on disk, as it was when it was last looked at, was written.
+    /// Modification time of the file on disk when it was last checked.
     registry_seen: Option<SystemTime>,
     fleet: Fleet,
     runs: Runs,
@@ -61,18 +59,17 @@ pub(super) struct Driver {
     records: Records,
     inbox: mpsc::UnboundedSender<Input>,
     finished: bool,
-    /// When the next look at files is due.
+    /// When the regular upkeep is due next.
     house_due: Moment,
-    /// Whether memory is to be given back once all is quiet.
+    /// Decides when to give the supervisor's own memory back.
     quiet: Quiet,
-    /// A hand-over under way.
     handover: Option<Handover>,
-    /// How long the machine has slept so far.
+    /// Total time that the machine has slept since its boot, as last seen.
     slept: Duration,
 }
 
 impl Driver {
-    /// Gates are opened; nothing is started yet.
+    /// Opens the gates; nothing is started yet.
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { host, registry, fleet, runs, capacity, answers, records, inbox } = parts;
         let slept = host.now().since(host.awake());
@@ -97,7 +94,7 @@ impl Driver {
         driver
     }
 
-    /// Takes over what is there, and starts what shall be.
+    /// Takes over running backends, and starts always-on models.
     pub(super) fn boot(&mut self, found: Found) {
         let up = concat!("supervisor ", env!("CARGO_PKG_VERSION"), " is up");
         self.note([Note::new("up", up)]);
@@ -110,14 +107,14 @@ impl Driver {
         self.settle();
     }
 
-    /// How long nothing is due, up to `longest`.
+    /// Time until something is due, at most `longest`.
     pub(super) fn idle_for(&self, longest: Duration) -> Duration {
         let due = self.fleet.deadline().into_iter().chain(self.capacity.next_look(&self.fleet));
         let due = due.fold(self.house_due, Moment::min);
         self.patience(due.since(self.host.now()).min(longest))
     }
 
-    /// Time has passed; nothing to do is the usual case and costs nothing.
+    /// Does what is due; usually nothing, which costs nothing.
     pub(super) fn tick(&mut self) {
         let now = self.host.now();
         if self.fleet.deadline().is_some_and(|due| due <= now) {
@@ -128,18 +125,17 @@ impl Driver {
         }
     }
 
-    /// The end of a turn, whatever it was about.
+    /// Ends every turn of the loop.
     pub(super) fn end_turn(&mut self) {
         self.keep_house();
         self.settle();
     }
 
-    /// Takes one input in.
     pub(super) fn take(&mut self, input: Input) {
         match input {
             Input::Runs(runs::News::Event(event)) => {
                 if matches!(event, Event::Of { signed: Signed::Answered, .. }) {
-                    // Nobody may have looked since the last model went, and requests wait for this one.
+                    // Without a ready model programs are not checked, and requests wait for this one.
                     self.look_at_programs();
                 }
                 self.handle(event);
@@ -170,19 +166,19 @@ impl Driver {
         }
     }
 
-    /// What a gate reports.
+    /// Handles a report of a model's gate.
     pub(super) fn heard(&mut self, model: &str, report: Report) {
         let note = self.runs.slot_mut(model).and_then(|slot| slot.heard(report));
         self.note(note);
     }
 
-    /// What the router reports.
+    /// Handles a report of the router.
     pub(super) fn heard_router(&mut self, listening: Listening) {
         let note = self.runs.heard_router(listening);
         self.note(note);
     }
 
-    /// Takes an event in, and everything that follows from it at once.
+    /// Handles an event and all events that follow from it at once.
     fn handle(&mut self, event: Event) {
         let mut queue: VecDeque<_> = self.slept().into_iter().chain([event]).collect();
         while let Some(event) = queue.pop_front() {
@@ -202,7 +198,7 @@ impl Driver {
         self.publish();
     }
 
-    /// What every model is doing; nothing where nobody may ask for it.
+    /// The state of every model; empty in release builds, which have no fault points.
     fn states(&self) -> Vec<(Name, StateName)> {
         if !cfg!(debug_assertions) {
             return Vec::new();
@@ -210,7 +206,7 @@ impl Driver {
         self.fleet.models().iter().map(|managed| (managed.name.clone(), managed.state.name())).collect()
     }
 
-    /// The ways from one state to another that models have gone since.
+    /// The transitions since `before`, as "loading ready".
     fn ways_since(&self, before: &[(Name, StateName)]) -> Vec<String> {
         let ways = before.iter().filter_map(|(name, from)| {
             let to = self.fleet.get(name)?.state.name();
@@ -219,7 +215,8 @@ impl Driver {
         ways.collect()
     }
 
-    /// The machine slept since the last look: what waits for its work is told before any deadline is looked at.
+    /// The event for a sleep of the machine since the last call. Comes before other events, so that deadlines are extended
+    /// before they are checked.
     fn slept(&mut self) -> Option<Event> {
         let slept = self.host.now().since(self.host.awake());
         let length = slept.saturating_sub(self.slept);
@@ -270,12 +267,12 @@ impl Driver {
         None
     }
 
-    /// Writes into the history.
+    /// Appends events to the history.
     pub(super) fn note(&mut self, notes: impl IntoIterator<Item = Note>) {
         notes.into_iter().for_each(|note| self.records.note(note));
     }
 
-    /// Passes on what was noted to whoever tells the owner.
+    /// Passes new events on to the notifier.
     fn settle(&mut self) {
         let fresh = self.records.fresh();
         if !fresh.is_empty() {
@@ -284,7 +281,7 @@ impl Driver {
         }
     }
 
-    /// Tells every gate what follows from its model's state.
+    /// Tells every gate its availability, by the state of its model.
     fn publish(&mut self) {
         for managed in self.fleet.models() {
             self.capacity.loaded(managed);
@@ -297,8 +294,8 @@ impl Driver {
         self.save(false);
     }
 
-    /// Writes what has changed in a model's life; with `counters`, also what was only counted. Forgets models that are no
-    /// longer in the registry and whose last run is gone.
+    /// Writes checkpoints that have changed in more than counters; with `counters`, all that have changed. Forgets models
+    /// that are no longer in the registry and have no run.
     fn save(&mut self, counters: bool) {
         let run = &self.registry.paths.run;
         let now = self.fleet.models().iter().filter_map(|managed| {
@@ -318,14 +315,14 @@ impl Driver {
         }
     }
 
-    /// Compares a live run with what the registry in force would start.
+    /// Compares a live run with what the registry would start now.
     fn look_for_differences(&mut self, name: &Name) {
         if let Some(slot) = self.runs.slot_mut(name) {
             slot.look_for_differences(&self.registry, self.capacity.demand(name));
         }
     }
 
-    /// Does something with a model's gate and run, if there is such a model.
+    /// Calls `act` with the slot of a model, if there is one.
     fn with_slot(&mut self, name: &Name, act: impl FnOnce(&mut Slot)) {
         if let Some(slot) = self.runs.slot_mut(name) {
             act(slot);

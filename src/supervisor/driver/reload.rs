@@ -1,4 +1,4 @@
-//! A changed registry: told apart by model, and only what changed is touched.
+//! Applies a changed registry, model by model, and touches only what changed.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::supervisor::records::{Note, written};
 use crate::supervisor::runs::policy;
 
 impl Driver {
-    /// Takes `next` in, or only says what it would change.
+    /// Applies `next`, or with `dry_run` only returns what it would change.
     pub(super) fn reload(&mut self, next: Registry, dry_run: bool) -> Vec<Change> {
         let models = changes(&self.registry, &next);
         let beside = [listeners(&self.registry, &next), tables(&self.registry, &next)].concat();
         if !dry_run {
             self.take_in(next);
             self.note_changes(&models, &beside);
-            // A program that is new in `memory.yield` may run already.
+            // A program newly listed in `memory.yield` may already be running.
             self.look_at_programs();
         }
         [models, beside].concat()
@@ -43,7 +43,7 @@ impl Driver {
         }
     }
 
-    /// Gates and the router are made what the registry in force says.
+    /// Brings gates and router in line with the registry.
     pub(super) fn follow_models(&mut self) {
         let platform = self.capacity.platform();
         for model in &self.registry.models {
@@ -63,12 +63,13 @@ impl Driver {
         }
         for change in beside {
             let detail = change.detail.as_deref().unwrap_or_default();
-            let text = format!("{} of the registry {}: {detail}", change.model, word(change.change));
+            let text =
+                format!("the registry was reloaded: {} {}: {detail}", change.model, word(change.change));
             self.note([Note::new("reloaded", text)]);
         }
     }
 
-    /// Looks whether the file on disk is still the registry in force; one `stat`, unless it was written to.
+    /// Checks whether the file on disk is still the registry in effect; costs one `stat` unless it has changed.
     pub(super) fn look_at_registry(&mut self) {
         let seen = written(&self.registry.file);
         if seen == self.registry_seen {
@@ -77,14 +78,14 @@ impl Driver {
         self.registry_seen = seen;
         self.registry_problem = match read_registry(&self.registry.file) {
             Ok(next) if *next == *self.registry => None,
-            Ok(_) => Some("the file on disk was changed; mlxctl reload takes it in".to_owned()),
+            Ok(_) => Some("the file was changed; mlxctl reload applies it".to_owned()),
             Err(problem) => Some(problem),
         };
     }
 
-    /// The file is not a registry: the old one stays in force, and `status` says so.
+    /// Keeps the registry in effect, because the file on disk is invalid; `status` shows why.
     pub(super) fn keep_registry(&mut self, problem: String) -> ApiError {
-        let text = "the registry on disk has problems: the old one stays in force";
+        let text = "the registry on disk has problems: the previous version stays in effect";
         self.note([Note::new("reload_refused", text)]);
         let error = not_taken_in(&problem);
         self.registry_problem = Some(problem);

@@ -1,5 +1,5 @@
-//! What of a model's life outlives its supervisor: restarts, counters, and that a person stopped it. Checkpoint beside the
-//! records, for it is of this boot: after the next one an always-on model comes up as if nothing had been.
+//! What outlives a supervisor about a model: restarts, counters, and whether a person stopped it. Kept in the run folder,
+//! since it only applies to this boot: after the next one an always-on model starts afresh.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,40 +12,40 @@ use crate::clock::Moment;
 use crate::lifecycle::{Lent, Managed, Next, State, StopReason};
 use crate::units::Bytes;
 
-/// The version of the file.
+/// The format version of a checkpoint.
 const SCHEMA: u32 = 1;
 
-/// `<run>/<model>.kept.json`.
+/// The content of `<run>/<model>.kept.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     schema: u32,
     boot_id: String,
-    /// Restarts after a failure.
+    /// Restarts after failures so far.
     pub restarts: u32,
-    /// A person stopped it: it stays down although the supervisor comes up anew.
+    /// Whether a person stopped it, so that it stays down under the next supervisor.
     pub by_hand: bool,
-    /// A person started it outside its hours: it stays up until their next end.
+    /// Whether a person started it outside its hours, so that it stays up until the hours next end.
     #[serde(default)]
     pub up_late: bool,
-    /// The start of its live run went past a refusal.
+    /// Whether the start of its live run overrode a refusal.
     #[serde(default)]
     pub forced: bool,
-    /// By how much, bytes.
+    /// By how much that start exceeded the memory there was, bytes.
     #[serde(default)]
     pub overdraft: u64,
-    /// Until when a person wants it to run.
+    /// The time that a person gave its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lent: Option<Lent>,
-    /// When it was last of use.
+    /// When it was last used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Moment>,
-    /// Of the gate, by this supervisor and those before it.
+    /// Counters of the gate, by all supervisors of this boot.
     #[serde(flatten)]
     pub counts: Counts,
 }
 
 impl Checkpoint {
-    /// What is to be kept of a model now. `counts` include what earlier supervisors counted.
+    /// The checkpoint of a model now. `counts` includes those of earlier supervisors.
     pub(crate) fn of(
         managed: &Managed,
         overdraft: Option<Bytes>,
@@ -69,19 +69,19 @@ impl Checkpoint {
         }
     }
 
-    /// Whether a person would miss the difference at once; counters can wait.
+    /// Whether they differ in more than counters and use, so that it has to be written at once.
     pub(crate) fn differs_in_life(&self, other: &Self) -> bool {
         let life = |one: &Self| (one.restarts, one.by_hand, one.up_late, one.forced, one.lent);
         life(self) != life(other)
     }
 
-    /// What an earlier supervisor of this boot left; nothing otherwise. A damaged file is set aside.
+    /// Reads what an earlier supervisor of this boot left; the default if there is none. A damaged file is set aside.
     pub(crate) fn read(run: &Path, model: &str, boot_id: &str) -> Self {
         let kept = record::read::<Self>(&file(run, model)).ok().flatten();
         kept.filter(|kept| kept.schema == SCHEMA && kept.boot_id == boot_id).unwrap_or_default()
     }
 
-    /// Writes it. Not synced: it is of this boot.
+    /// Writes the checkpoint; not synced, since it only applies to this boot.
     pub(crate) fn write(&self, run: &Path, model: &str) -> io::Result<()> {
         record::replace(&file(run, model), self)
     }
@@ -114,7 +114,7 @@ mod tests {
     use crate::api::KeyUsage;
 
     #[test]
-    fn what_was_kept_is_of_its_boot_and_damage_is_no_obstacle() {
+    fn a_checkpoint_is_valid_in_its_boot_only_and_a_damaged_one_is_ignored() {
         let run = tempfile::tempdir().unwrap();
         let kept = Checkpoint {
             schema: SCHEMA,
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(Checkpoint::read(run.path(), "32b", "c"), Checkpoint::default());
         let now = Counts { requests: 1, since: Some("2026-01-02T00:00:00Z".to_owned()), ..Counts::default() };
         let sum = now.clone().after(&kept.counts);
-        assert_eq!(sum.since, kept.counts.since, "counting goes on");
+        assert_eq!(sum.since, kept.counts.since, "counting continues");
         assert_eq!(now.clone().after(&Counts::default()).since, now.since);
         assert_eq!(now.after(&Counts { since: None, ..kept.counts }).since, None, "not known");
         assert_eq!((sum.requests, sum.errors, sum.tokens), (4, 1, 9));

@@ -1,4 +1,4 @@
-//! The checkpoints of all models: what was found, and what is on disk for the next supervisor.
+//! The checkpoints of all models: those that were found, and those on disk for the next supervisor.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,12 +6,11 @@ use std::path::Path;
 use super::checkpoint::Checkpoint;
 use crate::lifecycle::Name;
 
-/// One model's.
 #[derive(Debug, Default)]
 struct Pair {
-    /// What supervisors before this one knew of it.
+    /// What earlier supervisors left.
     before: Checkpoint,
-    /// What is on disk for the one after this.
+    /// What is on disk now.
     saved: Checkpoint,
 }
 
@@ -19,7 +18,7 @@ struct Pair {
 pub(super) struct Checkpoints {
     boot_id: String,
     models: HashMap<Name, Pair>,
-    /// Why the last write failed, if it did.
+    /// Why the last write failed; `None`: it did not.
     problem: Option<String>,
 }
 
@@ -47,7 +46,7 @@ impl Checkpoints {
         self.models.get(model).map(|pair| &pair.before)
     }
 
-    /// Writes those that differ: in a model's life, or with `counters` in anything.
+    /// Writes checkpoints that differ in more than counters; with `counters`, all that differ.
     pub(super) fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
         let mut problem = None;
         let mut tried = false;

@@ -1,7 +1,7 @@
-//! The history: what happened and why, a JSON object a line, across supervisors.
+//! The history: what happened and why, one JSON object per line, across supervisors.
 //!
-//! Bounded: at [`LARGEST`] bytes the file moves to `events.1.jsonl` and a new one begins. A full disk costs
-//! events, never the supervisor.
+//! Bounded: at [`LARGEST`] bytes the file moves to `events.1.jsonl` and a new one begins. A full disk costs events, never
+//! the supervisor.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -12,31 +12,31 @@ use fs_err as fs;
 
 use crate::api::EventRecord;
 
-/// Size at which the file is put aside; together with the one put aside it holds some 10,000 events.
+/// Size at which the file is rotated, bytes; with the rotated one it holds some 10,000 events.
 const LARGEST: u64 = 1_000_000;
 
-/// What every reader of JSON can count up to (RFC 8259, section 6).
+/// Largest integer that every JSON reader handles exactly (RFC 8259, section 6).
 const LARGEST_NUMBER: u64 = 1 << 53;
 
-/// How many are kept at hand for those who ask.
+/// Number of events kept in memory for queries.
 const AT_HAND: usize = 256;
 
-/// The open history.
+/// The open history of one state folder.
 #[derive(Debug)]
 pub struct Journal {
     file: PathBuf,
     seq: u64,
     size: u64,
     recent: VecDeque<EventRecord>,
-    /// The file's last line was cut when a writer died: the next one needs a line of its own.
+    /// Whether the file ends in a partial line, so that the next event must start a new one.
     cut: bool,
-    /// Lines that could not be written yet, the newest [`AT_HAND`] of them.
+    /// Lines not written yet, at most the newest [`AT_HAND`].
     unwritten: VecDeque<Vec<u8>>,
     problem: Option<String>,
 }
 
 impl Journal {
-    /// Opens the history in `state`, going on from its last number. What cannot be read is said, not fatal.
+    /// Opens the history in `state` and continues its numbers. A file that cannot be read is a [`Journal::problem`].
     pub fn open(state: &Path) -> Self {
         let file = state.join("events.jsonl");
         let mut journal = Self {
@@ -64,7 +64,7 @@ impl Journal {
         journal
     }
 
-    /// Lines that are no event (a cut write, a later version's, a number that nobody can count up to) are passed over.
+    /// Skips lines that are not events: partial ones, those of a later version, and numbers too large to count on from.
     fn take_in(&mut self, text: &str) {
         let records = text.lines().filter_map(|line| serde_json::from_str::<EventRecord>(line).ok());
         for record in records.filter(|record| record.seq < LARGEST_NUMBER) {
@@ -80,8 +80,8 @@ impl Journal {
         self.recent.push_back(record);
     }
 
-    /// Writes one event: one `write` of one line to a file opened for appending. What cannot be written is kept and
-    /// comes before the next one.
+    /// Writes one event, with a single `write` of one line to a file opened for appending. A line that cannot be written is
+    /// kept and written before the next one.
     pub fn note(
         &mut self,
         at: SystemTime,
@@ -110,7 +110,7 @@ impl Journal {
         record
     }
 
-    /// Writes what could not be written before.
+    /// Retries lines that could not be written.
     pub fn try_again(&mut self) {
         if !self.unwritten.is_empty() {
             self.catch_up();
@@ -123,7 +123,7 @@ impl Journal {
             if let Err(error) = self.write(&line) {
                 self.problem = Some(format!("the history cannot be written: {error}"));
                 self.unwritten.push_front(line);
-                // A part of the line may have found room.
+                // Part of the line may have been written.
                 let length = fs::metadata(&self.file).map_or(0, |found| found.len());
                 self.cut |= length > self.size;
                 self.size = length;
@@ -146,7 +146,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Of those at hand: the first `limit` after number `after`, or the newest `limit`. Oldest first.
+    /// Of the events in memory, the first `limit` after number `after`; without it the newest `limit`. Oldest first.
     pub fn after(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
         match after {
             Some(seq) => self.recent.iter().filter(|record| record.seq > seq).take(limit).cloned().collect(),
@@ -154,7 +154,7 @@ impl Journal {
         }
     }
 
-    /// Why the last event was not written, if it was not.
+    /// Why the history could not be read or written; `None`: the last write succeeded.
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on_across_supervisors_and_cut_lines_are_passed_over() {
+    fn numbers_continue_across_supervisors_and_partial_lines_are_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(folder.path());
         assert_eq!((note(&mut journal, "a"), note(&mut journal, "b")), (1, 2));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_of_version_1_is_gone_on_with() {
+    fn a_history_of_version_1_is_continued() {
         let folder = tempfile::tempdir().unwrap();
         let old = include_str!("../../../tests/fixtures/state-v1/events.jsonl");
         std::fs::write(folder.path().join("events.jsonl"), old).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_bounded_and_loses_the_oldest_only() {
+    fn the_history_is_bounded_and_loses_only_the_oldest_events() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(folder.path());
         let long = "x".repeat(10_000);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_cannot_be_written_is_said_and_stops_nothing() {
+    fn a_history_that_cannot_be_written_is_reported_and_catches_up_later() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(&folder.path().join("gone"));
         note(&mut journal, "a");
@@ -225,6 +225,6 @@ mod tests {
         note(&mut journal, "b");
         let found = Journal::open(&folder.path().join("gone")).after(None, 10);
         let found: Vec<_> = found.into_iter().map(|record| record.text).collect();
-        assert_eq!(found, ["a", "b"], "what could not be written was written later, once");
+        assert_eq!(found, ["a", "b"], "the failed write was made up for, once");
     }
 }

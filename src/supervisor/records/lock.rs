@@ -1,20 +1,19 @@
-//! One supervisor an instance: a lock on `<run>/mlxctl.lock` that the kernel lets go of when its holder dies.
+//! One supervisor per instance: a lock on `<run>/mlxctl.lock`, which the kernel releases when its holder dies.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a lock may outlive its holder: as long as an exec step needs to say who it is.
+/// How long to wait for the lock of a dead holder: an exec step holds it until it has written its record.
 const INHERITED: Duration = Duration::from_secs(10);
 
-/// The held lock. Dropping it closes the descriptor and unlocks nothing by itself: an exec step may have another one.
+/// The held lock. Dropping it only closes this descriptor: an exec step may have another one.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
 
 impl Lock {
-    /// Takes the lock, waiting for the exec steps that a dead holder left: what they start is on record when they let
-    /// go. See [`try_take`].
+    /// Takes the lock, waiting for exec steps that a dead holder left: once they release it, what they started is recorded.
     pub(crate) fn take(run: &Path) -> Result<Self, LockError> {
         let began = Instant::now();
         loop {
@@ -27,7 +26,7 @@ impl Lock {
         }
     }
 
-    /// A further descriptor of it: the lock is held until the last one is closed, by whichever process.
+    /// Duplicates the descriptor. The lock is held until the last one is closed, by whichever process.
     ///
     /// # Errors
     /// The system has no descriptors left.
@@ -36,25 +35,25 @@ impl Lock {
     }
 }
 
-/// Why it is not ours.
+/// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another supervisor has it; what it wrote of itself ("pid 4711, version 0.1.0").
-    #[error("another supervisor of this instance runs: {0}")]
+    /// Another supervisor has it, with its description ("pid 4711, version 0.1.0").
+    #[error("another supervisor of this instance is running: {0}")]
     Held(String),
-    /// The system's word.
+    /// The file could not be opened, locked or written.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Whether the process that wrote `holder` is there; a text that cannot be read counts as somebody.
+/// Whether the process that wrote `holder` is alive; true also if the text cannot be parsed.
 fn lives(holder: &str) -> bool {
     let pid = holder.strip_prefix("pid ").and_then(|rest| rest.split(',').next()?.parse().ok());
     pid.is_none_or(|pid| !matches!(crate::host::identify(pid), Ok(None)))
 }
 
-/// Takes the lock and writes into the file who has it. `flock`, not `fcntl`: a POSIX lock is lost as soon as any
-/// descriptor of the file is closed (fcntl(2)).
+/// Takes the lock and writes the holder into the file. Uses `flock`, not `fcntl`: a POSIX lock is lost as soon as the
+/// process closes any descriptor of the file (fcntl(2)).
 fn try_take(run: &Path) -> Result<Lock, LockError> {
     let mut file = std::fs::OpenOptions::new()
         .create(true)
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_supervisor_is_told_who_has_the_lock_and_a_dead_ones_lock_is_free() {
+    fn a_second_supervisor_learns_who_has_the_lock_and_a_dropped_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let lock = Lock::take(folder.path()).unwrap();
         let Err(LockError::Held(holder)) = Lock::take(folder.path()) else { panic!("two holders") };
@@ -98,7 +97,7 @@ mod tests {
         let lock = Lock::take(folder.path()).unwrap();
         let shared = lock.share().unwrap();
         drop(lock);
-        // No process has the largest number (pid_max is less).
+        // No process has this pid: pid_max is lower.
         std::fs::write(folder.path().join("mlxctl.lock"), format!("pid {}, version 0", i32::MAX)).unwrap();
         assert!(matches!(try_take(folder.path()), Err(LockError::Held(_))));
         let release = std::thread::spawn(move || {

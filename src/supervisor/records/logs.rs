@@ -1,4 +1,4 @@
-//! Logs that are put aside: bounding them, and turning our own over.
+//! Bounds rotated logs, and rotates the supervisor's own log.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use crate::backend::logs;
 use crate::backend::logs::Aside;
 
-/// Bounds what was put aside, on another thread: after a burst it may take a while. Nearly always it is a few `stat`s.
+/// Cuts rotated logs down, on another thread, since after a burst that may take a while. Usually costs a few `stat`s.
 pub(crate) fn trim(log: PathBuf, which: Aside) {
     if !logs::oversized(&log, which) {
         return;
     }
     tokio::task::spawn_blocking(move || {
         if let Err(error) = logs::trim(&log, which) {
-            tracing::warn!(%error, "a large log that was put aside stays as it is");
+            tracing::warn!(%error, "a large rotated log could not be cut down");
         }
     });
 }
 
-/// Puts our own log aside, if what we say goes there: launchd opens it for us, once.
+/// Rotates our own log if stdout or stderr go there: launchd opens it only once, at the start.
 pub(crate) fn rotate_own(log: &Path) -> std::io::Result<()> {
     if !logs::too_large(log) {
         return Ok(());

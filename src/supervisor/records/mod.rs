@@ -1,5 +1,5 @@
-//! What is on disk and outlives this process: the history, what the next supervisor of this boot shall know of each
-//! model, the lock.
+//! What is on disk and outlives this process: the history, the checkpoints for the next supervisor of this boot, the
+//! lock.
 
 mod checkpoint;
 mod checkpoints;
@@ -29,7 +29,7 @@ use crate::backend::record;
 use crate::lifecycle::Name;
 use crate::metrics::Noted;
 
-/// An event for the history.
+/// An event to be added to the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
     model: Option<Name>,
@@ -39,7 +39,7 @@ pub(crate) struct Note {
 }
 
 impl Note {
-    /// Of the supervisor itself. `kind`: one word; `text`: one sentence.
+    /// An event about the supervisor itself. `kind`: one word; `text`: one sentence.
     pub(super) fn new(kind: &'static str, text: impl Into<String>) -> Self {
         Self { model: None, kind, text: text.into(), hint: None }
     }
@@ -48,27 +48,27 @@ impl Note {
         Self { model: Some(model.clone()), ..Self::new(kind, text) }
     }
 
-    /// What to do about it.
+    /// Adds what a person can do about it.
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 }
 
-/// What one supervisor writes. Only the loop has it.
+/// Everything that a supervisor writes to disk. Owned by the loop.
 pub(crate) struct Records {
     journal: Journal,
     /// How often each kind of event was noted, by model.
     noted: Noted,
     followers: Vec<mpsc::Sender<EventRecord>>,
-    /// Noted since [`Records::fresh`] was last asked.
+    /// Events since the last call of [`Records::fresh`].
     fresh: Vec<EventRecord>,
     checkpoints: Checkpoints,
-    /// Held for as long as this is there.
+    /// Held as long as this value lives.
     lock: Lock,
 }
 
 impl Records {
-    /// Goes on with the history in `state`. `boot_id`: of this boot.
+    /// Continues the history in `state`. `boot_id`: that of this boot.
     pub(super) fn open(state: &Path, boot_id: &str, lock: Lock) -> Self {
         Self {
             journal: Journal::open(state),
@@ -80,31 +80,30 @@ impl Records {
         }
     }
 
-    /// Writes into the history, the log, and to those who follow.
+    /// Adds an event to the history and the log, and sends it to followers.
     pub(super) fn note(&mut self, note: Note) {
         let Note { model, kind, text, hint } = note;
         let model = model.as_deref();
         tracing::info!(model, kind, "{text}");
         *self.noted.entry((model.map(str::to_owned), kind.to_owned())).or_default() += 1;
         let record = self.journal.note(SystemTime::now(), model, kind, &text, hint.as_deref());
-        // A follower that fell behind or left is dropped: it asks again from its last number.
+        // A follower that is behind or gone is dropped; it can query again from its last number.
         self.followers.retain(|follower| follower.try_send(record.clone()).is_ok());
         self.fresh.push(record);
     }
 
-    /// What was noted since this was last asked.
+    /// The events since the last call.
     pub(super) fn fresh(&mut self) -> Vec<EventRecord> {
         std::mem::take(&mut self.fresh)
     }
 
-    /// Sends every event from now on.
+    /// Sends every event from now on to `follower`.
     pub(super) fn follow(&mut self, follower: mpsc::Sender<EventRecord>) {
-        // Those that left are noticed at the next event, which may be far away.
+        // Otherwise followers that are gone would stay until the next event.
         self.followers.retain(|follower| !follower.is_closed());
         self.followers.push(follower);
     }
 
-    /// See [`Journal::after`].
     pub(super) fn after(&self, after: Option<u64>, limit: usize) -> Vec<EventRecord> {
         self.journal.after(after, limit)
     }
@@ -114,37 +113,37 @@ impl Records {
         &self.noted
     }
 
-    /// Writes events that could not be written before.
+    /// Retries events that could not be written.
     pub(super) fn try_again(&mut self) {
         self.journal.try_again();
     }
 
-    /// Why the last event was not written, if it was not.
+    /// Why the history could not be written; `None`: it was.
     pub(super) fn journal_problem(&self) -> Option<&str> {
         self.journal.problem()
     }
 
-    /// Why a checkpoint was not written, if one was not.
+    /// Why a checkpoint could not be written; `None`: all were.
     pub(super) fn checkpoint_problem(&self) -> Option<&str> {
         self.checkpoints.problem()
     }
 
-    /// Of which boot checkpoints are.
+    /// The boot that checkpoints apply to.
     pub(super) fn boot_id(&self) -> &str {
         self.checkpoints.boot_id()
     }
 
-    /// What an earlier supervisor of this boot knew of a model.
+    /// Reads what an earlier supervisor of this boot knew about a model.
     pub(super) fn recall(&mut self, run: &Path, model: &Name) -> &Checkpoint {
         self.checkpoints.recall(run, model)
     }
 
-    /// As it was recalled.
+    /// What [`Records::recall`] found for a model.
     pub(super) fn before(&self, model: &Name) -> Option<&Checkpoint> {
         self.checkpoints.before(model)
     }
 
-    /// What was counted in this boot: by earlier supervisors, and by this one.
+    /// `counts` of this supervisor plus those of earlier ones in this boot.
     pub(super) fn since_boot(&self, model: &Name, counts: Counts) -> Counts {
         match self.checkpoints.before(model) {
             Some(before) => counts.after(&before.counts),
@@ -152,7 +151,7 @@ impl Records {
         }
     }
 
-    /// Writes what has changed in the models' lives; with `counters`, also what was only counted.
+    /// Writes checkpoints that have changed in more than counters; with `counters`, all that have changed.
     pub(super) fn save(&mut self, run: &Path, now: Vec<(Name, Checkpoint)>, counters: bool) {
         self.checkpoints.save(run, now, counters);
     }
@@ -167,7 +166,7 @@ impl Records {
         }
     }
 
-    /// A further descriptor of the lock, for an exec step to hold until its record is there.
+    /// Duplicates the lock, for an exec step to hold until its record is written.
     ///
     /// # Errors
     /// The system has no descriptors left.

@@ -1,5 +1,5 @@
-//! What becomes of backends of an earlier supervisor: adopted if they are who their files say, put away if they are ours
-//! and of no use.
+//! Decides about backends of an earlier supervisor: adopt those that match their files, stop those that are ours but
+//! match none.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,16 +12,16 @@ use crate::units::Bytes;
 
 /// What to do with a process of an earlier supervisor.
 pub(crate) enum Claim {
-    /// Take the run over.
+    /// Take over the run, which has a record.
     Adopt(Name, Record),
-    /// The same, and write its record, which was lost.
+    /// Take over the run and write its record, which was lost.
     Restore(Name, Record),
-    /// Put it away: nobody else would ever stop it. Why, in a few words.
+    /// Stop the process, for the reason given: nothing else ever would.
     PutAway(Name, Identity, &'static str),
 }
 
-/// What belongs to no model of the registry, or cannot be made use of, is put away: it is ours. `is_running`: whether a
-/// model has a run already; `None`: there is no such model.
+/// Decides about one process. One that belongs to no model of the registry, or does not match its spec, is stopped.
+/// `is_running`: whether a model already has a run; `None`: there is no such model.
 pub(super) fn claim(
     candidate: Candidate,
     is_running: impl Fn(&Name) -> Option<bool>,
@@ -46,7 +46,7 @@ pub(super) fn claim(
     }
 }
 
-/// The record of a process that has lost its own.
+/// Recreates the record of a process whose record was lost.
 fn record_of(spec: Spec, who: Identity, host: &dyn Host) -> Record {
     let started = host.started(who);
     let age = host.now().since(started).as_secs();
@@ -59,7 +59,7 @@ fn record_of(spec: Spec, who: Identity, host: &dyn Host) -> Record {
     }
 }
 
-/// The run that a record tells of. `forced`: its start went past a refusal.
+/// The run that a record describes. `forced`: its start overrode a refusal.
 pub(crate) fn run_of(record: &Record, forced: bool, host: &dyn Host) -> Run {
     Run {
         generation: Generation(record.spec.generation),
@@ -72,13 +72,13 @@ pub(crate) fn run_of(record: &Record, forced: bool, host: &dyn Host) -> Run {
     }
 }
 
-/// The wall time of a spawn on the host's clock.
+/// Converts the wall time of a spawn, seconds since the epoch, to the host's clock.
 fn spawned_at(host: &dyn Host, wall: u64) -> Moment {
     let age = wall_seconds(SystemTime::now()).saturating_sub(wall);
     Moment(host.now().0.saturating_sub(Duration::from_secs(age)))
 }
 
-/// Wall time, but never before the epoch.
+/// Seconds since the epoch; 0 for a clock set before it.
 fn wall_seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }

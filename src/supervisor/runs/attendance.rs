@@ -1,4 +1,4 @@
-//! What runs beside a backend: the probe, the watch for its end.
+//! The tasks that attend to a backend: its probe, and the watch for its end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,27 +20,23 @@ use crate::lifecycle::{Event, Generation, Idle, Name};
 use crate::registry::Health;
 use crate::supervisor::records::log_file;
 
-/// What runs beside a backend; ends when it is dropped.
+/// The tasks of one run and what they share; dropping it ends them.
 pub(super) struct RunTasks {
-    /// Of which run.
     pub generation: Generation,
-    /// The launcher's secret.
     pub secret: Arc<str>,
-    /// What it was started with.
     pub spec: Spec,
-    /// How it differs from the registry in force, if it does.
+    /// How it differs from what the registry would start now; `None`: not at all.
     pub outdated: Option<String>,
-    /// Look at it now.
+    /// Notified to have the probe check the backend at once.
     pub suspicion: Arc<Notify>,
-    /// To the launcher.
     pub questions: mpsc::Sender<Question>,
-    /// What the probe sees.
+    /// Health as the probe sees it.
     pub vitals: Arc<Vitals>,
-    /// How far its end by itself is.
+    /// Whether a stop for lack of use was announced.
     pub idle: Idle,
-    /// Probe, exit watch, drain.
+    /// Probe, exit watch, drain and log rotation.
     pub tasks: Vec<AbortHandle>,
-    /// The launcher was asked to open a new log, and has not answered yet.
+    /// Whether the launcher was asked to open a new log and has not answered yet.
     pub reopening: bool,
 }
 
@@ -52,12 +48,12 @@ impl Drop for RunTasks {
     }
 }
 
-/// A run to be watched.
+/// A run whose tasks are to be started.
 pub(super) struct Watched<'a> {
     pub name: &'a Name,
     pub identity: Identity,
     pub spec: Spec,
-    /// What its log says from here on is of this run.
+    /// Where the output of this run starts in its log.
     pub log_start: logs::Mark,
     pub health: &'a Health,
     pub traffic: Arc<Traffic>,
@@ -66,7 +62,7 @@ pub(super) struct Watched<'a> {
 }
 
 impl Watched<'_> {
-    /// Starts what watches it: also one that was adopted.
+    /// Starts the tasks of a new or adopted run.
     pub(super) fn attend(self, tools: &Tools) -> RunTasks {
         let Tools { host, report, pace, .. } = tools;
         let Watched { name, identity, spec, log_start, health, traffic, run, logs } = self;
@@ -121,10 +117,10 @@ impl Watched<'_> {
 }
 
 impl RunTasks {
-    /// Asks the launcher for something; nobody waits for its answer.
+    /// Sends a request to the launcher without waiting for the answer.
     pub(super) fn ask(&self, request: Request) {
         let (reply, _) = oneshot::channel();
-        // A full queue means that it is asked already.
+        // A full queue means that such a request is already waiting.
         let _ = self.questions.try_send((request, reply));
     }
 }

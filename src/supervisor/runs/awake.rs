@@ -1,4 +1,4 @@
-//! Idle sleep is held off while requests are in flight, and never otherwise.
+//! Prevents idle sleep of the machine while requests are in flight, and only then.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -11,36 +11,36 @@ use tokio::time::sleep;
 use crate::gate::Traffic;
 use crate::host::Host;
 
-/// How long it is held off after the last byte of an answer, at least, and twice that at most: a conversation is many
-/// requests, and each would start a program.
+/// Idle sleep is prevented for one to two times this long after the last byte of an answer. A conversation is many
+/// requests, and each would otherwise start a program.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Follows the gates; ends when it is dropped, and the hold with it.
+/// Follows the gates; dropping it ends that, and allows sleep again.
 pub(super) struct Awake {
-    /// Gates with requests in flight, or a little after.
+    /// Number of gates that are or were just busy.
     busy: watch::Sender<usize>,
     task: AbortHandle,
 }
 
-/// A gate is followed until this is dropped.
+/// Follows one gate until it is dropped.
 pub(super) struct Followed(AbortHandle);
 
 impl Awake {
-    /// Nothing is held off before a gate is busy.
+    /// Follows no gate yet.
     pub(super) fn new(host: Arc<dyn Host>) -> Self {
         let busy = watch::Sender::new(0);
         let task = tokio::spawn(hold(host, busy.subscribe())).abort_handle();
         Self { busy, task }
     }
 
-    /// Follows a gate.
+    /// Follows the requests of one gate.
     pub(super) fn follow(&self, traffic: Arc<Traffic>) -> Followed {
         let busy = self.busy.clone();
         let follow = async move {
             loop {
                 traffic.busy().await;
                 let _busy = Busy::new(&busy);
-                // Looked at now and then: to be told of each request costs more than all that a gate does with it.
+                // Polled, since a notification per request would cost more than all the gate does for it.
                 while !is_quiet(&traffic) {
                     sleep(LINGER).await;
                 }
@@ -54,7 +54,7 @@ fn is_quiet(traffic: &Traffic) -> bool {
     traffic.in_flight() == 0 && traffic.last_activity().is_none_or(|last| last.elapsed() >= LINGER)
 }
 
-/// One gate among those that are busy.
+/// Counts one gate as busy until it is dropped.
 struct Busy<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Busy<'a> {
@@ -82,14 +82,14 @@ impl Drop for Awake {
     }
 }
 
-/// Takes the hold when the first gate becomes busy, lets go when the last one is quiet.
+/// Prevents sleep from when the first gate becomes busy until the last one is quiet.
 async fn hold(host: Arc<dyn Host>, mut busy: watch::Receiver<usize>) {
     while busy.wait_for(|gates| *gates > 0).await.is_ok() {
         let held = match host.hold_sleep() {
             Ok(held) => Some(held),
             Err(error) if error.kind() == ErrorKind::Unsupported => return,
             Err(error) => {
-                tracing::warn!(%error, "idle sleep cannot be held off: a long answer may be cut by it");
+                tracing::warn!(%error, "cannot prevent idle sleep: it may interrupt a long answer");
                 None
             }
         };
@@ -112,14 +112,14 @@ mod tests {
         sleep(Duration::from_millis(1)).await;
     }
 
-    /// The last byte of an answer.
+    /// Ends a request with its last byte.
     fn answered(traffic: &Traffic) {
         traffic.heard(Instant::now());
         traffic.end();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn sleep_is_held_off_from_the_first_request_to_a_little_after_the_last() {
+    async fn sleep_is_prevented_from_the_first_request_to_shortly_after_the_last() {
         let host = Fake::new(Bytes::gb(128));
         let awake = Awake::new(host.clone());
         let (small, large) = (Arc::new(Traffic::default()), Arc::new(Traffic::default()));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_gate_that_goes_away_and_the_supervisors_end_let_go() {
+    async fn removing_a_gate_or_ending_the_supervisor_allows_sleep_again() {
         let host = Fake::new(Bytes::gb(128));
         let awake = Awake::new(host.clone());
         let gate = Arc::new(Traffic::default());

@@ -1,4 +1,4 @@
-//! Backends of an earlier supervisor, found by their records, or by their arguments where a record was lost.
+//! Finds backends of an earlier supervisor by their records, or by their arguments if a record was lost.
 
 use std::path::Path;
 
@@ -9,40 +9,40 @@ use crate::backend::spec::{Record, Spec};
 use crate::host::{Host, Identity, Marked};
 use crate::lifecycle::{Generation, Name};
 
-/// What the files of earlier runs say.
+/// What was found in the files of earlier runs.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Runs that live and are who their record says.
+    /// Records of runs that are still alive.
     pub(super) alive: Vec<Record>,
-    /// Runs whose process is gone by their record: whoever has their arguments now is another.
+    /// Runs that have ended by their record; a process with their arguments is a different one.
     ended: Vec<(Name, Generation)>,
     /// The last generation of each model, live or not.
     last: Vec<(Name, Generation)>,
-    /// Files that could not be read, and what became of them.
+    /// Problems with files, one sentence each.
     problems: Vec<String>,
 }
 
 /// A process of an earlier supervisor's backend.
 pub(crate) enum Candidate {
-    /// Its record says who it is.
+    /// It has a record.
     Recorded(Record),
-    /// It has no record, but runs our launcher. The spec, if it still is what the process was started with.
+    /// It has no record but runs our launcher. `spec`: what it was started with; `None`: the spec on disk differs.
     Unrecorded { name: Name, who: Identity, spec: Option<Spec> },
 }
 
 impl Found {
-    /// What could not be read, and what became of it.
+    /// Problems with files, one sentence each.
     pub(crate) fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// The last generation of a model that files told of.
+    /// The last generation of a model by the files; 0: none.
     pub(crate) fn last_generation(&self, model: &str) -> Generation {
         let of_model = self.last.iter().filter(|(name, _)| **name == *model);
         of_model.map(|(_, last)| *last).max().unwrap_or_default()
     }
 
-    /// All processes that are ours, those with a record first.
+    /// All processes of earlier supervisors, those with a record first.
     pub(crate) fn candidates(self, run: &Path, host: &dyn Host) -> Vec<Candidate> {
         let marked = host.find_by_argument(&run.to_string_lossy()).into_iter();
         let ours = marked.filter_map(|marked| Some((serves(&marked.arguments, run)?, marked))).collect();
@@ -59,10 +59,10 @@ impl Found {
     }
 }
 
-/// The spec of a backend whose record was lost, if it still is what the process was started with.
+/// The spec of a backend whose record was lost, if the process was started with it.
 fn without_record(name: &Name, marked: &Marked, run: &Path, ended: &[(Name, Generation)]) -> Option<Spec> {
     if marked.session != marked.who.pid {
-        // What a backend that has ended forked.
+        // Forked by a backend that has ended.
         return None;
     }
     let spec = record::read_spec(run, name).ok().flatten()?;
@@ -78,7 +78,7 @@ pub(crate) fn find(run: &Path, host: &dyn Host) -> Found {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".tmp") {
-            // Of a writer that was killed: none is left while we have the lock.
+            // Left by a writer that was killed; there is no other writer while we hold the lock.
             if let Err(error) = record::remove(&entry.path()) {
                 found.problems.push(error.to_string());
             }
@@ -87,7 +87,7 @@ pub(crate) fn find(run: &Path, host: &dyn Host) -> Found {
         } else if let Some(model) = model_of_spec(&name)
             && let Ok(Some(spec)) = record::read_spec(run, model)
         {
-            // Its run may never have come to be; the number is used up all the same.
+            // Its run may never have started, but the number is used up.
             found.last.push((Name::from(model), Generation(spec.generation)));
         }
     }
@@ -112,21 +112,21 @@ fn look_at_record(found: &mut Found, run: &Path, model: &str, host: &dyn Host) {
     }
 }
 
-/// The model whose spec a file is, by its name.
+/// The model whose spec has this file name; `None`: it is not a spec.
 fn model_of_spec(name: &str) -> Option<&str> {
     let model = name.strip_suffix(".json")?;
     let other = [".live", ".failed", ".kept"].iter().any(|suffix| model.ends_with(suffix));
     (!other).then_some(model)
 }
 
-/// Whether the recorded process is the one that has its pid now, on this boot.
+/// Whether the recorded process is still alive: same boot, pid and start time.
 pub(super) fn lives(record: &Record, host: &dyn Host) -> bool {
     record.boot_id == host.facts().boot_id
         && host.identify(record.identity.pid).ok().flatten() == Some(record.identity)
 }
 
-/// The model that a process serves, if it is a backend of the instance with this run folder: it runs our launcher,
-/// with a spec of ours. A person who reads one of these files is not.
+/// The model that a process serves, if it is a backend of the instance with this run folder: it runs our launcher with
+/// a spec of ours. A program that merely reads one of these files does not count.
 pub(super) fn serves(arguments: &[String], run: &Path) -> Option<String> {
     let launcher = run.join("launcher.py");
     let ours = |first: &str| Path::new(first) == launcher || first == crate::backend::CONDUCT;
@@ -135,8 +135,8 @@ pub(super) fn serves(arguments: &[String], run: &Path) -> Option<String> {
     model_of_spec(name).filter(|model| !model.contains('/')).map(str::to_owned)
 }
 
-/// Those of our processes that belong to no recorded run, and to none of each other: what a backend forked is the
-/// backend's, also where it has its arguments still, or has begun a session of its own.
+/// Those of our processes that belong neither to a recorded run nor to one another. A process forked by a backend
+/// belongs to it, even with the same arguments or a session of its own.
 fn strays(ours: Vec<(String, Marked)>, recorded: &[Identity]) -> Vec<(String, Marked)> {
     let begins_its_session = |marked: &Marked| marked.session == marked.who.pid;
     let leaders: Vec<i32> = ours
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_forked_is_no_backend() {
+    fn a_process_forked_by_a_backend_is_not_a_backend() {
         let process = |pid, parent, session| {
             let who = Identity { pid, started: 1 };
             ("m".to_owned(), Marked { who, parent, session, arguments: Vec::new() })
@@ -173,10 +173,10 @@ mod tests {
         };
         let family = || vec![process(70, 1, 70), process(71, 70, 70), process(72, 70, 72)];
         assert_eq!(pids(family(), &[70]), [] as [i32; 0], "the recorded one and its children");
-        assert_eq!(pids(family(), &[]), [70], "the one whose record was lost");
+        assert_eq!(pids(family(), &[]), [70], "one whose record was lost");
         let orphans = vec![process(71, 1, 70), process(72, 1, 72)];
-        assert_eq!(pids(orphans, &[]), [71, 72], "of one that has ended");
-        // Its number is another backend's now.
+        assert_eq!(pids(orphans, &[]), [71, 72], "forked by one that has ended");
+        // The pid has been reused by another backend.
         let mut again = vec![process(70, 1, 70)];
         again[0].1.who.started = 2;
         assert_eq!(pids(again, &[70]), [70]);

@@ -1,5 +1,4 @@
-//! The front door of one model: its gate, and what that is told: its part of the registry, and what follows from the
-//! state of the model.
+//! The front door of one model: its gate, and what the gate is told, from the registry and from the model's state.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,22 +15,21 @@ use crate::registry::{Model, Registry, Start};
 use crate::supervisor::capacity::Demand;
 use crate::supervisor::records::{Note, keys_file, log_file};
 
-/// A gate with what it reported last.
+/// A gate, with its last report.
 pub(super) struct Door {
     gate: Gate,
-    /// Keeps the machine awake for its requests.
-    #[expect(dead_code, reason = "it is only there to end with the gate")]
+    /// Keeps the machine awake during its requests.
+    #[expect(dead_code, reason = "only dropped, together with the gate")]
     followed: Followed,
-    /// What the gate may do.
+    /// What the gate does with requests now.
     availability: watch::Sender<Availability>,
-    /// Where it listens.
     addresses: Vec<SocketAddr>,
-    /// What it waits for.
+    /// Why it does not listen everywhere it should.
     problem: Option<String>,
 }
 
 impl Door {
-    /// Opens it; nothing is behind it yet.
+    /// Opens the gate, offline at first.
     pub(super) fn open(
         registry: &Registry,
         model: &Model,
@@ -49,22 +47,21 @@ impl Door {
         &self.gate
     }
 
-    /// Where it listens.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// What it waits for.
+    /// Why it does not listen everywhere it should; `None`: it does.
     pub(super) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// The registry has this entry now.
+    /// Follows a changed registry entry.
     pub(super) fn follow(&self, registry: &Registry, model: &Model, demand: Option<&Demand>) {
         self.gate.reconfigure(gate_config(registry, model, demand));
     }
 
-    /// Where the gate says that it listens, and what it waits for.
+    /// Handles a report of where the gate listens, and of its problem.
     pub(super) fn listens(
         &mut self,
         name: &Name,
@@ -87,7 +84,7 @@ impl Door {
         })
     }
 
-    /// Tells the gate what it may do now. `instead`: what is said of a model that is ready while nothing new is begun.
+    /// Tells the gate its availability. `instead` replaces that of a ready model while no new requests may start.
     pub(super) fn publish(&self, seen: &Seen<'_>, instead: Option<&Availability>) {
         let wanted = match seen.availability() {
             Availability::Ready(upstream) => instead.cloned().unwrap_or(Availability::Ready(upstream)),
@@ -100,7 +97,7 @@ impl Door {
         });
     }
 
-    /// Whoever waits is told to come back.
+    /// Has the gate tell waiting clients to come back later.
     pub(super) fn leave(&self) {
         self.availability.send_replace(Availability::Draining);
     }
@@ -110,7 +107,7 @@ impl Door {
     }
 }
 
-/// `--max-tokens` of `mlx_lm.server` where it is not given (0.32.2).
+/// Default of `--max-tokens` in `mlx_lm.server` (0.32.2).
 const DEFAULT_TOKENS: u32 = 512;
 
 /// The gate's part of the registry.
@@ -134,29 +131,29 @@ fn gate_config(registry: &Registry, model: &Model, demand: Option<&Demand>) -> G
         limits: model.limits.clone(),
         default_tokens: model.server.max_tokens.unwrap_or(DEFAULT_TOKENS),
         context: plan.map(|plan| plan.bounds.context).or(model.memory.context),
-        // Ranks do not.
+        // The ranks of a cluster do not count tokens.
         counted: model.cluster.is_none(),
         keys: keys_file(registry),
         access_log: log_file(&registry.paths.logs, &format!("{}.access", model.name)),
     }
 }
 
-/// A model, as far as its gate has to know of it.
+/// What the availability of a gate is derived from.
 pub(super) struct Seen<'a> {
     pub managed: &'a Managed,
-    /// Its run's.
+    /// The secret of its live run.
     pub secret: Option<&'a Arc<str>>,
     pub now: Moment,
-    /// What earlier loads took.
+    /// How long the last load took; `None`: not known.
     pub load_time: Option<Duration>,
-    /// Outside its hours, they and when they begin.
+    /// While it is outside its hours: the hours, and when they begin.
     pub hours: Option<(&'a Hours, Moment)>,
 }
 
 impl Seen<'_> {
     fn availability(&self) -> Availability {
         let Self { managed, secret, now, load_time, hours } = *self;
-        // A run that was found ready will be so again in a moment.
+        // An adopted run was ready before and soon will be again.
         let adopted = managed.state.run().is_some_and(|run| run.adopted);
         let hold = managed.policy.start == Start::Always || adopted;
         let from_now = load_time.map(|time| now.after(time));

@@ -1,4 +1,4 @@
-//! The end of a process: a watch that cannot be refused, and what it died of.
+//! The end of a process: a watch that never fails, and the cause of death.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use crate::cluster::proof;
 use crate::host::{Exit, ExitWatch, Host, Identity, Signal};
 use crate::lifecycle::{Generation, Signed};
 
-/// Between two tries.
+/// Time between attempts to watch a process.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Between two looks at a process group whose leader is gone.
+/// Time between signals to the rest of a process group whose leader is gone.
 const SURVIVORS: Duration = Duration::from_millis(20);
 
-/// As [`Host::watch`], but where that fails (no descriptors left), it is tried again, and until then the process is
-/// looked at: a run that nobody watches would never be over.
+/// As [`Host::watch`], but if that fails (no descriptors left), it is retried, and the process is polled until it
+/// succeeds: a run that is not watched would never end.
 pub(super) fn watch(host: Arc<dyn Host>, who: Identity) -> ExitWatch {
     let first = host.watch(who);
     Box::pin(async move {
@@ -32,7 +32,7 @@ pub(super) fn watch(host: Arc<dyn Host>, who: Identity) -> ExitWatch {
             }
             tokio::time::sleep(AGAIN).await;
             if matches!(host.identify(who.pid), Ok(now) if now != Some(who)) && !host.group_alive(who) {
-                // A zombie of ours is reaped by the watch alone, so that comes first wherever it can be had.
+                // Only the watch reaps a zombie of ours, so it is tried once more.
                 return match host.watch(who) {
                     Ok(exit) => exit.await,
                     Err(_) => Exit::Unknown,
@@ -43,7 +43,7 @@ pub(super) fn watch(host: Arc<dyn Host>, who: Identity) -> ExitWatch {
     })
 }
 
-/// Waits for the end of a run and finds out what it died of.
+/// Waits for the end of a run and finds the cause.
 pub(super) struct LastWords {
     pub host: Arc<dyn Host>,
     pub identity: Identity,
@@ -55,8 +55,8 @@ pub(super) struct LastWords {
 }
 
 impl LastWords {
-    /// The run is gone when its whole process group is: what the leader left behind is killed, since nobody
-    /// would ever stop it.
+    /// Waits until the whole process group has ended. What the leader left behind is killed, since nothing else would
+    /// ever stop it.
     pub(super) async fn wait(self, exit: ExitWatch) -> Signed {
         let exit = exit.await;
         while self.host.group_alive(self.identity) {
@@ -73,14 +73,14 @@ impl LastWords {
         Signed::Gone { exit, diagnosis }
     }
 
-    /// A conductor that came to its own end has proven that its ranks are gone. Where it did not, its ranks notice, and
-    /// each host is asked.
+    /// Asks each host whether the ranks of a conductor have ended. A conductor that ends by itself has made sure of that;
+    /// the ranks of one that was killed notice its end themselves.
     async fn ranks_gone(&self) {
         let Some(group) = &self.spec.group else { return };
         let all: Vec<usize> = (0..group.places.len()).collect();
         let unheard = Duration::ZERO;
         let words = proof::gone(&*self.host, &self.run, &self.spec.model, group, &all, unheard).await;
-        // Its conductor would have removed it; the next one makes it anew.
+        // The conductor would have removed it; the next one creates it again.
         let _ = std::fs::remove_dir_all(scratch(&self.run, &self.spec.model));
         for word in words {
             if let Some(problem) = word.problem {

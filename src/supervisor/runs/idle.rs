@@ -1,4 +1,4 @@
-//! How a model is used, which decides when a manual one goes by itself: the input of [`crate::lifecycle::Idle`].
+//! How a model is used, which decides when a manual one stops by itself: the input of [`crate::lifecycle::Idle`].
 
 use std::time::Duration;
 
@@ -7,34 +7,33 @@ use crate::gate::Traffic;
 use crate::lifecycle::{self, Lent, Limits, Managed, Next, Run, State, StopReason};
 use crate::registry::{Model, Start};
 
-/// One model's.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
-    /// The time that a person gave it, if one did.
+    /// The time that a person gave its run, if any.
     lent: Option<Lent>,
-    /// The last sign of use, across supervisors of this boot.
+    /// When it was last used, across supervisors of this boot.
     last: Option<Moment>,
-    /// The gate's mark of activity then.
+    /// The gate's activity counter at that time.
     mark: u64,
 }
 
 impl Usage {
-    /// The time that a person gave it, if one did.
+    /// The time that a person gave its run, if any.
     pub(crate) fn lent(&self) -> Option<Lent> {
         self.lent
     }
 
-    /// When it was last of use.
+    /// When it was last used; `None`: not in this boot.
     pub(crate) fn last(&self) -> Option<Moment> {
         self.last
     }
 
-    /// As an earlier supervisor of this boot knew it.
+    /// Restores what an earlier supervisor of this boot knew.
     pub(super) fn recall(&mut self, lent: Option<Lent>, last: Option<Moment>) {
         (self.lent, self.last) = (lent, last);
     }
 
-    /// What may end its run.
+    /// The limits on its run; none for always-on models.
     pub(super) fn limits(&self, model: &Model) -> Limits {
         match model.start {
             Start::Manual => Limits { idle: model.stop.idle, lent: self.lent },
@@ -42,8 +41,8 @@ impl Usage {
         }
     }
 
-    /// How its run is used. A last request is dated when it is first seen here: the gate's clock stands still while a
-    /// Mac sleeps.
+    /// How its run is used now. The last request is dated when it is first seen here, since the gate's clock stops while
+    /// a Mac sleeps.
     pub(super) fn seen(&self, traffic: &Traffic, now: Moment, run: &Run, since: Moment) -> lifecycle::Usage {
         let (_, mark) = traffic.progress();
         let busy = traffic.wanted();
@@ -52,13 +51,13 @@ impl Usage {
             Some(at) if mark != self.mark => Some(Moment(now.0.saturating_sub(at.elapsed()))),
             _ => self.last,
         };
-        // One that was found ready was so before.
+        // An adopted run was ready before this supervisor saw it.
         let begin = if run.adopted { run.spawned } else { since };
         let last = last.map_or(begin, |last| last.max(begin)).min(now);
         lifecycle::Usage { busy, last }
     }
 
-    /// The same, and keeps what was seen.
+    /// As [`Usage::seen`], and remembers the result.
     pub(super) fn look(
         &mut self,
         traffic: &Traffic,
@@ -72,20 +71,20 @@ impl Usage {
         seen
     }
 
-    /// The time that a person gave begins when the model is ready, and is void once it is down for good.
+    /// Starts the time that a person gave when the model is ready, and cancels it once the model is down for good.
     pub(super) fn follow(&mut self, managed: &Managed) {
         match (&managed.state, &mut self.lent) {
             (State::Ready { since, .. }, Some(Lent { length, until: until @ None })) => {
                 *until = Some(since.after(*length));
             }
-            // Before adoption a live model looks like one that was never started.
+            // Before its adoption a live model looks as if it was never started.
             (State::Stopped { why: StopReason::NeverStarted }, _) => {}
             (State::Stopped { .. } | State::Failed { .. }, lent) => *lent = None,
             _ => {}
         }
     }
 
-    /// A person is about to start or restart it: what was given to an earlier run of it is void.
+    /// Handles a start or restart by a person, which cancels the time given to an earlier run.
     pub(super) fn begin(&mut self, now: Moment, managed: Option<&Managed>) {
         let down = matches!(
             managed.map(|managed| &managed.state),
@@ -102,7 +101,7 @@ impl Usage {
         }
     }
 
-    /// A person gave it time. `ready`: from now on; otherwise from when it is ready.
+    /// Gives its run time: from now on if it is `ready`, else from when it becomes ready.
     pub(super) fn lend(&mut self, now: Moment, length: Duration, ready: bool) {
         let until = ready.then(|| now.after(length));
         self.lent = Some(Lent { length, until });

@@ -1,4 +1,4 @@
-//! Logs of backends are put aside while they are written.
+//! Rotates the logs of backends while they are being written.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::backend::logs::Aside;
 use crate::lifecycle::Name;
 use crate::supervisor::records::trim;
 
-/// How long a launcher may take to open a file.
+/// Longest time for a launcher to open its new log.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Puts the log of a live run aside if it is large, and has its launcher open a new one. Asked again until it
-/// says that it has: also after a supervisor that died in between. What was put aside is bounded once nobody writes it.
+/// Rotates the log of a live run if it is large, and has its launcher open a new one. Repeated until the launcher has
+/// done so, even after a supervisor died in between. Rotated files are cut down once they are no longer written.
 pub(super) fn rotate(name: &Name, log: PathBuf, run: &mut RunTasks, report: &Report) {
     if run.reopening {
         return;
     }
     if let Err(error) = logs::rotate(&log) {
-        tracing::warn!(%error, model = &**name, "a log is not put aside");
+        tracing::warn!(%error, model = &**name, "a log could not be rotated");
         return;
     }
     if log.exists() {

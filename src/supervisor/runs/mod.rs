@@ -1,5 +1,5 @@
-//! The processes of backends and the front doors before them: spawns, adoption, exits, gates, the router. A [`Slot`] is
-//! one model's; [`Runs`] has all of them.
+//! The processes of backends and the gates in front of them: spawns, adoption, exits, gates, the router. A [`Slot`] is one
+//! model's; [`Runs`] has all of them.
 
 mod adoption;
 mod attendance;
@@ -51,7 +51,7 @@ use crate::supervisor::capacity::{Demand, ReadyRun};
 use crate::supervisor::records::Note;
 use crate::units::{Bytes, Percent};
 
-/// Where gates and the router report to.
+/// Channels for the reports of gates, the router and other tasks.
 pub(crate) struct Reports {
     pub gates: mpsc::UnboundedSender<(String, gate::Report)>,
     pub router: mpsc::UnboundedSender<Listening>,
@@ -64,17 +64,17 @@ pub(crate) struct Runs {
     slots: HashMap<Name, Slot>,
     /// Processes of ours that belong to no run and are being ended.
     strays: Strays,
-    /// The rung that backends are on.
+    /// The priority of all backends.
     priority: Priority,
-    /// The one address of all models.
+    /// The router, the one address of all models.
     routing: Routing,
-    /// Idle sleep is held off through it.
+    /// Prevents idle sleep while requests are in flight.
     awake: Awake,
     gate_reports: mpsc::UnboundedSender<(String, gate::Report)>,
 }
 
 impl Runs {
-    /// Nothing runs, and nothing listens. `binary`: ours, which is also the exec step of backends.
+    /// Without any model yet. `binary`: our own, which is also the exec step of backends.
     pub(super) fn new(
         host: &Arc<dyn Host>,
         binary: &Path,
@@ -105,9 +105,9 @@ impl Runs {
     }
 }
 
-/// Gates.
+/// Gates and the router.
 impl Runs {
-    /// The registry in force has this entry: its gate is opened, or made what the entry says.
+    /// Opens the gate of a new registry entry, or brings an open one in line with a changed entry.
     pub(super) fn follow_model(&mut self, registry: &Registry, model: &Arc<Model>, demand: Option<&Demand>) {
         let name = Name::from(model.name.as_str());
         if let Some(slot) = self.slots.get_mut(&name) {
@@ -117,23 +117,23 @@ impl Runs {
         self.slots.insert(name, Slot::open(self.tools.clone(), model.clone(), door));
     }
 
-    /// Makes the router what the registry in force says; the gates are there.
+    /// Brings the router in line with the registry; the gates must be open.
     pub(super) fn follow_router(&mut self, registry: &Registry) -> Option<Note> {
         let gates = registry.models.iter().filter_map(|model| self.slots.get(&*model.name).map(Slot::gate));
         self.routing.follow(registry, gates)
     }
 
-    /// What the router reports.
+    /// Handles a report of the router.
     pub(super) fn heard_router(&mut self, listening: Listening) -> Option<Note> {
         self.routing.heard(listening)
     }
 
-    /// Why the router does not listen, if it does not.
+    /// Why the router does not listen; `None`: it does, or there is none.
     pub(super) fn router_problem(&self) -> Option<&str> {
         self.routing.problem()
     }
 
-    /// Answers of the router's own, by HTTP status; `None`: there is no router.
+    /// Number of the router's own answers, by HTTP status; `None`: there is no router.
     pub(super) fn router_codes(&self) -> Option<BTreeMap<u16, u64>> {
         self.routing.codes()
     }
@@ -143,8 +143,8 @@ impl Runs {
         self.slots.values().all(|slot| slot.gate().traffic().in_flight() == 0)
     }
 
-    /// Tells every gate what follows from its model's state. `load_time`: what earlier loads took; `leaving`: another
-    /// supervisor is about to take over.
+    /// Tells every gate its availability. `load_time` returns how long the last load took; `instead` replaces the
+    /// availability of ready models while no new requests may start.
     pub(super) fn publish(
         &mut self,
         fleet: &Fleet,
@@ -159,7 +159,7 @@ impl Runs {
         }
     }
 
-    /// Closes the gates of models that are no longer in the registry and whose last run is gone. Returns their names.
+    /// Closes the gates of models that are no longer in the registry and have no run. Returns their names.
     pub(super) fn close_removed(&mut self, fleet: &Fleet) -> Vec<Name> {
         let gone: Vec<Name> = self.slots.keys().filter(|name| fleet.get(name).is_none()).cloned().collect();
         for name in &gone {
@@ -170,7 +170,7 @@ impl Runs {
         gone
     }
 
-    /// Lets go of the front doors: those who wait are told to come back, what is left is ended with a word.
+    /// Closes all gates and the router. Waiting clients are told to come back, and requests in flight end with an error.
     pub(super) async fn close(&mut self, fleet: &Fleet, leaving: bool) {
         for managed in fleet.models() {
             if let Some(slot) = self.slots.get(&managed.name) {
@@ -179,17 +179,17 @@ impl Runs {
         }
         let router = self.routing.close();
         let gates = self.slots.drain().map(|(_, slot)| slot.close());
-        // Side by side: a request may have come through either.
+        // Concurrently, since requests may have come through either.
         let _ = tokio::join!(join_all(gates), OptionFuture::from(router));
     }
 }
 
-/// Processes.
+/// Processes of backends.
 impl Runs {
-    /// Makes the process of a run and everything that watches it. `lock`: held by it until its record is there.
+    /// Starts the process of a run and its tasks. `lock`: held by the process until its record is written.
     ///
     /// # Errors
-    /// What is missing, or the system's refusal.
+    /// Something that a start needs is missing, or the system refused.
     pub(super) fn spawn(
         &mut self,
         registry: &Registry,
@@ -202,37 +202,37 @@ impl Runs {
             let text = format!("an earlier process of it, {}, is still ending", stray.pid);
             return Err(Failure::new(FailureKind::NotPrepared, text));
         }
-        let nobody = || Failure::new(FailureKind::SpawnFailed, "no such model");
-        let slot = self.slots.get_mut(name).ok_or_else(nobody)?;
+        let unknown = || Failure::new(FailureKind::SpawnFailed, "no such model");
+        let slot = self.slots.get_mut(name).ok_or_else(unknown)?;
         let identity = slot.spawn(registry, demand, start, lock)?;
         if self.priority != Priority::Normal
             && let Err(error) = self.tools.host.set_priority(identity, self.priority)
         {
-            tracing::warn!(%error, model = &**name, "a new backend keeps its priority");
+            tracing::warn!(%error, model = &**name, "the priority of a new backend could not be changed");
         }
         Ok(identity)
     }
 
-    /// Tells a run's process group.
+    /// Sends a signal to a run's process group; a failure is noted.
     pub(super) fn signal(&self, name: &Name, identity: Identity, signal: Signal) -> Option<Note> {
         let error = self.tools.host.signal(identity, signal).err()?;
         let text = format!("process {} could not be signalled: {error}", identity.pid);
         Some(Note::of(name, "signal_failed", text))
     }
 
-    /// Puts all backends on a rung.
+    /// Sets the priority of all backends; failures are noted.
     pub(super) fn prioritise(&mut self, priority: Priority, fleet: &Fleet) -> Vec<Note> {
         self.priority = priority;
         let live = fleet.models().iter().filter_map(|model| Some(model.state.run()?.identity));
         live.filter_map(|identity| {
             let error = self.tools.host.set_priority(identity, priority).err()?;
-            let text = format!("process {} keeps its priority: {error}", identity.pid);
+            let text = format!("the priority of process {} could not be changed: {error}", identity.pid);
             Some(Note::new("priority_failed", text))
         })
         .collect()
     }
 
-    /// What these processes, which lead live runs, take now with all that belongs to them.
+    /// The footprints of live runs by model, given the leading process of each.
     pub(super) fn footprints(&self, live: &[(Name, Identity)]) -> BTreeMap<String, Footprint> {
         live.iter()
             .filter_map(|(name, identity)| {
@@ -243,7 +243,7 @@ impl Runs {
             .collect()
     }
 
-    /// Looks at the footprints of all live runs; not at what was looked at just now.
+    /// Measures the footprints of all live runs, unless they are fresh.
     pub(super) fn measure(&mut self, now: Moment, fleet: &Fleet) {
         for managed in fleet.models() {
             if let (Some(run), Some(slot)) = (managed.state.run(), self.slots.get_mut(&managed.name)) {
@@ -252,32 +252,32 @@ impl Runs {
         }
     }
 
-    /// Every run that is ready, as it is now.
+    /// The current state of every ready run.
     pub(super) fn ready(&self, now: Moment, fleet: &Fleet) -> Vec<ReadyRun> {
         let models = fleet.models().iter();
         models.filter_map(|managed| self.slots.get(&managed.name)?.ready(now, managed)).collect()
     }
 
-    /// What becomes of each run that is ready, for want of use.
+    /// For each ready run, whether to announce or carry out a stop for lack of use.
     pub(super) fn idle_steps(&mut self, now: Moment, fleet: &Fleet) -> Vec<(Name, Decision)> {
         let models = fleet.models().iter();
         models.filter_map(|managed| self.slots.get_mut(&managed.name)?.idle_step(now, managed)).collect()
     }
 
-    /// Puts logs aside that are large.
+    /// Rotates large logs of all models.
     pub(super) fn rotate_logs(&mut self, registry: &Registry) {
         for (name, slot) in &mut self.slots {
             slot.rotate_log(registry, self.strays.of(name).is_some());
         }
     }
 
-    /// What to do with a process of an earlier supervisor.
+    /// Decides what to do with a process of an earlier supervisor.
     pub(super) fn claim(&self, candidate: Candidate) -> Claim {
         let is_running = |name: &Name| self.slots.get(name).map(|slot| slot.run().is_some());
         adoption::claim(candidate, is_running, &*self.tools.host)
     }
 
-    /// Ends a process that is ours and of no use. Until it is gone its model is not started.
+    /// Ends a process of ours that belongs to no run. Its model is not started before it is gone.
     pub(super) fn put_away(&mut self, name: Name, who: Identity) {
         self.strays.put_away(name, who, &self.tools.host, &self.tools.report);
     }
@@ -286,7 +286,7 @@ impl Runs {
         self.strays.gone(who);
     }
 
-    /// Processes that are being put away.
+    /// Processes that are being ended because they belong to no run.
     pub(super) fn strays(&self) -> impl Iterator<Item = Identity> {
         self.strays.all()
     }

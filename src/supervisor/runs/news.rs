@@ -1,19 +1,19 @@
-//! What comes back from the tasks beside backends.
+//! News from the tasks that attend to backends.
 
 use std::sync::Arc;
 
 use crate::host::Identity;
 use crate::lifecycle::{Event, Generation, Name};
 
-/// For the loop to hand in again.
+/// One piece of news, which the loop passes back in.
 pub(crate) enum News {
-    /// From a probe, an exit watch, a drain: for the fleet.
+    /// From a probe, an exit watch or a drain, for the fleet.
     Event(Event),
-    /// Whether the launcher of a run has opened a new log: for [`super::Slot::log_reopened`].
+    /// Whether the launcher of a run has opened a new log, for [`super::Slot::log_reopened`].
     LogReopened(Name, Generation, bool),
-    /// A process that belonged to no run is gone: for [`super::Runs::stray_gone`].
+    /// A process that belonged to no run has ended, for [`super::Runs::stray_gone`].
     StrayGone(Name, Identity),
 }
 
-/// Takes news, from any task.
+/// Sends news to the loop, from any task.
 pub(crate) type Report = Arc<dyn Fn(News) + Send + Sync>;

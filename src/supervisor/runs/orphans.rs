@@ -1,4 +1,4 @@
-//! Backends that no supervisor comes back for: its agent was removed while it was dead, so that nobody stopped them.
+//! Backends without a supervisor that would return: the agent was removed while the supervisor was dead.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,29 +11,29 @@ use crate::backend::spec::Record;
 use crate::host::{Host, Identity, Signal};
 use crate::supervisor::records::{Lock, LockError};
 
-/// Between two looks whether a process is gone.
+/// Time between checks whether a process group has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long the system may take to tear a killed process down: gigabytes of wired memory are given back.
+/// Longest time for the system to tear down a killed process, with gigabytes of wired memory.
 const KILLED: Duration = Duration::from_secs(20);
 
-/// The backends of an instance without a supervisor. None can start while this is held.
+/// The backends of an instance without a supervisor. No supervisor can start while this is held.
 #[derive(Debug)]
 pub(crate) struct Orphans {
     run: PathBuf,
-    /// The process of each model.
+    /// The process of each model, by name.
     pub backends: BTreeMap<String, Identity>,
     _lock: Lock,
 }
 
 impl Orphans {
-    /// Looks for them: by their records, and by their arguments where a record was lost.
+    /// Finds them by their records, or by their arguments if a record was lost. `None`: there is no run folder.
     ///
     /// # Errors
-    /// [`LockError::Held`] by a supervisor, which owns its backends; the system's own.
+    /// [`LockError::Held`] by a supervisor, which owns its backends; or the system's.
     pub(crate) fn find(run: &Path, host: &dyn Host) -> Result<Option<Self>, LockError> {
         let lock = match Lock::take(run) {
-            // Without the folder nothing was ever started.
+            // Without the folder no backend was ever started.
             Err(LockError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             taken => taken?,
         };
@@ -48,18 +48,18 @@ impl Orphans {
         Ok(Some(Self { run: run.to_owned(), backends, _lock: lock }))
     }
 
-    /// Ends the backend of `model`: SIGTERM, and after `term` SIGKILL. Its requests came through the supervisor's gate
-    /// and ended with it, so there is nothing to drain.
+    /// Ends the backend of `model` with SIGTERM, and after `term` with SIGKILL. Requests came through the supervisor's
+    /// gate and ended with it, so there is nothing to drain.
     ///
     /// # Errors
-    /// Why its process group is still there.
+    /// The system's, or `TimedOut` if its process group is still there.
     pub(crate) fn end(&mut self, host: &dyn Host, model: &str, term: Duration) -> io::Result<()> {
         let Some(&who) = self.backends.get(model) else { return Ok(()) };
         host.signal(who, Signal::Term)?;
         if !gone(host, who, term) {
             host.signal(who, Signal::Kill)?;
             if !gone(host, who, KILLED) {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end, not even by SIGKILL"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end after SIGKILL"));
             }
         }
         self.backends.remove(model);
@@ -67,7 +67,7 @@ impl Orphans {
     }
 }
 
-/// The runs that live by their records, looked at without a lock and without changing anything: for those who show them.
+/// The live runs by their records. Takes no lock and changes nothing, so it is safe for displaying them.
 pub(crate) fn running(run: &Path, host: &dyn Host) -> Vec<Record> {
     let entries = fs_err::read_dir(run).into_iter().flatten().flatten();
     let records = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".live.json"));
@@ -75,7 +75,7 @@ pub(crate) fn running(run: &Path, host: &dyn Host) -> Vec<Record> {
     records.filter_map(|entry| read(entry.path())).filter(|record| discovery::lives(record, host)).collect()
 }
 
-/// Waits until nothing of the group is left; `false`: the time is up.
+/// Waits until the whole process group has ended; `false`: `patience` ran out.
 fn gone(host: &dyn Host, who: Identity, patience: Duration) -> bool {
     let began = Instant::now();
     while host.group_alive(who) {
@@ -97,7 +97,7 @@ mod tests {
     /// A process that looks like the backend of `model`, in a session of its own, doing `script`.
     #[cfg(not(target_os = "macos"))]
     fn backend(run: &Path, model: &str, script: &str) -> Child {
-        // setsid(1) becomes the program, since it leads no group; macOS has none.
+        // setsid(1) execs the program, since it does not lead a group; macOS has no setsid.
         let mut command = Command::new("setsid");
         command
             .args(["/bin/sh", "-c", script])
@@ -108,7 +108,7 @@ mod tests {
 
     #[cfg(not(target_os = "macos"))]
     fn reap(mut child: Child) {
-        // Only its parent can take a zombie away, and a zombie does not count.
+        // A zombie does not count as alive, and only its parent can reap it.
         child.wait().unwrap();
     }
 
@@ -138,7 +138,7 @@ mod tests {
 
     #[cfg(not(target_os = "macos"))]
     #[test]
-    fn one_that_ignores_its_end_is_killed() {
+    fn a_backend_that_ignores_sigterm_is_killed() {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path();
         let host = crate::host::system();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisors_backends_are_its_own() {
+    fn the_backends_of_a_live_supervisor_are_not_orphans() {
         let folder = tempfile::tempdir().unwrap();
         let host = crate::host::system();
         let _supervisor = Lock::take(folder.path()).unwrap();

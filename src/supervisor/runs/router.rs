@@ -1,4 +1,4 @@
-//! The registry's `[router]`: one address before all gates, opened, moved and closed as the registry says.
+//! The registry's `[router]`: one address in front of all gates, opened, moved and closed as the registry demands.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,20 @@ use crate::gate::{Gate, LAST_WORDS, Listening, Router, RouterConfig};
 use crate::registry::Registry;
 use crate::supervisor::records::{Note, keys_file, log_file};
 
-/// The router, whether or not there is one.
+/// The router, if the registry has one, and its last report.
 pub(super) struct Routing {
-    /// `None`: the registry wants none.
     router: Option<Router>,
-    /// As it was last reported.
     listening: Listening,
     reports: mpsc::UnboundedSender<Listening>,
 }
 
 impl Routing {
-    /// None yet; `reports` are for [`Routing::heard`].
+    /// Without a router yet; its `reports` are for [`Routing::heard`].
     pub(super) fn new(reports: mpsc::UnboundedSender<Listening>) -> Self {
         Self { router: None, listening: Listening::default(), reports }
     }
 
-    /// Makes the router what the registry in force says. `gates`: of all models.
+    /// Brings the router in line with the registry. `gates`: those of all models.
     pub(super) fn follow<'a>(
         &mut self,
         registry: &Registry,
@@ -40,19 +38,19 @@ impl Routing {
             (Some(config), None) => self.router = Some(Router::spawn(config, gates, self.reports.clone())),
             (None, _) => {
                 let router = self.router.take()?;
-                // What came in through it may end, as at a gate whose model is stopped.
+                // Its requests may end first, as at a gate whose model is stopped.
                 let drain = registry.models.iter().map(|model| model.stop.drain).max().unwrap_or_default();
                 tokio::spawn(router.close(drain));
                 self.listening = Listening::default();
-                return Some(Note::new("router_closed", "the registry names no router any more"));
+                return Some(Note::new("router_closed", "the registry no longer has a router"));
             }
         }
         None
     }
 
-    /// What the router reports.
+    /// Handles a report of the router.
     pub(super) fn heard(&mut self, listening: Listening) -> Option<Note> {
-        // The last word of one that was closed meanwhile.
+        // A late report of a router that was closed.
         self.router.as_ref()?;
         let before = std::mem::replace(&mut self.listening, listening.clone());
         match listening.problem {
@@ -67,17 +65,17 @@ impl Routing {
         }
     }
 
-    /// Why it does not listen, if it does not.
+    /// Why it does not listen; `None`: it does, or there is none.
     pub(super) fn problem(&self) -> Option<&str> {
         self.listening.problem.as_deref()
     }
 
-    /// Answers of its own, by HTTP status; `None`: there is no router.
+    /// Number of its own answers, by HTTP status; `None`: there is no router.
     pub(super) fn codes(&self) -> Option<BTreeMap<u16, u64>> {
         self.router.as_ref().map(Router::codes)
     }
 
-    /// Lets go of the address, and gives those who wait a last word.
+    /// Closes the router; waiting clients get a final answer. `None`: there is none.
     pub(super) fn close(&mut self) -> Option<impl Future<Output = ()> + use<>> {
         self.router.take().map(|router| router.close(LAST_WORDS))
     }

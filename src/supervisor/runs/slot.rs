@@ -30,30 +30,28 @@ use crate::supervisor::capacity::{Demand, ReadyRun};
 use crate::supervisor::records::{Note, log_file, trim as trim_log};
 use crate::units::Bytes;
 
-/// For how long a measurement counts as that of now: whoever asks often does not want to know it more exactly.
+/// How long a measurement counts as current, so that frequent requests do not repeat it.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What clients are told whose answers are not done when the time is up.
+/// The error for clients whose answers are cut at the end of the supervisor.
 const CUT: &str = "the supervisor is being replaced; ask again in a moment";
 
-/// One model's.
+/// One model, with its gate and its live run, if any.
 pub(crate) struct Slot {
     name: Name,
     tools: Tools,
-    /// The registry's entry.
     model: Arc<Model>,
-    /// Its front door.
     door: Door,
-    /// Of the live run.
+    /// The tasks of its live run.
     run: Option<RunTasks>,
-    /// Last measurement of the live run.
+    /// The last measurement of its live run.
     sample: Option<(Moment, Footprint)>,
     usage: Usage,
-    /// When its hours begin, while it is outside of them.
+    /// When its hours begin, while it is outside them.
     pub(super) opens: Option<Moment>,
 }
 
-/// For `status` and others who look.
+/// Accessors, mostly for `status`.
 impl Slot {
     pub(crate) fn model(&self) -> &Arc<Model> {
         &self.model
@@ -63,47 +61,45 @@ impl Slot {
         self.door.gate()
     }
 
-    /// Where the gate listens.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         self.door.addresses()
     }
 
-    /// What the gate waits for.
+    /// Why the gate does not listen everywhere it should; `None`: it does.
     pub(crate) fn gate_problem(&self) -> Option<&str> {
         self.door.problem()
     }
 
-    /// How the model is used.
     pub(crate) fn usage(&self) -> &Usage {
         &self.usage
     }
 
-    /// What the live run was last seen to take.
+    /// The last measured footprint of the live run.
     pub(crate) fn sample(&self) -> Option<Footprint> {
         self.sample.map(|(_, footprint)| footprint)
     }
 
-    /// What the probe of the live run sees.
+    /// The health of the live run as its probe sees it.
     pub(crate) fn vitals(&self) -> Option<&Vitals> {
         self.run.as_ref().map(|run| &*run.vitals)
     }
 
-    /// The repository that the live run serves.
+    /// The repository that the live run serves; `None`: there is no run, or it is not known.
     pub(crate) fn running_repo(&self) -> Option<&str> {
         self.run.as_ref().map(|run| run.spec.repo.as_str()).filter(|repo| !repo.is_empty())
     }
 
-    /// How the live run differs from the registry in force, if it does.
+    /// How the live run differs from what the registry would start now; `None`: not at all.
     pub(crate) fn outdated(&self) -> Option<&str> {
         self.run.as_ref()?.outdated.as_deref()
     }
 
-    /// The ranks of the live run.
+    /// The ranks of the live run; empty without a cluster.
     pub(crate) fn ranks(&self) -> Vec<RankStatus> {
         self.vitals().map(Vitals::ranks).unwrap_or_default()
     }
 
-    /// Seconds without a request, and until it is stopped by itself.
+    /// Seconds since the last use, and until it stops by itself; `None`: in use, or no limit.
     pub(crate) fn idleness(&self, now: Moment, managed: &Managed) -> (Option<f64>, Option<f64>) {
         let State::Ready { run, since } = &managed.state else { return (None, None) };
         let seen = self.usage.seen(self.gate().traffic(), now, run, *since);
@@ -113,15 +109,15 @@ impl Slot {
     }
 }
 
-/// The gate.
+/// Its gate.
 impl Slot {
-    /// Opens the front door of a model.
+    /// A slot with an open gate and no run.
     pub(super) fn open(tools: Tools, model: Arc<Model>, door: Door) -> Self {
         let name = Name::from(model.name.as_str());
         Self { name, tools, model, door, run: None, sample: None, usage: Usage::default(), opens: None }
     }
 
-    /// The registry has this entry now.
+    /// Follows a changed registry entry.
     pub(super) fn follow(&mut self, registry: &Registry, model: Arc<Model>, demand: Option<&Demand>) {
         self.door.follow(registry, &model, demand);
         self.model = model;
@@ -142,8 +138,8 @@ impl Slot {
         }
     }
 
-    /// Tells the gate what follows from the model's state. `load_time`: what earlier loads took. `instead`: what is said of
-    /// a model that is ready while nothing new is begun.
+    /// Tells the gate its availability. `load_time`: how long the last load took. `instead` replaces the availability of a
+    /// ready model while no new requests may start.
     pub(super) fn publish(
         &mut self,
         managed: &Managed,
@@ -160,12 +156,12 @@ impl Slot {
         self.door.publish(&Seen { managed, secret, now, load_time, hours }, instead);
     }
 
-    /// Ends what is in flight at a run, telling the clients why.
+    /// Cuts the requests in flight at a run; `why` goes to their clients.
     pub(crate) fn abort(&self, generation: Generation, why: &str) {
         self.gate().abort(generation.0, why);
     }
 
-    /// Says a last word: whoever waits is told to come back, what is in flight is ended.
+    /// Tells waiting clients to come back if this supervisor is `leaving`, and cuts requests in flight.
     pub(super) fn end(&self, generation: Option<Generation>, leaving: bool) {
         if leaving {
             self.door.leave();
@@ -175,19 +171,18 @@ impl Slot {
         }
     }
 
-    /// Closes the front door.
     pub(super) fn close(self) -> impl Future<Output = ()> {
         self.door.close()
     }
 }
 
-/// The run.
+/// Its run.
 impl Slot {
     pub(super) fn run(&self) -> Option<&RunTasks> {
         self.run.as_ref()
     }
 
-    /// Makes the process of a run and everything that watches it. `lock`: held by it until its record is there.
+    /// Starts the process of a run and its tasks. `lock`: held by the process until its record is written.
     pub(super) fn spawn(
         &mut self,
         registry: &Registry,
@@ -211,7 +206,7 @@ impl Slot {
         Order { registry, model: &self.model, binary: &self.tools.binary, demand, generation, reserved }
     }
 
-    /// Starts what watches an adopted run, which is in the books.
+    /// Starts the tasks of an adopted run, which the fleet already knows.
     pub(crate) fn adopt(&mut self, registry: &Registry, record: Record) {
         let Record { spec, identity, .. } = record;
         let log_start = logs::mark(&spec.log);
@@ -233,7 +228,7 @@ impl Slot {
         self.run = Some(watched.attend(&self.tools));
     }
 
-    /// Compares the live run with what the registry in force would start.
+    /// Compares the live run with what the registry would start now.
     pub(crate) fn look_for_differences(&mut self, registry: &Registry, demand: Option<&Demand>) {
         let Some(started) = self.run.as_ref().map(|run| &run.spec) else { return };
         let (generation, reserved) = (Generation(started.generation), Bytes(started.reserved));
@@ -243,12 +238,12 @@ impl Slot {
         }
     }
 
-    /// The run is over.
+    /// Ends the tasks of a run that is over.
     pub(crate) fn end_run(&mut self) {
         (self.run, self.sample) = (None, None);
     }
 
-    /// Reports `Drained` when nothing is in flight any more.
+    /// Reports `Drained` once no request is in flight.
     pub(crate) fn drain(&mut self, generation: Generation) {
         let (traffic, report) = (self.gate().traffic().clone(), self.tools.report.clone());
         let model = self.name.clone();
@@ -261,7 +256,7 @@ impl Slot {
         }
     }
 
-    /// Puts the log aside if it is large. `left_alone`: a process of an earlier run may be writing it.
+    /// Rotates the log if it is large. `left_alone`: a process of an earlier run may be writing it.
     pub(super) fn rotate_log(&mut self, registry: &Registry, left_alone: bool) {
         let log = log_file(&registry.paths.logs, &self.name);
         match &mut self.run {
@@ -271,19 +266,19 @@ impl Slot {
         }
     }
 
-    /// Whether the launcher has opened a new log.
+    /// Handles the launcher's answer whether it has opened a new log.
     pub(crate) fn log_reopened(&mut self, generation: Generation, done: bool) {
         if let Some(run) = self.run.as_mut().filter(|run| run.generation == generation) {
             run.reopening = false;
-            tracing::debug!(model = &*self.name, done, "a log was put aside");
+            tracing::debug!(model = &*self.name, done, "a log was rotated");
         }
     }
 }
 
 /// Its memory.
 impl Slot {
-    /// What its live run takes on this machine. `leader`: what the OS charges its process; ranks lead sessions of their
-    /// own, and those that are here count as they were last heard of.
+    /// What its live run takes on this machine. `leader`: the footprint of its process group. Ranks lead sessions of their
+    /// own; those on this machine count as last reported.
     pub(super) fn charged(&self, leader: Footprint) -> Footprint {
         let Some((run, group)) = self.run.as_ref().and_then(|run| Some((run, run.spec.group.as_ref()?)))
         else {
@@ -299,7 +294,7 @@ impl Slot {
         Footprint { bytes, peak: leader.peak.map(|peak| peak + here), ..leader }
     }
 
-    /// Measures its live run; not again what was measured just now.
+    /// Measures its live run, unless the last measurement is fresh.
     pub(super) fn measure(&mut self, now: Moment, identity: Identity) {
         if self.sample.is_none_or(|(at, _)| now.since(at) >= FRESH)
             && let Ok(leader) = self.tools.host.footprint(identity)
@@ -311,7 +306,7 @@ impl Slot {
         }
     }
 
-    /// Its run, if it is ready, as it is now.
+    /// The current state of its run; `None`: not ready.
     pub(super) fn ready(&self, now: Moment, managed: &Managed) -> Option<ReadyRun> {
         let State::Ready { run, since } = &managed.state else { return None };
         let tasks = self.run.as_ref().filter(|tasks| tasks.generation == run.generation)?;
@@ -333,28 +328,28 @@ impl Slot {
         })
     }
 
-    /// Empties the buffer cache; nobody waits for that.
+    /// Has the buffer cache emptied, without waiting for it.
     pub(crate) fn empty_cache(&self) {
         self.run.iter().for_each(|run| run.ask(Request::Trim));
     }
 
-    /// Has as much cached memory given back as costs no request; nobody waits for that.
+    /// Has as much cached memory released as possible without delaying a request, without waiting for it.
     pub(crate) fn give_back(&self) {
         self.run.iter().for_each(|run| run.ask(self.trim_now()));
     }
 
-    /// How to trim its run now: kept prompts are given up as well where no request would have to wait for that.
+    /// The request to trim its run: kept prompts are only dropped if no request would have to wait for that.
     fn trim_now(&self) -> Request {
         if self.gate().traffic().progress().0 == 0 { Request::Release } else { Request::Trim }
     }
 
-    /// The same as [`Slot::give_back`], with what came of it: bytes; `None` in the end, where the launcher did not answer.
-    /// `None` at once: it is not running.
+    /// As [`Slot::give_back`], and returns the bytes released, or `None` if the launcher did not answer. Returns `None` at
+    /// once if it is not running.
     pub(crate) fn trim(&self) -> Option<impl Future<Output = Option<Bytes>> + use<>> {
         Some(trim(self.run.as_ref()?.questions.clone(), self.trim_now()))
     }
 
-    /// Has all kept prompts given up and deleted: bytes, or why they could not be.
+    /// Has all kept prompts dropped and deleted; returns the bytes freed on disk, or why that failed.
     pub(crate) fn forget_prompts(&self, state: &Path) -> impl Future<Output = Result<Bytes, String>> + use<> {
         let questions = self.run.as_ref().map(|run| run.questions.clone());
         forget(questions, launcher::prompts(state, &self.name))
@@ -363,17 +358,17 @@ impl Slot {
 
 /// How it is used.
 impl Slot {
-    /// As an earlier supervisor of this boot knew it.
+    /// Restores what an earlier supervisor of this boot knew.
     pub(crate) fn recall(&mut self, lent: Option<Lent>, last_used: Option<Moment>) {
         self.usage.recall(lent, last_used);
     }
 
-    /// A person is about to start or restart it.
+    /// Handles a start or restart by a person.
     pub(crate) fn begin_use(&mut self, managed: Option<&Managed>) {
         self.usage.begin(self.tools.host.now(), managed);
     }
 
-    /// A person gives it time, which counts if a start was granted, or it runs already. Whether it does.
+    /// Gives its run time, if it runs or a start was granted; returns whether so.
     pub(crate) fn lend(&mut self, managed: Option<&Managed>, length: Duration) -> bool {
         let runs = managed.is_some_and(|managed| managed.state.generation().is_some());
         if runs {
@@ -383,7 +378,7 @@ impl Slot {
         runs
     }
 
-    /// What becomes of its run, if it is ready, for want of use.
+    /// Whether to announce or carry out a stop of its run for lack of use; `None`: it is not ready.
     pub(super) fn idle_step(&mut self, now: Moment, managed: &Managed) -> Option<(Name, Decision)> {
         let State::Ready { run, since } = &managed.state else { return None };
         let seen = self.usage.look(self.door.gate().traffic(), now, run, *since);

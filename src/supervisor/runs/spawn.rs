@@ -1,4 +1,4 @@
-//! Making the process of a run, and what it is started with.
+//! Starts the process of a run.
 
 use std::fs::File;
 use std::io;
@@ -16,27 +16,26 @@ use crate::supervisor::capacity::{Demand, Plan, prepare};
 use crate::supervisor::records::log_file;
 use crate::units::Bytes;
 
-/// What a start is made from.
+/// What a run is started from.
 pub(super) struct Order<'a> {
     pub registry: &'a Registry,
     pub model: &'a Model,
-    /// Our own binary.
     pub binary: &'a Path,
-    /// What the run is held to.
+    /// The plan for the run; `None`: the registry's bounds apply.
     pub demand: Option<&'a Demand>,
     pub generation: Generation,
     pub reserved: Bytes,
 }
 
 impl Order<'_> {
-    /// What a run of this model is started with, by the registry in force.
+    /// The spec of a run of this model, by the registry.
     ///
     /// # Errors
-    /// Something that a start needs is not there.
+    /// Something that a start needs is missing.
     pub(super) fn spec(&self, secret: String) -> Result<Spec, Failure> {
         let Self { registry, model, binary, demand, generation, reserved } = *self;
         let prepared = prepare(registry, model)?;
-        // Admission made it in the same step; a model that it knows nothing of is held to the registry's bounds.
+        // Admission made the plan in the same step; without one, the registry's bounds apply.
         let mut limits = demand.and_then(Demand::plan).map(Plan::limits).unwrap_or_default();
         limits.prompt_store = model.memory.prompt_store;
         let paths = &registry.paths;
@@ -60,12 +59,12 @@ impl Order<'_> {
         Ok(launch.spec(|name| std::env::var(name).ok()))
     }
 
-    /// How a live run differs from what the registry in force would start; `None`: while something that a start needs is
-    /// missing, nothing can be said.
+    /// How a live run differs from what the registry would start now; the outer `None`: not known, because something that a
+    /// start needs is missing.
     pub(super) fn difference(&self, started: &Spec) -> Option<Option<String>> {
         match self.spec(String::new()) {
             Ok(wanted) => Some(launch::difference(started, &wanted)),
-            // It cannot be started as the registry has it now: what that would be is said all the same.
+            // The new files are missing, but the difference is known all the same.
             Err(missing)
                 if missing.kind == FailureKind::FilesMissing
                     && self.model.source.to_string() != started.repo =>
@@ -76,10 +75,10 @@ impl Order<'_> {
         }
     }
 
-    /// Makes the process. `lock`: held by it until its record is there.
+    /// Starts the process. `lock`: held by it until its record is written.
     ///
     /// # Errors
-    /// What is missing, or the system's refusal.
+    /// Something that a start needs is missing, or the system refused.
     pub(super) fn spawn(&self, name: &Name, lock: io::Result<File>) -> Result<Spawned, Failure> {
         let failed = |what: &str| {
             let what = what.to_owned();
@@ -97,7 +96,7 @@ impl Order<'_> {
         fault::point("spawn cleared");
         let file = record::write_spec(run, &spec).map_err(failed("cannot write its spec"))?;
         fault::point("spawn written");
-        // It may have said its last before we know that it is there.
+        // Before the spawn, since the process may log and end before we get to it.
         let log_start = logs::mark(&spec.log);
         let identity = exec::spawn(self.binary, &file, lock).map_err(failed("cannot make a process"))?;
         fault::point("spawn made");
@@ -105,33 +104,32 @@ impl Order<'_> {
     }
 }
 
-/// A process that was made.
 pub(super) struct Spawned {
     pub identity: Identity,
     pub spec: Spec,
-    /// What its log says from here on is of this run.
+    /// Where the output of this run starts in its log.
     pub log_start: logs::Mark,
 }
 
-/// What the system's refusal to make a process means.
+/// Explains why the system refused to start a process.
 fn spawn_failure(what: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(FailureKind::SpawnFailed, format!("{what}: {error}"));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            waits(failure).hint("free disk space; it is tried again")
+            waits(failure).hint("free disk space; the start is retried")
         }
         io::ErrorKind::PermissionDenied => failure.hint("mlxctl doctor names the file"),
         _ if error.raw_os_error() == Some(libc::EAGAIN) => {
-            waits(failure).hint("the system's limit of processes is reached; it is tried again")
+            waits(failure).hint("the system's limit of processes is reached; the start is retried")
         }
         _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-            waits(failure).hint("the limit of open files is reached; it is tried again")
+            waits(failure).hint("the limit of open files is reached; the start is retried")
         }
         _ => failure,
     }
 }
 
-/// The model is not to blame: it is tried again and never quarantined.
+/// Marks a failure as not the model's fault: the start is retried and does not count towards the quarantine.
 fn waits(failure: Failure) -> Failure {
     Failure { kind: FailureKind::NotPrepared, ..failure }
 }

@@ -1,4 +1,4 @@
-//! Processes of ours that belong to no run and are being ended.
+//! Ends processes of ours that belong to no run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use super::news::{News, Report};
 use crate::host::{Host, Identity, Signal};
 use crate::lifecycle::Name;
 
-/// How long a process that is put away may take after SIGTERM: as long as the registry gives a backend.
+/// Time from SIGTERM to SIGKILL, the registry's default for a backend.
 const TERM: Duration = Duration::from_secs(20);
 
-/// Between two tries to signal or watch a process that is put away.
+/// Time between further signals.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Those that are not gone yet.
+/// Processes that have not ended yet, with the model they serve.
 #[derive(Debug, Default)]
 pub(super) struct Strays(Vec<(Name, Identity)>);
 
 impl Strays {
-    /// Ends one; [`News::StrayGone`] comes when it is gone.
+    /// Ends a process; [`News::StrayGone`] is sent once it is gone.
     pub(super) fn put_away(&mut self, name: Name, who: Identity, host: &Arc<dyn Host>, report: &Report) {
         self.0.push((name.clone(), who));
         let (host, report) = (host.clone(), report.clone());
         tokio::spawn(async move {
             put_away(host, who).await;
-            // After the loop's end the next supervisor finds it gone.
+            // If the loop has ended, the next supervisor finds the process gone.
             report(News::StrayGone(name, who));
         });
     }
@@ -34,7 +34,7 @@ impl Strays {
         self.0.retain(|(_, stray)| *stray != who);
     }
 
-    /// One of this model.
+    /// A process of this model that has not ended yet.
     pub(super) fn of(&self, name: &Name) -> Option<Identity> {
         self.0.iter().find(|(model, _)| model == name).map(|(_, who)| *who)
     }
@@ -44,7 +44,7 @@ impl Strays {
     }
 }
 
-/// Ends a process and its group, whatever it takes.
+/// Ends a process and its group: SIGTERM, then SIGKILL until it is gone.
 async fn put_away(host: Arc<dyn Host>, who: Identity) {
     let mut gone = exits::watch(host.clone(), who);
     let mut signal = Signal::Term;

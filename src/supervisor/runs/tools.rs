@@ -1,4 +1,4 @@
-//! What every slot works with.
+//! What every slot needs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,6 @@ pub(super) struct Tools {
     /// Our own binary, which is also the exec step of backends.
     pub binary: Arc<Path>,
     pub report: Report,
-    /// Of all backends.
+    /// The pace of all backends; `None`: no limit.
     pub pace: watch::Receiver<Option<Percent>>,
 }

@@ -1,4 +1,4 @@
-//! Memory that a person asks a backend to give back.
+//! Releases memory of a backend on a person's command.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::backend::link::{Reply, Request};
 use crate::backend::probe::Question;
 use crate::units::Bytes;
 
-/// What the launcher gave back; `None`: it did not answer.
+/// Sends a trim request; returns the bytes released, or `None` if the launcher did not answer.
 pub(super) async fn trim(questions: mpsc::Sender<Question>, request: Request) -> Option<Bytes> {
     let (reply, answered) = oneshot::channel();
     let asked = questions.send((request, reply)).await;
@@ -20,7 +20,8 @@ pub(super) async fn trim(questions: mpsc::Sender<Question>, request: Request) ->
     }
 }
 
-/// The backend, if there is one, gives its kept prompts up unwritten; then the files in `folder` go, whoever wrote them.
+/// Has the backend, if there is one, drop its kept prompts unwritten, then deletes the files in `folder`. Returns the
+/// bytes freed on disk.
 pub(super) async fn forget(
     questions: Option<mpsc::Sender<Question>>,
     folder: PathBuf,
@@ -28,7 +29,7 @@ pub(super) async fn forget(
     if let Some(questions) = questions {
         let (reply, answered) = oneshot::channel();
         if questions.send((Request::Forget, reply)).await.is_ok() {
-            // A launcher that cannot, or does not answer: its files are deleted below all the same.
+            // Whatever the launcher answers, if it does, the files are deleted below.
             let _ = tokio::time::timeout(GIVING_UP, answered).await;
         }
     }
