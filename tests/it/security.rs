@@ -36,7 +36,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every file of tests by the name that the table gives it: `gate_door`, `template::scan::tests`. Of several with one
+/// Every file of tests by the name that the table gives it: `gate_door`, `template::tests`. Of several with one
 /// name all texts.
 fn sources() -> BTreeMap<String, String> {
     let mut sources = BTreeMap::<String, String>::new();
