@@ -204,9 +204,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let document =
         examine(&registry, model, platform, &live, counted).map_err(|problem| unusable(model, &problem))?;
     if args.json {
-        let json = serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("the estimate cannot be written as JSON").why(error))?;
-        return context.output.data(&json);
+        return context.output.json(&document);
     }
     let width = Look::of(&context.output).width;
     context.output.data(&fold(&show(&document, model, width), 2, width))

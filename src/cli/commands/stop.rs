@@ -15,12 +15,26 @@ pub(crate) struct Args {
     /// The models, by name or alias
     #[arg(required = true, value_name = "MODEL")]
     pub(super) models: Vec<String>,
+    #[command(flatten)]
+    end: End,
+}
+
+// A documentation comment would be the command's own in its help.
+#[derive(Debug, clap::Args)]
+pub(super) struct End {
     /// Cut off requests in flight instead of letting them finish
     #[arg(long)]
     now: bool,
     /// How long requests in flight may take to finish (30s, 2m)
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "now")]
     timeout: Option<Duration>,
+}
+
+impl End {
+    pub(super) fn request(&self) -> StopRequest {
+        let timeout_seconds = self.timeout.map(|timeout| timeout.as_secs_f64());
+        StopRequest { now: self.now, timeout_seconds }
+    }
 }
 
 /// Stops each model: drains, tears down, and returns when its process group is gone and its port is free.
@@ -35,10 +49,8 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
 
 fn stop(context: &Context, args: &Args, remote: &Remote, typed: &str) -> Result<(), CliError> {
     let name = remote.name(typed);
-    let timeout_seconds = args.timeout.map(|timeout| timeout.as_secs_f64());
-    let request = StopRequest { now: args.now, timeout_seconds };
     let mut live = Live::new(context, &name);
-    let done = remote.client.stop(&name, &request, |progress| live.show(progress));
+    let done = remote.client.stop(&name, &args.end.request(), |progress| live.show(progress));
     drop(live);
     let done = done.map_err(|error| remote.explain(error, typed))?;
     context.output.data(&done.text)

@@ -50,13 +50,11 @@ pub(super) fn run(context: &Context, stand_ins: &super::StandIns, args: &Args) -
     let status = Client::new(&registry.paths.run).status().ok();
     let (supervisor, models) = status.map_or((None, Vec::new()), |status| (status.supervisor, status.models));
     let view = view(agent.as_ref(), found.as_deref(), seen, supervisor, models);
-    let text = if args.json {
-        serde_json::to_string_pretty(&view)
-            .map_err(|error| CliError::failed("cannot write the status as JSON").why(error))?
+    if args.json {
+        context.output.json(&view)?;
     } else {
-        text(&view)
-    };
-    context.output.data(&text)?;
+        context.output.data(&text(&view))?;
+    }
     if view.pid.is_some() && view.supervisor.is_some() {
         return Ok(());
     }
