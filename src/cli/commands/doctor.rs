@@ -43,15 +43,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let findings = examine(context, args);
     let with = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failed, warned) = (with(State::Fail), with(State::Warn));
-    let text = if args.json {
-        let document = Document { schema: SCHEMA, failed, warned, checks: &findings };
-        serde_json::to_string_pretty(&document)
-            .map_err(|error| CliError::failed("cannot write the findings as JSON").why(error))?
+    if args.json {
+        context.output.json(&Document { schema: SCHEMA, failed, warned, checks: &findings })?;
     } else {
         let look = Look::of(&context.output);
-        findings.iter().map(|finding| line(finding, &look)).collect()
-    };
-    context.output.data(&text)?;
+        context.output.data(&findings.iter().map(|finding| line(finding, &look)).collect::<String>())?;
+    }
     match failed {
         0 => Ok(()),
         failed => Err(CliError::new(Exit::Failed, format!("{} failed", count(failed as u64, "check")))),
@@ -122,5 +119,29 @@ mod tests {
             narrow,
             "FAIL  ports           another program\n                      listens on 8800\n                      try: lsof\n"
         );
+    }
+
+    #[test]
+    fn findings_are_drawn_at_every_width() {
+        let findings = [
+            Finding::ok("clock", "plausible"),
+            Finding::skip("footprint-group", "another user's processes cannot be measured on this machine"),
+            Finding::warn(
+                "allow-list",
+                "every machine that reaches 192.168.132.21 can use the models: network.allow_from is empty",
+                "name the gateway's address in network.allow_from, then mlxctl reload",
+            ),
+            Finding::fail(
+                "ports",
+                "8800 is held by nginx (pid 411)",
+                "kill 411, or choose another port for 32b",
+            ),
+        ];
+        insta::assert_snapshot!(crate::cli::render::sample::at_every_width(|look| {
+            let text: String = findings.iter().map(|finding| line(finding, look)).collect();
+            let below = |line: &str| line[..SEEN].ends_with(' ') && line.len() > SEEN;
+            assert!(text.lines().all(below), "{text}");
+            text
+        }));
     }
 }

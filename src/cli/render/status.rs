@@ -303,6 +303,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sleeping_model_and_a_paced_one_are_drawn_at_every_width() {
+        insta::assert_snapshot!(sample::at_every_width(|look| {
+            let text = status(&sample::asleep_and_paced(), look);
+            let from = text.find("MODEL").unwrap();
+            sample::aligned(text[from..].split("router:").next().unwrap());
+            text
+        }));
+    }
+
+    #[test]
     fn no_supervisor_is_drawn_as_a_plan() {
         insta::assert_snapshot!(status(&sample::planned(), &look(80)));
     }
@@ -315,8 +325,9 @@ mod tests {
 
     #[test]
     fn nothing_is_wider_than_the_terminal() {
-        for document in [sample::status(), sample::every_state(), sample::planned()] {
-            for width in [36, 40, 59, 60, 61, 80, 100, 132] {
+        let asleep = sample::asleep_and_paced();
+        for document in [sample::status(), sample::every_state(), sample::planned(), asleep] {
+            for width in [36, 40, 59, 60, 61, 80, 100, 120, 132, 160] {
                 for line in status(&document, &look(width)).lines() {
                     assert!(line.width() <= width, "{width}: {line}");
                 }
@@ -391,6 +402,10 @@ mod tests {
 
     #[test]
     fn running_backends_have_a_line_each() {
-        insta::assert_snapshot!(backends(&sample::every_state(), &look(usize::MAX)));
+        insta::assert_snapshot!(sample::at_every_width(|look| {
+            let text = backends(&sample::every_state(), look);
+            sample::aligned(&text);
+            text
+        }));
     }
 }
