@@ -39,8 +39,6 @@ pub struct Profile {
     pub unquantizable: Option<String>,
     /// What the chat template reads; `None`: there is none.
     pub template: Option<Template>,
-    /// The words that begin and end a model's thinking; `None`: it does not think.
-    pub thinking: Option<(String, String)>,
     /// As served: FP8 expanded, what mlx_lm leaves out left out.
     pub weights: Weights,
     /// Each kind of cache once.
@@ -213,7 +211,7 @@ mod tests {
             r#"{{"schema":1,"family":"x","from":"weights","layers":4,"hidden":64,"heads":4,"intermediate":96,
             "vocabulary":128,"context":8192,"activation":{{"dtype":"bfloat16","bytes":2}},"batches":true,
             "unquantizable":null,"template":{{"file":"chat_template.jinja","variables":["messages"]}},
-            "thinking":["<think>","</think>"],"weights":{{"bytes":1000,"tensors":3}},"exact":true,
+            "weights":{{"bytes":1000,"tensors":3}},"exact":true,
             "caches":[{caches}]}}"#
         )
     }
