@@ -99,7 +99,7 @@ fn config(listen: SocketAddr, options: &HashMap<&str, &str>) -> Result<GateConfi
         context: optional("context")?,
         default_tokens: 512,
         vocabulary: optional("vocabulary")?,
-        variables: std::collections::BTreeSet::new(),
+        variables: Some(std::collections::BTreeSet::new()),
         keys: text("keys", "/nonexistent").into(),
         access_log: text("log", "/dev/null").into(),
     })

@@ -117,9 +117,6 @@ pub mod internals {
         pub mod keys {
             pub use crate::gate::keys::{May, add, revoke};
         }
-        pub mod template {
-            pub use crate::gate::template::variables;
-        }
     }
     pub mod host {
         pub use crate::host::{

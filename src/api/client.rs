@@ -146,14 +146,17 @@ impl Client {
 
     /// `POST /v1/models/{model}/trim`: kept prompts are written to disk before, which takes a while.
     pub fn trim(&self, model: &str) -> Result<CommandDone> {
-        let patience = self.patience.saturating_add(GIVING_UP);
-        self.clone().with_patience(patience).document("POST", &model_target(model, "trim"), None::<&()>)
+        self.give_up(model, "trim")
     }
 
     /// `POST /v1/models/{model}/forget`
     pub fn forget(&self, model: &str) -> Result<CommandDone> {
+        self.give_up(model, "forget")
+    }
+
+    fn give_up(&self, model: &str, verb: &str) -> Result<CommandDone> {
         let patience = self.patience.saturating_add(GIVING_UP);
-        self.clone().with_patience(patience).document("POST", &model_target(model, "forget"), None::<&()>)
+        self.clone().with_patience(patience).document("POST", &model_target(model, verb), None::<&()>)
     }
 
     /// `POST /v1/reload`

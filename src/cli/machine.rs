@@ -10,9 +10,3 @@ pub(super) fn running(host: &dyn Host, registry: &Registry) -> Vec<String> {
         registry.reserves.iter().flat_map(|reserve| reserve.while_running.iter().cloned()).collect();
     if names.is_empty() { names } else { host.running(&names) }
 }
-
-/// An RFC 3339 time in this machine's time zone; unchanged if it is not one.
-pub(super) fn local_time(at: &str) -> String {
-    let local = humantime::parse_rfc3339(at).ok().and_then(crate::host::posix::local_time);
-    local.unwrap_or_else(|| at.to_owned())
-}

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use super::frame::{Beat, Down, Gone, Order, Up, encode};
-use super::inputs::ConductorInput as Input;
+use super::inputs::{ConductorInput as Input, on_signals, until};
 use super::link_server::{self, Seen};
 use super::silence::Silence;
 use super::streams::Writer;
@@ -80,7 +80,7 @@ impl Conductor {
     fn start(spec: Spec, group: Group, spec_file: &Path) -> io::Result<(Self, UnboundedReceiver<Input>)> {
         let run = spec_file.parent().unwrap_or(Path::new("/")).to_owned();
         let (sender, inputs) = unbounded_channel();
-        on_signals(sender.clone())?;
+        on_signals(sender.clone(), || Input::Signal)?;
         let (seen, looks) = watch::channel(Seen::new(spec.generation));
         link_server::serve(&spec.link, looks, sender.clone())?;
         let (launch, output) = mlx_launch::start(&spec, &group, &run, &sender)?;
@@ -363,22 +363,4 @@ fn reopen_log(log: &Path) -> io::Result<()> {
     nix::unistd::dup2_stdout(&file)?;
     nix::unistd::dup2_stderr(&file)?;
     Ok(())
-}
-
-fn on_signals(inputs: UnboundedSender<Input>) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = inputs.send(Input::Signal);
-        }
-    });
-    Ok(())
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::frame::{Beat, Down, Gone, Order, Up, Why, decode, encode};
-use super::inputs::RankInput as Input;
+use super::inputs::{RankInput as Input, on_signals, until};
 use super::rank_python::Python;
 use super::record;
 use super::record::TERM;
@@ -84,7 +84,7 @@ impl Rank {
                 let _ = ended.send(Input::Ended);
             },
         );
-        on_signals(sender.clone())?;
+        on_signals(sender.clone(), || Input::Ended)?;
         let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let own = host::identify(pid)?.ok_or(io::ErrorKind::NotFound)?;
         let rank = Self {
@@ -293,26 +293,8 @@ fn raw_terminal() {
     }
 }
 
-fn on_signals(inputs: UnboundedSender<Input>) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            let _ = inputs.send(Input::Ended);
-        }
-    });
-    Ok(())
-}
-
 fn beats(every: Duration) -> tokio::time::Interval {
     let mut beats = interval(every.max(Duration::from_millis(10)));
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     beats
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
 }

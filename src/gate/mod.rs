@@ -11,7 +11,7 @@ mod wire;
 
 pub(crate) use policy::access::check_host;
 pub use policy::contract::{Availability, GateConfig, Report, Upstream};
-pub(crate) use policy::{keys, template};
+pub(crate) use policy::keys;
 pub(crate) use serve::crowd::{Crowd, Place};
 pub use serve::handle::Gate;
 pub(crate) use serve::handle::LAST_WORDS;

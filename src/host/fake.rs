@@ -31,7 +31,6 @@ pub struct Fake {
 #[derive(Debug, Default)]
 struct State {
     memory: MemoryReading,
-    memory_fails: bool,
     processes: HashMap<i32, Process>,
     spawned: u64,
     slept: Duration,
@@ -40,9 +39,7 @@ struct State {
     ports: HashMap<u16, i32>,
     running: Vec<String>,
     signals: Vec<(Identity, Signal)>,
-    priorities: Vec<(Identity, Priority)>,
     power: Power,
-    given_back: u32,
     holds: u32,
     held: Arc<()>,
     memory_lag: Duration,
@@ -56,13 +53,8 @@ struct Process {
     parent: i32,
     session: i32,
     born: Moment,
-    footprint: Footprint,
-    cpu_time: Duration,
-    bytes_read: Option<Bytes>,
     ignores_term: bool,
     ended: watch::Sender<Option<Exit>>,
-    /// Members of its group that outlive it.
-    survivors: bool,
 }
 
 impl Process {
@@ -99,19 +91,12 @@ impl Fake {
 
     /// From now on [`Host::memory`] answers this.
     pub fn set_memory(&self, reading: MemoryReading) {
-        let mut state = self.state();
-        state.memory = reading;
-        state.memory_fails = false;
+        self.state().memory = reading;
     }
 
     /// The machine sleeps: only its clock advances.
     pub fn sleep(&self, length: Duration) {
         self.state().slept += length;
-    }
-
-    /// From now on [`Host::memory`] fails.
-    pub fn fail_memory(&self) {
-        self.state().memory_fails = true;
     }
 
     /// A process that leads its group. A pid that was used before gets another start time, as it would.
@@ -126,12 +111,8 @@ impl Fake {
             parent: 1,
             session: pid,
             born,
-            footprint: Footprint::default(),
-            cpu_time: Duration::ZERO,
-            bytes_read: None,
             ignores_term: false,
             ended: watch::Sender::new(None),
-            survivors: false,
         };
         state.processes.insert(pid, process);
         identity
@@ -146,26 +127,6 @@ impl Fake {
     /// From now on SIGTERM is heard and ignored.
     pub fn ignore_term(&self, who: Identity) {
         let _ = self.with(who, |process| process.ignores_term = true);
-    }
-
-    /// Members of its group will outlive it, until they are killed.
-    pub fn leave_survivors(&self, who: Identity) {
-        let _ = self.with(who, |process| process.survivors = true);
-    }
-
-    /// What [`Host::footprint`] answers.
-    pub fn set_footprint(&self, who: Identity, footprint: Footprint) {
-        let _ = self.with(who, |process| process.footprint = footprint);
-    }
-
-    /// What [`Host::cpu_time`] answers.
-    pub fn set_cpu_time(&self, who: Identity, time: Duration) {
-        let _ = self.with(who, |process| process.cpu_time = time);
-    }
-
-    /// What [`Host::bytes_read`] answers.
-    pub fn set_bytes_read(&self, who: Identity, bytes: Option<Bytes>) {
-        let _ = self.with(who, |process| process.bytes_read = bytes);
     }
 
     /// This pid, one of the machine's or not, listens on the port; `None`: nothing does.
@@ -202,11 +163,6 @@ impl Fake {
         (Arc::strong_count(&state.held) > 1, state.holds)
     }
 
-    /// How often memory was given back so far.
-    pub fn given_back(&self) -> u32 {
-        self.state().given_back
-    }
-
     /// Every signal that was sent so far, in order.
     pub fn signals(&self) -> Vec<(Identity, Signal)> {
         self.state().signals.clone()
@@ -216,11 +172,6 @@ impl Fake {
     pub fn set_local_time(&self, hour: u32, minute: u32) {
         let now = self.now();
         self.state().wall = Some((hour * 3600 + minute * 60, now));
-    }
-
-    /// Every change of priority so far, in order.
-    pub fn priorities(&self) -> Vec<(Identity, Priority)> {
-        self.state().priorities.clone()
     }
 }
 
@@ -243,8 +194,7 @@ impl Host for Fake {
     }
 
     fn memory(&self) -> io::Result<MemoryReading> {
-        let state = self.state();
-        if state.memory_fails { Err(io::Error::other("the fake was told to fail")) } else { Ok(state.memory) }
+        Ok(self.state().memory)
     }
 
     fn memory_lag(&self) -> Duration {
@@ -276,15 +226,15 @@ impl Host for Fake {
     }
 
     fn footprint(&self, who: Identity) -> io::Result<Footprint> {
-        self.with(who, |process| process.footprint)
+        self.with(who, |_| Footprint::default())
     }
 
     fn cpu_time(&self, who: Identity) -> io::Result<Duration> {
-        self.with(who, |process| process.cpu_time)
+        self.with(who, |_| Duration::ZERO)
     }
 
-    fn bytes_read(&self, who: Identity) -> Option<Bytes> {
-        self.with(who, |process| process.bytes_read).ok().flatten()
+    fn bytes_read(&self, _: Identity) -> Option<Bytes> {
+        None
     }
 
     fn signal(&self, who: Identity, signal: Signal) -> io::Result<()> {
@@ -292,9 +242,6 @@ impl Host for Fake {
         let Some(process) = state.processes.get_mut(&who.pid) else { return Ok(()) };
         if process.identity != who {
             return Err(posix::stranger(who.pid));
-        }
-        if signal == Signal::Kill {
-            process.survivors = false;
         }
         if process.alive() && !(signal == Signal::Term && process.ignores_term) {
             process.ended.send_replace(Some(Exit::Signal(signal.native() as i32)));
@@ -306,7 +253,7 @@ impl Host for Fake {
     fn group_alive(&self, who: Identity) -> bool {
         let state = self.state();
         let process = state.processes.get(&who.pid).filter(|process| process.identity == who);
-        process.is_some_and(|process| process.alive() || process.survivors)
+        process.is_some_and(Process::alive)
     }
 
     fn owns_port(&self, who: Identity, port: u16) -> Option<bool> {
@@ -317,10 +264,8 @@ impl Host for Fake {
         Some(same)
     }
 
-    fn set_priority(&self, who: Identity, priority: Priority) -> io::Result<()> {
-        self.with(who, |_| ())?;
-        self.state().priorities.push((who, priority));
-        Ok(())
+    fn set_priority(&self, who: Identity, _: Priority) -> io::Result<()> {
+        self.with(who, |_| ())
     }
 
     fn power(&self) -> io::Result<Power> {
@@ -333,9 +278,7 @@ impl Host for Fake {
         Ok(Box::new(state.held.clone()))
     }
 
-    fn give_back(&self) {
-        self.state().given_back += 1;
-    }
+    fn give_back(&self) {}
 
     fn running(&self, names: &[String]) -> Vec<String> {
         let state = self.state();

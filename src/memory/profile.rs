@@ -36,8 +36,6 @@ pub struct Profile {
     pub unquantizable: Option<String>,
     /// The chat template; `None`: there is none.
     pub template: Option<Template>,
-    /// The markers that begin and end a model's thinking; `None`: it does not think.
-    pub thinking: Option<(String, String)>,
     /// As served: FP8 expanded, without tensors that mlx_lm drops.
     pub weights: Weights,
     pub caches: Vec<Cache>,
@@ -201,7 +199,7 @@ mod tests {
             r#"{{"schema":1,"family":"x","from":"weights","layers":4,"hidden":64,"heads":4,"intermediate":96,
             "vocabulary":128,"context":8192,"activation":{{"dtype":"bfloat16","bytes":2}},"batches":true,
             "unquantizable":null,"template":{{"file":"chat_template.jinja","variables":["messages"]}},
-            "thinking":["<think>","</think>"],"weights":{{"bytes":1000,"tensors":3}},"exact":true,
+            "weights":{{"bytes":1000,"tensors":3}},"exact":true,
             "caches":[{caches}]}}"#
         )
     }

@@ -24,7 +24,6 @@ from profile_caches import activation, measure, quantizable
 from profile_texts import (
     LARGEST_CONFIG,
     Refused,
-    added_tokens,
     count,
     describe_template,
     first_line,
@@ -32,7 +31,6 @@ from profile_texts import (
     part,
     read_config,
     read_text,
-    thinking,
 )
 
 SCHEMA = 1
@@ -332,7 +330,6 @@ def profile(folder, ranks=0, mode="tensor"):
         "batches": batches(model),
         "unquantizable": quantizable(trace),
         "template": describe_template(folder, settings),
-        "thinking": thinking(added_tokens(folder, settings)),
         **found,
     }
     if ranks:

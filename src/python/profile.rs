@@ -158,7 +158,7 @@ impl Profiles {
             .chain(more)
             .filter_map(Result::ok)
             .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
-            .filter(|(name, _)| is_shard(name) || name == "tokenizer.json" || name.ends_with(TEMPLATES))
+            .filter(|(name, _)| is_shard(name) || name.ends_with(TEMPLATES))
             .map(|(name, path)| (name, fs_err::metadata(path).map_or(0, |found| found.len())))
             .collect();
         sizes.sort();

@@ -1,4 +1,4 @@
-"""What the folder of a model says in its texts: configuration, chat template, tokens. None of it is trusted."""
+"""What the folder of a model says in its texts: configuration and chat template. None of it is trusted."""
 
 import hashlib
 import json
@@ -8,12 +8,10 @@ import re
 LARGEST_CONFIG = 16 << 20
 LARGEST_TEMPLATE = 2 << 20
 MOST_TEMPLATES = 16
-LARGEST_TOKENIZER = 128 << 20
 DEEPEST = 64
 MOST_LAYERS = 4096
 LARGEST_NUMBER = 1 << 48
 LAYER_COUNTS = re.compile(r"(^|_)(n|num|number)_?(of_)?(hidden_|decoder_|transformer_)?(layers?|blocks)$")
-THINKING = (("<think>", "</think>"), ("<longcat_think>", "</longcat_think>"), ("<|think:start|>", "<|think:end|>"))
 
 
 class Refused(Exception):
@@ -183,33 +181,3 @@ def describe_template(folder, settings):
     except Exception as error:
         return {"file": sources[0][0], "error": first_line(error)}
     return {"file": sources[0][0], "variables": sorted(names)}
-
-
-def added_tokens(folder, settings):
-    """The tokens that a tokenizer adds to its vocabulary: markers of thinking are always among them."""
-    listed = settings.get("added_tokens_decoder") if isinstance(settings, dict) else None
-    found = set()
-    if isinstance(listed, dict):
-        found = {token.get("content") for token in listed.values() if isinstance(token, dict)}
-    data = read_text(os.path.join(folder, "tokenizer.json"), LARGEST_TOKENIZER)
-    if data is not None:
-        tokenizer = parse("tokenizer.json", data)
-        added = tokenizer.get("added_tokens") if isinstance(tokenizer, dict) else None
-        found |= {token.get("content") for token in added or [] if isinstance(token, dict)}
-        model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
-        words = model.get("vocab") if isinstance(model, dict) else None
-        if isinstance(words, dict):
-            found |= {word for pair in THINKING for word in pair if word in words}
-    return found
-
-
-def thinking(tokens):
-    """As mlx_lm finds out (`_infer_thinking` of tokenizer_utils.py)."""
-    for start, end in THINKING:
-        if start in tokens and end in tokens:
-            return [start, end]
-    if {"<|channel>", "<channel|>"} <= tokens:
-        return ["<|channel>thought", "<channel|>"]
-    if {"<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"} <= tokens:
-        return ["<|open|>think<|sep|>", "<|close|>think<|sep|>"]
-    return None

@@ -165,6 +165,14 @@ fn any_launchctl_output_is_read_for_what_it_holds() {
     });
 }
 
+fn answers_or_closes(mut stream: impl Read) {
+    let mut answer = Vec::new();
+    let ended = stream.read_to_end(&mut answer);
+    let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!timed_out, "neither answered nor closed");
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+}
+
 #[test]
 fn any_bytes_on_the_control_socket_leave_the_supervisor_answering() {
     let instance = Instance::fake(vec![Entry::new("m", "manual")]).serve();
@@ -180,11 +188,7 @@ fn any_bytes_on_the_control_socket_leave_the_supervisor_answering() {
         // It may hang up before it has read everything.
         let _ = stream.write_all(input);
         let _ = stream.shutdown(std::net::Shutdown::Write);
-        let mut answer = Vec::new();
-        let ended = stream.read_to_end(&mut answer);
-        let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-        assert!(!timed_out, "neither answered nor closed");
-        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+        answers_or_closes(stream);
     });
     assert_eq!(instance.model("m")["state"], "stopped");
 }
@@ -232,11 +236,7 @@ fn any_bytes_at_the_gate_are_answered_and_leave_the_backend_as_it_was() {
         // It may hang up before it has read everything.
         let _ = stream.write_all(input);
         let _ = stream.shutdown(std::net::Shutdown::Write);
-        let mut answer = Vec::new();
-        let ended = stream.read_to_end(&mut answer);
-        let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-        assert!(!timed_out, "neither answered nor closed");
-        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+        answers_or_closes(stream);
     });
     assert_eq!((&instance.model("m")["state"], instance.pid("m")), (&"ready".into(), pid));
 }

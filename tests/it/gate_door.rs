@@ -361,23 +361,28 @@ async fn what_the_server_would_ignore_is_refused_with_what_to_do_instead() {
 #[tokio::test]
 async fn variables_that_the_models_template_reads_pass_unless_they_are_dangerous() {
     let backend = Backend::start(|_, _| answer_of(1)).await;
-    let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
-        let template =
-            "{% for document in documents %}{% endfor %}{{ chat_template }}{{ bos_token }}{{ tools }}";
-        config.variables = mlxctl::internals::gate::template::variables(template);
-    })
-    .await;
-    let status = async |variable: &str| {
-        let more = format!(r#", "chat_template_kwargs": {{"{variable}": []}}"#);
-        let answer = door.chat(&more).await;
-        (answer.status == 200, answer.text())
-    };
-    for variable in ["documents", "enable_thinking"] {
-        assert!(status(variable).await.0, "{variable}");
-    }
-    for variable in ["document", "chat_template", "bos_token", "tools", "return_tensors", "unheard_of"] {
-        let (passed, told) = status(variable).await;
-        assert!(!passed && told.contains("documents"), "{variable}: {told}");
+    let read = ["documents", "chat_template", "bos_token", "tools"].map(str::to_owned);
+    // Without a profile it is not known what the template reads; the backend renders the rest as if it were not there.
+    for known in [Some(read.into()), None] {
+        let door = Door::open(mlxctl::internals::gate::Availability::Ready(backend.upstream(1)), |config| {
+            config.variables.clone_from(&known);
+        })
+        .await;
+        for (variable, passes) in [
+            ("documents", true),
+            ("enable_thinking", true),
+            ("unheard_of", known.is_none()),
+            ("chat_template", false),
+            ("bos_token", false),
+            ("tools", false),
+            ("return_tensors", false),
+        ] {
+            let answer = door.chat(&format!(r#", "chat_template_kwargs": {{"{variable}": []}}"#)).await;
+            let told = answer.text();
+            assert_eq!(answer.status, if passes { 200 } else { 400 }, "{variable}: {told}");
+            assert!(passes || told.contains("variables that are: add_vision_id"), "{told}");
+            assert!(passes || known.is_none() || told.contains("documents"), "{told}");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use crate::support::{Entry, Instance, free_port, http};
 
@@ -74,6 +75,48 @@ fn states_requests_tokens_and_events_are_counted_as_they_happened() {
             - value("mlxctl_budget_reserved_bytes")
             - value("mlxctl_budget_models_bytes")
     );
+}
+
+/// With the real server, whose answers take time between their tokens.
+#[test]
+fn speed_and_time_to_the_first_token_are_those_of_real_answers() {
+    let instance = Instance::real(vec![Entry::new("tiny", "always")]).serve();
+    instance.wait_state("tiny", "ready");
+    let (speed, first) = ("mlxctl_model_tokens_per_second", "mlxctl_gate_ttft_seconds");
+    let read = || {
+        let seen = samples(&over_the_socket(&instance));
+        move |name: &str, more: &str| seen.get(&format!("{name}{{model=\"tiny\"{more}}}")).copied()
+    };
+    let value = read();
+    assert_eq!(value(speed, ""), None, "without an answer there is no speed");
+    assert_eq!(value(&format!("{first}_count"), ""), Some(0.0));
+    // It says nothing that would end it before its last token.
+    let ask = |stream: bool| {
+        let body = serde_json::json!({
+            "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200, "stream": stream,
+            "logit_bias": crate::real::endless(),
+        });
+        let began = Instant::now();
+        let (status, answer) = http(instance.gate("tiny"), "POST", "/v1/chat/completions", &body.to_string());
+        assert_eq!(status, 200, "{answer}");
+        began.elapsed().as_secs_f64()
+    };
+    let took = ask(true);
+    let value = read();
+    let shown = instance.model("tiny")["traffic"]["tokens_per_second"].as_f64();
+    assert!(shown.is_some() && value(speed, "") == shown, "{shown:?}");
+    assert!(value(speed, "") > Some(199.0 / took), "all but the first came in less than the whole time");
+    let sum = value(&format!("{first}_sum"), "").unwrap();
+    assert!(0.0 < sum && sum < took, "{sum} of {took} s");
+    assert_eq!(value(&format!("{first}_count"), ""), Some(1.0));
+    assert_eq!(value(&format!("{first}_bucket"), ",le=\"+Inf\""), Some(1.0));
+    assert_eq!(value("mlxctl_gate_per_token_seconds_count", ""), Some(199.0));
+    // The first token of an answer that comes at once is not seen.
+    ask(false);
+    let value = read();
+    assert_eq!(value(&format!("{first}_count"), ""), Some(1.0));
+    assert_eq!(value("mlxctl_gate_tokens_total", ""), Some(400.0));
+    assert!(value(speed, "").is_some());
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every test file by the name that the table uses: `gate_door`, `template::scan::tests`. Several files with one name
+/// Every test file by the name that the table uses: `gate_door`, `template::tests`. Several files with one name
 /// are joined.
 fn sources() -> BTreeMap<String, String> {
     let mut sources = BTreeMap::<String, String>::new();

@@ -203,8 +203,6 @@ fn minus(counted: bool, bytes: Bytes) -> String {
 
 #[cfg(test)]
 mod tests {
-    use unicode_width::UnicodeWidthStr;
-
     use super::*;
 
     #[test]
@@ -215,12 +213,7 @@ mod tests {
         let planned = |gb, declared| Some(memory::budget::Planned { bytes: Bytes::gb(gb), declared });
         let budget = memory::budget(&registry, total, &[], &[planned(33, false), planned(40, true)]);
         let limit = GpuLimit::assumed(Platform::Metal, total);
-        let mut drawn = String::new();
-        for width in [60, 80, 120, 160] {
-            let text = show(&registry, &budget, limit, width);
-            assert!(text.lines().all(|line| line.width() <= width), "{text}");
-            drawn += &format!("{width} columns\n{text}\n");
-        }
-        insta::assert_snapshot!(drawn);
+        let draw = |look: &Look| show(&registry, &budget, limit, look.width);
+        insta::assert_snapshot!(crate::cli::render::sample::at_every_width(draw));
     }
 }

@@ -118,4 +118,28 @@ mod tests {
             "FAIL  ports           another program\n                      listens on 8800\n                      try: lsof\n"
         );
     }
+
+    #[test]
+    fn findings_are_drawn_at_every_width() {
+        let findings = [
+            Finding::ok("clock", "plausible"),
+            Finding::skip("footprint-group", "another user's processes cannot be measured on this machine"),
+            Finding::warn(
+                "allow-list",
+                "every machine that reaches 192.168.132.21 can use the models: network.allow_from is empty",
+                "name the gateway's address in network.allow_from, then mlxctl reload",
+            ),
+            Finding::fail(
+                "ports",
+                "8800 is held by nginx (pid 411)",
+                "kill 411, or choose another port for 32b",
+            ),
+        ];
+        insta::assert_snapshot!(crate::cli::render::sample::at_every_width(|look| {
+            let text: String = findings.iter().map(|finding| line(finding, look)).collect();
+            let below = |line: &str| line[..SEEN].ends_with(' ') && line.len() > SEEN;
+            assert!(text.lines().all(below), "{text}");
+            text
+        }));
+    }
 }

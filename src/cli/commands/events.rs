@@ -9,9 +9,8 @@ use crate::api::EventRecord;
 use crate::api::client::ClientError;
 use crate::cli::Context;
 use crate::cli::error::CliError;
-use crate::cli::machine;
 use crate::cli::remote::Remote;
-use crate::cli::render::{Look, Style, wrap};
+use crate::cli::render::{Look, Style, human, wrap};
 use crate::terminal;
 
 #[derive(Debug, clap::Args)]
@@ -34,30 +33,54 @@ pub(crate) struct Args {
 pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
     let remote = Remote::find(context)?;
     let look = Look::of(&context.output);
-    let show = |event: &EventRecord| context.output.data(&text(event, args.json, &look)?);
-    let past = match (remote.client.events(None, args.lines), &remote.registry) {
-        (Ok(past), _) => past,
+    let (past, next) = match (remote.client.events(None, args.lines), &remote.registry) {
+        (Ok(past), _) => (past.events, Some(past.next)),
         (Err(ClientError::NotRunning { .. }), Some(registry)) if !args.follow => {
-            let file = registry.paths.state.join("events.jsonl");
-            for event in written_down(&file, args.lines)? {
-                show(&event)?;
-            }
-            context.output.say("no supervisor is running; these are the events the last one recorded");
-            return Ok(());
+            (written_down(&registry.paths.state.join("events.jsonl"), args.lines)?, None)
         }
         (Err(error), _) => return Err(error.into()),
     };
-    for event in &past.events {
+    let widths = Widths::of(&past, &look);
+    let show = |event: &EventRecord| context.output.data(&text(event, args.json, widths, &look)?);
+    for event in &past {
         show(event)?;
     }
+    let Some(next) = next else {
+        context.output.say("no supervisor is running; these are the events the last one recorded");
+        return Ok(());
+    };
     if !args.follow {
         return Ok(());
     }
     context.output.quit_when_unread();
-    remote.client.follow(past.next, |event| show(&event))
+    remote.client.follow(next, |event| show(&event))
 }
 
-/// The last events in the file. Lines that are not events are skipped: the last one may be half written.
+/// Widths of the columns before the text. Events that follow come one by one.
+#[derive(Debug, Clone, Copy)]
+struct Widths {
+    model: usize,
+    kind: usize,
+}
+
+impl Widths {
+    /// Wide enough for what is there already, as long as the text keeps its room.
+    fn of(past: &[EventRecord], look: &Look) -> Self {
+        let model = past.iter().map(|event| of(event).width()).fold(8, usize::max);
+        let kind = past.iter().map(|event| event.kind.width()).fold(9, usize::max);
+        Self { model, kind: kind.min(look.width.saturating_sub(TIME + model + 6 + ROOM)).max(9) }
+    }
+}
+
+/// Columns of a time, and those that a text of several lines needs at least.
+const TIME: usize = 19;
+const ROOM: usize = 32;
+
+fn of(event: &EventRecord) -> &str {
+    event.model.as_deref().unwrap_or("mlxctl")
+}
+
+/// The last events of the file, Lines that are not events are skipped: the last one may be half written.
 fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError> {
     let opened = match fs_err::File::open(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -76,7 +99,7 @@ fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError>
     Ok(last.into())
 }
 
-fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError> {
+fn text(event: &EventRecord, json: bool, widths: Widths, look: &Look) -> Result<String, CliError> {
     if json {
         return serde_json::to_string(event)
             .map_err(|error| CliError::failed("cannot write an event as JSON").why(error));
@@ -86,18 +109,21 @@ fn text(event: &EventRecord, json: bool, look: &Look) -> Result<String, CliError
         "crashed" | "failed" | "refused" | "hung" => Style::Bad,
         _ => Style::Plain,
     };
-    let at = machine::local_time(&event.at);
-    let (model, kind) =
-        (format!("{:<8}", event.model.as_deref().unwrap_or("mlxctl")), format!("{:<9}", event.kind));
-    let before = at.width() + model.width() + kind.width() + 6;
+    let at = human::local(&event.at);
+    let model = format!("{:1$}", of(event), widths.model);
+    let before = at.width() + widths.model + widths.kind + 6;
     let room = look.width.saturating_sub(before);
-    // If there is little room left here, a long text begins on a line of its own.
+    // If there is little room left here, or would begin further to the right than the others, it has a line of its own.
     let longest = event.text.split_whitespace().map(UnicodeWidthStr::width).max().unwrap_or(0);
-    let narrow = event.text.width() > room && (room < 32 || longest > room);
-    let (first, indent) = if narrow { ("\n    ", 4) } else { ("", before) };
+    let moved = look.width < usize::MAX && event.kind.width() > widths.kind;
+    let narrow = moved || event.text.width() > room && (room < ROOM || longest > room);
+    let (first, indent, kind) = match narrow {
+        true => ("\n    ", 4, event.kind.clone()),
+        false => ("  ", before, format!("{:1$}", event.kind, widths.kind)),
+    };
     let text = wrap(&event.text, look.width.saturating_sub(indent)).join(&format!("\n{:indent$}", ""));
     Ok(format!(
-        "{}  {}  {}  {first}{text}",
+        "{}  {}  {}{first}{text}",
         look.paint(Style::Faint, &at),
         look.paint(Style::Strong, &model),
         look.paint(style, &kind),
@@ -137,23 +163,53 @@ mod tests {
     #[test]
     fn an_event_is_one_line_and_wraps_on_a_narrow_terminal() {
         let look = Look { width: 80, color: false, unicode: true };
-        let line = |event: &EventRecord| text(event, false, &look).unwrap();
+        let widths = Widths::of(&[], &look);
+        let line = |event: &EventRecord| text(event, false, widths, &look).unwrap();
         assert!(
             line(&event(1)).ends_with("  32b       ready      ready after 12.1 s"),
             "{}",
             line(&event(1))
         );
         let long = EventRecord { text: "not enough memory: 40.7 GB wanted, 20.1 GB free".into(), ..event(1) };
-        let at = |width| text(&long, false, &Look { width, ..look }).unwrap();
+        let at = |width| text(&long, false, widths, &Look { width, ..look }).unwrap();
         assert_eq!(at(usize::MAX).lines().count(), 1);
         assert!(
             at(80).ends_with(" wanted,\n                                          20.1 GB free"),
             "{}",
             at(80)
         );
-        assert!(at(60).ends_with("  \n    not enough memory: 40.7 GB wanted, 20.1 GB free"), "{}", at(60));
+        assert!(
+            at(60).ends_with(" ready\n    not enough memory: 40.7 GB wanted, 20.1 GB free"),
+            "{}",
+            at(60)
+        );
         assert!(at(60).lines().all(|line| line.width() <= 60));
         let odd = EventRecord { at: "yesterday".into(), ..event(1) };
         assert!(line(&odd).starts_with("yesterday  32b"), "{}", line(&odd));
+    }
+
+    #[test]
+    fn events_are_drawn_at_every_width() {
+        let event = |model: Option<&str>, kind: &str, text: &str| EventRecord {
+            at: "2026-02-08 10:00:00".into(),
+            model: model.map(str::to_owned),
+            kind: kind.into(),
+            text: text.into(),
+            ..event(1)
+        };
+        let past = [
+            event(Some("32b"), "ready", "ready after 12.1 s"),
+            event(
+                Some("deepseek-r1"),
+                "refused",
+                "not enough memory: 40.7 GB wanted, 20.1 GB free of 128 GB",
+            ),
+            event(Some("32b"), "stopped_for_memory", "stopped after memory pressure was critical for 30 s"),
+            event(None, "reloaded", "/Users/Shared/ganuda/config/models.toml was applied"),
+        ];
+        insta::assert_snapshot!(crate::cli::render::sample::at_every_width(|look| {
+            let widths = Widths::of(&past, look);
+            past.iter().map(|event| text(event, false, widths, look).unwrap() + "\n").collect()
+        }));
     }
 }

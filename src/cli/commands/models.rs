@@ -143,18 +143,18 @@ fn on_disk(row: &Row) -> String {
 
 /// On a narrow terminal, columns that another one implies are left out first.
 fn listed(rows: &[Row], look: &Look) -> String {
-    // A repository's name would take all the room of a small terminal.
-    let repo = Column::left("REPO", if look.width < 70 { 7 } else { 0 });
-    let columns = [
-        Column::left("NAME", 0),
-        Column::left("ROLE", 4),
-        Column::left("START", 6),
-        Column::right("PORT", 2),
-        Column::left("SIZE", 1),
-        Column::left("ON DISK", 3),
-        Column::left("ALIASES", 5),
-        repo,
-    ];
+    let columns = |repo| {
+        [
+            Column::left("NAME", 0),
+            Column::left("ROLE", 4),
+            Column::left("START", 6),
+            Column::right("PORT", 2),
+            Column::left("SIZE", 1),
+            Column::left("ON DISK", 3),
+            Column::left("ALIASES", 5),
+            Column::left("REPO", repo),
+        ]
+    };
     let rows: Vec<Vec<Cell>> = rows
         .iter()
         .map(|row| {
@@ -176,14 +176,16 @@ fn listed(rows: &[Row], look: &Look) -> String {
         })
         .collect();
     let wide = Look { width: usize::MAX, ..*look };
-    draw(&columns, &rows, look).or_else(|| draw(&columns, &rows, &wide)).unwrap_or_default()
+    // A repository's name would take all the room of a small terminal.
+    let named = (look.width >= 70).then(|| draw(&columns(0), &rows, look)).flatten();
+    let unnamed = || draw(&columns(7), &rows, look);
+    named.or_else(unnamed).or_else(|| draw(&columns(0), &rows, &wide)).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use unicode_width::UnicodeWidthStr;
-
     use super::*;
+    use crate::cli::render::sample;
 
     #[test]
     fn every_width_has_whole_columns() {
@@ -191,12 +193,12 @@ mod tests {
         let registry = crate::registry::Registry::parse(std::path::Path::new("/etc/m.toml"), text).unwrap();
         let mut rows: Vec<Row> = registry.models.iter().map(row).collect();
         rows.iter_mut().for_each(|row| row.cached = None);
-        let mut drawn = String::new();
-        for width in [60, 80, 120, 160] {
-            let text = listed(&rows, &Look { width, color: false, unicode: true });
-            assert!(text.lines().all(|line| line.width() <= width), "{text}");
-            drawn += &format!("{width} columns\n{text}\n");
-        }
-        insta::assert_snapshot!(drawn);
+        insta::assert_snapshot!(sample::at_every_width(|look| {
+            let text = listed(&rows, look);
+            sample::aligned(&text);
+            text
+        }));
+        rows[0].repo = format!("an-organisation/{}", "a-long-name".repeat(6));
+        sample::at_every_width(|look| listed(&rows, look));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use unicode_width::UnicodeWidthStr;
+
 use crate::cli::Context;
 use crate::cli::error::{CliError, unreadable};
-use crate::cli::machine;
 use crate::cli::remote::unknown_model;
 use crate::cli::render::{Look, Style, human};
 use crate::logs::{Request, Requests};
@@ -49,9 +50,9 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         return Ok(());
     }
     let look = Look::of(&context.output);
-    let columns = columns(look.width);
+    let columns = columns(look.width, &past);
     if !args.json {
-        context.output.data(&look.paint(Style::Faint, &line(&columns, |column| column.head.to_owned())))?;
+        context.output.data(&look.paint(Style::Faint, &heads(&columns)))?;
     }
     let show = |requests: &[Request]| -> Result<(), CliError> {
         let text: Result<Vec<String>, CliError> = requests
@@ -110,9 +111,13 @@ const COLUMNS: [Column; 11] = [
     Column { head: "OUTCOME", width: 12, right: false, rank: 0 },
 ];
 
-/// The columns that fit. Rows arrive one by one, so widths cannot depend on their content.
-fn columns(width: usize) -> Vec<Column> {
+/// The columns that fit, wide enough for what is there already. Later rows come one by one.
+fn columns(width: usize, past: &[Request]) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
+    for column in &mut columns {
+        let widest = past.iter().map(|request| cell(request, column.head).width()).max();
+        column.width = column.width.max(widest.unwrap_or_default());
+    }
     let taken = |columns: &[Column]| columns.iter().map(|column| column.width + 2).sum::<usize>() - 2;
     while taken(&columns) > width
         && let Some(most) = columns.iter().map(|column| column.rank).max().filter(|rank| *rank > 0)
@@ -134,9 +139,19 @@ fn line(columns: &[Column], cell: impl Fn(&Column) -> String) -> String {
 }
 
 fn row(request: &Request, columns: &[Column], look: &Look) -> String {
+    let style = if request.outcome == "ok" { Style::Plain } else { Style::Bad };
+    look.paint(style, &look.cut(&line(columns, |column| cell(request, column.head))))
+}
+
+fn heads(columns: &[Column]) -> String {
+    line(columns, |column| column.head.to_owned())
+}
+
+/// What stands below a head.
+fn cell(request: &Request, head: &str) -> String {
     let time = |ms: f64| human::span(ms / 1000.0);
-    let text = line(columns, |column| match column.head {
-        "TIME" => machine::local_time(&request.at),
+    match head {
+        "TIME" => human::local(&request.at),
         "MODEL" => request.model.clone(),
         "CLIENT" => request.client.clone(),
         "KEY" => request.key.clone().unwrap_or_default(),
@@ -147,28 +162,40 @@ fn row(request: &Request, columns: &[Column], look: &Look) -> String {
         "FIRST" => request.first_ms.map(time).unwrap_or_default(),
         "TOTAL" => time(request.total_ms),
         _ => request.outcome.clone(),
-    });
-    let style = if request.outcome == "ok" { Style::Plain } else { Style::Bad };
-    look.paint(style, &text)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::render::sample;
 
     const LINE: &str = "2026-02-08T10:00:00.007Z 192.168.132.9 gateway req-1 POST /v1/chat/completions 200 in=10 \
                         out=2048 prompt=9 cached=8 tokens=7 wait=2ms first=12.3ms total=1000.0ms sent=1 ok\n";
 
     #[test]
     fn a_narrow_terminal_gets_fewer_columns_and_a_pipe_all_of_them() {
-        let look = Look { width: 80, color: false, unicode: true };
-        for width in [60, 80, 120, 160] {
-            let columns = columns(width);
-            let row = row(&Request::parse("32b", LINE).unwrap(), &columns, &look);
-            assert!(row.len() <= width.max(63), "{width}: {row}");
-            assert!(row.contains("200") && row.ends_with("ok"), "{row}");
+        let refused = LINE
+            .replace(" 200 ", " 400 ")
+            .replace(" ok\n", " context_length_exceeded\n")
+            .replace("192.168.132.9", "fd12:3456:789a:1::21");
+        let parsed = |model, line: &str| Request {
+            at: "2026-02-08 10:00:00".into(),
+            ..Request::parse(model, line).unwrap()
+        };
+        let usual = vec![parsed("32b", LINE), parsed("70b", &LINE.replace(" ok", " client_gone"))];
+        let wide = vec![parsed("32b", LINE), parsed("deepseek-r1", &refused)];
+        for past in [&usual, &wide] {
+            let drawn = sample::at_every_width(|look| {
+                let columns = columns(look.width, past);
+                let rows = past.iter().map(|request| row(request, &columns, look));
+                let text: Vec<String> = std::iter::once(heads(&columns)).chain(rows).collect();
+                sample::aligned(&text.join("\n"));
+                text.join("\n") + "\n"
+            });
+            insta::assert_snapshot!(drawn);
         }
-        assert_eq!(columns(usize::MAX).len(), COLUMNS.len());
+        assert_eq!(columns(usize::MAX, &usual).len(), COLUMNS.len());
     }
 
     #[test]

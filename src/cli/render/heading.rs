@@ -1,6 +1,8 @@
 //! The first lines of `status`: supervisor and machine.
 
-use super::{Look, Style, human};
+use unicode_width::UnicodeWidthStr;
+
+use super::{Look, Style, human, wrap};
 use crate::api::{HostStatus, StateName, Status, SupervisorStatus};
 use crate::host::Pressure;
 use crate::units::Bytes;
@@ -69,7 +71,7 @@ fn facts(words: &[String], style: Style, look: &Look) -> String {
     let mut out = String::new();
     let mut column = 0;
     for (index, word) in words.iter().enumerate() {
-        let length = word.chars().count();
+        let length = word.width();
         if column > 0 && column + 3 + length > look.width {
             out.push('\n');
             column = 0;
@@ -87,7 +89,9 @@ fn facts(words: &[String], style: Style, look: &Look) -> String {
         } else {
             Style::Plain
         };
-        out.push_str(&look.paint(style, word));
+        // What is longer than the terminal breaks at its blanks.
+        let lines: Vec<String> = wrap(word, look.width).iter().map(|line| look.paint(style, line)).collect();
+        out.push_str(&lines.join("\n"));
         column += length;
     }
     out.push('\n');

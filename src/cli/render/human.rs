@@ -28,6 +28,12 @@ pub(crate) fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
+/// A time in UTC (RFC 3339) as the clock on the wall shows it; what cannot be read, as it is.
+pub(crate) fn local(at: &str) -> String {
+    let local = humantime::parse_rfc3339(at).ok().and_then(crate::host::posix::local_time);
+    local.unwrap_or_else(|| at.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,6 +52,18 @@ impl Look {
         }
     }
 
+    /// `text` in one line of the terminal; where it is cut, a sign says so.
+    pub(crate) fn cut(&self, text: &str) -> String {
+        if text.width() <= self.width {
+            return text.to_owned();
+        }
+        let sign = self.pick("…", "...");
+        let mut kept = text.to_owned();
+        while kept.width() + sign.width() > self.width && kept.pop().is_some() {}
+        kept + sign
+    }
+
+    /// One of two spellings.
     pub(crate) fn pick<'a>(&self, unicode: &'a str, ascii: &'a str) -> &'a str {
         if self.unicode { unicode } else { ascii }
     }

@@ -1,8 +1,44 @@
-//! Documents for tests.
+//! Documents for tests, and what every screen is held to.
 
+use unicode_width::UnicodeWidthStr;
+
+use super::Look;
 use crate::api::*;
 use crate::host::Pressure;
 use crate::registry::Start;
+
+/// A screen at four widths, one below the other; no line is wider than its terminal.
+pub(crate) fn at_every_width(draw: impl Fn(&Look) -> String) -> String {
+    let widths = [60, 80, 120, 160].into_iter();
+    let at = |width| {
+        let text = draw(&Look { width, color: false, unicode: true });
+        assert!(text.lines().all(|line| line.width() <= width), "{width} columns\n{text}");
+        format!("{width} columns\n{text}\n")
+    };
+    widths.map(at).collect()
+}
+
+/// A table whose columns line up: between any two heads, a gap of two blanks goes through every line.
+pub(crate) fn aligned(table: &str) {
+    let lines: Vec<Vec<char>> = table.lines().map(|line| line.chars().collect()).collect();
+    let gap = |at: usize| {
+        let blank = |line: &Vec<char>| line[at.min(line.len())..].iter().take(2).all(|c| *c == ' ');
+        lines.iter().all(blank)
+    };
+    let heads: Vec<&str> = table.lines().next().unwrap_or_default().split("  ").collect();
+    let mut starts = Vec::new();
+    let mut at = 0;
+    for head in heads {
+        if !head.is_empty() {
+            starts.push((at + head.len() - head.trim_start().len(), at + head.len()));
+        }
+        at += head.len() + 2;
+    }
+    for pair in starts.windows(2) {
+        let ((left, _), (_, right)) = (pair[0], pair[1]);
+        assert!((left..right).any(gap), "columns {left} to {right} of\n{table}");
+    }
+}
 
 fn model(name: &str, start: Start, state: StateName) -> ModelStatus {
     let (repo, address) = (format!("mlx-community/{name}-4bit"), "192.168.132.21:8800".to_owned());
@@ -135,6 +171,24 @@ pub(crate) fn every_state() -> Status {
     if let Some(supervisor) = &mut status.supervisor {
         supervisor.config_problem = Some("line 12: unknown key `prot`".into());
         supervisor.waiting_for = vec!["192.168.132.21, which no interface has".into()];
+    }
+    status
+}
+
+/// A model outside its hours, and one beside a game that slows it down and holds its requests.
+pub(crate) fn asleep_and_paced() -> Status {
+    let mut status = status();
+    let [ready, asleep] = &mut status.models[..] else { panic!("two models") };
+    ready.idle_seconds = Some(7_300.0);
+    ready.stops_in_seconds = Some(720.0);
+    (ready.start, ready.traffic.in_flight) = (Start::Manual, 0);
+    asleep.start = Start::Always;
+    asleep.asleep_until = Some("08:00".into());
+    asleep.reason = Some("asleep until 08:00".into());
+    asleep.hint = None;
+    if let Some(supervisor) = &mut status.supervisor {
+        supervisor.yielding_to = vec!["Civilization V".into()];
+        (supervisor.pace_percent, supervisor.holding) = (Some(50), true);
     }
     status
 }

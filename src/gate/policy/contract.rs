@@ -33,8 +33,9 @@ pub struct GateConfig {
     /// Size of the vocabulary: `vocab_size` of the model's config.json. If it is `None`, requests that depend on it
     /// (`logit_bias`, a large `top_k`) are refused, because a token beyond it ends the generation thread.
     pub vocabulary: Option<u32>,
-    /// Variables that the model's chat template reads, from [`super::template::variables`]; empty if not known.
-    pub variables: BTreeSet<String>,
+    /// Variables that the model's chat template reads, from its cache profile. `None`: not known; every variable passes
+    /// that no request is denied.
+    pub variables: Option<BTreeSet<String>>,
     /// File of hashed keys; checked when [`Network::require_key`] is set.
     pub keys: std::path::PathBuf,
     pub access_log: std::path::PathBuf,
@@ -75,7 +76,7 @@ impl GateConfig {
             counted: false,
             default_tokens: 512,
             vocabulary: None,
-            variables: std::collections::BTreeSet::new(),
+            variables: None,
             keys: "/dev/null".into(),
             access_log: "/dev/null".into(),
         }

@@ -42,8 +42,8 @@ pub(crate) struct Rules<'a> {
     pub remote_images: bool,
     /// Values for requests that do not set them, by the alias that they use.
     pub presets: &'a [Preset],
-    /// What the model's chat template reads, besides what every template may be given.
-    pub variables: &'a BTreeSet<String>,
+    /// What the model's chat template reads, besides what every template may be given; `None`: not known.
+    pub variables: Option<&'a BTreeSet<String>>,
 }
 
 impl<'a> Rules<'a> {
@@ -58,7 +58,7 @@ impl<'a> Rules<'a> {
             vocabulary: config.vocabulary,
             remote_images: config.limits.remote_images,
             presets: &config.presets,
-            variables: &config.variables,
+            variables: config.variables.as_ref(),
         }
     }
 }

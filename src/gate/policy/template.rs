@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-mod scan;
-
 /// Variables that chat templates of published models read. They pass whatever the model: a template that does not
 /// read them renders the same.
 const COMMON: &[&str] = &[
@@ -62,20 +60,15 @@ const DENIED: &[&str] = &[
 /// Names of special tokens: `bos_token`, `image_token`, …
 const SPECIAL: &str = "_token";
 
-/// The variables that a Jinja template reads before it sets them itself. What is no template yields what was found
-/// until there; of a very long or deeply nested one, only the beginning counts.
-pub fn variables(template: &str) -> BTreeSet<String> {
-    scan::reads(template)
+/// Whether a request may give `name`, where the template reads `variables`; `None`: not known.
+pub(crate) fn passes(name: &str, variables: Option<&BTreeSet<String>>) -> bool {
+    let own = || variables.is_none_or(|variables| variables.contains(name)) && !denied(name);
+    COMMON.contains(&name) || own()
 }
 
-/// Whether a request may give `name`, where the template reads `variables`.
-pub(crate) fn passes(name: &str, variables: &BTreeSet<String>) -> bool {
-    COMMON.contains(&name) || (variables.contains(name) && !denied(name))
-}
-
-/// All that pass.
-pub(crate) fn passing(variables: &BTreeSet<String>) -> BTreeSet<&str> {
-    let own = variables.iter().map(String::as_str).filter(|name| !denied(name));
+/// All that pass by name.
+pub(crate) fn passing(variables: Option<&BTreeSet<String>>) -> BTreeSet<&str> {
+    let own = variables.into_iter().flatten().map(String::as_str).filter(|name| !denied(name));
     COMMON.iter().copied().chain(own).collect()
 }
 
@@ -87,34 +80,40 @@ fn denied(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    const DANGEROUS: [&str; 11] = [
+        "bos_token",
+        "tools",
+        "chat_template",
+        "return_tensors",
+        "image_token",
+        "_secret",
+        "strftime_now",
+        "add_generation_prompt",
+        "messages",
+        "truncation",
+        "tokenizer_kwargs",
+    ];
+
     #[test]
     fn what_the_template_reads_passes_unless_it_is_dangerous() {
-        let template = "{{ bos_token }}{% if truncate_history_thinking %}{% endif %}{% for d in documents %}{% endfor %}\
-            {{ tools }}{{ chat_template }}{{ return_tensors }}{{ image_token }}{{ _secret }}\
-            {% if strftime_now is defined %}{{ strftime_now('%d') }}{% endif %}\
-            {% if add_generation_prompt %}{% endif %}";
-        let variables = variables(template);
-        for name in ["truncate_history_thinking", "documents", "enable_thinking"] {
-            assert!(passes(name, &variables), "{name}");
+        let own = ["truncate_history_thinking", "documents"];
+        let variables: BTreeSet<String> = own.into_iter().chain(DANGEROUS).map(str::to_owned).collect();
+        for name in own.into_iter().chain(["enable_thinking"]) {
+            assert!(passes(name, Some(&variables)), "{name}");
         }
-        for name in [
-            "bos_token",
-            "tools",
-            "chat_template",
-            "return_tensors",
-            "image_token",
-            "_secret",
-            "strftime_now",
-            "add_generation_prompt",
-            "messages",
-            "truncation",
-            "d",
-            "unheard_of",
-        ] {
-            assert!(!passes(name, &variables), "{name}");
+        for name in DANGEROUS.into_iter().chain(["unheard_of"]) {
+            assert!(!passes(name, Some(&variables)), "{name}");
         }
-        let passing = passing(&variables);
+        let passing = passing(Some(&variables));
         assert!(passing.contains("documents") && !passing.contains("bos_token"));
+    }
+
+    #[test]
+    fn of_a_template_that_is_not_known_all_passes_that_is_not_dangerous() {
+        for name in ["truncate_history_thinking", "unheard_of", "enable_thinking"] {
+            assert!(passes(name, None), "{name}");
+        }
+        assert!(DANGEROUS.iter().all(|name| !passes(name, None)));
     }
 
     #[test]

@@ -331,7 +331,10 @@ fn stop(scanner: &mut Scanner<'_>) -> Result<(), Refusal> {
 }
 
 /// Returns how many bytes their values take.
-fn template_arguments(scanner: &mut Scanner<'_>, variables: &BTreeSet<String>) -> Result<u64, Refusal> {
+fn template_arguments(
+    scanner: &mut Scanner<'_>,
+    variables: Option<&BTreeSet<String>>,
+) -> Result<u64, Refusal> {
     const NAME: &str = "chat_template_kwargs";
     expect(scanner, NAME, Kind::Object, "an object")?;
     scanner.enter()?;

@@ -149,7 +149,7 @@ proptest! {
             vocabulary: Some(512),
             remote_images: false,
             presets: &[],
-            variables: &variables,
+            variables: Some(&variables),
         };
         let joined: Vec<_> = members.iter().map(|member| format!("{}:{}", member.key, member.value)).collect();
         let body = format!("{{{}}}", joined.join(","));
@@ -187,7 +187,7 @@ fn with_preset(more: &str, vocabulary: Option<u32>) -> Value {
         vocabulary,
         remote_images: false,
         presets: &presets,
-        variables: &variables,
+        variables: Some(&variables),
     };
     let body = format!("{{\"prompt\":\"a\",{more}}}");
     let mut accepted = validate(body.as_bytes(), Endpoint::Completions, &rules).unwrap();

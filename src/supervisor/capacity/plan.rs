@@ -1,7 +1,6 @@
 //! The plan for a model's run, its bounds and what it takes, from its files as they are now.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -9,7 +8,6 @@ use super::learned::Learned;
 use crate::backend::assess::learning_key;
 use crate::backend::launch::Limits;
 use crate::backend::weights;
-use crate::gate::template;
 use crate::lifecycle::{Failure, FailureKind};
 use crate::memory::Room;
 use crate::memory::group::{HostEstimate, Outlook, outlook};
@@ -27,8 +25,8 @@ pub(crate) struct Files {
     read: Option<Result<(ModelFiles, Option<ModelFiles>), Problem>>,
     /// `vocab_size` by the profile or config.json.
     pub vocabulary: Option<u32>,
-    /// The variables that the folder's chat templates read.
-    pub variables: BTreeSet<String>,
+    /// What the model's own chat template reads, by its profile; `None`: not known.
+    pub variables: Option<BTreeSet<String>>,
 }
 
 impl Files {
@@ -48,11 +46,7 @@ impl Files {
             Some(profile) => u32::try_from(profile.vocabulary).ok(),
             None => folder.and_then(vocabulary),
         };
-        // A template that could not be parsed is still searched for variables, word by word.
-        self.variables = match profile.and_then(|profile| profile.template?.read()) {
-            Some(variables) => variables,
-            None => folder.map(variables).unwrap_or_default(),
-        };
+        self.variables = profile.and_then(|profile| profile.template?.read());
         self.seen = seen;
         self.read = Some(
             weights::of_model(model, profiles)
@@ -136,62 +130,4 @@ fn vocabulary(folder: &Path) -> Option<u32> {
         serde_json::from_slice(&fs_err::read(folder.join("config.json")).ok()?).ok()?;
     let size = config.get("vocab_size").or_else(|| config.get("text_config")?.get("vocab_size"))?;
     u32::try_from(size.as_u64()?).ok()
-}
-
-/// Most bytes read of a template or tokenizer_config.json; usually 10 KB, or a few MB with many added tokens.
-const LARGEST: u64 = 64 << 20;
-
-/// The variables of every template that transformers would load. A file of its own takes precedence over the template
-/// in tokenizer_config.json, and some models have a second one for tools.
-fn variables(folder: &Path) -> BTreeSet<String> {
-    let read = |file: PathBuf| {
-        let mut text = String::new();
-        fs_err::File::open(file).ok()?.take(LARGEST).read_to_string(&mut text).ok()?;
-        Some(text)
-    };
-    let mut templates: Vec<String> = read(folder.join("chat_template.jinja")).into_iter().collect();
-    let more = fs_err::read_dir(folder.join("additional_chat_templates")).into_iter().flatten().flatten();
-    templates.extend(
-        more.map(|entry| entry.path())
-            .filter(|path| path.extension() == Some("jinja".as_ref()))
-            .filter_map(read),
-    );
-    if templates.is_empty() {
-        let settings = read(folder.join("tokenizer_config.json")).unwrap_or_default();
-        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap_or_default();
-        match settings.get("chat_template") {
-            Some(serde_json::Value::String(template)) => templates.push(template.clone()),
-            Some(serde_json::Value::Array(named)) => {
-                let template = |one: &serde_json::Value| Some(one.get("template")?.as_str()?.to_owned());
-                templates.extend(named.iter().filter_map(template));
-            }
-            _ => {}
-        }
-    }
-    templates.iter().flat_map(|text| template::variables(text)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_variables_of_a_folder_are_those_of_the_templates_transformers_loads() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs_err::write(folder.path().join(name), text).unwrap();
-        let found = || variables(folder.path()).into_iter().collect::<Vec<_>>();
-        assert!(found().is_empty());
-        write("tokenizer_config.json", r#"{"chat_template": "{{ documents }}"}"#);
-        assert_eq!(found(), ["documents"]);
-        write(
-            "tokenizer_config.json",
-            r#"{"chat_template": [{"name": "default", "template": "{{ a }}"}, {"name": "tool_use", "template": "{{ b }}"}]}"#,
-        );
-        assert_eq!(found(), ["a", "b"]);
-        write("chat_template.jinja", "{{ truncate_history_thinking }}");
-        assert_eq!(found(), ["truncate_history_thinking"]);
-        fs_err::create_dir(folder.path().join("additional_chat_templates")).unwrap();
-        write("additional_chat_templates/tool_use.jinja", "{{ c }}");
-        assert_eq!(found(), ["c", "truncate_history_thinking"]);
-    }
 }

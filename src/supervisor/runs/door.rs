@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::awake::{Awake, Followed};
 use crate::clock::Moment;
 use crate::clock::hours::Hours;
-use crate::gate::{Availability, Gate, GateConfig, Report, Upstream, template};
+use crate::gate::{Availability, Gate, GateConfig, Report, Upstream};
 use crate::lifecycle::{FailureKind, Managed, Name, Next, State, StopReason};
 use crate::registry::{Model, Registry, Start};
 use crate::supervisor::capacity::Demand;
@@ -121,10 +121,10 @@ fn gate_config(registry: &Registry, model: &Model, demand: Option<&Demand>) -> G
         accepted,
         presets: model.presets.clone(),
         vocabulary: files.and_then(|files| files.vocabulary),
-        variables: match &model.server.chat_template {
-            Some(template) => template::variables(template),
-            None => files.map(|files| files.variables.clone()).unwrap_or_default(),
-        },
+        // A profile does not read the template that the registry uses instead of the model's own.
+        variables: files
+            .filter(|_| model.server.chat_template.is_none())
+            .and_then(|files| files.variables.clone()),
         start: model.start,
         port: model.port,
         network: registry.network.clone(),

@@ -54,7 +54,7 @@ pub fn config(folder: &tempfile::TempDir) -> GateConfig {
         counted: false,
         default_tokens: 512,
         vocabulary: Some(512),
-        variables: std::collections::BTreeSet::new(),
+        variables: Some(std::collections::BTreeSet::new()),
         keys: folder.path().join("keys.json"),
         access_log: folder.path().join("tiny.access.log"),
     }
