@@ -32,9 +32,9 @@ keys! {
     RawPython of "python" {
         /// the Python to create the virtual environment with, instead of the one found automatically
         interpreter: path("/opt/homebrew/bin/python3");
-        /// packages of the virtual environment; the platform's mlx is added. mlx-lm is pinned with `==` and at least 0.32.0:
-        /// before it a model's `model_file` runs code (CVE-2026-5843), and `/health` stays 200 when the generation
-        /// thread is dead
+        /// packages of the virtual environment; the platform's mlx is added. mlx-lm must be pinned with `==` and be at least
+        /// 0.32.0: in earlier versions a model's `model_file` runs code (CVE-2026-5843), and `/health` stays 200 when the
+        /// generation thread is dead
         packages: list("mlx-lm==0.32.2") = vec!["mlx-lm==0.32.2".to_owned()];
     }
 }
@@ -84,12 +84,12 @@ keys! {
         yield_to as "yield": list("Civilization V") = Vec::new();
         /// what to do then: `trim` releases cached memory, `lower_priority` runs backends behind everything
         /// else, `refuse_manual` starts no manual model without `--force`, `stop_manual` drains and stops those that
-        /// run, `hold` has requests to all models wait in line, as while a model loads, and lets finish what is under way
-        yield_actions: words(YieldAction, "is nothing to do for a program")
+        /// run, `hold` queues new requests to all models, as while a model loads; requests in progress finish
+        yield_actions: words(YieldAction, "is not a yield action")
             = [YieldAction::Trim, YieldAction::LowerPriority].into();
-        /// also while such a program runs: the share of the time that the models work, `"50%"`. After a step of the
-        /// generation that took t (a token, or a piece of a prompt), the GPU is left alone for t · (100 − share) / share: at
-        /// `"50%"` as long as the step took, at `"25%"` three times as long
+        /// also while such a program runs: the share of the time that the models work, `"50%"`. After a generation step that
+        /// took t (a token, or a piece of a prompt), the GPU rests for t · (100 − share) / share: at `"50%"` as long as the
+        /// step took, at `"25%"` three times as long
         pace: percent(5..=95);
         /// how long such a program must be gone before it counts as ended, for everything above (launchers restart games)
         yield_hold: time = Duration::from_secs(15);
@@ -121,10 +121,10 @@ keys! {
 
 keys! {
     RawAgent of "agent" {
-        /// its name, and that of its file; letters, digits, `.`, `_`, `-`
+        /// its name, and its file's; letters, digits, `.`, `_`, `-`
         label: text("org.example.mlxctl") = "mlxctl".to_owned();
         /// launchd's ProcessType. `Background` throttles the agent and every backend (macOS's `DARWIN_BG`) and cannot
-        /// be lifted for one of them; it may cost most of the decode speed, which `mlxctl bench` measures
+        /// be lifted for a single one; it may cost most of the decode speed, which `mlxctl bench` measures
         process_type: word(ProcessType) = ProcessType::Standard;
         /// niceness; higher values yield more
         nice: number(i8, -20..=20) = 0;
@@ -138,11 +138,11 @@ keys! {
         log: path("logs/mlxctl.log") => "`mlxctl.log` in `paths.logs`";
         /// how long launchd waits before it kills; longer than the slowest stop
         exit_timeout: time => "the slowest model's `drain` + `term` and 30 s more";
-        /// launchd's ThrottleInterval: between two starts of the supervisor, at least; whole seconds
+        /// launchd's ThrottleInterval: shortest time between two starts of the supervisor; whole seconds
         throttle_interval: time = Duration::from_secs(10);
-        /// its soft limit of open files (launchd's default is 256); every client needs two
+        /// its soft limit on open files (launchd's default is 256); every client needs two
         open_files: number(u64, 256..=1 << 20) = 8192;
-        /// variables beside PATH, `"NAME=value"` each, for the supervisor and for every backend: launchd does not
+        /// variables in addition to PATH, `"NAME=value"` each, for the supervisor and every backend: launchd does not
         /// know a shell's `HF_HOME`. `PYTHON*`, `CONDA_*`, `MLXCTL*` and others that decide what Python imports are
         /// refused
         environment: list("HF_HOME=/Volumes/Models/huggingface") => "`[]`";
@@ -153,8 +153,8 @@ keys! {
     /// How the owner is told of what matters.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Notify() from RawNotify of "notify" {
-        /// a program and its arguments, run without a shell for each notification, with the PATH of `[agent]`: JSON on
-        /// stdin, the same in `MLXCTL_NOTIFY_…` variables
+        /// a program and its arguments, run without a shell for each notification, with the PATH of `[agent]`: it gets JSON
+        /// on stdin, and the same in `MLXCTL_NOTIFY_…` variables
         command: list("/usr/local/bin/tell-me") = Vec::new();
         /// a macOS notification through `osascript`
         desktop: flag = false;
@@ -176,14 +176,14 @@ keys! {
 keys! {
     RawPage of "page" {
         /// where the page is served, `"192.168.1.10:9480"`, to the clients that `allow_from` in `[network]` lets in.
-        /// Left out: there is none
+        /// If omitted, there is none
         address: address("127.0.0.1:9480");
     }
 }
 
 keys! {
     RawRouter of "router" {
-        /// on `host` of `[network]`; not used by anything else
+        /// its port on `host` of `[network]`; not used by anything else
         port: number(u16, 1..=65_535) => "required";
     }
 }

@@ -17,7 +17,7 @@ const fn seconds(n: u64) -> Duration {
 }
 
 keys! {
-    /// Values that the gate puts into requests that name none.
+    /// Sampling values that the gate adds to requests without their own.
     #[derive(Debug, Clone, Default, PartialEq)]
     Sampling() from RawSampling of "model.aliases.set" {
         /// longest answer, tokens
@@ -100,8 +100,8 @@ keys! {
         decode_concurrency: number(u32, 1..=4096);
         /// prompts processed in one batch
         prompt_concurrency: number(u32, 1..=4096);
-        /// prompt tokens per step; left out: 512 where memory is scarce, up to 2048 where the room that is
-        /// [promised](memory.md#one-room) allows it
+        /// prompt tokens per step; if omitted: 512 when memory is scarce, up to 2048 when the
+        /// [promised room](memory.md#one-room) allows it
         prefill_step_size: number(u32, 1..=MANY);
         /// number of KV caches to keep
         prompt_cache: number(u32, 1..=MANY);
@@ -176,7 +176,7 @@ keys! {
         backoff_max: time = seconds(60);
         /// earlier crashes are forgotten after a run was ready for this long
         stable_after: time = seconds(60);
-        /// after this many crashes within `window` it is quarantined
+        /// after this many crashes within `window` it is quarantined: it stays down for a `window`
         max_crashes: number(u32, 1..=10_000) = 5;
         /// see `max_crashes`
         window: time = seconds(600);
@@ -191,9 +191,9 @@ keys! {
         drain: time = seconds(30);
         /// time between SIGTERM and SIGKILL; SIGKILL can strand wired memory on a Mac until it is rebooted
         term: time = seconds(120);
-        /// manual models only: after this time without a request it is stopped, and the memory is free again. An event
-        /// announces it, a tenth of the time before, 15 minutes at most; a request in flight keeps it. `mlxctl start
-        /// --for 3h` counts instead
+        /// manual models only: after this time without a request it is stopped, and its memory is free again. An event
+        /// announces it, a tenth of the time before, at most 15 minutes; a request in flight keeps it running. `mlxctl
+        /// start --for 3h` replaces it
         idle: time;
     }
 }
@@ -207,20 +207,19 @@ keys! {
         /// requests that may queue
         queue: number(u32, 0..=100_000) = 64;
         /// how long one may queue, or wait for a model that restarts. A request with the header `Prefer: wait=30`
-        /// waits at most that long, and then for a manual model that is loading as well; the answer says
-        /// `Preference-Applied`
+        /// waits at most 30 s, but also for a manual model that is loading; the answer has `Preference-Applied`
         queue_timeout: time = seconds(120);
         /// connections of all clients; one address gets at most three quarters of them
         connections: number(u32, 1..=100_000) = 256;
-        /// of one request
+        /// largest body of a request
         body: size = Bytes::mb(16);
         /// longest answer, in tokens; requests for more are lowered to it. Not above `memory.context`
         max_tokens: number(u32, 1..=MANY);
-        /// of one chat
+        /// messages in one chat
         messages: number(u32, 1..=MANY) = 2000;
-        /// slowest arrival of head and body
+        /// longest time for a head to arrive, and for a body beyond what it takes at 64 KiB a second
         read_timeout: time = seconds(30);
-        /// whether a request may name images for the server to fetch
+        /// whether a request may name images for the server to fetch over http
         remote_images: flag = false;
     }
 }
