@@ -1,4 +1,4 @@
-//! A machine made of paper for tests: it does what it is told, and its clock is tokio's, which a test can stop.
+//! A fake machine for tests. Its clock is tokio's, which a test can pause.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,10 +17,10 @@ use crate::host::seam::{
 };
 use crate::units::Bytes;
 
-/// A machine of which a test decides everything. Time starts one hour after boot.
+/// A machine controlled by a test. Time starts one hour after boot.
 ///
-/// A process that was [`spawned`](Self::spawn) obeys both signals until told otherwise, and its end is an event as a
-/// real one's is. Nothing happens by itself.
+/// A process that was [`spawned`](Self::spawn) obeys both signals unless set otherwise, and its end is an event like a
+/// real one's. Nothing else happens without a call.
 #[derive(Debug)]
 pub struct Fake {
     facts: Facts,
@@ -35,7 +35,7 @@ struct State {
     processes: HashMap<i32, Process>,
     spawned: u64,
     slept: Duration,
-    /// What the clock on the wall showed, and when.
+    /// Wall-clock time, seconds since midnight, and when it was set.
     wall: Option<(u32, Moment)>,
     ports: HashMap<u16, i32>,
     running: Vec<String>,
@@ -61,7 +61,7 @@ struct Process {
     bytes_read: Option<Bytes>,
     ignores_term: bool,
     ended: watch::Sender<Option<Exit>>,
-    /// Members of its group that outlive it.
+    /// Whether members of its group outlive it.
     survivors: bool,
 }
 
@@ -72,7 +72,7 @@ impl Process {
 }
 
 impl Fake {
-    /// A machine with this much memory, all of it available.
+    /// A machine whose `memory` is all available.
     pub fn new(memory: Bytes) -> Arc<Self> {
         let facts = Facts {
             os: "Fake 1.0".to_owned(),
@@ -97,24 +97,23 @@ impl Fake {
         process.map(act).ok_or_else(|| posix::gone(who.pid))
     }
 
-    /// From now on [`Host::memory`] answers this.
     pub fn set_memory(&self, reading: MemoryReading) {
         let mut state = self.state();
         state.memory = reading;
         state.memory_fails = false;
     }
 
-    /// The machine sleeps: only its clock advances.
+    /// Puts the machine to sleep: [`Host::now`] advances by `length`, [`Host::awake`] does not.
     pub fn sleep(&self, length: Duration) {
         self.state().slept += length;
     }
 
-    /// From now on [`Host::memory`] fails.
+    /// Makes [`Host::memory`] fail until [`set_memory`](Self::set_memory).
     pub fn fail_memory(&self) {
         self.state().memory_fails = true;
     }
 
-    /// A process that leads its group. A pid that was used before gets another start time, as it would.
+    /// Spawns a process that leads its group. A reused pid gets another start time.
     pub fn spawn(&self, pid: i32, arguments: &str) -> Identity {
         let born = self.now();
         let mut state = self.state();
@@ -137,38 +136,35 @@ impl Fake {
         identity
     }
 
-    /// Ends a process; whoever watches it is told.
+    /// Ends a process and resolves its watches.
     pub fn exit(&self, who: Identity, exit: Exit) {
-        // Ending twice changes nothing, as with real ones.
+        // Ending a process twice changes nothing.
         let _ = self.with(who, |process| process.ended.send_replace(Some(exit)));
     }
 
-    /// From now on SIGTERM is heard and ignored.
+    /// SIGTERM is still recorded, but has no effect.
     pub fn ignore_term(&self, who: Identity) {
         let _ = self.with(who, |process| process.ignores_term = true);
     }
 
-    /// Members of its group will outlive it, until they are killed.
+    /// Members of its group will outlive it, until SIGKILL.
     pub fn leave_survivors(&self, who: Identity) {
         let _ = self.with(who, |process| process.survivors = true);
     }
 
-    /// What [`Host::footprint`] answers.
     pub fn set_footprint(&self, who: Identity, footprint: Footprint) {
         let _ = self.with(who, |process| process.footprint = footprint);
     }
 
-    /// What [`Host::cpu_time`] answers.
     pub fn set_cpu_time(&self, who: Identity, time: Duration) {
         let _ = self.with(who, |process| process.cpu_time = time);
     }
 
-    /// What [`Host::bytes_read`] answers.
     pub fn set_bytes_read(&self, who: Identity, bytes: Option<Bytes>) {
         let _ = self.with(who, |process| process.bytes_read = bytes);
     }
 
-    /// This pid, one of the machine's or not, listens on the port; `None`: nothing does.
+    /// Sets which pid listens on the port, which need not be one of the machine's; `None` for nothing.
     pub fn set_listener(&self, port: u16, pid: Option<i32>) {
         let mut state = self.state();
         match pid {
@@ -177,12 +173,10 @@ impl Fake {
         };
     }
 
-    /// The programs that run.
     pub fn set_running(&self, names: &[&str]) {
         self.state().running = names.iter().map(|&name| name.to_owned()).collect();
     }
 
-    /// From now on [`Host::memory`] may answer what was true so long ago.
     pub fn set_memory_lag(&self, lag: Duration) {
         self.state().memory_lag = lag;
     }
@@ -191,34 +185,33 @@ impl Fake {
         self.state().panic_reports = Some(folder.to_owned());
     }
 
-    /// From now on [`Host::power`] answers this.
     pub fn set_power(&self, power: Power) {
         self.state().power = power;
     }
 
-    /// Whether idle sleep is held off now, and how often that was begun so far.
+    /// Whether idle sleep is prevented now, and how often that has begun so far.
     pub fn sleep_held(&self) -> (bool, u32) {
         let state = self.state();
         (Arc::strong_count(&state.held) > 1, state.holds)
     }
 
-    /// How often memory was given back so far.
+    /// Number of calls of [`Host::give_back`].
     pub fn given_back(&self) -> u32 {
         self.state().given_back
     }
 
-    /// Every signal that was sent so far, in order.
+    /// All signals so far, in order.
     pub fn signals(&self) -> Vec<(Identity, Signal)> {
         self.state().signals.clone()
     }
 
-    /// Moves the hands of the clock on the wall, which goes on from there. Before, nobody knows what time it is.
+    /// Sets the wall clock, which keeps running from there. Without a call, [`Host::local_time`] is `None`.
     pub fn set_local_time(&self, hour: u32, minute: u32) {
         let now = self.now();
         self.state().wall = Some((hour * 3600 + minute * 60, now));
     }
 
-    /// Every change of priority so far, in order.
+    /// All changes of priority so far, in order.
     pub fn priorities(&self) -> Vec<(Identity, Priority)> {
         self.state().priorities.clone()
     }
@@ -270,7 +263,7 @@ impl Host for Fake {
         };
         let mut ended = process.ended.subscribe();
         Ok(Box::pin(async move {
-            // An error means that the pid was given to another, so this one must have ended.
+            // An error means that the pid was reused, so this process must have ended.
             ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Unknown)
         }))
     }
