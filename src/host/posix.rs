@@ -1,6 +1,7 @@
 //! What Linux and macOS have in common: signals to groups, preparation for an exec, the time.
 
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, kill, killpg, sigprocmask};
@@ -10,6 +11,7 @@ use nix::unistd::Pid;
 use crate::clock::Moment;
 use crate::clock::hours::LocalTime;
 use crate::host::seam::Signal;
+use crate::units::Bytes;
 
 impl Signal {
     pub(super) fn native(self) -> nix::sys::signal::Signal {
@@ -122,6 +124,15 @@ pub(crate) fn local_time(at: std::time::SystemTime) -> Option<String> {
     let tm = local(at)?;
     let (year, month, day) = (tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday);
     Some(format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", tm.tm_hour, tm.tm_min, tm.tm_sec))
+}
+
+/// What an ordinary user can still write to the disk of `folder`, or of its nearest ancestor that exists.
+pub(crate) fn free_space(folder: &Path) -> Option<Bytes> {
+    let disk = folder.ancestors().find_map(|folder| nix::sys::statvfs::statvfs(folder).ok())?;
+    // The widths differ between systems.
+    let blocks = u64::try_from(i128::from(disk.blocks_available())).ok()?;
+    let size = u64::try_from(i128::from(disk.fragment_size())).ok()?;
+    Some(Bytes(blocks.saturating_mul(size)))
 }
 
 /// Reads a clock that always exists, for which clock_gettime(2) documents no error.
