@@ -113,7 +113,6 @@ pub enum ParseBytesError {
     /// Digits with nothing after them: 20 of what?
     #[error("a size needs a unit: `{0}GB`? `{0}GiB`?")]
     NoUnit(String),
-    /// An unknown unit.
     #[error("`{0}` is not a unit of size; the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB")]
     Unit(String),
     /// It does not start with a number ≥ 0.

@@ -66,7 +66,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens nothing yet.
+    /// For the supervisor with this `run` folder. Opens nothing yet.
     pub fn new(run: &Path) -> Self {
         Self { socket: paths::socket_path(run), owner: paths::owner(run), patience: PATIENCE }
     }

@@ -53,7 +53,7 @@ pub struct StopRequest {
 /// The outcome of a command that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CommandDone {
-    /// The model after the command.
+    /// The model's status after the command.
     pub model: ModelStatus,
     /// Whether there was anything to do.
     pub changed: bool,
@@ -156,7 +156,6 @@ pub enum ErrorCode {
     UnknownModel,
     /// Not now: memory, pressure, or the supervisor is ending.
     Refused,
-    /// It was tried and failed.
     Failed,
     /// Not done in time; it may still happen.
     Timeout,

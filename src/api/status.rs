@@ -32,7 +32,7 @@ pub struct SupervisorStatus {
     pub version: String,
     /// Seconds since it started, including sleep.
     pub uptime_seconds: f64,
-    /// Path of the registry.
+    /// Path of the registry that is in force.
     pub config: String,
     /// Why the file on disk is not in force, if so.
     #[serde(default)]
@@ -55,9 +55,9 @@ pub struct SupervisorStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostStatus {
-    /// "macOS 15.1".
+    /// Name and version, such as "macOS 15.1".
     pub os: String,
-    /// "Apple M4 Max".
+    /// The system's name for it, such as "Apple M4 Max".
     pub chip: Option<String>,
     pub memory_bytes: u64,
     /// What a new process could allocate without swapping.
@@ -140,10 +140,10 @@ pub struct ModelStatus {
     pub pid: Option<i32>,
     /// The gate's address in the registry: `192.168.132.21:8800`.
     pub address: String,
-    /// Where the gate actually listens.
+    /// Where the gate listens now, which may differ from `address`.
     #[serde(default)]
     pub gate: GateStatus,
-    /// The backend's address, on loopback.
+    /// Where the backend listens, on loopback.
     pub backend_address: Option<String>,
     /// Seconds since the backend was spawned.
     pub uptime_seconds: Option<f64>,
@@ -255,7 +255,6 @@ pub struct ModelMemoryStatus {
     pub prompt_store: Option<StoreFacts>,
 }
 
-/// Three independent signs of health.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HealthStatus {
     pub alive: bool,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Usage of one key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyUsage {
     /// Requests that ended, successfully or not.
@@ -12,7 +11,6 @@ pub struct KeyUsage {
     pub prompt_tokens: u64,
     /// Prompt tokens that were cached from an earlier prompt, not computed.
     pub cached_tokens: u64,
-    /// Tokens of answers.
     pub tokens: u64,
 }
 

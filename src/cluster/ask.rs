@@ -16,7 +16,6 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Longest output that is read, bytes: a report is shorter, but a login script may print more.
 const LONGEST: u64 = 1 << 20;
 
-/// How to reach other machines.
 #[derive(Debug, Clone)]
 pub(crate) struct Ssh {
     pub program: PathBuf,

@@ -19,7 +19,7 @@ const MARK: u8 = 0x1e;
 /// Length of the checksum, hexadecimal digits.
 const CHECKSUM: usize = 8;
 
-/// Messages from a rank.
+/// Messages from a rank to the conductor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "up", rename_all = "snake_case")]
 pub(crate) enum Up {
@@ -73,7 +73,7 @@ pub(crate) enum Why {
     Obstacle(String),
 }
 
-/// Messages to all ranks.
+/// Messages from the conductor to all ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "down", rename_all = "snake_case")]
 pub(crate) enum Down {
@@ -91,7 +91,6 @@ pub(crate) enum Down {
 pub(crate) struct Order {
     pub model: String,
     pub generation: u64,
-    /// The run folder.
     pub run: PathBuf,
     pub python: PathBuf,
     pub arguments: Vec<String>,

@@ -22,7 +22,7 @@ const LONGEST_LINE: u64 = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub generation: u64,
-    /// Where rank 0's server listens.
+    /// Where rank 0's server listens, once it does.
     pub port: Option<u16>,
     pub ranks: Vec<RankStatus>,
     /// CPU time of the slowest rank, milliseconds.

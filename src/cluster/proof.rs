@@ -16,7 +16,6 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// How long a host may take to answer, in addition to the time that its ranks are given.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// The answer of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Word {
     pub host: String,

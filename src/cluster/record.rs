@@ -18,7 +18,6 @@ pub(super) const TERM: Duration = Duration::from_secs(5);
 /// Interval between checks of a process that is ending.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The processes of a rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RankRecord {
     pub generation: u64,

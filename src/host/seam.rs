@@ -120,12 +120,10 @@ pub struct Footprint {
     pub gpu: Option<Bytes>,
 }
 
-/// Scheduling classes of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     Normal,
-    /// Runs after everything else.
     Background,
 }
 

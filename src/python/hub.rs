@@ -268,7 +268,7 @@ mod tests {
         assert!(!cached_in(cache(&without_tokenizer).0.path(), REPO).unwrap().complete);
     }
 
-    /// What an earlier download left beside a whole model, of this commit or another one, takes nothing from it.
+    /// Leftovers of an earlier download, of this commit or another, do not make a complete model incomplete.
     #[test]
     fn an_orphaned_partial_file_does_not_make_a_whole_model_partial() {
         let (cache, model) = cache(WHOLE);
@@ -278,7 +278,7 @@ mod tests {
         assert!(cached_in(cache.path(), REPO).unwrap().complete);
     }
 
-    /// The name of the commit comes from whatever wrote the file: by hand with a line end, or not at all.
+    /// The file with the commit's name may have been written by hand, with a newline, or be missing.
     #[test]
     fn main_is_found_although_its_reference_is_missing_or_has_blanks() {
         let (cache, model) = cache(WHOLE);

@@ -44,7 +44,6 @@ impl Probe {
     }
 }
 
-/// A Python that was probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub path: PathBuf,
@@ -52,7 +51,6 @@ pub(crate) struct Candidate {
     pub probe: Result<Probe, String>,
 }
 
-/// Requirements for a Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Platform {
     /// Whether this is a Mac: only native arm64 has MLX.
@@ -68,7 +66,6 @@ pub struct Interpreter {
     pub probe: Probe,
 }
 
-/// No Python meets all requirements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoInterpreter {
     /// All that were probed, and why each was refused.

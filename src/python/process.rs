@@ -66,7 +66,6 @@ pub(crate) fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Re
 /// Why there is no answer from a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Silence {
-    /// The reason, one sentence.
     pub why: String,
     /// Whether the program is not to blame: the machine is busy, there is no permission, or there are too many
     /// processes.

@@ -27,7 +27,6 @@ const SCRIPT: &str = concat!(
 const MODULES: [&str; 4] =
     ["profile_texts", include_str!("profile_texts.py"), "profile_caches", include_str!("profile_caches.py")];
 
-/// Limits of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Usual: 2 s on an idle machine, 4 s for families that loop over tokens.

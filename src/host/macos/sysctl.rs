@@ -5,7 +5,6 @@ use std::io;
 
 use super::super::darwin;
 
-/// Reads a variable into `buffer`.
 pub(crate) fn bytes<'a>(name: &CStr, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let mut length = buffer.len();
     #[expect(unsafe_code, reason = "nix has no sysctl")]

@@ -36,7 +36,6 @@ pub(crate) struct Verified {
     pub gpu_limit: Option<Bytes>,
 }
 
-/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marker {
     schema: u32,

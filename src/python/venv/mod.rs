@@ -22,12 +22,10 @@ use super::interpreter::{self, Interpreter, NoInterpreter};
 use super::requirement::{self, DriverVersion};
 use crate::registry::dangling;
 
-/// How to make an environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetupRequest {
     pub venv: PathBuf,
     pub packages: Vec<String>,
-    /// The interpreter from the registry.
     pub interpreter: Option<PathBuf>,
     /// The loaded NVIDIA driver, if there is one.
     pub nvidia: Option<DriverVersion>,
@@ -66,7 +64,6 @@ impl SetupRequest {
     }
 }
 
-/// A verified environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     pub python: PathBuf,
@@ -102,7 +99,6 @@ pub enum Step {
 /// Why there is no usable environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReady {
-    /// The reason, one sentence.
     pub why: String,
     pub hint: String,
 }

@@ -14,7 +14,6 @@ pub struct Trial<'a> {
     pub users: &'a dyn Fn(&Path) -> Vec<i32>,
 }
 
-/// The outcome of an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgraded {
     /// The environment in use after it.
