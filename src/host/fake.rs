@@ -31,7 +31,6 @@ pub struct Fake {
 #[derive(Debug, Default)]
 struct State {
     memory: MemoryReading,
-    memory_fails: bool,
     processes: HashMap<i32, Process>,
     spawned: u64,
     slept: Duration,
@@ -40,9 +39,7 @@ struct State {
     ports: HashMap<u16, i32>,
     running: Vec<String>,
     signals: Vec<(Identity, Signal)>,
-    priorities: Vec<(Identity, Priority)>,
     power: Power,
-    given_back: u32,
     holds: u32,
     held: Arc<()>,
     memory_lag: Duration,
@@ -56,13 +53,8 @@ struct Process {
     parent: i32,
     session: i32,
     born: Moment,
-    footprint: Footprint,
-    cpu_time: Duration,
-    bytes_read: Option<Bytes>,
     ignores_term: bool,
     ended: watch::Sender<Option<Exit>>,
-    /// Whether members of its group outlive it.
-    survivors: bool,
 }
 
 impl Process {
@@ -98,19 +90,12 @@ impl Fake {
     }
 
     pub fn set_memory(&self, reading: MemoryReading) {
-        let mut state = self.state();
-        state.memory = reading;
-        state.memory_fails = false;
+        self.state().memory = reading;
     }
 
     /// Puts the machine to sleep: [`Host::now`] advances by `length`, [`Host::awake`] does not.
     pub fn sleep(&self, length: Duration) {
         self.state().slept += length;
-    }
-
-    /// Makes [`Host::memory`] fail until [`set_memory`](Self::set_memory).
-    pub fn fail_memory(&self) {
-        self.state().memory_fails = true;
     }
 
     /// Spawns a process that leads its group. A reused pid gets another start time.
@@ -125,12 +110,8 @@ impl Fake {
             parent: 1,
             session: pid,
             born,
-            footprint: Footprint::default(),
-            cpu_time: Duration::ZERO,
-            bytes_read: None,
             ignores_term: false,
             ended: watch::Sender::new(None),
-            survivors: false,
         };
         state.processes.insert(pid, process);
         identity
@@ -145,23 +126,6 @@ impl Fake {
     /// SIGTERM is still recorded, but has no effect.
     pub fn ignore_term(&self, who: Identity) {
         let _ = self.with(who, |process| process.ignores_term = true);
-    }
-
-    /// Members of its group will outlive it, until SIGKILL.
-    pub fn leave_survivors(&self, who: Identity) {
-        let _ = self.with(who, |process| process.survivors = true);
-    }
-
-    pub fn set_footprint(&self, who: Identity, footprint: Footprint) {
-        let _ = self.with(who, |process| process.footprint = footprint);
-    }
-
-    pub fn set_cpu_time(&self, who: Identity, time: Duration) {
-        let _ = self.with(who, |process| process.cpu_time = time);
-    }
-
-    pub fn set_bytes_read(&self, who: Identity, bytes: Option<Bytes>) {
-        let _ = self.with(who, |process| process.bytes_read = bytes);
     }
 
     /// Sets which pid listens on the port, which need not be one of the machine's; `None` for nothing.
@@ -195,11 +159,6 @@ impl Fake {
         (Arc::strong_count(&state.held) > 1, state.holds)
     }
 
-    /// Number of calls of [`Host::give_back`].
-    pub fn given_back(&self) -> u32 {
-        self.state().given_back
-    }
-
     /// All signals so far, in order.
     pub fn signals(&self) -> Vec<(Identity, Signal)> {
         self.state().signals.clone()
@@ -209,11 +168,6 @@ impl Fake {
     pub fn set_local_time(&self, hour: u32, minute: u32) {
         let now = self.now();
         self.state().wall = Some((hour * 3600 + minute * 60, now));
-    }
-
-    /// All changes of priority so far, in order.
-    pub fn priorities(&self) -> Vec<(Identity, Priority)> {
-        self.state().priorities.clone()
     }
 }
 
@@ -236,8 +190,7 @@ impl Host for Fake {
     }
 
     fn memory(&self) -> io::Result<MemoryReading> {
-        let state = self.state();
-        if state.memory_fails { Err(io::Error::other("the fake was told to fail")) } else { Ok(state.memory) }
+        Ok(self.state().memory)
     }
 
     fn memory_lag(&self) -> Duration {
@@ -269,15 +222,15 @@ impl Host for Fake {
     }
 
     fn footprint(&self, who: Identity) -> io::Result<Footprint> {
-        self.with(who, |process| process.footprint)
+        self.with(who, |_| Footprint::default())
     }
 
     fn cpu_time(&self, who: Identity) -> io::Result<Duration> {
-        self.with(who, |process| process.cpu_time)
+        self.with(who, |_| Duration::ZERO)
     }
 
-    fn bytes_read(&self, who: Identity) -> Option<Bytes> {
-        self.with(who, |process| process.bytes_read).ok().flatten()
+    fn bytes_read(&self, _: Identity) -> Option<Bytes> {
+        None
     }
 
     fn signal(&self, who: Identity, signal: Signal) -> io::Result<()> {
@@ -285,9 +238,6 @@ impl Host for Fake {
         let Some(process) = state.processes.get_mut(&who.pid) else { return Ok(()) };
         if process.identity != who {
             return Err(posix::stranger(who.pid));
-        }
-        if signal == Signal::Kill {
-            process.survivors = false;
         }
         if process.alive() && !(signal == Signal::Term && process.ignores_term) {
             process.ended.send_replace(Some(Exit::Signal(signal.native() as i32)));
@@ -299,7 +249,7 @@ impl Host for Fake {
     fn group_alive(&self, who: Identity) -> bool {
         let state = self.state();
         let process = state.processes.get(&who.pid).filter(|process| process.identity == who);
-        process.is_some_and(|process| process.alive() || process.survivors)
+        process.is_some_and(Process::alive)
     }
 
     fn owns_port(&self, who: Identity, port: u16) -> Option<bool> {
@@ -310,10 +260,8 @@ impl Host for Fake {
         Some(same)
     }
 
-    fn set_priority(&self, who: Identity, priority: Priority) -> io::Result<()> {
-        self.with(who, |_| ())?;
-        self.state().priorities.push((who, priority));
-        Ok(())
+    fn set_priority(&self, who: Identity, _: Priority) -> io::Result<()> {
+        self.with(who, |_| ())
     }
 
     fn power(&self) -> io::Result<Power> {
@@ -326,9 +274,7 @@ impl Host for Fake {
         Ok(Box::new(state.held.clone()))
     }
 
-    fn give_back(&self) {
-        self.state().given_back += 1;
-    }
+    fn give_back(&self) {}
 
     fn running(&self, names: &[String]) -> Vec<String> {
         let state = self.state();
