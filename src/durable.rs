@@ -1,4 +1,4 @@
-//! Files that outlive a power cut: replaced as a whole or not at all.
+//! Writes that survive a power cut: a file is replaced as a whole or not at all.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use fs_err as fs;
 
-/// What files begin with that are not in their place yet.
+/// Prefix of files that have not been renamed into place yet.
 const PREFIX: &str = ".mlxctl-";
 
-/// Older ones were left by a writer that was killed.
+/// Older ones were left behind by a writer that was killed.
 const OLD: Duration = Duration::from_secs(3600);
 
-/// Removes what writers left that were killed. Best effort: it is only untidy.
+/// Removes leftovers of killed writers. Best effort: they are only untidy.
 pub(crate) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
@@ -23,8 +23,8 @@ pub(crate) fn sweep(folder: &Path) {
     }
 }
 
-/// Puts `bytes` in the place of whatever `file` holds: a file beside it, synced, renamed, and then the folder synced,
-/// so that the rename itself is on disk. 0600.
+/// Replaces the content of `file` with `bytes`, mode 0600: writes and syncs a new file next to it, renames it, and
+/// syncs the folder, so that the rename itself is on disk.
 ///
 /// # Errors
 /// The system's own; then the old content is still there.
@@ -37,13 +37,13 @@ pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Brings what was renamed in a folder to disk.
+/// Syncs the renames in a folder to disk.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     unless_it_cannot(fs::File::open(folder)?.sync_all())
 }
 
-/// A file system that cannot sync need not be waited for: fsync(2) says EINVAL, and F_FULLFSYNC, which macOS is asked
-/// for, ENOTSUP or ENOTTY where the volume has no such thing (SMB, exFAT).
+/// Ignores that a file system cannot sync: fsync(2) says EINVAL, and macOS's F_FULLFSYNC says ENOTSUP or ENOTTY on
+/// volumes without it (SMB, exFAT).
 fn unless_it_cannot(synced: io::Result<()>) -> io::Result<()> {
     match synced {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTSUP | libc::ENOTTY)) => {

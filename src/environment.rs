@@ -1,14 +1,14 @@
-//! The environment of every Python process that mlxctl starts: setup, pull, probes, backends, ranks. What a shell, a
-//! `launchctl setenv` or another tool set up for its own Python must not decide what ours imports or where pip installs.
+//! The environment of every Python process that mlxctl starts: setup, pull, probes, backends, ranks. Whatever a shell,
+//! a `launchctl setenv` or another tool set for its own Python must not decide what ours imports or where pip installs.
 //!
-//! Backends are given a list of variables and nothing else; the others inherit what is not taken away here, since a
-//! person's proxy and certificates are needed for downloads. `LD_PRELOAD` is such a variable: some proxies work through
+//! Backends get a fixed list of variables and nothing else; the others inherit everything that is not removed here,
+//! because downloads need a person's proxy and certificates. `LD_PRELOAD` is one of those: some proxies work through
 //! it, and it does not reach a backend.
 
 use std::ffi::OsStr;
 use std::process::Command;
 
-/// Variables of the supervisor's environment that a backend is given.
+/// Variables of the supervisor's environment that a backend inherits.
 pub(crate) const INHERITED: &[&str] = &[
     "PATH",
     "HOME",
@@ -26,8 +26,8 @@ pub(crate) const INHERITED: &[&str] = &[
     "SSL_CERT_FILE",
 ];
 
-/// What every one of them is given. Without the first two a folder of the working directory, or of the user's own
-/// packages, comes before those of the environment.
+/// Set for every Python process. Without the first two, the working directory or the user's own packages would come
+/// before those of the environment.
 pub(crate) const GIVEN: [(&str, &str); 4] = [
     ("PYTHONSAFEPATH", "1"),
     ("PYTHONNOUSERSITE", "1"),
@@ -35,8 +35,8 @@ pub(crate) const GIVEN: [(&str, &str); 4] = [
     ("PYTHONIOENCODING", "utf-8"),
 ];
 
-/// Options of pip and uv that say where packages come from. Every other one says what is installed, or where to, and
-/// that is the registry's.
+/// Options of pip and uv that say where packages come from. All others say what is installed or where, which the
+/// registry decides.
 const SOURCES: &[&str] = &[
     "PIP_CONFIG_FILE",
     "PIP_INDEX_URL",
@@ -77,9 +77,9 @@ const SOURCES: &[&str] = &[
     "UV_PYTHON_PREFERENCE",
 ];
 
-/// Whether a variable of somebody's environment could change what a Python of ours imports or where it installs.
+/// Whether an inherited variable could change what our Python imports or where it installs.
 pub(crate) fn misleads(name: &str) -> bool {
-    // The second is set by framework Pythons on macOS and leads the children of one environment into another.
+    // Framework Pythons on macOS set the first, which leads the children of one environment into another.
     matches!(name, "__PYVENV_LAUNCHER__" | "VIRTUAL_ENV" | "VIRTUAL_ENV_PROMPT")
         || name.starts_with("PYTHON")
         || name.starts_with("CONDA_")
@@ -88,13 +88,14 @@ pub(crate) fn misleads(name: &str) -> bool {
             && !is_index_credential(name)
 }
 
-/// `UV_INDEX_<NAME>_USERNAME` and `_PASSWORD`.
+/// Matches uv's `UV_INDEX_<NAME>_USERNAME` and `UV_INDEX_<NAME>_PASSWORD`.
 fn is_index_credential(name: &str) -> bool {
     name.starts_with("UV_INDEX_") && (name.ends_with("_USERNAME") || name.ends_with("_PASSWORD"))
 }
 
-/// What `pip config list` tells of where packages come from, as variables. A line is `section.key='value'`, the value as
-/// Python writes a text; what stands for all commands comes before what stands for `install`, and that before variables.
+/// The settings in the output of `pip config list` that say where packages come from, as variables. Lines are
+/// `section.key='value'`, with the value as Python's repr. Later sections override earlier ones: global, install,
+/// `:env:`.
 pub(crate) fn pip_sources(listed: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     for section in ["global", "install", ":env:"] {
@@ -106,7 +107,7 @@ pub(crate) fn pip_sources(listed: &str) -> Vec<(String, String)> {
                 continue;
             }
             let value = value.trim().trim_matches(['\'', '"']);
-            // Lists have a line each in a file, and blanks between them in a variable.
+            // Lists are separated by newlines in a file and by blanks in a variable.
             let value = value.replace("\\n", " ").replace("\\'", "'").replace("\\\\", "\\");
             found.retain(|(other, _)| *other != variable);
             found.push((variable, value.trim().to_owned()));
@@ -115,7 +116,7 @@ pub(crate) fn pip_sources(listed: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Takes from the environment that `command` inherits what misleads, and gives it what all of ours have.
+/// Removes misleading variables from the environment that `command` inherits, and adds [`GIVEN`].
 pub(crate) fn cleaned(command: &mut Command) {
     let names = std::env::vars_os().map(|(name, _)| name);
     remove(command, names);
@@ -130,7 +131,7 @@ fn remove(command: &mut Command, names: impl Iterator<Item = impl AsRef<OsStr>>)
     }
 }
 
-/// Why a variable may not be set in the registry for the supervisor and its backends; `None`: it may.
+/// Why the registry may not set a variable for the supervisor and its backends; `None` if it may.
 pub(crate) fn refused(name: &str) -> Option<&'static str> {
     match name {
         "PATH" => Some("PATH has a key of its own, `path` in [agent]"),
@@ -147,7 +148,7 @@ pub(crate) fn refused(name: &str) -> Option<&'static str> {
     }
 }
 
-/// As [`refused`], for one model's backend.
+/// Like [`refused`], but for the environment of a single model's backend.
 pub(crate) fn refused_for_model(name: &str) -> Option<&'static str> {
     match name {
         "HF_HOME" | "HF_HUB_CACHE" | "HUGGINGFACE_HUB_CACHE" | "XDG_CACHE_HOME" | "HOME" => Some(

@@ -1,7 +1,7 @@
-//! Places at which a test has this process killed, as a crash or the system would: `MLXCTL_DIE_AT` names one. Only in
-//! debug builds; in others there is nothing here.
+//! Places where a test kills this process, as a crash or the system would: `MLXCTL_DIE_AT` names one. Debug builds
+//! only.
 
-/// Dies here, if this is the place.
+/// Kills this process if `MLXCTL_DIE_AT` is `place`.
 #[cfg(debug_assertions)]
 pub(crate) fn point(place: &str) {
     use std::sync::OnceLock;
@@ -13,6 +13,5 @@ pub(crate) fn point(place: &str) {
     }
 }
 
-/// Nothing.
 #[cfg(not(debug_assertions))]
 pub(crate) fn point(_place: &str) {}

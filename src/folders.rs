@@ -1,5 +1,5 @@
-//! The per-user folders of this program: Apple's places on a Mac, the XDG base directories elsewhere
-//! (specifications.freedesktop.org/basedir-spec; a variable that is not an absolute path is ignored, as it says).
+//! The per-user folders of this program: Apple's on a Mac, the XDG base directories elsewhere
+//! (specifications.freedesktop.org/basedir-spec, which says to ignore a variable that is not an absolute path).
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub(crate) fn data() -> PathBuf {
     place("Library/Application Support", "XDG_DATA_HOME", ".local/share")
 }
 
-/// What can be made again: `~/Library/Caches/mlxctl`, else `$XDG_CACHE_HOME/mlxctl` or `~/.cache/mlxctl`.
+/// For files that can be recreated: `~/Library/Caches/mlxctl`, else `$XDG_CACHE_HOME/mlxctl` or `~/.cache/mlxctl`.
 pub(crate) fn cache() -> PathBuf {
     place("Library/Caches", "XDG_CACHE_HOME", ".cache")
 }

@@ -1,4 +1,4 @@
-//! mlxctl keeps local language models served: a supervisor around `mlx_lm.server`.
+//! mlxctl keeps local language models running: a supervisor around `mlx_lm.server`.
 //!
 //! The event loop: a source (command, probe, exit, timer, pressure, lease) becomes an
 //! [`lifecycle::Event`]; `lifecycle::Fleet::step` (pure) answers with [`lifecycle::Effect`]s;
@@ -7,9 +7,9 @@
 //! The modules:
 //!
 //! - [`memory`]: what a model needs, what a machine has, and whether it fits. Pure.
-//! - [`registry`]: the TOML file of models: what was written → what is valid, with every problem named.
-//! - [`lifecycle`]: the states of a model and every way between them. Pure: no clock, no IO, no tokio.
-//! - [`host`]: the one seam to the operating system.
+//! - [`registry`]: the TOML file of models, from what was written to what is valid, with every problem named.
+//! - [`lifecycle`]: the states of a model and all transitions. Pure: no clock, no IO, no tokio.
+//! - [`host`]: the only interface to the operating system.
 //! - [`backend`]: the Python process that serves one model: spec, exec, launcher link, probes, diagnosis.
 //! - [`cluster`]: one model on several machines: the conductor, its ranks, and the proof that they are gone.
 //! - [`gate`]: the HTTP front door of one model, the only thing that listens on the LAN.
@@ -22,7 +22,7 @@
 //! - [`python`]: interpreter, venv, packages, the built-in tiny model.
 //! - [`service`]: the launchd agent and the systemd user unit.
 //! - [`doctor`]: finds problems of a machine or a deployment, and says how to fix them.
-//! - [`mod@bench`]: tokens per second against the memory bus's roofline.
+//! - [`mod@bench`]: tokens per second, compared with the memory-bandwidth limit.
 //! - [`gateway`]: what an LLM gateway needs to reach the models.
 //! - [`cli`]: one file per command; stdout is data, stderr is messages.
 //! - [`terminal`]: makes text from outside safe for a terminal.
@@ -63,7 +63,7 @@ mod terminal;
 mod units;
 mod web;
 
-/// What the program, its tests and its examples use. It is not an API: it changes without notice.
+/// For the program, its tests and its examples only: it changes without notice.
 pub mod internals {
     pub mod api {
         pub use crate::api::{

@@ -1,14 +1,14 @@
-//! Tokens per second, where that means something.
+//! Tokens per second, for answers long enough to have a speed.
 
 use std::time::Duration;
 
-/// Fewer say more about how the pieces were packed than about the model.
+/// With fewer tokens, the speed says more about how the stream was packed than about the model.
 const LEAST_TOKENS: u64 = 8;
 
-/// What comes within less arrived together: two reads of one buffer are microseconds apart.
+/// Tokens less than this apart arrived together: two reads of one buffer are microseconds apart.
 const LEAST_TIME: Duration = Duration::from_millis(5);
 
-/// `tokens` in `time`; `None`: an answer so short is not extrapolated.
+/// `tokens` ÷ `time`; `None` if there are too few of them, or too little time.
 #[expect(clippy::cast_precision_loss, reason = "no answer has 2⁵³ tokens")]
 pub(crate) fn per_second(tokens: u64, time: Duration) -> Option<f64> {
     (tokens >= LEAST_TOKENS && time >= LEAST_TIME).then(|| tokens as f64 / time.as_secs_f64())

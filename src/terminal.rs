@@ -1,12 +1,12 @@
-//! What comes from outside (a hub, a configuration, a model's output, a path) is shown without what a terminal would obey:
-//! an escape sequence can change the title, hide lines, or write into the clipboard.
+//! Text from outside (a hub, a configuration, a model's output, a path), made safe for a terminal: escape sequences can
+//! change the title, hide lines, or write to the clipboard.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// `text` with every control character but line end and tab made visible: `^[` for ESC as `cat -v` shows it, `�` for the
-/// C1 controls and for those that change the direction of writing. A carriage return before a line end goes.
+/// `text` with every control character but newline and tab made visible: `^[` for ESC, as in `cat -v`, and `�` for the
+/// C1 controls and those that change the writing direction. A carriage return before a newline is dropped.
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     if !text.chars().any(obeyed) {
         return Cow::Borrowed(text);
@@ -16,7 +16,7 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         match c {
             '\r' if rest.peek() == Some(&'\n') => {}
-            // What follows would overwrite the line, as a progress bar does.
+            // The text after it would overwrite the line, as in a progress bar.
             '\r' => shown.push('\n'),
             c if !obeyed(c) => shown.push(c),
             c if c.is_ascii() => shown.extend(['^', char::from(c as u8 ^ 0x40)]),
@@ -31,7 +31,7 @@ fn obeyed(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Applies [`shown`] to every text of a document, keys included.
+/// Applies [`shown`] to every string in a document, keys included.
 pub(crate) fn clean(value: &mut Value) {
     match value {
         Value::String(text) => {
@@ -53,7 +53,7 @@ pub(crate) fn clean(value: &mut Value) {
     }
 }
 
-/// Reads a document that is going to be shown.
+/// Parses JSON that will be shown, and cleans it.
 ///
 /// # Errors
 /// Invalid JSON, or JSON of another shape.
@@ -63,10 +63,10 @@ pub(crate) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json
     serde_json::from_value(value)
 }
 
-/// Makes a stream of bytes fit to be shown, block by block.
+/// Makes a stream of bytes safe to show, block by block.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
-    /// The start of a character, or a carriage return, whose rest is in the next block.
+    /// An incomplete character or a carriage return at the end of the last block.
     begun: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ impl Shown {
     }
 }
 
-/// Bytes at the end that say nothing yet: a carriage return, or a character of which some are missing.
+/// The length of an incomplete end: a carriage return, or a character with bytes missing.
 fn unfinished(bytes: &[u8]) -> usize {
     if bytes.last() == Some(&b'\r') {
         return 1;

@@ -1,4 +1,4 @@
-//! Units: a count of bytes, and a share in percent. Bytes inside, decimal GB at the edge, GiB only where it is spelled out.
+//! Units: a count of bytes, and a share in percent. Bytes inside, decimal GB outside, GiB only if written so.
 
 use std::fmt;
 use std::iter::Sum;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A count of bytes, 0 to 2⁶⁴−1. Arithmetic saturates: a sum that cannot be held is "too much", never a wrap.
+/// A count of bytes, 0 to 2⁶⁴−1. Arithmetic saturates and never wraps.
 ///
 /// Written with a unit ("20GB", "512 MiB"), shown in decimal units with three significant digits ("18.4 GB").
 /// In JSON it is the plain number.
@@ -20,20 +20,19 @@ const DECIMAL: [(&str, u64); 5] =
 const BINARY: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl Bytes {
-    /// No bytes.
     pub const ZERO: Self = Self(0);
 
-    /// `n` decimal gigabytes.
+    /// `n` · 10⁹ bytes; saturates.
     pub const fn gb(n: u64) -> Self {
         Self(n.saturating_mul(1_000_000_000))
     }
 
-    /// `n` decimal megabytes.
+    /// `n` · 10⁶ bytes; saturates.
     pub const fn mb(n: u64) -> Self {
         Self(n.saturating_mul(1_000_000))
     }
 
-    /// Exactly, as a registry has it: `20GB`, `256MB`, `0B`.
+    /// The exact size as a registry would write it: `20GB`, `256MB`, `0B`.
     pub fn exact(self) -> String {
         let units = [("GB", Self::gb(1).0), ("MB", Self::mb(1).0)];
         let whole = units.into_iter().find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
@@ -41,12 +40,12 @@ impl Bytes {
         format!("{}{name}", self.0 / unit)
     }
 
-    /// What is left after `other` is taken away, zero if nothing is.
+    /// The difference, or zero if `other` is larger.
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// The smallest number of bytes that is at least `factor` times this; `factor` ≥ 0.
+    /// `factor` times this, rounded up; `factor` ≥ 0.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -108,16 +107,15 @@ fn rounded(n: u64, step: u64) -> u64 {
     n / step + u64::from(n % step >= step.div_ceil(2))
 }
 
-/// Why a text is not a size.
+/// Why a string is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseBytesError {
     /// Digits with nothing after them: 20 of what?
     #[error("a size needs a unit: `{0}GB`? `{0}GiB`?")]
     NoUnit(String),
-    /// A unit that is none of ours.
     #[error("`{0}` is not a unit of size; the units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB")]
     Unit(String),
-    /// No number in front.
+    /// It does not start with a number ≥ 0.
     #[error("`{0}` is not a size; write a number and a unit, for example 20GB")]
     Number(String),
     /// More than 2⁶⁴−1 bytes.
@@ -125,7 +123,7 @@ pub enum ParseBytesError {
     TooLarge(String),
 }
 
-/// `20GB`, `1.5 GiB`, `512MiB`: a decimal number, optional blanks, a unit in any case.
+/// `20GB`, `1.5 GiB`, `512MiB`: a decimal number, optional blanks, a unit in upper or lower case.
 impl FromStr for Bytes {
     type Err = ParseBytesError;
 
@@ -162,7 +160,7 @@ pub struct Percent(pub u8);
 impl Percent {
     pub const ALL: Self = Self(100);
 
-    /// `length`, if only this share of it counted: 10 s at 50% are 20 s.
+    /// `length` ÷ this share: 10 s at 50% are 20 s.
     pub fn stretched(self, length: std::time::Duration) -> std::time::Duration {
         length.saturating_mul(100) / u32::from(self.0.max(1))
     }

@@ -1,4 +1,4 @@
-//! The client of the supervisor's API: blocking, one request a connection, no runtime.
+//! The client of the supervisor's API: blocking, one request per connection, no async runtime.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -17,87 +17,83 @@ use crate::api::{
 };
 use crate::{host, terminal};
 
-/// How long a supervisor that is there may take to answer a question.
+/// How long a running supervisor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a backend may take to give up what it keeps: gigabytes are written to disk, and one token is waited for. Its
+/// How long a backend may take to release its kept prompts: it writes gigabytes to disk and completes a token. Its
 /// launcher gives up after 120 s.
 pub(crate) const GIVING_UP: Duration = Duration::from_secs(150);
-/// A document is never longer, bytes.
+/// Longest document that is read, bytes.
 const DOCUMENT_MAX: u64 = 64 << 20;
-/// A line of a stream is never longer, bytes.
+/// Longest line of a stream, bytes.
 const LINE_MAX: u64 = 1 << 20;
 
-/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens on the socket: never started, ended, or killed and its socket file left behind.
+    /// Nothing listens on the socket: no supervisor was started, or it ended or was killed.
     #[error("no supervisor is running")]
     NotRunning { socket: PathBuf },
-    /// The socket, or whoever listens on it, is another user's.
+    /// The socket or its listener belongs to another user.
     #[error("{} belongs to another user, whose supervisor does not answer you", socket.display())]
     Denied { socket: PathBuf },
-    /// It is there and says nothing.
+    /// It accepted the connection and did not answer in time.
     #[error("the supervisor does not answer")]
     Silent,
-    /// Client and supervisor are of versions that do not understand each other.
+    /// Client and supervisor have incompatible versions.
     #[error("the supervisor speaks version {theirs} of the API, this mlxctl version {SCHEMA}")]
     Schema {
-        /// The supervisor's, `none` where it names none.
+        /// The supervisor's version, or `none` if its answer has none.
         theirs: String,
     },
-    /// It understood, and says no.
     #[error("{}", .0.message)]
     Api(ApiError),
-    /// It went away before its answer was complete.
+    /// The connection ended before the answer was complete.
     #[error("the supervisor ended while answering")]
     Cut,
-    /// What came is not what the API promises, or the system failed.
+    /// The answer does not follow the API, or a system call failed.
     #[error("cannot talk to the supervisor: {0}")]
     Io(#[source] io::Error),
 }
 
 type Result<T> = std::result::Result<T, ClientError>;
 
-/// Asks the supervisor whose sockets are in one `run` folder.
+/// A client of the supervisor whose sockets are in one `run` folder.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
-    /// The user whose supervisor listens there.
+    /// uid of the user whose supervisor must be listening.
     owner: u32,
     patience: Duration,
 }
 
 impl Client {
-    /// For the supervisor of `run`. Nothing is opened yet.
+    /// For the supervisor with this `run` folder. Opens nothing yet.
     pub fn new(run: &Path) -> Self {
         Self { socket: paths::socket_path(run), owner: paths::owner(run), patience: PATIENCE }
     }
 
-    /// Waits so long, instead of 10 s, for an answer that should come at once.
+    /// Sets how long to wait for an answer that should come at once; 10 s by default.
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// The socket that is asked.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// `GET /v1/status`
     pub fn status(&self) -> Result<Status> {
         self.document("GET", "/v1/status", None::<&()>)
     }
 
-    /// `GET /v1/events`: the first `limit` events after `after`, or the newest ones.
+    /// The first `limit` events after `after`, or the newest ones.
     pub fn events(&self, after: Option<u64>, limit: usize) -> Result<Events> {
         let after = after.map_or_else(String::new, |seq| format!("after={seq}&"));
         self.document("GET", &format!("/v1/events?{after}limit={limit}"), None::<&()>)
     }
 
-    /// `GET /v1/events/follow`: each event after `after`, for as long as the supervisor lives.
+    /// Calls `each` for every event after `after` while the supervisor runs.
     ///
     /// # Errors
-    /// Any [`ClientError`]; [`ClientError::Cut`] once the supervisor is gone. `each` ends it with its own.
+    /// Any [`ClientError`]; [`ClientError::Cut`] once the supervisor is gone; the first error of `each`.
     pub fn follow<E: From<ClientError>>(
         &self,
         after: u64,
@@ -111,20 +107,18 @@ impl Client {
         Err(ClientError::Cut.into())
     }
 
-    /// `POST /v1/models/{model}/start`
     pub fn start(
         &self,
         model: &str,
         request: &StartRequest,
         progress: impl FnMut(&Progress),
     ) -> Result<CommandDone> {
-        // It answers within the time that it was given; without one, the load may take minutes in silence.
+        // It answers within the requested timeout; without one, a load may take minutes in silence.
         let given = request.timeout_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let silence = given.map(|given| given.saturating_add(self.patience));
         self.command(model, "start", request, silence, progress)
     }
 
-    /// `POST /v1/models/{model}/stop`
     pub fn stop(
         &self,
         model: &str,
@@ -134,7 +128,6 @@ impl Client {
         self.command(model, "stop", request, None, progress)
     }
 
-    /// `POST /v1/models/{model}/restart`
     pub fn restart(
         &self,
         model: &str,
@@ -144,12 +137,11 @@ impl Client {
         self.command(model, "restart", request, None, progress)
     }
 
-    /// `POST /v1/models/{model}/trim`: kept prompts are written to disk before, which takes a while.
+    /// May take up to [`GIVING_UP`], because kept prompts are written to disk first.
     pub fn trim(&self, model: &str) -> Result<CommandDone> {
         self.give_up(model, "trim")
     }
 
-    /// `POST /v1/models/{model}/forget`
     pub fn forget(&self, model: &str) -> Result<CommandDone> {
         self.give_up(model, "forget")
     }
@@ -159,28 +151,27 @@ impl Client {
         self.clone().with_patience(patience).document("POST", &model_target(model, verb), None::<&()>)
     }
 
-    /// `POST /v1/reload`
     pub fn reload(&self, dry_run: bool) -> Result<Reloaded> {
         self.document("POST", "/v1/reload", Some(&ReloadRequest { dry_run }))
     }
 
-    /// `POST /v1/handover`: the supervisor ends and its backends stay, for the next one to adopt.
+    /// The supervisor ends, and its backends stay for the next one to adopt.
     pub fn handover(&self) -> Result<()> {
         self.ask("POST", "/v1/handover", None::<&()>, Some(self.patience)).map(drop)
     }
 
-    /// The same, but answered once nothing is in flight any more, which takes `drain` at most; then it stays for `time`,
-    /// or until SIGTERM. Whether it does: an older one leaves by itself.
+    /// Like [`handover`](Self::handover), but it answers once nothing is in flight, after at most `drain`, and then
+    /// stays for `time` or until SIGTERM. `false` if it does not stay: an older supervisor leaves at once.
     pub fn hand_over_and_hold(&self, drain: Duration, time: Duration) -> Result<bool> {
         let request = HandoverRequest { hold_seconds: Some(time.as_secs_f64()) };
         let patience = drain.saturating_add(self.patience);
         let body = self.ask("POST", "/v1/handover", Some(&request), Some(patience))?;
-        // An answer that was cut is that of one that has left.
+        // A truncated answer comes from one that has left.
         let answer = serde_json::from_reader::<_, HandedOver>(body).unwrap_or_default();
         Ok(answer.holds)
     }
 
-    /// A command whose answer is a stream; `silence`: the longest wait for its next line, `None` without end.
+    /// Sends a command whose answer is a stream. `silence` is the longest wait for its next line, `None` for no limit.
     fn command(
         &self,
         model: &str,
@@ -211,7 +202,7 @@ impl Client {
         decode(&read_all(answer)?)
     }
 
-    /// Sends a request and reads the head of its answer; `silence`: the longest wait for its next byte.
+    /// Sends a request and reads the head of its answer. `silence` is the longest wait for the next byte.
     fn ask(
         &self,
         method: &str,
@@ -223,7 +214,7 @@ impl Client {
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| ClientError::Io(error.into()))?;
         stream.set_read_timeout(silence).map_err(ClientError::Io)?;
         let sent = http::request(&mut stream, method, target, body.as_deref());
-        // A server that refuses a request early may have answered it before all of it was sent.
+        // A server may refuse a request before all of it was sent.
         let response = match (http::response(stream, SCHEMA_HEADER), sent) {
             (Ok(response), _) => response,
             (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(lost(error)),
@@ -245,11 +236,11 @@ impl Client {
     fn connect(&self) -> Result<UnixStream> {
         let connected = (|| {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            // unix(7): it bounds connect() too, which waits while the backlog of a hung supervisor is full.
+            // Also bounds connect(), which blocks while the backlog of a hung supervisor is full (unix(7)).
             socket.set_write_timeout(Some(self.patience))?;
             socket.connect(&SockAddr::unix(&self.socket)?)?;
             let stream = UnixStream::from(OwnedFd::from(socket));
-            // Whoever may write to the folder can put a socket of his own there.
+            // Anyone who can write to the folder can put a socket there.
             host::posix::peer_is(self.owner, &stream)?;
             Ok(stream)
         })();
@@ -266,7 +257,7 @@ impl Client {
     }
 }
 
-/// A stream of JSON documents, one a line.
+/// A stream of JSON documents, one per line.
 struct Lines<R>(R);
 
 impl<R: BufRead> Lines<R> {
@@ -281,7 +272,7 @@ impl<R: BufRead> Lines<R> {
             if !line.ends_with(b"\n") {
                 return Err(ClientError::Cut);
             }
-            // A blank line is a sign of life.
+            // Blank lines only show that the supervisor is alive.
             if !line.trim_ascii().is_empty() {
                 return decode(&line).map(Some);
             }
@@ -308,7 +299,7 @@ fn lost(error: io::Error) -> ClientError {
     }
 }
 
-/// `/v1/models/{model}/{verb}`, with what a path cannot hold percent-encoded (RFC 3986, section 2.3).
+/// `/v1/models/{model}/{verb}`, percent-encoded (RFC 3986, section 2.3).
 fn model_target(model: &str, verb: &str) -> String {
     let mut name = String::new();
     for byte in model.bytes() {

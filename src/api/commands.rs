@@ -1,43 +1,41 @@
-//! What commands send over the control socket, what comes of them, and the events. Keys are promises, as in
-//! [`super::status`].
+//! Requests and answers of commands on the control socket, and events. Keys are stable, as in [`super::status`].
 
 use serde::{Deserialize, Serialize};
 
 use super::status::{ModelStatus, StateName};
 
-/// The header of every answer; its value is the server's [`super::SCHEMA`].
+/// A header of every answer; its value is the server's [`super::SCHEMA`].
 pub(crate) const SCHEMA_HEADER: &str = "x-mlxctl-schema";
 
-/// One line of `mlxctl events --json`, and of the events file.
+/// One line of `mlxctl events --json` and of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventRecord {
-    /// Goes up by one an event, across supervisors.
+    /// Increases by one per event, across supervisors.
     pub seq: u64,
-    /// Wall time, RFC 3339, UTC.
+    /// Wall-clock time, RFC 3339 in UTC.
     pub at: String,
     /// The model it is about; null: the supervisor.
     pub model: Option<String>,
     /// `spawned`, `ready`, `crashed`, `restart`, `refused`, `stopped`, `adopted`, `reloaded`, …
     pub kind: String,
-    /// In one sentence, with why.
+    /// One sentence that includes the reason.
     pub text: String,
-    /// What to do about it, where that is known.
+    /// What to do about it, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
-/// Body of `POST /v1/models/{name}/start`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StartRequest {
-    /// Whether to go past a refusal.
+    /// Whether to start despite a refusal.
     pub force: bool,
-    /// Whether the answer waits until the model is ready (true) or comes at once.
+    /// Whether the answer waits until the model is ready.
     pub wait: bool,
-    /// The longest that the answer may take, seconds.
+    /// Longest time until the answer, seconds; null for no limit.
     pub timeout_seconds: Option<f64>,
-    /// After it was ready for this long, seconds above 0, it is stopped. Manual models only. Not sent where it is not
-    /// used: an older supervisor refuses what it does not know.
+    /// Seconds above 0 after which it is stopped, counted from ready. Manual models only. Not sent if unused, because
+    /// older supervisors refuse unknown fields.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<f64>,
 }
@@ -46,16 +44,16 @@ pub struct StartRequest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopRequest {
-    /// Whether to skip the drain.
+    /// Whether to skip the drain: requests in flight are cut off.
     pub now: bool,
-    /// The longest that the drain may take, seconds; the registry's, if not named.
+    /// Longest drain, seconds; null for the registry's.
     pub timeout_seconds: Option<f64>,
 }
 
-/// What came of a command that was understood.
+/// The outcome of a command that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CommandDone {
-    /// The model after it.
+    /// The model's status after the command.
     pub model: ModelStatus,
     /// Whether there was anything to do.
     pub changed: bool,
@@ -63,21 +61,19 @@ pub struct CommandDone {
     pub text: String,
 }
 
-/// How far a command is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Of the model, now.
     pub state: StateName,
-    /// What happens, in a few words: "reading weights, 12.3 GB of 40.9 GB".
+    /// What is happening: "reading weights, 12.3 GB of 40.9 GB".
     pub text: String,
-    /// How far loading is, 0 to 1.
+    /// Progress of loading, 0 to 1.
     pub fraction: Option<f64>,
-    /// Since the command's work began, which may be before this request.
+    /// Seconds since the command's work began, which may be before this request.
     pub elapsed_seconds: f64,
 }
 
-/// One line of the answer to `start`, `stop` and `restart`: any number of `progress`, then one of the others.
-/// A blank line is a sign of life.
+/// One line of the answer to `start`, `stop` and `restart`: any number of `progress`, then one of the others. Blank
+/// lines in between show that the supervisor is alive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, and none is kept")]
@@ -90,52 +86,48 @@ pub enum Line {
 /// `GET /v1/events?after=SEQ&limit=N`: the first `limit` events after `after`; without `after`, the newest ones.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Events {
-    /// Oldest first.
     pub events: Vec<EventRecord>,
-    /// What to give as `after` to go on from here.
+    /// The `after` with which to continue.
     pub next: u64,
 }
 
-/// Body of `POST /v1/reload`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ReloadRequest {
-    /// Only say what would change.
+    /// Whether to report changes without applying them.
     pub dry_run: bool,
 }
 
-/// Body of `POST /v1/handover`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct HandoverRequest {
-    /// Answer once nothing is in flight any more, and then stay until SIGTERM, so many seconds at most: for a service
+    /// Answer once nothing is in flight, and then stay until SIGTERM for at most this many seconds: for a service
     /// manager that unloads the job next. `null`: answer and leave.
     pub hold_seconds: Option<f64>,
 }
 
-/// Answer of `POST /v1/handover`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct HandedOver {
-    /// Nothing is in flight, and the supervisor waits for SIGTERM. Absent: it is older and leaves by itself.
+    /// Nothing is in flight, and the supervisor waits for SIGTERM. Absent from older ones, which leave at once.
     pub holds: bool,
 }
 
 /// What a reload changes, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// A line a model, and one for `[router]` and `[metrics]` each, if they change.
+    /// One per model, and one each for `[router]` and other listeners that change.
     pub changes: Vec<Change>,
-    /// Whether it is in force now.
+    /// Whether the changes were applied; `false` after a dry run.
     pub applied: bool,
 }
 
-/// What a reload means for one model, or for a listener that is no model's.
+/// What a reload changes for one model, or for a listener that belongs to none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub model: String,
     pub change: ChangeKind,
-    /// Which settings, and what happens to the run.
+    /// Which settings, and the effect on a running model.
     pub detail: Option<String>,
 }
 
@@ -145,7 +137,6 @@ pub enum ChangeKind {
     Added,
     /// It is no longer in the registry.
     Removed,
-    /// Some setting is another.
     Changed,
     Unchanged,
 }
@@ -153,7 +144,6 @@ pub enum ChangeKind {
 /// Why a command was not done, with its exit code for the command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// `unknown_model`, `refused`, `busy`, `failed`, `timeout`, `bad_request`, `shutting_down`.
     pub code: ErrorCode,
     pub message: String,
     pub hint: Option<String>,
@@ -162,15 +152,13 @@ pub struct ApiError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// Nothing of that name is in the registry.
+    /// The registry has no model of that name.
     UnknownModel,
-    /// Not now: memory, pressure, the supervisor ends.
+    /// Not now: memory, pressure, or the supervisor is ending.
     Refused,
-    /// It was tried and did not succeed.
     Failed,
-    /// It did not happen in time; it may still.
+    /// Not done in time; it may still happen.
     Timeout,
     BadRequest,
-    /// The model is not running.
     NotRunning,
 }

@@ -1,5 +1,5 @@
-//! As much of HTTP/1.1 as a client needs that asks one thing a connection: for the control socket, and the parts of it
-//! that readers of a backend's answers have in common with that.
+//! As much of HTTP/1.1 as a client needs that sends one request per connection: for the control socket, and the parts
+//! that readers of a backend's answers share with it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -26,13 +26,12 @@ pub(crate) fn request(
     stream.flush()
 }
 
-/// The head of an answer, and its body to be read.
+/// A parsed head, and the body, not read yet.
 pub(crate) struct Response<R> {
-    /// 200, 404, …
     pub status: u16,
-    /// Value of the header that was asked for, if it is there.
+    /// Value of the requested header, if present.
     pub header: Option<String>,
-    /// Ends where the framing says, and is an error where the connection ended before.
+    /// Ends where the framing says; an error if the connection ends before that.
     pub body: Body<R>,
 }
 
@@ -56,16 +55,15 @@ pub(crate) fn response<R: Read>(stream: R, wanted: &str) -> io::Result<Response<
     Ok(Response { status, header, body: Body { reader, framing } })
 }
 
-/// The head of an answer.
 pub(crate) struct Head<'h> {
-    /// Bytes that it takes, its empty line included.
+    /// Its length in bytes, including the empty line.
     pub(crate) bytes: usize,
     pub(crate) status: u16,
     headers: &'h [httparse::Header<'h>],
 }
 
 impl Head<'_> {
-    /// Of the first header of this name; `None` also where it is not text.
+    /// Value of the first header with this name; `None` also if it is not UTF-8.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok().map(str::trim)
@@ -80,7 +78,7 @@ impl Head<'_> {
     }
 }
 
-/// Reads a head from the front of `bytes`; `None`: it is not all there yet.
+/// Reads a head from the front of `bytes`; `None` if it is incomplete.
 ///
 /// # Errors
 /// `InvalidData` if it is not HTTP.
@@ -97,7 +95,7 @@ pub(crate) fn with_head<T>(bytes: &[u8], with: impl FnOnce(&Head<'_>) -> T) -> i
     }
 }
 
-/// `%2F` → `/`; anything else stays.
+/// Decodes `%2F` to `/` and so on; invalid escapes stay.
 pub(crate) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -113,7 +111,6 @@ pub(crate) fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A body, whatever its framing.
 pub(crate) struct Body<R> {
     reader: BufReader<R>,
     framing: Framing,
@@ -145,7 +142,7 @@ impl<R: Read> Read for Body<R> {
     }
 }
 
-/// Reads at most `left`, and counts it down.
+/// Reads at most `left` bytes and subtracts them.
 fn part(reader: &mut impl Read, buffer: &mut [u8], left: &mut u64) -> io::Result<usize> {
     if *left == 0 {
         return Ok(0);
@@ -159,7 +156,7 @@ fn part(reader: &mut impl Read, buffer: &mut [u8], left: &mut u64) -> io::Result
     Ok(read)
 }
 
-/// The size line of the next chunk; `after` another one, whose line end comes first.
+/// Reads the size line of the next chunk; if `after` another chunk, skips that one's line end first.
 fn chunk_size(reader: &mut impl BufRead, after: bool) -> io::Result<u64> {
     let mut line = Vec::new();
     if after {

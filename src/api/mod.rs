@@ -1,5 +1,5 @@
-//! What travels between the supervisor and those who ask it: the documents, the socket's place, and the client.
-//! HTTP + JSON over a Unix socket in a 0700 folder; `curl --unix-socket` can speak it.
+//! The control API: its documents, the path of its socket, and the client. HTTP + JSON over a Unix socket in a 0700
+//! folder, so `curl --unix-socket` works.
 
 pub(crate) mod client;
 mod commands;

@@ -1,4 +1,4 @@
-//! Where the sockets are, and how a client finds them.
+//! Paths of the sockets, and how a client finds them.
 //!
 //! Both ends compute the same path from the registry's `run` folder alone, never from the environment: launchd,
 //! ssh and a terminal do not agree on `TMPDIR`.
@@ -14,22 +14,22 @@ use sha2::{Digest, Sha256};
 /// the last one a NUL.
 pub(crate) const SOCKET_PATH_MAX: usize = 103;
 
-/// The control API's socket: `<run>/mlxctl.sock`, or a short path where that is too long.
+/// The control API's socket: `<run>/mlxctl.sock`, or a short path if that is too long.
 pub fn socket_path(run: &Path) -> PathBuf {
     fitting(run, "mlxctl.sock")
 }
 
-/// The launcher's socket of `model`: `<run>/<model>.sock`, or a short path where that is too long.
+/// The launcher's socket of `model`: `<run>/<model>.sock`, or a short path if that is too long.
 pub(crate) fn link_path(run: &Path, model: &str) -> PathBuf {
     fitting(run, &format!("{model}.sock"))
 }
 
-/// The folder that stands in for `run` where its sockets' paths are too long: `/tmp/mlxctl-UID-HASH`.
+/// The folder used when paths of sockets in `run` are too long: `/tmp/mlxctl-UID-HASH`.
 pub(crate) fn short_folder(run: &Path) -> PathBuf {
     PathBuf::from(format!("/tmp/mlxctl-{}-{}", owner(run), hash(run.as_os_str().as_bytes())))
 }
 
-/// The user whose supervisor has its sockets in `run`: this one. Root, who may ask everybody's, is told by the folder.
+/// uid of the user whose supervisor has its sockets in `run`: this user; for root, the folder's owner.
 pub(crate) fn owner(run: &Path) -> u32 {
     let me = nix::unistd::getuid().as_raw();
     owner_for(me, std::fs::metadata(run).ok().map(|folder| folder.uid()))
@@ -39,16 +39,16 @@ fn owner_for(me: u32, folder: Option<u32>) -> u32 {
     folder.filter(|_| me == 0).unwrap_or(me)
 }
 
-/// Whether the supervisor of user `me` answers user `peer`.
+/// Whether the supervisor of uid `me` answers uid `peer`.
 pub(crate) fn may_ask(peer: u32, me: u32) -> bool {
     peer == me || peer == 0
 }
 
-/// Makes the folder that `socket` lies in, for this user alone (0700).
+/// Creates the folder of `socket`, for this user alone (0700).
 ///
 /// # Errors
-/// `PermissionDenied` where it is there and is a link, another user's, or open to others: everybody may write to
-/// `/tmp`, so that a stranger may have made it first. The system's own otherwise.
+/// `PermissionDenied` if it exists and is a link, another user's, or open to others, because anyone can create it in
+/// `/tmp` first. Otherwise the system's own.
 pub(crate) fn make_folder(socket: &Path) -> io::Result<()> {
     let Some(folder) = socket.parent() else { return Ok(()) };
     match std::fs::DirBuilder::new().mode(0o700).recursive(false).create(folder) {
@@ -65,7 +65,7 @@ pub(crate) fn make_folder(socket: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Notes that the supervisor of `config` has its sockets in `run`, for [`announced`].
+/// Records that the supervisor of `config` has its sockets in `run`, for [`announced`].
 pub(crate) fn announce(config: &Path, run: &Path) -> io::Result<()> {
     let note = note_path(config);
     if let Some(folder) = note.parent() {
@@ -76,8 +76,8 @@ pub(crate) fn announce(config: &Path, run: &Path) -> io::Result<()> {
     std::fs::rename(fresh, note)
 }
 
-/// The `run` folder that the last supervisor of `config` announced: the way to a running supervisor while the
-/// registry cannot be read.
+/// The `run` folder that the last supervisor of `config` recorded: finds a running supervisor while the registry cannot
+/// be read.
 pub(crate) fn announced(config: &Path) -> Option<PathBuf> {
     let bytes = std::fs::read(note_path(config)).ok()?;
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))).filter(|run| run.is_absolute())
@@ -104,7 +104,7 @@ fn fits(path: &Path) -> bool {
     path.as_os_str().len() <= SOCKET_PATH_MAX
 }
 
-/// 64 bits of SHA-256, 16 hexadecimal digits.
+/// The first 64 bits of SHA-256 as 16 hexadecimal digits.
 fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,5 @@
-//! `GET /v1/status`, and what `mlxctl status --json` prints. Keys are promises: scripts stand on them. A value that is
-//! not known is null. More may be added.
+//! `GET /v1/status`, and what `mlxctl status --json` prints. Scripts rely on the keys: some may be added, none changed
+//! or removed. Unknown values are null.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,23 +7,21 @@ use super::traffic::TrafficStatus;
 use crate::host::Pressure;
 use crate::registry::Start;
 
-/// The version of the documents here.
+/// Version of the documents in this module.
 pub const SCHEMA: u32 = 1;
 
-/// `GET /v1/status`, `mlxctl status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub schema: u32,
-    /// `None`: no supervisor runs, and the rest is the plan.
+    /// `None` if no supervisor is running; the rest is then the plan.
     pub supervisor: Option<SupervisorStatus>,
     pub host: HostStatus,
     pub budget: BudgetStatus,
-    /// In the registry's order.
     pub models: Vec<ModelStatus>,
-    /// The one address of all models; null: the registry names none.
+    /// The one address of all models; null if the registry has no `[router]`.
     #[serde(default)]
     pub router: Option<RouterStatus>,
-    /// The demo's answer; only in `demo --json`.
+    /// The model's answer; only in `demo --json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
@@ -32,72 +30,69 @@ pub struct Status {
 pub struct SupervisorStatus {
     pub pid: i32,
     pub version: String,
-    /// Since it started, sleep included.
+    /// Seconds since it started, including sleep.
     pub uptime_seconds: f64,
-    /// The registry in force.
+    /// Path of the registry that is in force.
     pub config: String,
-    /// Why the file on disk is not the registry in force, if it is not.
+    /// Why the file on disk is not in force, if so.
     #[serde(default)]
     pub config_problem: Option<String>,
-    /// What the OS charges it.
+    /// Memory that the OS charges to the supervisor.
     pub footprint_bytes: Option<u64>,
-    /// Conditions that it waits out: an address that is not there, a full disk.
+    /// Conditions that it waits out: a missing address, a full disk.
     #[serde(default)]
     pub waiting_for: Vec<String>,
-    /// The programs that the models yield to now.
+    /// Running programs that the models yield to.
     #[serde(default)]
     pub yielding_to: Vec<String>,
-    /// The share of the time that the models work meanwhile; null: all of it.
+    /// Share of the time that the models work meanwhile, 5 to 95; null for all of it.
     #[serde(default)]
     pub pace_percent: Option<u8>,
-    /// Whether requests wait in line until those programs have ended.
+    /// Whether requests queue until those programs have ended.
     #[serde(default)]
     pub holding: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostStatus {
-    /// "macOS 15.1".
+    /// Name and version, such as "macOS 15.1".
     pub os: String,
-    /// "Apple M4 Max".
+    /// The system's name for it, such as "Apple M4 Max".
     pub chip: Option<String>,
     pub memory_bytes: u64,
-    /// What a new process could take.
+    /// What a new process could allocate without swapping.
     pub available_bytes: Option<u64>,
     pub pressure: Pressure,
     pub swap_used_bytes: Option<u64>,
     pub gpu_limit_bytes: Option<u64>,
 }
 
-/// total − reserves − models = free.
+/// total − reserved − models = free.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BudgetStatus {
-    /// The machine's memory.
     pub total_bytes: u64,
-    /// The reserves that are in force.
+    /// Sum of the reserves in force.
     pub reserved_bytes: u64,
-    /// Granted to models (without a supervisor: planned for the always-on ones).
+    /// Granted to models; without a supervisor, planned for the always-on ones.
     pub models_bytes: u64,
-    /// What is left, negative when the plan does not fit.
+    /// Negative if the plan does not fit.
     pub free_bytes: i64,
     pub reserves: Vec<ReserveStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReserveStatus {
-    /// "Civ V".
     pub name: String,
     pub bytes: u64,
-    /// Whether it is in force now.
+    /// Whether it counts now: always, or because its program is running.
     pub active: bool,
 }
 
 /// The one address of all models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterStatus {
-    /// `192.168.132.21:8899`.
     pub address: String,
-    /// Why it does not listen there, if it does not.
+    /// Why it does not listen there, if so.
     pub problem: Option<String>,
 }
 
@@ -105,23 +100,23 @@ pub struct RouterStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StateName {
-    /// Not running, and nothing will start it by itself.
+    /// Not running, and not about to start automatically.
     Stopped,
-    /// Its process lives, and no supervisor looks after it. Only in a document without a supervisor.
+    /// Its process runs without a supervisor. Only in a document without a supervisor.
     Unsupervised,
-    /// The process is being made.
+    /// Its process is being created; on several machines, they are first asked for memory.
     Spawning,
-    /// It reads its weights. Listening is not ready.
+    /// Reading weights; it may listen already but has not completed a token.
     Loading,
-    /// It has completed a token and owns its port.
+    /// It completed a token and owns its port.
     Ready,
-    /// It finishes what is in flight and takes nothing new.
+    /// Finishing requests in flight, refusing new ones.
     Draining,
-    /// It was told to end.
+    /// Its process was signalled and has not ended yet.
     Stopping,
-    /// It is down and comes back at a known time.
+    /// Down until a known time.
     Backoff,
-    /// It is down and stays down until someone acts.
+    /// Down until someone acts.
     Failed,
 }
 
@@ -134,56 +129,54 @@ impl StateName {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelStatus {
-    /// `32b`.
     pub name: String,
     pub repo: String,
-    /// `always` or `manual`.
     pub start: Start,
     pub state: StateName,
-    /// Why it is in that state, where that needs saying.
+    /// Why it is in that state, if that needs an explanation.
     pub reason: Option<String>,
     #[serde(default)]
     pub hint: Option<String>,
     pub pid: Option<i32>,
-    /// The gate's: `192.168.132.21:8800`.
+    /// The gate's address in the registry: `192.168.132.21:8800`.
     pub address: String,
-    /// Where the gate listens now, which may be elsewhere or nowhere.
+    /// Where the gate listens now, which may differ from `address`.
     #[serde(default)]
     pub gate: GateStatus,
-    /// The backend's on loopback.
+    /// Where the backend listens, on loopback.
     pub backend_address: Option<String>,
-    /// Of the backend, since its spawn.
+    /// Seconds since the backend was spawned.
     pub uptime_seconds: Option<f64>,
-    /// Restarts after a crash, since it was last started by hand or with the supervisor.
+    /// Restarts after crashes, since it was last started by hand or with the supervisor.
     pub restarts: u32,
     /// Whether this supervisor found it running.
     pub adopted: bool,
     /// Seconds until the next start, in `backoff`.
     #[serde(default)]
     pub next_start_seconds: Option<f64>,
-    /// Since its last request, or since it is ready, in seconds; null while a request is in flight, or if not `ready`.
+    /// Seconds since its last request, or since it became ready; null while a request is in flight, or if not `ready`.
     #[serde(default)]
     pub idle_seconds: Option<f64>,
-    /// Seconds until it is stopped by itself, unless a request comes; null: it stays.
+    /// Seconds until it stops automatically, unless a request comes; null if it does not.
     #[serde(default)]
     pub stops_in_seconds: Option<f64>,
-    /// `"08:00"`, local time: stopped outside its hours, which begin again then; null: it is not.
+    /// Local time, `"08:00"`, when its hours begin again; null unless it is stopped outside its hours.
     #[serde(default)]
     pub asleep_until: Option<String>,
-    /// How far loading is, 0 to 1, in `loading`.
+    /// Progress of `loading`, 0 to 1.
     #[serde(default)]
     pub progress: Option<f64>,
-    /// What the live run serves, which is not `repo` between `mlxctl use` and a restart; null: no run, or one of an
-    /// earlier version.
+    /// What the live run serves; differs from `repo` between `mlxctl use` and a restart. Null without a run, or for one
+    /// of an earlier version.
     #[serde(default)]
     pub running_repo: Option<String>,
-    /// How its run differs from the registry in force, if it does.
+    /// How its run differs from the registry, if it does.
     #[serde(default)]
     pub outdated: Option<String>,
-    /// Why a start would be refused now, whatever memory there is; null: nothing but memory decides.
+    /// Why a start would be refused now, regardless of memory; null if only memory decides.
     #[serde(default)]
     pub held_back: Option<HeldBack>,
-    /// Its ranks, where it runs on several; as they were last heard of.
+    /// Its ranks, if it runs on several, as of their last signs of life.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<RankStatus>,
     pub memory: ModelMemoryStatus,
@@ -192,7 +185,7 @@ pub struct ModelStatus {
 }
 
 impl ModelStatus {
-    /// Of a model that does not run.
+    /// The status of a model that is not running: everything else is null, zero or empty.
     pub fn stopped(name: &str, repo: String, start: Start, address: String) -> Self {
         Self {
             name: name.to_owned(),
@@ -224,7 +217,7 @@ impl ModelStatus {
     }
 }
 
-/// What keeps a model from being started without `--force`, apart from memory.
+/// What prevents a start without `--force`, apart from memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBack {
     /// Memory pressure, a program that the models yield to, power, a kernel panic.
@@ -232,71 +225,64 @@ pub struct HeldBack {
     pub hint: String,
 }
 
-/// Where a gate listens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateStatus {
-    /// The addresses on which it takes requests now.
+    /// The addresses on which it accepts requests now.
     pub listening: Vec<String>,
-    /// Why it does not listen on the registry's address, if it does not.
+    /// Why it does not listen on the registry's address, if so.
     pub problem: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelMemoryStatus {
-    /// What admission reserves for it.
+    /// Bytes that admission reserves for it.
     pub estimate_bytes: Option<u64>,
     pub weights_bytes: Option<u64>,
-    /// Whether its start went past a refusal (`--force`).
+    /// Whether it was started despite a refusal (`--force`).
     #[serde(default)]
     pub forced: bool,
-    /// By how much that start was over what there was.
+    /// How much more than available that start needed.
     #[serde(default)]
     pub overdraft_bytes: Option<u64>,
-    /// Bound of the KV caches between requests.
+    /// Limit on the KV caches that are kept between requests.
     pub kv_limit_bytes: Option<u64>,
-    /// What the OS charges the backend now.
+    /// What the OS charges to the backend now.
     pub footprint_bytes: Option<u64>,
-    /// The most it was seen to take in this run.
+    /// Highest footprint seen in this run.
     pub peak_bytes: Option<u64>,
-    /// Kept prompts on disk; null while nothing runs that has any.
+    /// Kept prompts on disk; null unless a running backend has a store.
     #[serde(default)]
     pub prompt_store: Option<StoreFacts>,
 }
 
-/// A model's health: three things that are not the same.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HealthStatus {
-    /// The process lives.
     pub alive: bool,
-    /// It alone listens on its port.
+    /// Whether it alone listens on its port.
     pub listening: bool,
-    /// It completes tokens.
+    /// Whether it completed a token at the last check.
     pub answering: bool,
-    /// Since the last check that it passed.
+    /// Seconds since the last check that it passed.
     pub last_probe_seconds: Option<f64>,
 }
 
-/// Kept prompts on disk, as the launcher counts them since its start.
+/// Kept prompts on disk; everything but `entries` and `bytes` counts since the launcher's start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoreFacts {
-    /// Prompts that may be read back.
+    /// Prompts that can be read back.
     pub entries: u64,
-    /// Bytes that these take.
     pub bytes: u64,
-    /// Requests that began with one of them.
+    /// Requests that began with a stored prompt.
     pub hits: u64,
-    /// Tokens that were read back instead of computed.
+    /// Tokens read back instead of computed.
     pub read_tokens: u64,
-    /// Bytes that were read back.
     pub read_bytes: u64,
-    /// Prompts that were written.
     pub written: u64,
-    /// Bytes that were written.
     pub written_bytes: u64,
-    /// Files that were set aside.
+    /// Files set aside because they were torn or damaged.
     pub damaged: u64,
-    /// The last problem; serving continues.
+    /// The last problem with the store, which does not stop serving.
     pub trouble: Option<String>,
 }
 
@@ -304,23 +290,22 @@ pub struct StoreFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankStatus {
     pub rank: usize,
-    /// Where it runs, as the registry names it.
+    /// Where it runs, by its name in the registry.
     pub host: String,
-    /// Of its Python, on that host.
+    /// pid of its Python on that host.
     pub pid: Option<i32>,
-    /// What that host charges its Python.
+    /// Memory that its host charges to its Python.
     pub footprint_bytes: Option<u64>,
     pub state: RankState,
 }
 
-/// What a rank is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RankState {
-    /// It has no Python yet.
+    /// Its Python has not started yet.
     Starting,
     Running,
-    /// Signs of life are missing.
+    /// No sign of life for more than three heartbeats.
     Silent,
     Ended,
 }

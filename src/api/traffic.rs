@@ -1,24 +1,21 @@
-//! What is counted of requests: a part of `status`.
+//! Counters of requests and tokens: a part of `status`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What was asked with one key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyUsage {
-    /// Requests that ended, well or not.
+    /// Requests that ended, successfully or not.
     pub requests: u64,
-    /// Tokens of their prompts.
     pub prompt_tokens: u64,
-    /// Those of them that were not computed, but kept from an earlier prompt.
+    /// Prompt tokens that were cached from an earlier prompt, not computed.
     pub cached_tokens: u64,
-    /// Tokens of their answers.
     pub tokens: u64,
 }
 
 impl KeyUsage {
-    /// Counts another one in.
+    /// Adds every counter; saturates.
     pub fn add(&mut self, other: Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
@@ -27,30 +24,29 @@ impl KeyUsage {
     }
 }
 
-/// What is counted of a model's requests, since the first supervisor of this boot.
+/// A model's counters since the first supervisor of this boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// All that were accepted.
     pub requests: u64,
-    /// Those of them that did not end well.
+    /// Those that failed.
     pub errors: u64,
     /// Streamed chunks and counted tokens of answers.
     pub tokens: u64,
     #[serde(default)]
     pub prompt_tokens: u64,
-    /// Those of them that were not computed, but kept from an earlier prompt.
+    /// Prompt tokens that were cached from an earlier prompt, not computed.
     #[serde(default)]
     pub cached_tokens: u64,
-    /// By the names of their keys, where keys are asked for.
+    /// By the names of keys; empty unless keys are required.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, KeyUsage>,
-    /// When counting began, RFC 3339, UTC; null where an earlier version began it.
+    /// When counting began, RFC 3339 in UTC; null if an earlier version began it.
     #[serde(default)]
     pub since: Option<String>,
 }
 
 impl Counts {
-    /// These, after what was counted `before` them.
+    /// The sum of these and the earlier counts in `before`.
     pub fn after(mut self, before: &Self) -> Self {
         for (name, usage) in &before.keys {
             self.keys.entry(name.clone()).or_default().add(*usage);
@@ -70,16 +66,14 @@ impl Counts {
     }
 }
 
-/// A model's requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrafficStatus {
-    /// Now.
     pub in_flight: u64,
     /// Since the first supervisor of this boot.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Over the last answers; null before the first.
+    /// Moving average over recent answers; null before the first.
     pub tokens_per_second: Option<f64>,
-    /// Time to first token of the last answers, milliseconds.
+    /// Time to first token, milliseconds: a moving average over recent answers.
     pub ttft_ms: Option<f64>,
 }

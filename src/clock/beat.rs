@@ -1,5 +1,4 @@
-//! What is done again and again, and for which a moment sooner does not matter, is done at the same moments: what wakes
-//! a laptop from its idling is the wake-up, not what is done then.
+//! Aligns periodic work, so that an idle laptop wakes once, not many times.
 
 use std::cell::OnceCell;
 use std::time::Duration;
@@ -7,19 +6,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 thread_local! {
-    /// The first beat. The supervisor's runtime has one thread; another would have beats of its own.
+    /// The first beat. The supervisor's runtime has one thread; another thread would have its own beats.
     static FIRST: OnceCell<Instant> = const { OnceCell::new() };
 }
 
-/// How long until the next beat of those that are `every` apart, all of them multiples of it from one moment on: more
-/// than nothing, and `every` at most.
+/// The time until the next multiple of `every` since the first beat: above zero, and at most `every`.
 pub(crate) fn wait(every: Duration) -> Duration {
     let now = Instant::now();
     let first = FIRST.with(|first| *first.get_or_init(|| now));
     left(now.saturating_duration_since(first), every)
 }
 
-/// What is left of the `every` that `passed` ends in.
+/// What remains of the interval `every` in which `passed` ends.
 fn left(passed: Duration, every: Duration) -> Duration {
     let into = passed.as_nanos().checked_rem(every.as_nanos()).unwrap_or_default();
     every.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or_default()))

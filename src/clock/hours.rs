@@ -1,6 +1,6 @@
-//! Hours of the day, by the wall clock. Pure: whether it is open says the time of day alone, so that a clock that jumps (a
-//! time zone, summer time, a person) is right again at the next look. An hour that a day has twice counts twice, and one
-//! that it has not is missing.
+//! Hours of the day, by the wall clock. Pure: only the time of day decides whether they are open, so a clock that jumps
+//! (a time zone, summer time, a person) is right again at the next check. An hour that occurs twice counts twice, and a
+//! skipped one is missing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,21 +8,21 @@ use std::time::Duration;
 
 const DAY: u32 = 24 * 3600;
 
-/// A time of day, in minutes: 00:00 to 24:00, which only ends something.
+/// A time of day in minutes, 00:00 to 24:00; the last only as an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeOfDay(u16);
 
-/// What a clock on the wall shows.
+/// Seconds since midnight by the wall clock, below 86,400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalTime {
     seconds: u32,
 }
 
-/// One range or several, each from a time of day to another one, across midnight where that is the earlier one.
+/// Ranges between two times of day, each across midnight if it ends before it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hours(Vec<(TimeOfDay, TimeOfDay)>);
 
-/// Why a text is not a range of hours.
+/// Why a string is not a range of hours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HoursError {
     #[error("is not two times of day with a `-` between them")]
@@ -32,12 +32,12 @@ pub enum HoursError {
 }
 
 impl LocalTime {
-    /// `seconds` since midnight; what is more than a day begins the next one.
+    /// `seconds` since midnight, modulo a day.
     pub fn of(seconds: u32) -> Self {
         Self { seconds: seconds % DAY }
     }
 
-    /// Until the clock shows `then` for the next time, if nobody moves its hands; never nothing.
+    /// Seconds until the clock next shows `then`, 1 to 86,400.
     fn until(self, then: TimeOfDay) -> u32 {
         let left = (u32::from(then.0) * 60 + DAY - self.seconds) % DAY;
         if left == 0 { DAY } else { left }
@@ -59,7 +59,10 @@ impl FromStr for TimeOfDay {
 }
 
 impl Hours {
-    /// From texts such as `08:00-23:30`. The index of the wrong one comes with the error.
+    /// Parses ranges such as `08:00-23:30`.
+    ///
+    /// # Errors
+    /// The index of the first invalid one, and why.
     pub fn parse<'a>(ranges: impl IntoIterator<Item = &'a str>) -> Result<Self, (usize, HoursError)> {
         let ranges = ranges.into_iter().enumerate();
         let ranges: Result<Vec<_>, _> =
@@ -67,7 +70,6 @@ impl Hours {
         ranges.map(Self)
     }
 
-    /// Whether it is open at this time.
     pub fn open(&self, at: LocalTime) -> bool {
         let holds = |(from, to): &(TimeOfDay, TimeOfDay)| {
             let minute = u16::try_from(at.seconds / 60).unwrap_or_default();
@@ -76,7 +78,7 @@ impl Hours {
         self.0.iter().any(holds)
     }
 
-    /// When it opens or closes next, and how long that is away; `None`: never.
+    /// When they open or close next, and in how long; `None` if never.
     pub fn next(&self, at: LocalTime) -> Option<(TimeOfDay, Duration)> {
         let now = self.open(at);
         let bounds = self.0.iter().flat_map(|(from, to)| [*from, TimeOfDay(to.0 % (24 * 60))]);

@@ -1,4 +1,4 @@
-//! Asks the machines of a cluster for their [`Report`], over the ssh that `mlx.launch` uses, without a prompt.
+//! Gets a [`Report`] from the machines of a cluster, over the same ssh as `mlx.launch`, without prompting.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,36 +6,35 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::host::{Question, Report};
+use super::proof::quoted;
 use crate::registry::Cluster;
 
 /// How long ssh may take to connect, whole seconds.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long the whole answer may take.
+/// How long the whole answer may take by default.
 const ANSWER: Duration = Duration::from_secs(20);
-/// No report is longer; what a login script prints may be.
+/// Longest output that is read, bytes: a report is shorter, but a login script may print more.
 const LONGEST: u64 = 1 << 20;
 
-/// How a machine is reached.
 #[derive(Debug, Clone)]
 pub(crate) struct Ssh {
     pub program: PathBuf,
     /// `mlxctl`, at the same path on every machine.
     pub binary: PathBuf,
-    /// How long an answer may take.
     pub limit: Duration,
 }
 
-/// What a machine said, or in one sentence why it said nothing.
+/// A machine's report, or one sentence that says why there is none.
 pub(crate) type Answer = Result<Report, String>;
 
 impl Ssh {
-    /// The system's, for a `mlxctl` at `binary`.
+    /// Uses the `ssh` in PATH, and the default limit.
     pub(crate) fn new(binary: &Path) -> Self {
         Self { program: PathBuf::from("ssh"), binary: binary.to_owned(), limit: ANSWER }
     }
 
-    /// Asks every other machine of `cluster`, all at once; by host, in the order of their ranks. Blocks for as long as
-    /// the slowest takes, no more than the limit.
+    /// Asks all other machines of `cluster` at once; answers by host, in the order of their ranks. Blocks until the
+    /// slowest has answered, at most for the limit.
     pub(crate) fn ask(&self, cluster: &Cluster, question: &Question) -> Vec<(String, Answer)> {
         std::thread::scope(|scope| {
             let asked: Vec<_> = cluster
@@ -77,7 +76,7 @@ impl Ssh {
                 Ok(Some(status)) => break status,
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
                 Ok(None) | Err(_) => {
-                    // It may be gone in this very moment.
+                    // It may have ended just now.
                     let _ = child.kill();
                     let _ = child.wait();
                     return Err(format!("no answer within {}", humantime::format_duration(self.limit)));
@@ -95,13 +94,13 @@ impl Ssh {
             Some(0) => {}
             _ => return Err(format!("mlxctl host failed there: {last}")),
         }
-        // A login script may have printed something before.
+        // A login script may have printed something first.
         let start = out.find('{').unwrap_or(out.len());
         serde_json::from_str(&out[start..])
             .map_err(|error| format!("its mlxctl gives an answer this version does not understand: {error}"))
     }
 
-    /// The command line for the shell of the other machine.
+    /// The command line for the other machine's shell.
     fn remote(&self, question: &Question) -> String {
         let mut words = vec![self.binary.display().to_string(), "host".to_owned(), "--json".to_owned()];
         if let Some(venv) = &question.venv {
@@ -113,7 +112,7 @@ impl Ssh {
         for program in &question.programs {
             words.extend(["--running".to_owned(), program.clone()]);
         }
-        words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ")
+        words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -122,7 +121,7 @@ fn read(pipe: Option<impl Read + Send + 'static>) -> std::sync::mpsc::Receiver<V
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(pipe) = pipe {
-            // What was read until it broke is what there is.
+            // After an error, what was read so far is used.
             let _ = pipe.take(LONGEST).read_to_end(&mut bytes);
         }
         let _ = sender.send(bytes);
@@ -130,7 +129,7 @@ fn read(pipe: Option<impl Read + Send + 'static>) -> std::sync::mpsc::Receiver<V
     receiver
 }
 
-/// What came; a program that ssh left behind may hold the pipe open.
+/// Waits at most 1 s for the text: a program that ssh left behind may hold the pipe open.
 fn text(pipe: &std::sync::mpsc::Receiver<Vec<u8>>) -> String {
     let bytes = pipe.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,5 +1,5 @@
 //! `mlxctl __conduct SPEC`: the backend process of a model on several ranks. It runs `mlx.launch`, watches the ranks,
-//! takes all of them down when one is lost, and ends when every one is proven gone.
+//! takes all of them down when one is lost, and ends once all of them are proven gone.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::frame::{Beat, Down, Gone, Order, Up, encode};
-use super::inputs::{ConductorInput as Input, on_signals, until};
+use super::inputs::{ConductorInput as Input, beats, on_signals, until};
 use super::link_server::{self, Seen};
 use super::silence::Silence;
 use super::streams::Writer;
@@ -25,14 +25,14 @@ use crate::backend::link::Request;
 use crate::backend::spec::Spec;
 use crate::host::{self, Host, Identity, Signal};
 
-/// Until every rank has said its first word: ssh, a shell and our binary, no Python yet.
+/// Time for every rank's first message: ssh, a shell and our binary, no Python yet.
 const COME_UP: Duration = Duration::from_secs(30);
-/// Between the first bad sign and the verdict: the cause may be told after its consequences.
+/// Time between the first bad sign and the verdict: the cause may arrive after its consequences.
 const SETTLE: Duration = Duration::from_millis(700);
-/// For the goodbyes, beyond what a rank gives its Python.
+/// Time for the goodbyes, in addition to what a rank gives its Python.
 const GOODBYES: Duration = Duration::from_secs(1);
 
-/// Runs it; the exit code: 0 where it was asked to end.
+/// Returns the exit code: 0 if it was asked to end.
 pub(crate) fn run(spec_file: &Path) -> u8 {
     let conducted = read(spec_file).and_then(|(spec, group)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -53,7 +53,7 @@ fn read(spec_file: &Path) -> io::Result<(Spec, Group)> {
     Ok((spec, group))
 }
 
-/// A line of the log. What cannot be written is lost: a full disk costs lines, never a rank.
+/// Writes a line to the log. Failures are ignored: a full disk costs lines, not ranks.
 fn tell(line: &str) {
     let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
 }
@@ -72,7 +72,7 @@ struct Conductor {
     ordered: bool,
     asked: bool,
     last_beat: Instant,
-    /// Why the culprit's host could not be asked about it.
+    /// Why ssh to the culprit's host failed.
     ssh_says: Option<String>,
 }
 
@@ -108,8 +108,7 @@ impl Conductor {
     }
 
     async fn run(mut self, mut inputs: UnboundedReceiver<Input>) -> u8 {
-        let mut beats = interval(self.group.heartbeat().max(Duration::from_millis(10)));
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = beats(self.group.heartbeat());
         let mut settled: Option<Instant> = None;
         while !self.asked {
             tokio::select! {
@@ -122,7 +121,7 @@ impl Conductor {
                 settled = Some(Instant::now() + SETTLE);
             }
             if !self.launched && settled.is_none() {
-                // Every rank's end has been told, or there was none to tell of.
+                // All ranks have reported their end, or never started.
                 settled = Some(Instant::now());
             }
         }
@@ -146,7 +145,7 @@ impl Conductor {
             Input::Asked(Request::Trim | Request::Release | Request::Forget) => self.say(&Down::Trim),
             Input::Asked(Request::ReopenLog) => {
                 if let Err(error) = reopen_log(&self.spec.log) {
-                    tell(&format!("mlxctl: the log cannot be opened anew: {error}"));
+                    tell(&format!("mlxctl: the log cannot be reopened: {error}"));
                 }
             }
             Input::Asked(Request::Memory | Request::Pace { .. }) => {}
@@ -168,7 +167,7 @@ impl Conductor {
         self.show();
     }
 
-    /// Every rank is there: start Python on all of them.
+    /// Starts Python on all ranks, once all of them are up.
     fn order(&mut self) {
         self.ordered = true;
         let order = Order {
@@ -211,7 +210,7 @@ impl Conductor {
         self.show();
     }
 
-    /// Not a frame: what a login shell, ssh or `mlx.launch` says.
+    /// Handles a line that is not a frame: from a login shell, ssh or `mlx.launch`.
     fn text(&mut self, text: &str) {
         let line = text.trim_end();
         if line.is_empty() {
@@ -244,11 +243,11 @@ impl Conductor {
     }
 
     fn say(&self, down: &Down) {
-        // Where mlx.launch does not read, the ranks' silence tells.
+        // If mlx.launch does not read, the ranks fall silent.
         let _ = self.output.say(encode(down));
     }
 
-    /// Tells the supervisor what is known.
+    /// Reports the state to the supervisor.
     fn show(&self) {
         let now = Instant::now();
         let heartbeat = self.group.heartbeat();
@@ -256,7 +255,7 @@ impl Conductor {
         let ranks = ranks.map(|(rank, (watched, place))| watched.status(rank, &place.host, now, heartbeat));
         let ranks: Vec<_> = ranks.collect();
         let first = self.ranks.first().and_then(|watched| watched.beat.as_ref());
-        // Who stands still is the one that holds the others up.
+        // The slowest rank holds up the others.
         let cpu = self.ranks.iter().map(|watched| watched.beat.as_ref()?.cpu_ms).min().flatten();
         self.seen.send_if_modified(|seen| {
             let port = first.and_then(|beat| beat.port);
@@ -271,7 +270,7 @@ impl Conductor {
     async fn take_down(&mut self, inputs: &mut UnboundedReceiver<Input>) {
         if let Some(line) = self.blame() {
             tell(&format!("mlxctl: {line}; the whole group is taken down"));
-            // Before its consequences can be seen.
+            // Before its consequences can be noticed.
             self.seen.send_modify(|seen| seen.lost = Some(line));
         }
         self.say(&Down::End);
@@ -289,7 +288,7 @@ impl Conductor {
             }
         }
         self.end_launch(inputs).await;
-        // Who ends now ends because we said so, and who asks now asks because of what we said.
+        // Ranks that end, and requests to end, are from now on consequences of ours.
         (self.verdict, self.asked) = (blamed, asked);
         let unproven: Vec<usize> =
             (0..self.ranks.len()).filter(|rank| self.ranks[*rank].gone.is_none()).collect();
@@ -343,14 +342,14 @@ impl Conductor {
         })
     }
 
-    /// The last word, where a diagnosis looks for it.
+    /// Writes the verdict as the log's last line, where a diagnosis looks for it, and cleans up.
     fn leave(self) -> u8 {
         let blame = self.blame();
         let code = u8::from(!self.asked);
         if let Some(line) = &blame {
             tell(&format!("mlxctl: {line}"));
         }
-        // Nobody waits for these files, and the next run replaces them.
+        // Best effort: the next run replaces these files.
         let _ = std::fs::remove_file(&self.spec.link);
         let _ = std::fs::remove_dir_all(scratch(&self.run, &self.spec.model));
         self.output.close(Duration::from_millis(100));

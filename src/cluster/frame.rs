@@ -1,8 +1,8 @@
-//! What a conductor and its ranks say to each other over the standard streams of `mlx.launch`.
+//! The messages between a conductor and its ranks, over the standard streams of `mlx.launch`.
 //!
-//! Down, every rank hears everything. Up, `mlx.launch` mixes the ranks' output in pieces, and a terminal (`ssh -tt`)
-//! may echo what goes down; so each frame has a mark and a checksum, a torn one is passed over, and nothing is said
-//! only once that matters: a beat carries the whole state.
+//! Every rank gets everything that is sent down. On the way up, `mlx.launch` interleaves the ranks' output, and a
+//! terminal (`ssh -tt`) may echo what goes down. So each frame has a mark and a checksum, torn ones are skipped, and
+//! nothing important is sent only once: a beat carries the whole state.
 
 use std::path::PathBuf;
 
@@ -13,49 +13,45 @@ use crate::backend::link::Thread;
 use crate::host::Exit;
 use crate::registry::Wired;
 
-/// Begins a frame; no text that a program prints has it.
+/// Begins a frame: ASCII's record separator, which programs do not print.
 const MARK: u8 = 0x1e;
 
-/// Digits of the checksum.
+/// Length of the checksum, hexadecimal digits.
 const CHECKSUM: usize = 8;
 
-/// From a rank.
+/// Messages from a rank to the conductor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "up", rename_all = "snake_case")]
 pub(crate) enum Up {
-    /// It lives, and is as it says.
     Beat(Beat),
     Log {
         rank: usize,
-        /// At most [`LONGEST_LINE`] characters.
         line: String,
     },
-    /// Its Python is gone, and it is about to be.
+    /// The last message: its Python has ended, and the rank is about to.
     Gone(Gone),
 }
 
-/// The longest line of a rank's output that is passed on, characters.
+/// Longest line of a rank's output, characters; the rest is cut off.
 pub(crate) const LONGEST_LINE: usize = 1500;
 
-/// A rank's state.
+/// The whole state of a rank, once per heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beat {
     pub rank: usize,
-    /// Of its `mlxctl`.
     pub version: String,
-    /// Of its Python, once there is one.
+    /// pid of its Python, once started.
     pub pid: Option<i32>,
     pub footprint: Option<u64>,
-    /// CPU time that Python has used, milliseconds.
+    /// CPU time of its Python, milliseconds.
     pub cpu_ms: Option<u64>,
-    /// Where `mlx_lm.server` listens; rank 0 alone.
+    /// Where `mlx_lm.server` listens; only rank 0 has one.
     pub port: Option<u16>,
     pub thread: Thread,
     /// The last error of a dead generation thread.
     pub error: Option<String>,
 }
 
-/// How a rank ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Gone {
     pub rank: usize,
@@ -65,63 +61,58 @@ pub(crate) struct Gone {
     pub error: Option<String>,
 }
 
-/// What made a rank end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Why {
-    /// The conductor said so, a signal did, or the connection was closed.
+    /// By the conductor, a signal, or a closed connection.
     Asked,
-    /// Nothing was heard of the conductor for too long.
+    /// The conductor was silent for too long.
     Silence,
     Died,
-    /// It could not start Python: why.
+    /// Why it could not start Python.
     Obstacle(String),
 }
 
-/// To all ranks.
+/// Messages from the conductor to all ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "down", rename_all = "snake_case")]
 pub(crate) enum Down {
-    /// The conductor lives.
+    /// Sign of life of the conductor.
     Beat,
-    /// Start Python. The first one counts.
+    /// Start Python. Only the first order counts.
     Order(Box<Order>),
-    /// Have MLX's buffer cache emptied.
+    /// Empty MLX's buffer cache.
     Trim,
     End,
 }
 
-/// What a rank's Python is started with.
+/// How to start a rank's Python. Paths are the same on every host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub model: String,
     pub generation: u64,
-    /// The run folder, on every host.
     pub run: PathBuf,
-    /// The interpreter, on every host.
     pub python: PathBuf,
     pub arguments: Vec<String>,
-    /// Variables beside the host's own.
+    /// Variables in addition to the host's own.
     pub env: Vec<(String, String)>,
-    /// Requests without it are answered 403.
+    /// Requests without it get 403.
     pub secret: String,
-    /// Bound of MLX's buffer cache, bytes.
+    /// Limit of MLX's buffer cache, bytes.
     pub cache_limit: Option<u64>,
-    /// Bound of the prompt cache, bytes.
+    /// Limit of the prompt cache, bytes.
     pub prompt_cache_bytes: Option<u64>,
-    /// What MLX pins for the GPU.
+    /// How much memory MLX wires for the GPU.
     #[serde(default)]
     pub wired: Wired,
-    /// See [`crate::backend::group::Group`].
     pub heartbeat_ms: u64,
-    /// See [`crate::backend::group::Group`].
     pub timeout_ms: u64,
 }
 
-/// One frame, with its line's end. ASCII alone: `mlx.launch` drops bytes of characters that a read cuts.
+/// One frame with its newline. Pure ASCII: `mlx.launch` drops bytes of characters that a read splits.
 pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
     use std::fmt::Write;
-    // Our own messages have string keys and no other way to fail.
+    // Cannot fail: our messages have only string keys.
     let json = serde_json::to_string(message).unwrap_or_default();
     let mut text = String::with_capacity(json.len() + CHECKSUM + 2);
     for unit in json.chars() {
@@ -141,7 +132,7 @@ pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
     frame
 }
 
-/// The message of a line, if it has a whole one: what stands before the last mark is a torn frame's beginning.
+/// The complete message in a line, if there is one. Anything before the last mark is a torn frame.
 pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     let start = memchr::memrchr(MARK, line)? + 1;
     let frame = line.get(start..)?.trim_ascii_end();
@@ -150,7 +141,7 @@ pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     (sum == checksum(json)).then(|| serde_json::from_slice(json).ok())?
 }
 
-/// FNV-1a, 32 bits: against accidents, not against people.
+/// FNV-1a with 32 bits: detects accidents, not attacks.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }

@@ -1,4 +1,4 @@
-//! What a machine tells the others of its cluster: `mlxctl host --json`. Read-only; needs no registry.
+//! The report of a machine to the others of its cluster: `mlxctl host --json`. Read-only; needs no registry.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,63 +12,58 @@ use crate::host::Host;
 use crate::python::venv::{self, SetupRequest};
 use crate::registry::Source;
 
-/// What is asked for.
+/// What to include in a report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// The environment whose versions count.
+    /// An environment whose versions to report.
     pub venv: Option<PathBuf>,
-    /// The model whose files count.
+    /// A model whose files to report.
     pub model: Option<Source>,
-    /// Programs that memory is reserved for while they run.
+    /// Programs to look for among the running ones: memory is reserved for them.
     pub programs: Vec<String>,
 }
 
-/// The document of `mlxctl host --json`; keys are promises. What is not known is null.
+/// The document of `mlxctl host --json`. Keys are stable; unknown values are null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub schema: u32,
-    /// "macOS 26.2".
     pub os: String,
-    /// "Apple M4 Max".
     pub chip: Option<String>,
-    /// Installed.
     pub memory_bytes: u64,
-    /// What a new process could take.
+    /// What a new process could allocate without swapping.
     pub available_bytes: Option<u64>,
     pub gpu_limit_bytes: Option<u64>,
     pub version: String,
-    /// The path of mlxctl.
     pub binary: Option<PathBuf>,
-    /// The environment; null: not asked for.
+    /// Null if not requested.
     pub venv: Option<Environment>,
-    /// The model's files; null: not asked for, or not there.
+    /// Null if not requested, or missing.
     pub model: Option<ModelFiles>,
-    /// "rdma_en2".
+    /// Names of RDMA devices, such as "rdma_en2".
     pub rdma: Vec<String>,
-    /// Those of the programs asked for that run.
+    /// The requested programs that are running.
     pub running: Vec<String>,
 }
 
-/// An environment as it is there.
+/// A Python environment on that machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Environment {
     pub path: PathBuf,
-    /// Why it cannot be used; null: it can.
+    /// Why it cannot be used; null if it can.
     pub problem: Option<String>,
     pub python: Option<String>,
     pub mlx: Option<String>,
     pub mlx_lm: Option<String>,
 }
 
-/// A model's files as they are there.
+/// A model's files on that machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ModelFiles {
     pub folder: PathBuf,
-    /// SHA-256 of the index and of `config.json`; without an index of the names and sizes of the weights.
+    /// SHA-256 of `config.json` and the index, or without an index, the names and sizes of the weights.
     pub index_sha256: String,
 }
 
-/// Looks at this machine.
 pub(crate) fn report(host: &dyn Host, question: &Question) -> Report {
     let (facts, memory) = (host.facts(), host.memory().unwrap_or_default());
     Report {
@@ -113,7 +108,7 @@ fn environment(path: &Path) -> Environment {
     }
 }
 
-/// Tells one version of a model's files from another, without reading the weights.
+/// A hash that differs between versions of a model's files, without reading the weights.
 fn index(folder: &Path) -> Option<String> {
     let mut weights: Vec<(String, u64)> = Vec::new();
     let mut indexes = Vec::new();
@@ -122,7 +117,7 @@ fn index(folder: &Path) -> Option<String> {
         if name.ends_with(".safetensors.index.json") {
             indexes.push(entry.path());
         } else if name.starts_with("model") && name.ends_with(".safetensors") {
-            // Through the link that a hub's cache has there.
+            // Follows the link in a hub's cache.
             weights.push((name, fs_err::metadata(entry.path()).ok()?.len()));
         }
     }
@@ -139,7 +134,7 @@ fn index(folder: &Path) -> Option<String> {
     Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The RDMA devices, as `mlx.distributed_config` finds them.
+/// The RDMA devices, found like `mlx.distributed_config` does.
 fn rdma() -> Vec<String> {
     let listed = Command::new("ibv_devices").stdin(Stdio::null()).output();
     let text = listed.map(|listed| String::from_utf8_lossy(&listed.stdout).into_owned()).unwrap_or_default();

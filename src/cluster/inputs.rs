@@ -1,15 +1,15 @@
-//! What happens to a conductor and to a rank: the messages that their loops take.
+//! What the loops of a conductor and of a rank wait for: messages, signals, beats.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::frame::{Down, Up};
 use crate::backend::link::{LinkEvent, Request};
 use crate::host::Exit;
 
-/// What happens to a conductor.
 pub(super) enum ConductorInput {
     Up(Up),
     Text(Vec<u8>),
@@ -18,10 +18,9 @@ pub(super) enum ConductorInput {
     Asked(Request),
 }
 
-/// What happens to a rank.
 pub(super) enum RankInput {
     Down(Down),
-    /// The conductor's end of the connection is closed, or a signal says so.
+    /// The conductor closed the connection, or a signal came.
     Ended,
     Line(String),
     LinesEnded,
@@ -29,8 +28,8 @@ pub(super) enum RankInput {
     Exited(Exit),
 }
 
-/// Sends one for each signal that asks this process to end.
-pub(super) fn on_signals<I: Send + 'static>(inputs: UnboundedSender<I>, input: fn() -> I) -> io::Result<()> {
+/// Sends `input()` at each SIGHUP, SIGINT and SIGTERM from now on.
+pub(super) fn on_signals<T: Send + 'static>(inputs: UnboundedSender<T>, input: fn() -> T) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
@@ -41,7 +40,14 @@ pub(super) fn on_signals<I: Send + 'static>(inputs: UnboundedSender<I>, input: f
     Ok(())
 }
 
-/// Ends at that moment; without one, never.
+/// Ticks once per `every`, at least 10 ms apart; late ticks are not made up for.
+pub(super) fn beats(every: Duration) -> Interval {
+    let mut beats = interval(every.max(Duration::from_millis(10)));
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats
+}
+
+/// Waits until `moment`; without one, forever.
 pub(super) async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

@@ -1,5 +1,5 @@
-//! The link of a group: to the supervisor a conductor looks like a launcher (`docs/architecture.md`, "The link"), and
-//! tells of its ranks beside.
+//! The link of a group: to the supervisor a conductor looks like a launcher (`docs/architecture.md`, "The link") that
+//! also reports its ranks.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -15,24 +15,23 @@ use super::inputs::ConductorInput as Input;
 use crate::api::RankStatus;
 use crate::backend::link::Request;
 
-/// The longest line that a client may send.
+/// Longest line from a client, bytes.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// What a conductor knows, as clients are told it.
+/// The state that a conductor reports to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub generation: u64,
-    /// Where rank 0 listens.
+    /// Where rank 0's server listens, once it does.
     pub port: Option<u16>,
     pub ranks: Vec<RankStatus>,
-    /// The least CPU time that a rank has used, milliseconds.
+    /// CPU time of the slowest rank, milliseconds.
     pub cpu_ms: Option<u64>,
-    /// Which rank was lost, once one was: the group is being taken down.
+    /// Which rank was lost; set once the group is being taken down.
     pub lost: Option<String>,
 }
 
 impl Seen {
-    /// Nothing yet.
     pub(super) fn new(generation: u64) -> Self {
         Self { generation, port: None, ranks: Vec::new(), cpu_ms: None, lost: None }
     }
@@ -51,7 +50,7 @@ impl Seen {
     }
 }
 
-/// Serves the link at `path` from now on; what clients ask for goes to `asked`.
+/// Serves the link at `path`; requests from clients go to `asked`.
 ///
 /// # Errors
 /// The system's, if the socket cannot be made.
@@ -70,7 +69,7 @@ pub(super) fn serve(
                 Ok((client, _)) => {
                     tokio::spawn(attend(client, seen.clone(), asked.clone()));
                 }
-                // Out of descriptors, most likely: the next connection may find one.
+                // Most likely out of descriptors; one may be free later.
                 Err(_) => tokio::time::sleep(std::time::Duration::from_secs(1)).await,
             }
         }
@@ -78,7 +77,7 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Ends with the client; a failed write to it does not affect the group.
+/// Serves one client. A failed write ends only this connection.
 async fn attend(client: UnixStream, mut seen: watch::Receiver<Seen>, asked: UnboundedSender<Input>) {
     let (reader, mut writer) = client.into_split();
     let mut reader = BufReader::new(reader.take(LONGEST_LINE));
@@ -132,18 +131,18 @@ fn news(told: &Seen, now: &Seen) -> Vec<Value> {
 
 fn answer(line: &[u8], asked: &UnboundedSender<Input>) -> Value {
     let reply = match serde_json::from_slice(line) {
-        // MLX's own count is each rank's; what their hosts charge them is in `ranks`.
+        // Every rank has its own count. `ranks` has what their hosts charge.
         Ok(Request::Memory) => return json!({"reply": "memory", "active": null, "cache": null, "peak": null}),
-        // Kept prompts stay: the ranks hold the same ones, and give them up in step or not at all.
+        // Kept prompts stay: the ranks would have to drop the same ones in step.
         Ok(Request::Release) => (Request::Trim, json!({"reply": "release", "freed": null})),
         Ok(Request::Forget) => (Request::Trim, json!({"reply": "forget", "freed": null})),
         Ok(Request::Trim) => (Request::Trim, json!({"reply": "trim", "freed": null})),
-        // Its ranks work in step, each on a machine of its own: only one of those has the program that is yielded to.
+        // Ignored: ranks work in step, but only one of their machines runs the program that models yield to.
         Ok(Request::Pace { .. }) => return json!({"reply": "pace"}),
         Ok(Request::ReopenLog) => (Request::ReopenLog, json!({"reply": "reopen_log"})),
         Err(error) => return json!({"reply": "error", "error": error.to_string()}),
     };
-    // The conductor is ending: nothing is left to ask.
+    // Fails only while the conductor is ending.
     let _ = asked.send(Input::Asked(reply.0));
     reply.1
 }

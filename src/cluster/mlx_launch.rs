@@ -1,4 +1,4 @@
-//! `mlx.launch`, run by a small Python of ours, with ourselves on every rank.
+//! Runs `mlx.launch`, through a small Python file of ours, with `mlxctl __rank` on every rank.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -17,12 +17,12 @@ use crate::backend::record::replace;
 use crate::backend::spec::Spec;
 use crate::host::{self, Identity};
 
-/// The text of the Python that runs it.
+/// The source of that Python file.
 const SCRIPT: &str = include_str!("mlx_launch.py");
-/// The ring's ports: below those that Linux and macOS give away themselves.
+/// The ring's ports: below the ephemeral ports of Linux and macOS.
 const PORTS: std::ops::Range<u16> = 21_000..31_000;
 
-/// Starts it; what it and the ranks say goes to `inputs`.
+/// Starts it; its messages and the ranks' go to `inputs`.
 ///
 /// # Errors
 /// The system's own: no interpreter, no free ports.
@@ -41,13 +41,13 @@ pub(super) fn start(
     let mut command = Command::new(&group.python);
     command.arg(script).args(["--backend", &group.backend]).arg("--hostfile").arg(hosts);
     if group.backend == "mpi" {
-        // By default rank 0 alone has a standard input.
+        // By default only rank 0 has a standard input.
         command.args(["--mpi-arg", "--stdin all"]);
     } else {
         command.args(["--starting-port", &free_port(group)?.to_string()]);
     }
     command.arg("--").arg(&group.binary).arg(super::RANK);
-    // Its launch script makes files with mktemp and leaves them.
+    // Its launch script leaves files behind that mktemp makes.
     let scratch = scratch(run, &spec.model);
     DirBuilder::new().recursive(true).mode(0o700).create(&scratch)?;
     command.env("TMPDIR", scratch);
@@ -57,7 +57,7 @@ pub(super) fn start(
     let ended = inputs.clone();
     tokio::spawn(async move {
         let exit = exit.await;
-        // Its last words come through other threads.
+        // Its last lines arrive through other threads.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let _ = ended.send(Input::Launch(exit));
     });
@@ -75,8 +75,8 @@ pub(super) fn start(
     Ok((who, Writer::new(stdin)))
 }
 
-/// The first of a row of ports that are free on this machine, different from run to run: the last run's connections
-/// may still be fading.
+/// The first of a random range of ports that are free on this machine: connections of the last run may still be
+/// closing.
 fn free_port(group: &Group) -> io::Result<u16> {
     let rows: usize = group.places.iter().map(|place| place.addresses.len().max(1)).sum();
     let rows = u16::try_from(rows).map_err(io::Error::other)?;
@@ -92,7 +92,7 @@ fn free_port(group: &Group) -> io::Result<u16> {
     Err(io::Error::other("no free ports for the ranks"))
 }
 
-/// The rank that `mlx.launch` says has ended, with its exit code.
+/// The rank whose end `mlx.launch` reports, and its exit code.
 pub(super) fn lost_rank(line: &str) -> Option<(usize, Option<i32>)> {
     let (_, rest) = line.split_once("Node with rank ")?;
     let (rank, how) = rest.split_once(' ')?;

@@ -1,7 +1,7 @@
 //! One model on several machines, by MLX's own distributed engine.
 //!
-//! The backend of such a model is a conductor, our own binary as `mlxctl __conduct SPEC`, started by the same exec step
-//! as Python is, so that it is journaled, adopted and stopped as any backend. It runs `mlx.launch` with `mlxctl __rank`
+//! The backend of such a model is a conductor: our own binary as `mlxctl __conduct SPEC`, started by the same exec step
+//! as Python, so that it is recorded, adopted and stopped like any backend. It runs `mlx.launch` with `mlxctl __rank`
 //! on every rank, which starts the launcher there and keeps it tied to the group. See `docs/architecture.md`, "Ranks".
 
 pub(crate) mod ask;
@@ -24,11 +24,11 @@ use std::ffi::OsString;
 
 use crate::backend::CONDUCT;
 
-/// The hidden first arguments, beside [`CONDUCT`].
+/// The hidden first arguments, in addition to [`CONDUCT`].
 pub(crate) const RANK: &str = "__rank";
 const END_RANKS: &str = "__end_ranks";
 
-/// Runs one of the hidden steps, if these are its arguments (the program's name first); its exit code.
+/// Runs a hidden step if these are its arguments, the program's name first; returns its exit code.
 pub fn hidden(arguments: impl Iterator<Item = OsString>) -> Option<u8> {
     let arguments: Vec<String> =
         arguments.skip(1).take(6).map(|argument| argument.to_string_lossy().into_owned()).collect();

@@ -1,4 +1,4 @@
-//! Proof that the ranks of a group are gone: each host is asked, and where one cannot be, time is let pass.
+//! Proof that the ranks of a group are gone: by asking each host, or if one does not answer, by waiting.
 
 use std::io;
 use std::path::Path;
@@ -9,28 +9,27 @@ use super::record;
 use crate::backend::group::{Group, Place};
 use crate::host::{self, Host};
 
-/// ssh gives up on a host that does not answer.
+/// How long ssh may take to connect, whole seconds.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Beyond the time after which a rank has ended itself for sure.
+/// Added to the time after which a rank must have ended itself.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How long a host may take to say that its ranks are gone, beside the time that they are given.
+/// How long a host may take to answer, in addition to the time that its ranks are given.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// The words of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Word {
     pub host: String,
     pub ranks: Vec<usize>,
-    /// Why it could not be asked; `None`: it said that they are gone.
+    /// Why it could not be asked; `None` if its ranks are gone.
     pub problem: Option<String>,
 }
 
-/// A word of a shell's command line.
+/// Quotes a word for a POSIX shell.
 pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The arguments of ssh that run our binary on a host without prompting.
+/// Arguments for ssh that run our binary on a host without prompting.
 pub(crate) fn ssh_arguments(host: &str, binary: &Path, arguments: &[&str]) -> Vec<String> {
     let line: Vec<_> = std::iter::once(binary.to_string_lossy().as_ref())
         .chain(arguments.iter().copied())
@@ -45,7 +44,7 @@ pub(crate) fn ssh_arguments(host: &str, binary: &Path, arguments: &[&str]) -> Ve
         .collect()
 }
 
-/// Waits until every one of `ranks` is gone. `unheard`: for how long the ranks have heard nothing of a conductor.
+/// Waits until all of `ranks` are gone. `unheard` is how long the ranks have not heard from a conductor.
 pub(crate) async fn gone(
     host: &dyn Host,
     run: &Path,
@@ -70,7 +69,7 @@ async fn one_host(
     ranks: Vec<usize>,
     unheard: Duration,
 ) -> Word {
-    // It ends itself after the silence, and kills its Python if that does not end.
+    // By then each rank has ended itself for silence, and killed its Python if necessary.
     let own_end = (group.timeout() + record::TERM + MARGIN).saturating_sub(unheard);
     let began = host.awake();
     let answered = if place.local {
@@ -119,7 +118,7 @@ async fn over_ssh(
     if let Some(stderr) = child.stderr.take() {
         std::thread::spawn(move || {
             let mut text = String::new();
-            // What it said before the error is told all the same.
+            // After an error, what was read so far is used.
             let _ = io::Read::read_to_string(&mut io::Read::take(stderr, 4096), &mut text);
             let _ = said.send(text);
         });

@@ -1,8 +1,8 @@
-//! `mlxctl __rank`: what `mlx.launch` starts on every host. It starts Python when the conductor orders it, tells how
-//! Python is, and ends it when the conductor says so, is gone, or is not heard of for too long.
+//! `mlxctl __rank`, which `mlx.launch` starts on every host. It starts Python when the conductor says so, reports its
+//! state, and ends it when the conductor says so, is gone, or is silent for too long.
 //!
-//! Python holds the other end of a pipe of ours as its standard input: where we are killed, it sees the end of it and
-//! goes too (`launcher.py`, "tied").
+//! Python's standard input is a pipe from this process: if that is killed, Python sees end of file and ends too
+//! (`launcher.py`, "tied").
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::frame::{Beat, Down, Gone, Order, Up, Why, decode, encode};
-use super::inputs::{RankInput as Input, on_signals, until};
+use super::inputs::{RankInput as Input, beats, on_signals, until};
 use super::rank_python::Python;
 use super::record;
 use super::record::TERM;
@@ -24,16 +24,16 @@ use super::streams::{Writer, read_lines};
 use crate::backend::link::{LinkEvent, Request, Thread};
 use crate::host::{self, Host, Identity, Signal};
 
-/// So long it waits for its order: nothing is in memory yet.
+/// How long it waits for its order; nothing is in memory yet.
 const ORDER: Duration = Duration::from_secs(60);
-/// Between two signs of life before the order says how long.
+/// Heartbeat until the order sets another.
 const BEAT: Duration = Duration::from_millis(500);
-/// For the last lines of a Python that is gone.
+/// How long to wait for the last lines of a Python that has ended.
 const LAST_LINES: Duration = Duration::from_millis(500);
-/// For the goodbye to be written.
+/// How long writing the goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Runs it; the exit code.
+/// Returns the exit code: 0 if it was asked to end.
 pub(crate) fn run() -> u8 {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
     runtime.block_on(async {
@@ -44,7 +44,7 @@ pub(crate) fn run() -> u8 {
     })
 }
 
-/// This process's rank, as the launcher that started it says.
+/// This process's rank, from the variables of `mlx.launch` or MPI.
 fn own_rank() -> io::Result<usize> {
     ["MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"]
         .iter()
@@ -114,7 +114,7 @@ impl Rank {
                     if let Input::Down(Down::Order(order)) = input {
                         if self.order.is_none() {
                             let every = Duration::from_millis(order.heartbeat_ms);
-                            beats = self::beats(every);
+                            beats = super::inputs::beats(every);
                             silence = Silence::new(Instant::now(), Duration::from_millis(order.timeout_ms), every);
                             self.start(*order).await;
                         }
@@ -141,7 +141,7 @@ impl Rank {
             Input::Down(Down::End) | Input::Ended => self.end(Why::Asked),
             Input::Down(Down::Trim) => {
                 if let Some(python) = &self.python {
-                    // Where the link is gone, there is nothing to trim.
+                    // Fails only once the link is gone, and then there is nothing to trim.
                     let _ = python.requests.send(Request::Trim);
                 }
             }
@@ -163,7 +163,7 @@ impl Rank {
                 if self.ending.is_none() {
                     self.ending = Some(Ending { why: Why::Died, kill_at: Instant::now() + TERM });
                 }
-                // Who inherited its streams may hold them open: they are not waited for long.
+                // Descendants may hold its streams open, so don't wait long.
                 tokio::spawn(async move {
                     tokio::time::sleep(LAST_LINES).await;
                     let _ = inputs.send(Input::LinesEnded);
@@ -186,7 +186,7 @@ impl Rank {
                 python.error = error.or(python.error.take());
             }
             LinkEvent::Exiting { error, .. } => python.error = error.or(python.error.take()),
-            // A listener that is gone is found from outside, by the next request or check.
+            // A lost listener is noticed from outside, by the next request or check.
             LinkEvent::Ranks { .. }
             | LinkEvent::GroupLost { .. }
             | LinkEvent::ListenerClosed
@@ -212,7 +212,7 @@ impl Rank {
     }
 
     fn say(&self, up: &Up) {
-        // What cannot be said is lost; the next beat says it again.
+        // A lost message is repeated by the next beat.
         let _ = self.output.say(encode(up));
     }
 
@@ -227,7 +227,7 @@ impl Rank {
         }
     }
 
-    /// Begins to end; the first reason is the one that is told.
+    /// Begins to end; the first reason is the one that is reported.
     fn end(&mut self, why: Why) {
         if self.ending.is_some() {
             return;
@@ -257,14 +257,14 @@ impl Rank {
             && self.python.as_ref().is_none_or(|python| python.exit.is_some() && python.streams == 0)
     }
 
-    /// Says goodbye and cleans up; the exit code, by which `mlx.launch` ends the other ranks.
+    /// Says goodbye and cleans up; returns the exit code, by which `mlx.launch` ends the other ranks.
     fn leave(self) -> u8 {
         let why = self.ending.map_or(Why::Asked, |ending| ending.why);
         let code = u8::from(why != Why::Asked);
         let (exit, error) = self.python.map_or((None, None), |python| (python.exit, python.error));
         let _ = self.output.say(encode(&Up::Gone(Gone { rank: self.rank, why, exit, error })));
         if let Some(order) = &self.order {
-            // What cannot be removed is replaced by the next run.
+            // Best effort: the next run replaces these files.
             let _ = record::forget(&order.run, &order.model, self.rank);
         }
         forget_launch_files();
@@ -273,28 +273,22 @@ impl Rank {
     }
 }
 
-/// `mlx.launch` makes these with mktemp and leaves them.
+/// Removes files that `mlx.launch` makes with mktemp and leaves behind.
 fn forget_launch_files() {
     for name in ["MLX_HOSTFILE", "MLX_IBV_DEVICES"] {
         if let Some(file) = std::env::var_os(name).filter(|file| Path::new(file).is_absolute()) {
-            // Nobody reads it any more, and the next start makes another.
+            // Best effort: it is not read any more, and the next start makes another.
             let _ = std::fs::remove_file(file);
         }
     }
 }
 
-/// Over ssh, standard input is a terminal: it must not edit, echo, or turn bytes into signals.
+/// Makes the terminal that is standard input over ssh raw: no editing, no echo, no signals from bytes.
 fn raw_terminal() {
     let stdin = io::stdin();
     if let Ok(mut settings) = tcgetattr(stdin.as_fd()) {
         cfmakeraw(&mut settings);
-        // Where it fails, long orders do not come through, and the conductor says that the rank is late.
+        // If this fails, long orders do not arrive, and the conductor reports the rank as late.
         let _ = tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &settings);
     }
-}
-
-fn beats(every: Duration) -> tokio::time::Interval {
-    let mut beats = interval(every.max(Duration::from_millis(10)));
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    beats
 }

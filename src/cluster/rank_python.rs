@@ -1,4 +1,4 @@
-//! The Python of one rank: the launcher, tied to whoever started it.
+//! The Python of one rank: the launcher, tied to the process that started it.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -21,28 +21,26 @@ use crate::backend::record::replace;
 use crate::host::{self as system, Exit, Host, Identity};
 use crate::python::{hub, process};
 
-/// A rank's Python.
 pub(super) struct Python {
     pub who: Identity,
     _tie: Option<ChildStdin>,
-    /// To its launcher.
     pub requests: UnboundedSender<Request>,
-    /// Where `mlx_lm.server` listens.
+    /// Where `mlx_lm.server` listens, once it does.
     pub port: Option<u16>,
     pub thread: Thread,
-    /// The last error that was told.
+    /// The last error that it reported.
     pub error: Option<String>,
-    /// How it ended, once it did.
+    /// How it ended, once it has.
     pub exit: Option<Exit>,
-    /// How many of its stdout and stderr are open.
+    /// How many of its stdout and stderr are still open, 0 to 2.
     pub streams: u8,
 }
 
 impl Python {
-    /// Starts it and tells `inputs` what it does.
+    /// Starts it; its events go to `inputs`.
     ///
     /// # Errors
-    /// The system's own; a rank of an earlier run that does not end.
+    /// The system's own; `TimedOut` if a rank of an earlier run does not end.
     pub(super) async fn start(
         order: &Order,
         rank: usize,
@@ -53,7 +51,7 @@ impl Python {
         let run = &order.run;
         let ranks = ranks_folder(run);
         DirBuilder::new().recursive(true).mode(0o700).create(&ranks)?;
-        // One of an earlier run that is not gone yet would share the machine's memory with this one.
+        // A rank of an earlier run that has not ended yet would take memory from this one.
         record::wait_gone(host, run, &order.model, rank, TERM).await?;
         let mut written = RankRecord {
             generation: order.generation,
@@ -132,7 +130,7 @@ fn boxed(stream: impl io::Read + Send + 'static) -> Box<dyn io::Read + Send> {
     Box::new(stream)
 }
 
-/// The server's arguments, with the folder in this host's cache in place of the repository's name.
+/// The server's arguments, with the repository replaced by its folder in this host's cache.
 fn with_folder(order: &Order) -> Vec<String> {
     let mut arguments = order.arguments.clone();
     let served = arguments.iter().position(|argument| argument == "--model");
@@ -148,7 +146,6 @@ fn with_folder(order: &Order) -> Vec<String> {
     arguments
 }
 
-/// What `launcher.py` reads.
 fn launcher_spec(order: &Order, link: &Path) -> serde_json::Value {
     serde_json::json!({
         "link": link,
@@ -162,7 +159,7 @@ fn launcher_spec(order: &Order, link: &Path) -> serde_json::Value {
     })
 }
 
-/// Passes on what the launcher says, for as long as this process lives.
+/// Passes events and requests between the launcher and this process; reconnects for as long as this process runs.
 async fn follow(path: PathBuf, inputs: UnboundedSender<Input>, mut asked: UnboundedReceiver<Request>) {
     const AGAIN: Duration = Duration::from_millis(20);
     loop {

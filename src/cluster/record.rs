@@ -1,4 +1,4 @@
-//! The record of a rank on its host: whoever asks whether the rank is gone looks here.
+//! The record of a rank on its host, by which others check whether it is gone.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,34 +12,32 @@ use crate::backend::group::{rank_name, ranks_folder};
 use crate::backend::record::{read, remove, replace};
 use crate::host::{self, Host, Identity, Signal};
 
-/// After SIGTERM, before SIGKILL: the launcher ends within milliseconds, unless it is stuck in the system.
+/// Time between SIGTERM and SIGKILL: the launcher ends within milliseconds unless it is stuck in a system call.
 pub(super) const TERM: Duration = Duration::from_secs(5);
 
-/// Between two looks at a process that is to end.
+/// Interval between checks of a process that is ending.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Who a rank is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RankRecord {
     pub generation: u64,
-    /// `mlxctl __rank`.
+    /// The process of `mlxctl __rank`.
     pub keeper: Identity,
-    /// Its Python, once there is one.
+    /// Its Python, once started.
     pub python: Option<Identity>,
     pub boot_id: String,
 }
 
-/// `<run>/ranks/<model>.rank<N>.live.json`.
+/// Path of the record: `<run>/ranks/<model>.rank<N>.live.json`.
 pub(crate) fn file(run: &Path, model: &str, rank: usize) -> PathBuf {
     ranks_folder(run).join(format!("{}.live.json", rank_name(model, rank)))
 }
 
-/// Writes it.
 pub(crate) fn write(run: &Path, model: &str, rank: usize, record: &RankRecord) -> io::Result<()> {
     replace(&file(run, model, rank), record)
 }
 
-/// Removes everything that a rank has in the file system; the secret is in one of these files.
+/// Removes all files of a rank, one of which contains the secret.
 pub(crate) fn forget(run: &Path, model: &str, rank: usize) -> io::Result<()> {
     let (ranks, name) = (ranks_folder(run), rank_name(model, rank));
     remove(&link_path(&ranks, &name))?;
@@ -47,11 +45,11 @@ pub(crate) fn forget(run: &Path, model: &str, rank: usize) -> io::Result<()> {
     remove(&file(run, model, rank))
 }
 
-/// Waits until the recorded rank is gone, Python first, and forgets it. What is still there after `patience`
-/// is killed. A rank without a record is gone.
+/// Waits until the recorded rank is gone, and removes its files. Kills what is left after `patience`, Python first. A
+/// rank without a record counts as gone.
 ///
 /// # Errors
-/// The system's own; `TimedOut` if it is there although it was killed.
+/// The system's own; `TimedOut` if it survives being killed.
 pub(crate) async fn wait_gone(
     host: &dyn Host,
     run: &Path,
@@ -87,8 +85,8 @@ pub(crate) async fn wait_gone(
     }
 }
 
-/// `mlxctl __end_ranks RUN MODEL RANKS PATIENCE_MS`: waits until these ranks are gone from this host, kills what is
-/// not, and says what went wrong; the exit code.
+/// `mlxctl __end_ranks RUN MODEL RANKS PATIENCE_MS`: waits until these ranks are gone from this host, kills the rest,
+/// and prints errors. Returns the exit code.
 pub(crate) fn end_ranks(arguments: &[String]) -> u8 {
     let [run, model, ranks, patience] = arguments else { return 2 };
     let ranks: Option<Vec<usize>> = ranks.split(',').map(|rank| rank.parse().ok()).collect();
@@ -105,7 +103,7 @@ pub(crate) fn end_ranks(arguments: &[String]) -> u8 {
     match runtime.block_on(async { timeout(limit, all).await }) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
-            // The one who asked shows it; where even that cannot be written, the code is what is left.
+            // Shown at the other end. If it cannot be written, the exit code has to do.
             let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{error}\n"));
             1
         }

@@ -1,10 +1,10 @@
-//! When silence is death. Pure.
+//! Decides when silence counts as death. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Watches one other end.
+/// The silence of one peer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Silence {
     heard: Instant,
@@ -14,18 +14,18 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// From now on; it is looked at about once in `every`.
+    /// Starts at `now`; [`too_long`](Self::too_long) must be called about once per `every`.
     pub(crate) fn new(now: Instant, limit: Duration, every: Duration) -> Self {
         Self { heard: now, looked: now, limit, every }
     }
 
-    /// The other end lives.
+    /// Records a sign of life.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.heard = self.heard.max(now);
     }
 
-    /// Whether nothing was heard for too long. Time in which we did not look does not count (we were stopped, or the
-    /// machine was busy): what was said meanwhile may still wait to be read.
+    /// Whether the silence exceeds the limit. Time in which this was not called does not count (we were suspended, or
+    /// the machine was busy), because signs from that time may still be unread.
     pub(crate) fn too_long(&mut self, now: Instant) -> bool {
         let away = now.saturating_duration_since(self.looked).saturating_sub(self.every * 2);
         self.looked = now;
@@ -33,7 +33,7 @@ impl Silence {
         now.saturating_duration_since(self.heard) > self.limit
     }
 
-    /// How long nothing was heard.
+    /// Time since the last sign of life.
     pub(crate) fn length(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard)
     }

@@ -1,17 +1,17 @@
-//! Standard streams that must never make their owner wait: each has a thread of its own.
+//! Standard streams that never make their owner wait: each has its own thread.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-/// Frames that wait to be written; more than that, and the other end has stopped reading.
+/// Most frames that wait to be written; with more, the other end has stopped reading.
 const WAITING: usize = 256;
 
-/// A line that is longer is taken in pieces of this size.
+/// Longer lines are split into pieces of this size, bytes.
 const LONGEST_LINE: u64 = 64 * 1024;
 
-/// Reads lines until the end, each with its line's end, and calls `end` then.
+/// Calls `line` for each line, newline included, and `end` at the end of the stream.
 pub(crate) fn read_lines(
     reader: impl Read + Send + 'static,
     mut line: impl FnMut(Vec<u8>) + Send + 'static,
@@ -30,7 +30,7 @@ pub(crate) fn read_lines(
     });
 }
 
-/// Writes what it is given; what comes faster than the other end reads is dropped.
+/// Writes frames, and drops those that come faster than the other end reads.
 #[derive(Debug)]
 pub(crate) struct Writer {
     frames: Option<SyncSender<Vec<u8>>>,
@@ -38,7 +38,6 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Writes to `output` from now on.
     pub(crate) fn new(mut output: impl Write + Send + 'static) -> Self {
         let (frames, waiting) = sync_channel::<Vec<u8>>(WAITING);
         let thread = thread::spawn(move || {
@@ -51,13 +50,13 @@ impl Writer {
         Self { frames: Some(frames), thread: Some(thread) }
     }
 
-    /// Says something; whether it will be written.
+    /// Queues a frame; `false` if it was dropped.
     pub(crate) fn say(&self, frame: Vec<u8>) -> bool {
         let sent = self.frames.as_ref().map(|frames| frames.try_send(frame));
         !matches!(sent, None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))))
     }
 
-    /// Closes the stream once everything is written, and waits at most `limit` for that.
+    /// Closes the stream once everything is written, after at most `limit`.
     pub(crate) fn close(mut self, limit: Duration) {
         self.frames = None;
         let Some(thread) = self.thread.take() else { return };

@@ -1,4 +1,4 @@
-//! Who is to blame when a group ends: one rank dies, and every other one soon dies of that. Pure.
+//! Finds the rank to blame when a group ends: after one dies, the others soon die of that. Pure.
 
 use super::frame::{Beat, Gone, Why};
 use crate::backend::diagnose;
@@ -6,39 +6,39 @@ use crate::backend::group::Group;
 use crate::backend::link::Thread;
 use crate::host::Exit;
 
-/// A sign that a rank is of no use any more.
+/// A sign that something is wrong with a rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// Nothing was heard of it for this many seconds.
+    /// No sign of life for this many seconds.
     Silent(u64),
-    /// Its connection or process ended and it took no leave; the code that `mlx.launch` saw.
+    /// Its connection or process ended without a goodbye; the exit code that `mlx.launch` saw.
     Lost(Option<i32>),
-    /// It never said a word, and its ssh ended; the code that `mlx.launch` saw.
+    /// Its ssh ended before its first message; the exit code that `mlx.launch` saw.
     Unreached(Option<i32>),
     Died(Option<Exit>, Option<String>),
     /// The generation thread of its Python ended.
     ThreadDied(Option<String>),
-    /// It could not begin.
+    /// Why it could not start Python.
     Obstacle(String),
-    /// It did not come up in this many seconds.
+    /// It did not start within this many seconds.
     Late(u64),
     /// It runs another version of mlxctl.
     Version(String),
 }
 
 impl Sign {
-    /// What a goodbye says, unless the rank was asked to go.
+    /// The sign in a goodbye; `None` if the rank was asked to end.
     pub(crate) fn of_goodbye(gone: &Gone) -> Option<Self> {
         match &gone.why {
             Why::Asked => None,
-            // It says so, thus its words come through: what failed is the way down.
+            // Its messages arrive, so it is the way down that failed.
             Why::Silence => Some(Self::Lost(None)),
             Why::Died => Some(Self::Died(gone.exit, gone.error.clone())),
             Why::Obstacle(why) => Some(Self::Obstacle(why.clone())),
         }
     }
 
-    /// What a beat says, where it says anything bad.
+    /// The sign in a beat, if it has one.
     pub(crate) fn of_beat(beat: &Beat) -> Option<Self> {
         if beat.version != env!("CARGO_PKG_VERSION") {
             return Some(Self::Version(beat.version.clone()));
@@ -46,15 +46,15 @@ impl Sign {
         (beat.thread == Thread::Dead).then(|| Self::ThreadDied(beat.error.clone()))
     }
 
-    /// Causes before consequences: a rank whose peer is gone fails with an exception of its transport, or is ended by
-    /// `mlx.launch`; none of that kills it with a signal, nor keeps it from starting.
+    /// Causes come before consequences: a rank whose peer is gone fails with an exception of its transport, or is ended
+    /// by `mlx.launch`; it is neither killed by SIGKILL nor prevented from starting.
     fn rank_of_causes(&self) -> u8 {
         let transport = |error: &Option<String>| error.as_deref().is_some_and(speaks_of_a_peer);
         match self {
             Self::Obstacle(_) | Self::Version(_) | Self::Unreached(_) => 0,
             Self::Died(Some(Exit::Signal(libc::SIGKILL)), _) | Self::Silent(_) | Self::Late(_) => 1,
             Self::Died(_, error) | Self::ThreadDied(error) if transport(error) => 4,
-            // In good order, and nobody asked it to: something else did.
+            // It ended normally without being asked to, so the cause is elsewhere.
             Self::Died(Some(Exit::Code(0)), _) => 4,
             Self::Died(..) | Self::ThreadDied(_) => 2,
             Self::Lost(_) => 3,
@@ -86,7 +86,7 @@ impl Sign {
     }
 }
 
-/// What a transport says when the other end is gone.
+/// Whether an error comes from a transport whose peer is gone.
 fn speaks_of_a_peer(error: &str) -> bool {
     let error = error.to_ascii_lowercase();
     ["[ring]", "[jaccl]", "[mpi]", "connection reset", "broken pipe", "socket"]
@@ -101,7 +101,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Takes a sign in; the first of each rank and kind counts.
+    /// Records a sign; only the first of each kind per rank counts.
     pub(crate) fn see(&mut self, rank: usize, sign: Sign) {
         let same = |(known, seen): &(usize, Sign)| {
             *known == rank && std::mem::discriminant(seen) == std::mem::discriminant(&sign)
@@ -117,17 +117,16 @@ impl Verdict {
             .retain(|(known, sign)| *known != rank || !matches!(sign, Sign::Lost(_) | Sign::Unreached(_)));
     }
 
-    /// Whether anything is wrong.
     pub(crate) fn is_bad(&self) -> bool {
         !self.signs.is_empty()
     }
 
-    /// The rank that is to blame, with what it did: the likeliest cause, and of equals the one that came first.
+    /// The rank to blame and its sign: the likeliest cause, and among equals the first.
     pub(crate) fn culprit(&self) -> Option<(usize, &Sign)> {
         self.signs.iter().min_by_key(|(_, sign)| sign.rank_of_causes()).map(|(rank, sign)| (*rank, sign))
     }
 
-    /// In one line, which a diagnosis finds in the log: which rank, which host, what happened, what it said last.
+    /// One line for the log, where a diagnosis finds it: rank, host, what happened, and its last message.
     pub(crate) fn line(&self, group: &Group, said: impl Fn(usize) -> String) -> Option<String> {
         let (rank, sign) = self.culprit()?;
         let text = sign.text();

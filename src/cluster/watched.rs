@@ -1,4 +1,4 @@
-//! What a conductor knows of one rank.
+//! What a conductor knows about one rank.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,33 +9,29 @@ use super::frame::{Beat, Gone};
 use super::silence::Silence;
 use crate::api::{RankState, RankStatus};
 
-/// Lines that are kept for the verdict.
+/// How many lines of its output are kept for the verdict.
 const TAIL: usize = 60;
 
-/// One rank, as far as it was heard of.
 pub(super) struct Watched {
-    /// Its last beat.
     pub beat: Option<Beat>,
-    /// Since when nothing was heard.
     pub silence: Silence,
     pub gone: Option<Gone>,
-    /// `mlx.launch` saw it end.
+    /// Whether `mlx.launch` saw it end.
     pub lost: bool,
     tail: VecDeque<String>,
 }
 
 impl Watched {
-    /// A rank of which nothing was heard yet.
     pub(super) fn new(silence: Silence) -> Self {
         Self { beat: None, silence, gone: None, lost: false, tail: VecDeque::new() }
     }
 
-    /// It will say no more.
+    /// Whether no more messages will come from it.
     pub(super) fn is_over(&self) -> bool {
         self.gone.is_some() || self.lost
     }
 
-    /// Keeps a line of its output.
+    /// Keeps a line of its output, and drops the oldest beyond [`TAIL`].
     pub(super) fn remember(&mut self, line: String) {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
@@ -48,7 +44,6 @@ impl Watched {
         self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// As `status` shows it.
     pub(super) fn status(&self, rank: usize, host: &str, now: Instant, heartbeat: Duration) -> RankStatus {
         let beat = self.beat.as_ref();
         let state = if self.is_over() {

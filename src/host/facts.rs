@@ -1,9 +1,9 @@
-//! What does not change while the machine is up, as far as all systems say it alike.
+//! The constants of a machine that all systems report in the same way.
 
 use crate::host::seam::Facts;
 use crate::units::Bytes;
 
-/// Asks the system once; takes some milliseconds, so it is done when the first caller asks.
+/// Takes some milliseconds: to be called once, on first use.
 pub(super) fn collect(os: String, memory: Bytes, boot_id: String) -> Facts {
     let cpu = sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing());
     let system = sysinfo::System::new_with_specifics(cpu);

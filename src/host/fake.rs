@@ -1,4 +1,4 @@
-//! A machine made of paper for tests: it does what it is told, and its clock is tokio's, which a test can stop.
+//! A fake machine for tests. Its clock is tokio's, which a test can pause.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,10 +17,10 @@ use crate::host::seam::{
 };
 use crate::units::Bytes;
 
-/// A machine of which a test decides everything. Time starts one hour after boot.
+/// A machine controlled by a test. Time starts one hour after boot.
 ///
-/// A process that was [`spawned`](Self::spawn) obeys both signals until told otherwise, and its end is an event as a
-/// real one's is. Nothing happens by itself.
+/// A process that was [`spawned`](Self::spawn) obeys both signals unless set otherwise, and its end is an event like a
+/// real one's. Nothing else happens without a call.
 #[derive(Debug)]
 pub struct Fake {
     facts: Facts,
@@ -34,7 +34,7 @@ struct State {
     processes: HashMap<i32, Process>,
     spawned: u64,
     slept: Duration,
-    /// What the clock on the wall showed, and when.
+    /// Wall-clock time, seconds since midnight, and when it was set.
     wall: Option<(u32, Moment)>,
     ports: HashMap<u16, i32>,
     running: Vec<String>,
@@ -64,7 +64,7 @@ impl Process {
 }
 
 impl Fake {
-    /// A machine with this much memory, all of it available.
+    /// A machine whose `memory` is all available.
     pub fn new(memory: Bytes) -> Arc<Self> {
         let facts = Facts {
             os: "Fake 1.0".to_owned(),
@@ -89,17 +89,16 @@ impl Fake {
         process.map(act).ok_or_else(|| posix::gone(who.pid))
     }
 
-    /// From now on [`Host::memory`] answers this.
     pub fn set_memory(&self, reading: MemoryReading) {
         self.state().memory = reading;
     }
 
-    /// The machine sleeps: only its clock advances.
+    /// Puts the machine to sleep: [`Host::now`] advances by `length`, [`Host::awake`] does not.
     pub fn sleep(&self, length: Duration) {
         self.state().slept += length;
     }
 
-    /// A process that leads its group. A pid that was used before gets another start time, as it would.
+    /// Spawns a process that leads its group. A reused pid gets another start time.
     pub fn spawn(&self, pid: i32, arguments: &str) -> Identity {
         let born = self.now();
         let mut state = self.state();
@@ -118,18 +117,18 @@ impl Fake {
         identity
     }
 
-    /// Ends a process; whoever watches it is told.
+    /// Ends a process and resolves its watches.
     pub fn exit(&self, who: Identity, exit: Exit) {
-        // Ending twice changes nothing, as with real ones.
+        // Ending a process twice changes nothing.
         let _ = self.with(who, |process| process.ended.send_replace(Some(exit)));
     }
 
-    /// From now on SIGTERM is heard and ignored.
+    /// SIGTERM is still recorded, but has no effect.
     pub fn ignore_term(&self, who: Identity) {
         let _ = self.with(who, |process| process.ignores_term = true);
     }
 
-    /// This pid, one of the machine's or not, listens on the port; `None`: nothing does.
+    /// Sets which pid listens on the port, which need not be one of the machine's; `None` for nothing.
     pub fn set_listener(&self, port: u16, pid: Option<i32>) {
         let mut state = self.state();
         match pid {
@@ -138,12 +137,10 @@ impl Fake {
         };
     }
 
-    /// The programs that run.
     pub fn set_running(&self, names: &[&str]) {
         self.state().running = names.iter().map(|&name| name.to_owned()).collect();
     }
 
-    /// From now on [`Host::memory`] may answer what was true so long ago.
     pub fn set_memory_lag(&self, lag: Duration) {
         self.state().memory_lag = lag;
     }
@@ -152,23 +149,22 @@ impl Fake {
         self.state().panic_reports = Some(folder.to_owned());
     }
 
-    /// From now on [`Host::power`] answers this.
     pub fn set_power(&self, power: Power) {
         self.state().power = power;
     }
 
-    /// Whether idle sleep is held off now, and how often that was begun so far.
+    /// Whether idle sleep is prevented now, and how often that has begun so far.
     pub fn sleep_held(&self) -> (bool, u32) {
         let state = self.state();
         (Arc::strong_count(&state.held) > 1, state.holds)
     }
 
-    /// Every signal that was sent so far, in order.
+    /// All signals so far, in order.
     pub fn signals(&self) -> Vec<(Identity, Signal)> {
         self.state().signals.clone()
     }
 
-    /// Moves the hands of the clock on the wall, which goes on from there. Before, nobody knows what time it is.
+    /// Sets the wall clock, which keeps running from there. Without a call, [`Host::local_time`] is `None`.
     pub fn set_local_time(&self, hour: u32, minute: u32) {
         let now = self.now();
         self.state().wall = Some((hour * 3600 + minute * 60, now));
@@ -220,7 +216,7 @@ impl Host for Fake {
         };
         let mut ended = process.ended.subscribe();
         Ok(Box::pin(async move {
-            // An error means that the pid was given to another, so this one must have ended.
+            // An error means that the pid was reused, so this process must have ended.
             ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Unknown)
         }))
     }

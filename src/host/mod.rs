@@ -1,6 +1,6 @@
-//! The one seam to the operating system.
+//! The only interface to the operating system.
 //!
-//! [`Host`] has one implementation an OS and a fake. "Unsupported" is a value, so that no caller needs a `cfg`.
+//! [`Host`] has one implementation per OS, and a fake. "Unsupported" is a value, so that no caller needs a `cfg`.
 
 pub(crate) mod fake;
 pub(crate) mod posix;
@@ -37,12 +37,12 @@ pub use seam::{
 
 use crate::clock::Moment;
 
-/// This machine. Cheap: what takes time is asked when it is first needed.
+/// The [`Host`] of this machine. Cheap: slow queries wait until they are needed.
 pub fn system() -> Arc<dyn Host> {
     Arc::new(native::system())
 }
 
-/// Tells one boot from the next; what [`Facts::boot_id`] says, without the rest.
+/// [`Facts::boot_id`] without a [`Host`].
 ///
 /// # Errors
 /// The system's own, if it does not answer.
@@ -50,18 +50,18 @@ pub fn boot_id() -> io::Result<String> {
     native::boot_id()
 }
 
-/// Gives back what the allocator keeps of what was freed: after megabytes, at once. See [`Host::give_back`] for the rest.
-/// Takes up to some milliseconds where much was freed.
+/// Returns the allocator's free memory to the system, to be called after freeing megabytes. Takes up to some
+/// milliseconds. [`Host::give_back`] returns more.
 pub(crate) fn relieve() {
     native::relieve();
 }
 
-/// Has the allocator give large blocks back to the system when they are freed, for as long as this process lives.
+/// From now on the allocator returns large blocks to the system as soon as they are freed.
 pub(crate) fn keep_no_large_blocks() {
     native::keep_no_large_blocks();
 }
 
-/// Who has this pid now, see [`Host::identify`], for those who need nothing else.
+/// [`Host::identify`] without a [`Host`].
 ///
 /// # Errors
 /// The system's own, if it does not answer.
@@ -69,21 +69,21 @@ pub fn identify(pid: i32) -> io::Result<Option<Identity>> {
     native::identify(pid)
 }
 
-/// Who listens on this TCP port, on whatever address; without those whom this user may not look at. Looks through all of
-/// this user's processes (Linux), or runs `lsof` (macOS), which takes a part of a second: for a person who waits.
+/// The processes that listen on this TCP port, on any address, as far as this user may see them. Searches all of this
+/// user's processes (Linux) or runs `lsof` (macOS), which takes a fraction of a second: only for a person who waits.
 pub(crate) fn port_holders(port: u16) -> Vec<PortHolder> {
     native::port_holders(port)
 }
 
-/// The time on the clock that keeps running during sleep; what [`Host::now`] says, without the rest.
+/// [`Host::now`] without a [`Host`].
 pub fn now() -> Moment {
     native::now()
 }
 
-/// Who a child is that nobody has waited for yet, so that it has its pid even if it has ended.
+/// Identifies a child that has not been waited for, so it still has its pid even if it has ended.
 ///
 /// # Errors
-/// `NotFound` if it is no such child; the system's own otherwise.
+/// `NotFound` if there is no such child; the system's own otherwise.
 pub(crate) fn identify_child(pid: i32) -> io::Result<Identity> {
     native::identify_child(pid)
 }

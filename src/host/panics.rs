@@ -1,5 +1,5 @@
-//! Reports of kernel panics. macOS writes one when it is up again after a panic, and so it belongs to the boot that is
-//! running: older reports belong to an earlier boot.
+//! Reports of kernel panics. macOS writes one after rebooting from a panic, so a report of the last panic is newer than
+//! this boot, and older ones belong to earlier boots.
 
 use std::io;
 use std::path::Path;
@@ -7,14 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use crate::host::seam::Host;
 
-/// By so much the wall clock may have been set since the boot.
+/// How far the wall clock may have been adjusted since the boot.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// The names of the reports that this boot began with, oldest first.
+/// File names of the reports written since this boot, oldest first.
 ///
-/// # Errors
-/// The system's own, where the folder may not be read (on macOS it is for administrators only). A folder that is
-/// not there is empty.
+/// # Errors The system's own, if the folder may not be read (on macOS only administrators may). A missing folder counts
+/// as empty.
 pub(crate) fn fresh(host: &dyn Host) -> io::Result<Vec<String>> {
     let Some(folder) = host.panic_reports() else { return Ok(Vec::new()) };
     let booted = SystemTime::now().checked_sub(host.now().0 + SLACK).unwrap_or(SystemTime::UNIX_EPOCH);

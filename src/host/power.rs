@@ -1,5 +1,5 @@
-//! Where the power comes from, and holding idle sleep off: Apple's own programs, whose words are read here. Pure but
-//! for [`ask`] and [`hold`], and so tested on every system against a `pmset` and a `caffeinate` of paper.
+//! Power source and idle sleep on macOS, through `pmset` and `caffeinate`. Pure except for [`ask`] and [`hold`], and
+//! tested on every system against fake programs.
 
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) fn parse(battery: &str, settings: &str) -> Power {
     }
 }
 
-/// Asks `pmset` twice, some 20 ms.
+/// Runs `pmset` twice, which takes some 20 ms.
 pub(super) fn ask(pmset: &Path) -> io::Result<Power> {
     let output = |arguments: &[&str]| {
         let done = Command::new(pmset).args(arguments).stdin(Stdio::null()).output()?;
@@ -40,9 +40,9 @@ pub(super) fn ask(pmset: &Path) -> io::Result<Power> {
     Ok(parse(&output(&["-g", "batt"])?, &output(&["-g"])?))
 }
 
-/// `caffeinate -i` prevents idle sleep for as long as it runs, which with `-w` is never longer than this process
-/// (caffeinate(8)). A closed lid, or the menu, still puts the machine to sleep. A child rather than an assertion of
-/// our own: `pmset -g assertions` shows it, and nothing is left behind by a crash.
+/// `caffeinate -i` prevents idle sleep while it runs, which with `-w` is at most as long as this process
+/// (caffeinate(8)). A closed lid, or the menu, still puts the machine to sleep. A child rather than our own assertion:
+/// `pmset -g assertions` shows it, and a crash leaves nothing behind.
 pub(super) fn hold(caffeinate: &Path) -> io::Result<SleepHold> {
     let child = Command::new(caffeinate)
         .args(["-i", "-w", &std::process::id().to_string()])
@@ -53,12 +53,12 @@ pub(super) fn hold(caffeinate: &Path) -> io::Result<SleepHold> {
     Ok(Box::new(Caffeinate(child)))
 }
 
-/// The child; it ends when this is dropped.
+/// Kills the child when dropped.
 struct Caffeinate(Child);
 
 impl Drop for Caffeinate {
     fn drop(&mut self) {
-        // It has nothing to tear down, and may be gone already; then this only takes its exit code.
+        // It has nothing to tear down. If it is gone already, this only reaps it.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -93,7 +93,6 @@ mod tests {
         assert_eq!(read("batt-none.txt", "g-no-mode.txt"), (None, None));
     }
 
-    /// A program of paper.
     fn program(folder: &Path, text: &str) -> std::path::PathBuf {
         let path = folder.join("program");
         crate::program::write(&path, &format!("#!/bin/sh\n{text}\n"));

@@ -1,40 +1,36 @@
-//! What Linux's text files say, as numbers. Pure, and so tested on every system.
+//! Parses Linux's text files. Pure, and so tested on every system.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::host::seam::Pressure;
 use crate::units::Bytes;
 
-/// One line of `/proc/PID/stat`, as far as it is needed (proc_pid_stat(5)).
+/// The fields of `/proc/PID/stat` that are needed (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stat {
     /// Field 3, a letter: `R`, `S`, `D`, `Z` (zombie), `X` (dead), …
     pub state: u8,
-    /// Field 4.
     pub parent: i32,
-    /// Field 5.
     pub group: i32,
-    /// Field 6.
     pub session: i32,
     /// Fields 14 and 15, user and system, in clock ticks.
     pub cpu_ticks: u64,
-    /// Field 19.
     pub nice: i32,
     /// Field 22, clock ticks since boot.
     pub started: u64,
 }
 
 impl Stat {
-    /// Whether it is more than an entry that waits to be reaped.
+    /// Whether it has not ended: it is neither dead nor a zombie.
     pub(super) fn alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }
 }
 
-/// Reads `/proc/PID/stat`. A process may call itself anything, `) R 1 1` too: the fields start behind the last `)`.
+/// Parses `/proc/PID/stat`. A process can have any name, even `) R 1 1`: the fields start after the last `)`.
 pub(super) fn stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().take(20).collect();
-    // The first one here is field 3 of the manual.
+    // The first one after the name is field 3 in the manual.
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Stat {
         state: *field(3)?.as_bytes().first()?,
@@ -55,15 +51,15 @@ pub(super) fn labelled(text: &str, key: &str) -> Option<Bytes> {
     Some(Bytes(if words.next() == Some("kB") { number.saturating_mul(1024) } else { number }))
 }
 
-/// What a process holds that cannot be dropped and read again: anonymous and shared memory, and what of it is
-/// swapped out. `None` for a kernel thread or a zombie.
+/// Memory of a process that cannot be dropped and read again: anonymous, shared and swapped, from `/proc/PID/status`.
+/// `None` for a kernel thread or a zombie.
 pub(super) fn footprint(status: &str) -> Option<Bytes> {
     let part = |key| labelled(status, key);
     Some(part("RssAnon")? + part("RssShmem")? + part("VmSwap").unwrap_or_default())
 }
 
-/// `/proc/pressure/memory`: the share of the last ten seconds in which tasks stood still for want of memory. Warning
-/// from 10 % for some of them, critical from 10 % for all of them at once; these two bounds are this program's own.
+/// Parses `/proc/pressure/memory`: the share of the last ten seconds in which tasks stalled on memory. Warning from 10
+/// % for some tasks, critical from 10 % for all of them at once; both thresholds are this program's own.
 pub(super) fn pressure(text: &str) -> Pressure {
     let share = |who: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(who));
@@ -90,30 +86,30 @@ pub(super) fn cgroup_limit(text: &str) -> Option<Bytes> {
     text.trim().parse().ok().map(Bytes)
 }
 
-/// What a cgroup can still take: its limit less its use, where cached file pages that are not in active use do not
-/// count as used, for the kernel drops them before it lets the limit be hit. `stat` is `memory.stat`.
+/// What a cgroup can still allocate: its limit minus its use, without inactive file pages, because the kernel drops
+/// those before the limit is hit. `stat` is the text of `memory.stat`.
 pub(super) fn cgroup_available(limit: Bytes, current: Bytes, stat: &str) -> Bytes {
     let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok());
     limit.saturating_sub(current.saturating_sub(Bytes(cached.unwrap_or(0))))
 }
 
-/// A TCP socket that listens where a connection to 127.0.0.1 arrives.
+/// A listening TCP socket that connections to 127.0.0.1 can reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Listener {
-    /// Its inode, which `/proc/PID/fd` names.
+    /// Its inode, by which `/proc/PID/fd` refers to it.
     pub inode: u64,
-    /// Bound to 127.0.0.1 itself, so that the kernel prefers it to one that is bound to every address.
+    /// Whether it is bound to 127.0.0.1 itself, so that the kernel prefers it to one bound to every address.
     pub exact: bool,
 }
 
-/// The listeners on `port` in `/proc/net/tcp` or `/proc/net/tcp6`. Bound to `::`, a socket counts, though it may
-/// be one that refuses IPv4; that is not to be seen here.
+/// The listeners on `port` in `/proc/net/tcp` or `/proc/net/tcp6`. A socket bound to `::` counts, although it may
+/// refuse IPv4, which the table does not show.
 pub(super) fn listeners(table: &str, port: u16) -> Vec<Listener> {
     let reached = |(bound, inode)| Some(Listener { inode, exact: reaches_loopback(bound)? });
     listening(table, port).filter_map(reached).collect()
 }
 
-/// The sockets that listen on `port`, on whatever address: where, and their inodes.
+/// Address and inode of every socket that listens on `port`.
 pub(super) fn listening(table: &str, port: u16) -> impl Iterator<Item = (IpAddr, u64)> {
     const LISTEN: &str = "0A";
     let row = move |line: &str| {
@@ -127,9 +123,9 @@ pub(super) fn listening(table: &str, port: u16) -> impl Iterator<Item = (IpAddr,
     table.lines().skip(1).filter_map(row)
 }
 
-/// An address as the kernel prints it there.
+/// Parses an address in those tables.
 fn address(hex: &str) -> Option<IpAddr> {
-    // The kernel prints each 32-bit word of the address, which is in network order, as a number of this machine's.
+    // The kernel prints each 32-bit word of the address, stored in network order, as a number in native order.
     let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     if hex.len() == 8 {
         return Some(Ipv4Addr::from(word(0)?).into());
@@ -141,7 +137,7 @@ fn address(hex: &str) -> Option<IpAddr> {
     Some(Ipv6Addr::from(bytes).into())
 }
 
-/// `None` where a connection to 127.0.0.1 does not arrive at this address, else whether it is 127.0.0.1 itself.
+/// `None` if connections to 127.0.0.1 do not reach this address, else whether it is 127.0.0.1 itself.
 pub(super) fn reaches_loopback(address: IpAddr) -> Option<bool> {
     let v4 = match address {
         IpAddr::V4(v4) => v4,
@@ -155,7 +151,8 @@ pub(super) fn reaches_loopback(address: IpAddr) -> Option<bool> {
     }
 }
 
-/// Whether a process goes by `name`: its `comm` (15 bytes at most) or, for longer names, its executable's file name.
+/// Whether a process is called `name`: by its `comm` (at most 15 bytes) or, for longer names, by its executable's file
+/// name.
 pub(super) fn goes_by(name: &str, comm: &str, executable: impl FnOnce() -> Option<String>) -> bool {
     const COMM_BYTES: usize = 15;
     let comm = comm.trim_end_matches('\n');

@@ -1,15 +1,15 @@
-//! From what an installer said to what to do about it. Pure.
+//! Finds the cause of a failed installation in the installer's output. Pure.
 
-/// What a failed installation comes down to.
+/// The cause of a failed installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// The telling line of the output.
+    /// The relevant line of the output.
     pub why: String,
     pub hint: String,
 }
 
-/// Words that tell a cause, and what to do about it; the first that is found counts, so causes come before
-/// their consequences ("no such version" is what pip says last when the network is away).
+/// Words that identify a cause, and what to do about it. The first match counts, so causes come before their
+/// consequences (without a network, pip ends with "no such version").
 const CAUSES: [(&[&str], &str); 6] = [
     (
         &["no space left on device", "disk quota exceeded", "os error 28)"],
@@ -58,7 +58,7 @@ const CAUSES: [(&[&str], &str); 6] = [
     ),
 ];
 
-/// The telling line of an installer's output (pip's or uv's), and what to do about it.
+/// Finds the relevant line in the output of pip or uv, and what to do about it.
 pub(crate) fn installer(lines: &[String]) -> Diagnosis {
     for (words, hint) in CAUSES {
         let found = lines.iter().find(|line| {
@@ -80,7 +80,7 @@ pub(crate) fn installer(lines: &[String]) -> Diagnosis {
     }
 }
 
-/// Head and tail of a line: pip lists every version that there ever was.
+/// Shortens a line to its first and last 120 characters: pip lists every version there has ever been.
 fn short(line: &str) -> String {
     const END: usize = 120;
     let line = line.trim();

@@ -1,5 +1,5 @@
-//! What of a model lies on this disk, and where: the one place that decides it. Everything that shows or starts a model
-//! takes the folder that is found here. Looks only, downloads nothing.
+//! Finds a model's files on this disk. Everything that shows or starts a model uses the folder found here. Read-only,
+//! downloads nothing.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -10,27 +10,27 @@ use serde::Deserialize;
 use super::whole::{INDEX, TOKENIZERS, is_shard, is_text};
 use crate::units::Bytes;
 
-/// A model's files.
+/// A model's folder and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CachedModel {
-    /// The folder with `config.json`.
+    /// The folder that contains `config.json`.
     pub folder: PathBuf,
-    /// All files in it.
+    /// Size of all files in it.
     pub bytes: Bytes,
-    /// Whether everything that a start needs is there: the configuration, a tokenizer and every shard.
+    /// Whether it has everything a start needs: the configuration, a tokenizer and every shard.
     pub complete: bool,
-    /// Why this folder and not the one that `main` names, in a sentence; `None`: it is that one.
+    /// One sentence on why this is not the commit that `main` names; `None` if it is.
     pub instead: Option<String>,
 }
 
-/// The hub's cache folder, as `huggingface_hub` finds it (its `constants.py`): `$HF_HUB_CACHE`,
+/// The hub's cache folder, found like `huggingface_hub` does (its `constants.py`): `$HF_HUB_CACHE`,
 /// `$HUGGINGFACE_HUB_CACHE` (the old name), `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`,
-/// `~/.cache/huggingface/hub`. An empty variable counts as unset, and `~` and `$NAME` in one are expanded.
+/// `~/.cache/huggingface/hub`. Empty variables count as unset, and `~` and `$NAME` in a value are expanded.
 pub(crate) fn cache_folder() -> Option<PathBuf> {
     cache_folder_from(|name| std::env::var_os(name).map(PathBuf::from))
 }
 
-/// As [`cache_folder`], with the variables that `env` knows.
+/// Like [`cache_folder`], with variables from `env`.
 pub(crate) fn cache_folder_from(env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let env = |name: &str| env(name).filter(|value| !value.as_os_str().is_empty());
     env("HF_HUB_CACHE")
@@ -41,8 +41,8 @@ pub(crate) fn cache_folder_from(env: impl Fn(&str) -> Option<PathBuf>) -> Option
         .map(|path| expand(&path, env))
 }
 
-/// `~` and variables in a path, as `os.path.expanduser` and `os.path.expandvars` understand them: a variable that is not
-/// set stays as it is.
+/// Expands `~` and variables in a path, like `os.path.expanduser` and `os.path.expandvars`: unset variables stay as
+/// they are.
 fn expand(path: &Path, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     let path = match (path.strip_prefix("~"), env("HOME")) {
         (Ok(rest), Some(home)) => home.join(rest),
@@ -71,15 +71,15 @@ fn expand(path: &Path, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     expanded.into()
 }
 
-/// What the hub's cache holds of `repo` (`org/name`); `None`: nothing.
+/// What the hub's cache has of `repo` (`org/name`), if anything.
 pub(crate) fn cached(repo: &str) -> Option<CachedModel> {
     cached_in(&cache_folder()?, repo)
 }
 
-/// As [`cached`], in a cache folder of the caller's choice.
+/// Like [`cached`], in another cache folder.
 ///
-/// The commit that `refs/main` names counts, if it is whole; else the newest one that is. A commit is whole by what is in
-/// its folder: partial files beside the blobs may be left from any other one.
+/// Returns the commit that `refs/main` names if that is complete, else the newest complete one. Only the files in a
+/// commit's folder decide whether it is complete: partial files next to the blobs may belong to any other.
 pub(crate) fn cached_in(cache: &Path, repo: &str) -> Option<CachedModel> {
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     let named = text(&folder.join("refs/main")).map(|name| name.trim().to_owned());
@@ -103,14 +103,14 @@ pub(crate) fn cached_in(cache: &Path, repo: &str) -> Option<CachedModel> {
     Some(whole)
 }
 
-/// Whether a name from a file can be that of a folder below `snapshots`, and of none elsewhere.
+/// Whether a name read from a file can only refer to a folder directly below `snapshots`.
 fn is_revision(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 128
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-/// The revisions that are there.
+/// The folders of all revisions, newest first by modification time.
 fn newest_first(snapshots: &Path) -> Vec<PathBuf> {
     let entries = fs_err::read_dir(snapshots).ok().into_iter().flatten().filter_map(Result::ok);
     let mut found: Vec<_> = entries
@@ -122,7 +122,7 @@ fn newest_first(snapshots: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// What a model's folder holds; `None`: it is not a folder.
+/// What a model's folder holds; `None` if it is not a folder.
 pub(crate) fn inspect(folder: &Path) -> Option<CachedModel> {
     if !folder.is_dir() {
         return None;
@@ -134,7 +134,7 @@ pub(crate) fn inspect(folder: &Path) -> Option<CachedModel> {
         Some(shards) => !shards.is_empty() && shards.iter().all(|shard| has(shard)),
         None => loose_shards(&found, has),
     };
-    // What was there and is gone now was needed.
+    // A dangling link means that a needed file has been removed.
     let dangling = found.iter().any(|(name, bytes)| bytes.is_none() && (is_text(name) || is_shard(name)));
     let tokenizer = TOKENIZERS.iter().any(|name| has(name));
     Some(CachedModel {
@@ -145,8 +145,8 @@ pub(crate) fn inspect(folder: &Path) -> Option<CachedModel> {
     })
 }
 
-/// Whether the weights of a model without an index are there. Names like `model-00002-of-00005.safetensors` say how many
-/// there are.
+/// Whether the weights of a model without an index are complete. Names like `model-00002-of-00005.safetensors` give the
+/// number of shards.
 fn loose_shards(found: &[(String, Option<u64>)], has: impl Fn(&str) -> bool) -> bool {
     let mut shards = found.iter().map(|(name, _)| name).filter(|name| is_shard(name)).peekable();
     shards.peek().is_some()
@@ -164,7 +164,7 @@ fn loose_shards(found: &[(String, Option<u64>)], has: impl Fn(&str) -> bool) -> 
         })
 }
 
-/// The shards that the index names; `None`: there is no index that can be read.
+/// The shards that the index names; `None` without a readable index.
 fn shards(folder: &Path) -> Option<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {
@@ -174,7 +174,7 @@ fn shards(folder: &Path) -> Option<BTreeSet<String>> {
     Some(index.weight_map.into_values().collect())
 }
 
-/// Names and sizes of the files in a folder; links count as what they point to, dangling ones have no size.
+/// Names and sizes of the files in a folder, following links; dangling ones have no size.
 fn files(folder: &Path) -> Vec<(String, Option<u64>)> {
     let entries = fs_err::read_dir(folder).ok().into_iter().flatten().filter_map(Result::ok);
     let sized = entries.filter_map(|entry| {
@@ -188,7 +188,7 @@ fn files(folder: &Path) -> Vec<(String, Option<u64>)> {
     sized.collect()
 }
 
-/// A small file; `None`: it is not there, not text, or larger than any index.
+/// Reads a file of at most 64 MiB; `None` if it is missing, larger, or not UTF-8.
 fn text(file: &Path) -> Option<String> {
     const LARGEST: u64 = 64 << 20;
     let mut text = String::new();
@@ -200,7 +200,6 @@ fn text(file: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What a start needs.
     const WHOLE: &[(&str, &str)] =
         &[("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "1")];
 
@@ -269,7 +268,7 @@ mod tests {
         assert!(!cached_in(cache(&without_tokenizer).0.path(), REPO).unwrap().complete);
     }
 
-    /// What an earlier download left beside a whole model, of this commit or another one, takes nothing from it.
+    /// Leftovers of an earlier download, of this commit or another, do not make a complete model incomplete.
     #[test]
     fn an_orphaned_partial_file_does_not_make_a_whole_model_partial() {
         let (cache, model) = cache(WHOLE);
@@ -279,7 +278,7 @@ mod tests {
         assert!(cached_in(cache.path(), REPO).unwrap().complete);
     }
 
-    /// The name of the commit comes from whatever wrote the file: by hand with a line end, or not at all.
+    /// The file with the commit's name may have been written by hand, with a newline, or be missing.
     #[test]
     fn main_is_found_although_its_reference_is_missing_or_has_blanks() {
         let (cache, model) = cache(WHOLE);

@@ -13,7 +13,7 @@ pub(crate) const OLDEST: u32 = 11;
 /// The newest minor version of Python 3 that MLX has wheels for.
 pub(crate) const NEWEST: u32 = 14;
 
-/// How long a Python may take to say what it is; a cold disk included.
+/// How long a Python may take to answer [`PROBE`], even from a cold disk.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 const PROBE: &str = "import json, platform, sys, sysconfig, importlib.util as u; print(json.dumps({\
@@ -22,59 +22,53 @@ const PROBE: &str = "import json, platform, sys, sysconfig, importlib.util as u;
     'free_threaded': bool(sysconfig.get_config_var('Py_GIL_DISABLED')), \
     'venv': bool(u.find_spec('venv') and u.find_spec('ensurepip'))}))";
 
-/// What a Python says of itself.
+/// What a Python reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Major, minor, micro.
     pub version: [u32; 3],
-    /// `arm64`, `x86_64`, `aarch64`: of the process, which is not the machine's under Rosetta.
+    /// Architecture of the process: `arm64`, `x86_64`, `aarch64`. Under Rosetta it differs from the machine's.
     pub machine: String,
-    /// `CPython`, `PyPy`.
     pub implementation: String,
-    /// The installation that it belongs to, virtual environments aside.
+    /// The base installation, even from within a virtual environment.
     pub prefix: PathBuf,
-    /// A build without the GIL, for which MLX has no wheels.
+    /// Whether it is a build without the GIL, for which MLX has no wheels.
     pub free_threaded: bool,
-    /// Whether it can make a virtual environment with pip in it (Debian packages that apart).
+    /// Whether it can create virtual environments with pip (Debian has that in a separate package).
     pub venv: bool,
 }
 
 impl Probe {
-    /// "3.12.7".
     pub fn version_text(&self) -> String {
         let [major, minor, micro] = self.version;
         format!("{major}.{minor}.{micro}")
     }
 }
 
-/// A Python that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub path: PathBuf,
-    /// What it says, or why it says nothing.
+    /// Its answer, or why there is none.
     pub probe: Result<Probe, String>,
 }
 
-/// What a Python must fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Platform {
     /// Whether this is a Mac: only native arm64 has MLX.
     pub macos: bool,
-    /// Whether `uv` makes the virtual environment, so that Python's own `venv` is not needed.
+    /// Whether `uv` creates the virtual environment, so that Python's own `venv` is not needed.
     pub uv: bool,
 }
 
-/// A Python that fits.
+/// A Python that meets all requirements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interpreter {
     pub path: PathBuf,
     pub probe: Probe,
 }
 
-/// No Python fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoInterpreter {
-    /// Each that was looked at, and why it was refused.
+    /// All that were probed, and why each was refused.
     pub refused: Vec<(PathBuf, String)>,
     pub hint: String,
 }
@@ -93,10 +87,10 @@ impl std::fmt::Display for NoInterpreter {
     }
 }
 
-/// The first that fits.
+/// Picks the first candidate that meets all requirements.
 ///
 /// # Errors
-/// Why each was refused, and what to do.
+/// Why each candidate was refused, and what to do.
 pub(crate) fn choose(candidates: &[Candidate], platform: Platform) -> Result<Interpreter, NoInterpreter> {
     let mut refused = Vec::new();
     for candidate in candidates {
@@ -145,22 +139,22 @@ fn fitness(candidate: &Candidate, platform: Platform) -> Result<&Probe, String> 
     Ok(probe)
 }
 
-/// `/usr/bin/python3` on a Mac without the command-line tools opens a dialog when it is run, so it never is.
+/// `/usr/bin/python3` on a Mac without the command-line tools opens a dialog when run, so it is never run.
 fn is_apple_shim(path: &Path) -> bool {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.starts_with("/usr/bin") || real.starts_with("/usr/bin")
 }
 
-/// Asks a Python what it is.
+/// Runs [`PROBE`] with a Python.
 pub(crate) fn probe(path: &Path) -> Candidate {
     let probe = probe_or_passing(path);
     probe.unwrap_or_else(|why| Candidate { path: path.to_owned(), probe: Err(why) })
 }
 
-/// As [`probe`], for an environment that would be thrown away for a bad answer.
+/// Like [`probe`], for an environment that would be discarded after a bad answer.
 ///
 /// # Errors
-/// Why there was no answer, where that says nothing about the Python.
+/// Why there was no answer, if the Python is not to blame.
 pub(crate) fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
     let mut command = process::command(path);
     command.args(["-I", "-c", PROBE]);
@@ -174,11 +168,11 @@ pub(crate) fn probe_or_passing(path: &Path) -> Result<Candidate, String> {
     Ok(Candidate { path: path.to_owned(), probe })
 }
 
-/// Finds a fitting Python: the one that the registry names and no other, else uv's, else the newest on `PATH`
-/// and in the usual folders.
+/// Finds a Python that meets all requirements: only the one in the registry if that names one, else uv's, else the
+/// newest on `PATH` and in the usual folders.
 ///
 /// # Errors
-/// Why each was refused, and what to do.
+/// Why each candidate was refused, and what to do.
 pub(crate) fn find(named: Option<&Path>, uv: Option<&Path>) -> Result<Interpreter, NoInterpreter> {
     let platform = Platform { macos: cfg!(target_os = "macos"), uv: uv.is_some() };
     let paths: Vec<PathBuf> = match named {
@@ -205,12 +199,12 @@ pub(crate) fn find(named: Option<&Path>, uv: Option<&Path>) -> Result<Interprete
     none
 }
 
-/// The program of this name on `PATH`.
+/// Finds a program on `PATH` or in the usual folders.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     search_folders().into_iter().map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
-/// `PATH`, and where Homebrew and python.org put things: launchd's `PATH` has neither.
+/// `PATH`, and the folders of Homebrew and python.org, which launchd's `PATH` lacks.
 fn search_folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> =

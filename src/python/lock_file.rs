@@ -1,12 +1,14 @@
-//! What is installed, to the last package, in a form that pip and uv take: `pip install -r python.lock.txt`.
+//! A list of all installed packages for pip and uv: `pip install -r python.lock.txt`.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-/// The file's name in the state folder: it describes this machine, so it does not lie beside the registry.
+use crate::durable;
+
+/// The file's name in the state folder. It describes this machine, so it is not kept next to the registry.
 pub(crate) const NAME: &str = "python.lock.txt";
 
-/// Writes the set down, whole or not at all; answers with the file's path. One that says so already stays.
+/// Writes the list unless the file already has this content; returns its path.
 pub(crate) fn write(state: &Path, resolved: &[String]) -> io::Result<PathBuf> {
     let path = state.join(NAME);
     let mut text =
@@ -20,10 +22,7 @@ pub(crate) fn write(state: &Path, resolved: &[String]) -> io::Result<PathBuf> {
         return Ok(path);
     }
     fs_err::create_dir_all(state)?;
-    let mut file = tempfile::NamedTempFile::new_in(state)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(&path).map_err(|error| error.error)?;
+    durable::replace(&path, text.as_bytes())?;
     Ok(path)
 }
 

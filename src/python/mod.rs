@@ -1,7 +1,7 @@
 //! The Python side: interpreter, venv, packages, the built-in tiny model.
 //!
 //! Everything here blocks and is meant for commands; the supervisor only uses [`venv::existing`] and
-//! [`tiny::existing`], which look at a few files.
+//! [`tiny::existing`], which check a few files.
 
 pub(crate) mod diagnose;
 pub(crate) mod hub;

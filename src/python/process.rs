@@ -1,4 +1,4 @@
-//! Runs a program to its end: with its lines as they come, or with a time limit.
+//! Runs a program to its end: line by line, or with a time limit.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::environment;
 use crate::terminal::shown;
 
-/// Lines of output that are kept to explain a failure.
+/// How many lines of output are kept to explain a failure.
 const KEPT_LINES: usize = 400;
 
-/// A command with the environment that all our Pythons have ([`environment`]), and nothing to read.
+/// A command with the environment of all our Python processes ([`environment`]), and no input.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     environment::cleaned(&mut command);
@@ -22,14 +22,14 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// How a program ended, and the last lines that it wrote to either stream.
+/// How a program ended, and its last lines on either stream.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub status: ExitStatus,
     pub lines: Vec<String>,
 }
 
-/// Runs `command` to its end and shows each line of its stdout and stderr to `line`.
+/// Runs `command` to its end and calls `line` for each line of its stdout and stderr.
 pub(crate) fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Result<Ended> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (sender, receiver) = mpsc::channel();
@@ -63,12 +63,12 @@ pub(crate) fn stream(mut command: Command, line: &mut dyn FnMut(&str)) -> io::Re
     Ok(Ended { status: child.wait()?, lines })
 }
 
-/// Why a program gave no answer.
+/// Why there is no answer from a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Silence {
-    /// In one sentence.
     pub why: String,
-    /// Whether it says nothing about the program: a busy machine, no permission, no more processes.
+    /// Whether the program is not to blame: the machine is busy, there is no permission, or there are too many
+    /// processes.
     pub may_pass: bool,
 }
 
@@ -78,12 +78,15 @@ impl Silence {
     }
 }
 
-/// Runs `command` for at most `limit` and returns its stdout; otherwise why there is none, in one sentence.
+/// Runs `command` for at most `limit` and returns its stdout.
+///
+/// # Errors
+/// Why there is none, in one sentence.
 pub(crate) fn output(command: Command, limit: Duration) -> Result<String, String> {
     answer(command, limit).map_err(|silence| silence.why)
 }
 
-/// As [`output`], and whether that may pass.
+/// Like [`output`], but an error says whether it may pass.
 pub(crate) fn answer(mut command: Command, limit: Duration) -> Result<String, Silence> {
     let mut child =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| Silence {
@@ -91,7 +94,7 @@ pub(crate) fn answer(mut command: Command, limit: Duration) -> Result<String, Si
             // ENOEXEC has no kind of its own.
             may_pass: error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(libc::ENOEXEC),
         })?;
-    // A pipe holds 16 to 64 KB; whoever says more waits for a reader.
+    // A pipe holds 16 to 64 KB; a program that writes more would wait for a reader.
     let (stdout, stderr) = (drained(child.stdout.take()), drained(child.stderr.take()));
     let until = Instant::now() + limit;
     while child.try_wait().map_err(|error| Silence::passing(&error))?.is_none() {
@@ -112,17 +115,17 @@ pub(crate) fn answer(mut command: Command, limit: Duration) -> Result<String, Si
     let words = stderr.join().unwrap_or_default();
     let last = words.lines().rev().find(|text| !text.trim().is_empty()).unwrap_or("it prints nothing");
     let why = format!("it fails ({status}): {}", shown(last.trim()));
-    // Killed from outside, it said nothing of itself. A library that is missing ends in SIGABRT on macOS.
+    // If killed from outside, the program is not to blame. On macOS a missing library ends in SIGABRT.
     let killed = matches!(status.signal(), Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP));
     Err(Silence { why, may_pass: killed })
 }
 
-/// Reads a stream to its end, beside what else is done.
+/// Reads a stream to its end in another thread.
 fn drained(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut stream) = stream {
-            // What came before an error is still told.
+            // After an error, what was read so far is used.
             let _ = stream.read_to_end(&mut bytes);
         }
         String::from_utf8_lossy(&bytes).into_owned()

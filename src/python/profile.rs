@@ -1,5 +1,5 @@
-//! Cache profiles: made by the environment's own mlx_lm in a child that can do nothing else, kept in the state folder.
-//! Made by commands, never by the supervisor's loop, which only reads them.
+//! Cache profiles: made by the environment's own mlx_lm in a restricted child process, stored in the state folder.
+//! Commands make them; the supervisor's loop only reads them.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -15,7 +15,8 @@ use crate::durable;
 use crate::memory::profile::{Profile, Refused, RefusedKind};
 use crate::registry::{ClusterMode, Registry};
 
-/// Describes a model: `python -I -c SCRIPT <request in JSON> [NAME TEXT]…`, the modules that it imports last.
+/// Describes a model: `python -I -c SCRIPT <request in JSON> [NAME TEXT]…`, with the modules that it imports at the
+/// end.
 const SCRIPT: &str = concat!(
     "import sys, types\n",
     "for name, text in zip(sys.argv[2::2], sys.argv[3::2]):\n",
@@ -26,31 +27,28 @@ const SCRIPT: &str = concat!(
 const MODULES: [&str; 4] =
     ["profile_texts", include_str!("profile_texts.py"), "profile_caches", include_str!("profile_caches.py")];
 
-/// What the child may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// It takes 2 s on an idle machine, and 4 s for the families that loop over tokens.
+    /// Usual: 2 s on an idle machine, 4 s for families that loop over tokens.
     pub time: Duration,
-    /// Bytes; it takes 0.4 GB.
+    /// Bytes. Usual: 0.4 GB.
     pub memory: u64,
 }
 
-/// What is allowed.
 pub const LIMITS: Limits = Limits { time: Duration::from_secs(60), memory: 3_000_000_000 };
 
-/// Over how many processes a model is spread, and how.
+/// How many processes a model is spread over, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Division {
-    /// By tensors or by layers.
     pub mode: ClusterMode,
     pub ranks: usize,
 }
 
-/// More profiles than this are not kept.
+/// How many profiles are kept, the newest.
 const MOST: usize = 256;
-/// Of a larger text, size and time count, bytes: a profile is looked for in milliseconds.
+/// Larger texts count by size and time instead of content, bytes: finding a profile must take milliseconds.
 const READ: u64 = 256 << 10;
-/// A larger document is not one of ours, bytes.
+/// Longest profile that is read, bytes.
 const LARGEST: u64 = 4 << 20;
 
 /// The profiles of one instance, under the versions of its environment.
@@ -61,13 +59,13 @@ pub(crate) struct Profiles {
 }
 
 impl Profiles {
-    /// Of a registry's state folder and environment.
+    /// Those of a registry's state folder and environment.
     pub(crate) fn of(registry: &Registry) -> Self {
         let environment = venv::existing(&SetupRequest::to_look(registry)).ok();
         Self::new(&registry.paths.state, environment.as_ref())
     }
 
-    /// Of a state folder and an environment; without one there are none.
+    /// Those of a state folder and an environment; without an environment there are none.
     pub(crate) fn new(state: &Path, environment: Option<&Environment>) -> Self {
         let environment = environment.map(|Environment { python, versions, .. }| {
             let versions = format!(
@@ -79,12 +77,12 @@ impl Profiles {
         Self { folder: state.join("profiles"), environment }
     }
 
-    /// When a profile last came or went.
+    /// When a profile was last added or removed.
     pub(crate) fn changed(&self) -> Option<SystemTime> {
         fs_err::metadata(&self.folder).and_then(|found| found.modified()).ok()
     }
 
-    /// The profile of a model's folder, if it was made with these versions. Reads two small files.
+    /// The stored profile of a model's folder, if it was made with these versions. Reads only small files.
     pub(crate) fn stored(
         &self,
         model: &Path,
@@ -94,13 +92,14 @@ impl Profiles {
         let known = fs_err::metadata(&file).is_ok_and(|found| found.len() <= LARGEST);
         let text = known.then(|| fs_err::read_to_string(&file).ok()).flatten()?;
         match Profile::parse(&text) {
-            // Damaged: it can be made again.
+            // Damaged: will be made again.
             Err(Refused { kind: RefusedKind::Internal, .. }) => None,
             found => Some(found),
         }
     }
 
-    /// The same, made if it is not there, which takes seconds. `None`: there is no Python environment yet to make it with.
+    /// Like [`stored`](Self::stored), but makes a missing profile, which takes seconds. `None` without a Python
+    /// environment.
     pub(crate) fn make(&self, model: &Path, division: Option<Division>) -> Option<Result<Profile, Refused>> {
         if let Some(found) = self.stored(model, division) {
             return Some(found);
@@ -111,10 +110,10 @@ impl Profiles {
             Err(refused) => return Some(Err(refused)),
         };
         let found = Profile::parse(&text);
-        // What may be otherwise next time is not kept.
+        // Results that may differ next time are not stored.
         let passing = matches!(&found, Err(Refused { kind: RefusedKind::Limit | RefusedKind::Internal, .. }));
         if let Some(file) = self.file(model, division).filter(|_| !passing) {
-            // Without it, it is made again.
+            // Best effort: otherwise it is made again.
             let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
             let _ = durable::replace(&file, text.as_bytes());
             self.forget_the_oldest();
@@ -135,7 +134,7 @@ impl Profiles {
         }
     }
 
-    /// Named after everything that a profile depends on: the configuration, what weights are there, the versions.
+    /// Path of a profile, named after everything it depends on: the configuration, the weights' sizes, the versions.
     fn file(&self, model: &Path, division: Option<Division>) -> Option<PathBuf> {
         let (_, versions) = self.environment.as_ref()?;
         let mut digest = Sha256::new();
@@ -173,10 +172,10 @@ impl Profiles {
     }
 }
 
-/// What the names of further chat templates end in.
+/// Extension of additional chat templates.
 const TEMPLATES: &str = ".jinja";
 
-/// The small files that a profile follows from; of large ones, the sizes count.
+/// The small files that a profile depends on; weights count by their sizes.
 const TEXTS: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -186,10 +185,10 @@ const TEXTS: [&str; 6] = [
     "chat_template.json",
 ];
 
-/// Runs the probe over a folder, which may hold no more than a `config.json`.
+/// Runs the script on a folder, for which a `config.json` is enough.
 ///
 /// # Errors
-/// [`RefusedKind::Limit`] where it does not end in time, [`RefusedKind::Internal`] where it says nothing.
+/// [`RefusedKind::Limit`] if it does not end in time, [`RefusedKind::Internal`] if it fails without an answer.
 pub fn describe(
     python: &Path,
     model: &Path,
@@ -203,7 +202,7 @@ pub fn describe(
     });
     let mut command = process::command(python);
     command.args(["-I", "-c", SCRIPT, &request.to_string()]).args(MODULES).current_dir("/");
-    // It ends itself at the limit; this is for one that cannot.
+    // It ends itself at the limit; this is in case it cannot.
     process::output(command, limits.time + Duration::from_secs(5)).map_err(|message| {
         let kind =
             if message.contains("did not answer") { RefusedKind::Limit } else { RefusedKind::Internal };
@@ -211,8 +210,8 @@ pub fn describe(
     })
 }
 
-/// Why the model of a `config.json` cannot be served by this environment's mlx_lm, whatever its weights: it lacks the
-/// family, or the configuration describes no model.
+/// Why this environment's mlx_lm cannot serve the model of a `config.json`, regardless of its weights: it lacks the
+/// family, or the configuration does not describe a model.
 pub(crate) fn hopeless(python: &Path, model: &Path) -> Option<String> {
     let refused = Profile::parse(&describe(python, model, None, LIMITS).ok()?).err()?;
     let certain = matches!(refused.kind, RefusedKind::Family | RefusedKind::Config | RefusedKind::Code);

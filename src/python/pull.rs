@@ -1,8 +1,8 @@
-//! Brings a model's files from the hub: the environment's own `huggingface_hub` does the transfer, in a child that
-//! asks before the first byte and before the weights. What is refused is decided here.
+//! Downloads a model's files from the hub. The environment's own `huggingface_hub` does the transfer, in a child that
+//! asks before the first byte and before the weights; the decisions are made here.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -13,111 +13,101 @@ use serde::{Deserialize, Serialize};
 use super::profile;
 use super::whole::{self, Flaw, Whole};
 use super::{hub, process};
+use crate::host::posix;
 use crate::terminal;
 use crate::units::Bytes;
 
 const SCRIPT: &str = include_str!("pull.py");
 
-/// What stays free on the disk: a full one stops more than a download.
+/// Kept free on the disk: a full one stops more than a download.
 const KEEP_FREE: Bytes = Bytes::gb(1);
 
-/// Between two looks at whether to stop.
+/// Interval between checks whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long the child may take to end after its stdin was closed; it ends at once.
+/// How long the child may take to end after its stdin was closed; usually none.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// What is wanted.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct PullRequest {
-    /// The environment's interpreter.
     #[serde(skip)]
     pub python: PathBuf,
-    /// `org/name`.
     pub repo: String,
-    /// How long nothing may come before it is given up, seconds, ≥ 0.
+    /// How long to keep trying while nothing arrives, seconds, ≥ 0.
     pub patience_seconds: f64,
-    /// Read what is in the cache already, and fetch anew what is not what the hub lists.
+    /// Whether to check files in the cache, and fetch those again that differ from what the hub lists.
     pub verify: bool,
 }
 
-/// What the hub says of a model.
+/// What the hub lists for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Plan {
     pub cache: PathBuf,
     pub endpoint: String,
     pub commit: String,
     pub license: Option<String>,
-    /// The files that are needed.
     pub files: Vec<String>,
     pub bytes: Bytes,
-    /// What of them is in the cache already.
+    /// How much of that is in the cache already.
     pub there: Bytes,
 }
 
-/// How far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It begins.
     Planned(Plan),
-    /// So much is there.
+    /// How much has arrived, including what was there before.
     Progress(Bytes),
-    /// The hub is away; it is tried again.
+    /// The hub does not answer, and is tried again; why.
     Waiting(String),
-    /// A file in the cache was not what the hub lists, and is fetched anew.
+    /// A file in the cache differed from what the hub lists, and is fetched again.
     Damaged(String),
 }
 
-/// Why the files are not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PullError {
-    /// It was told to stop; what has come stays.
+    /// It was stopped; what has arrived stays.
     #[error("the download was interrupted")]
     Interrupted,
     /// There is not enough disk space; nothing was downloaded.
     #[error("there is too little disk space for {repo}")]
     NoRoom { repo: String, needed: Bytes, free: Bytes, cache: PathBuf },
-    /// The model is not for mlx-lm, is damaged, or brings code.
+    /// The model is not for mlx-lm, is damaged, or contains code.
     #[error("{repo} cannot be served")]
     Flawed { repo: String, flaw: Flaw },
-    /// What the child says.
+    /// A failure that the child reports, or the child itself failed.
     #[error("{repo} could not be downloaded")]
     Failed {
         repo: String,
         kind: Kind,
         why: String,
-        /// Whether a token was sent along.
+        /// Whether an access token was sent.
         token: bool,
     },
 }
 
-/// What a failure comes down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// `HF_HUB_OFFLINE` is set.
     Offline,
-    /// Its licence has to be accepted first.
+    /// Its licence must be accepted first.
     Gated,
-    /// There is none of that name, or it is private.
+    /// There is no such repository, or it is private.
     NotFound,
-    /// The token is not good for it.
+    /// The token does not give access to it.
     Unauthorized,
-    /// The hub answers with an error.
+    /// The hub answered with an error.
     Hub,
-    /// The hub does not answer.
     Network,
-    /// Something else answers in its place.
+    /// Something else answered in place of the hub.
     Portal,
     /// The disk filled up on the way.
     DiskFull,
-    /// Another download is at work.
+    /// Another download of it is running.
     Busy,
-    /// What came is not what the hub lists.
+    /// What arrived differs from what the hub lists.
     Damaged,
     /// A file could not be read or written.
     Io,
-    /// Something else.
     Unknown,
 }
 
@@ -133,10 +123,10 @@ enum Message {
     Failed { kind: Kind, why: String, token: bool },
 }
 
-/// Brings the model's files and checks that they are whole. `stop` ends it, and the next pull resumes from there.
+/// Downloads the model's files and checks that they are complete. `stop` ends it; the next pull resumes from there.
 ///
 /// # Errors
-/// [`PullError`]; the part downloaded so far stays in the cache, unless it is not what the hub lists.
+/// [`PullError`]; what was downloaded stays in the cache, unless it differs from what the hub lists.
 pub(crate) fn pull(
     request: &PullRequest,
     stop: &AtomicBool,
@@ -183,11 +173,10 @@ fn flawed(request: &PullRequest, flaw: Flaw) -> PullError {
     PullError::Flawed { repo: request.repo.clone(), flaw }
 }
 
-/// Whether the disk takes what is still to come.
+/// Checks that the rest fits on the disk.
 fn room(request: &PullRequest, plan: &Plan) -> Result<(), PullError> {
     let needed = plan.bytes.saturating_sub(plan.there);
-    let free = plan.cache.ancestors().find_map(free_space);
-    match free {
+    match posix::free_space(&plan.cache) {
         Some(free) if !fits(needed, free) => {
             Err(PullError::NoRoom { repo: request.repo.clone(), needed, free, cache: plan.cache.clone() })
         }
@@ -195,19 +184,11 @@ fn room(request: &PullRequest, plan: &Plan) -> Result<(), PullError> {
     }
 }
 
-/// What is there already always fits.
+/// Nothing to download always fits.
 fn fits(needed: Bytes, free: Bytes) -> bool {
     needed == Bytes::ZERO || needed + KEEP_FREE <= free
 }
 
-/// What an ordinary user may still write below `folder`, see statvfs(3); `None`: there is no such folder.
-pub(crate) fn free_space(folder: &Path) -> Option<Bytes> {
-    let found = nix::sys::statvfs::statvfs(folder).ok()?;
-    #[allow(clippy::unnecessary_cast, reason = "the first is narrower on macOS")]
-    Some(Bytes((found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64)))
-}
-
-/// The child.
 struct Transfer {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -215,7 +196,7 @@ struct Transfer {
     complaints: Vec<String>,
 }
 
-/// Of which stream.
+/// A line of the child's stdout or stderr.
 enum Line {
     Out(String),
     Err(String),
@@ -225,7 +206,7 @@ impl Transfer {
     fn start(request: &PullRequest) -> io::Result<Self> {
         let mut command = process::command(&request.python);
         command.args(["-c", SCRIPT, &serde_json::to_string(request)?]);
-        // Where backends will look for the files.
+        // The folder where backends will look for the files.
         command.envs(hub::cache_folder().map(|folder| ("HF_HUB_CACHE", folder)));
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -236,7 +217,7 @@ impl Transfer {
         Ok(Self { child, stdin, lines, complaints: Vec::new() })
     }
 
-    /// The next word of the child; `Some(None)`: it has ended without a last one; `None`: it is to stop.
+    /// The child's next message; `Some(None)` if it ended without a final one; `None` once `stop` is set.
     fn next(&mut self, stop: &AtomicBool) -> Option<Option<Message>> {
         loop {
             if stop.load(Ordering::Relaxed) {
@@ -256,7 +237,7 @@ impl Transfer {
 
     fn go_on(&mut self) {
         if let Some(stdin) = &mut self.stdin {
-            // If it is gone, its end is the next thing that is heard of it.
+            // If it has ended, the next message says so.
             let _ = stdin.write_all(b"go on\n");
         }
     }
@@ -271,7 +252,7 @@ impl Transfer {
 }
 
 impl Drop for Transfer {
-    /// The end of its stdin ends the child; nothing of it is left when this returns.
+    /// Closing its stdin ends the child, which has been reaped when this returns.
     fn drop(&mut self) {
         self.stdin = None;
         let until = Instant::now() + LAST_WORDS;

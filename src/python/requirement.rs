@@ -1,8 +1,8 @@
-//! What is installed: the registry's requirements, the platform's MLX, and what is refused. Pure.
+//! What to install: the registry's requirements and the platform's MLX, and which versions are refused. Pure.
 
 use sha2::{Digest, Sha256};
 
-/// The oldest mlx-lm that is served with. Before it, `model_file` in a model's `config.json` runs code
+/// The oldest mlx-lm that is accepted. In earlier versions `model_file` in a model's `config.json` runs code
 /// (CVE-2026-5843), and `/health` stays 200 after the generation thread died.
 pub(crate) const OLDEST_MLX_LM: [u32; 3] = [0, 32, 0];
 
@@ -11,21 +11,21 @@ pub(crate) const OLDEST_MLX_LM: [u32; 3] = [0, 32, 0];
 pub struct DriverVersion(pub u32, pub u32);
 
 impl DriverVersion {
-    /// From the text of `/proc/driver/nvidia/version`, or the plain number that `nvidia-smi` prints.
+    /// Parses `/proc/driver/nvidia/version`, or the plain number that `nvidia-smi` prints.
     pub fn parse(text: &str) -> Option<Self> {
         text.lines().next()?.split_whitespace().find_map(|word| {
             let mut parts = word.split('.');
             let (major, minor) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-            // Other dotted numbers of that line are small: "NVRM version: ...".
+            // Other dotted numbers in that line are small.
             (major >= 100).then_some(Self(major, minor))
         })
     }
 }
 
-/// The requirement that brings MLX's library for this platform; `None`: mlx-lm brings it along.
+/// The requirement for MLX's library on this platform; `None` if mlx-lm already requires it.
 ///
-/// `os` is `std::env::consts::OS`. The bounds are those of NVIDIA's CUDA 13.0 (driver 580) and of MLX's CUDA 12
-/// builds (driver 550.54); an older driver runs neither, so MLX computes on the CPU.
+/// `os` is `std::env::consts::OS`. CUDA 13.0 needs driver 580 and MLX's CUDA 12 builds need 550.54; with an older
+/// driver MLX computes on the CPU.
 pub(crate) fn platform_requirement(os: &str, nvidia: Option<DriverVersion>) -> Option<&'static str> {
     match nvidia {
         _ if os == "macos" => None,
@@ -35,7 +35,7 @@ pub(crate) fn platform_requirement(os: &str, nvidia: Option<DriverVersion>) -> O
     }
 }
 
-/// Everything to install: the registry's packages, and the platform's MLX unless they name MLX themselves.
+/// Everything to install: the registry's packages, and the platform's MLX unless they include MLX.
 pub(crate) fn requirements(packages: &[String], os: &str, nvidia: Option<DriverVersion>) -> Vec<String> {
     let mut all = packages.to_vec();
     if !packages.iter().any(|package| name(package) == "mlx") {
@@ -44,7 +44,7 @@ pub(crate) fn requirements(packages: &[String], os: &str, nvidia: Option<DriverV
     all
 }
 
-/// Tells one set of requirements from another; their order does not matter.
+/// A hash of a set of requirements, regardless of their order.
 pub(crate) fn hash(requirements: &[String]) -> String {
     let mut sorted: Vec<_> = requirements.iter().map(|text| text.trim()).collect();
     sorted.sort_unstable();
@@ -52,7 +52,7 @@ pub(crate) fn hash(requirements: &[String]) -> String {
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Why this version of mlx-lm is refused; `None`: it is not.
+/// Why this version of mlx-lm is refused, if it is.
 pub(crate) fn refused_mlx_lm(version: &str) -> Option<String> {
     let mut numbers: Vec<u32> = version
         .split('.')
@@ -72,7 +72,7 @@ pub(crate) fn refused_mlx_lm(version: &str) -> Option<String> {
     ))
 }
 
-/// The first pinned requirement (`mlx-lm==…`) that is refused, and why.
+/// Why a pinned requirement (`mlx-lm==…`) is refused, if one is.
 pub(crate) fn refused_pin(packages: &[String]) -> Option<String> {
     packages
         .iter()
@@ -81,7 +81,7 @@ pub(crate) fn refused_pin(packages: &[String]) -> Option<String> {
         .find_map(refused_mlx_lm)
 }
 
-/// A requirement's project name, normalised as PEP 503 says, without extras and version.
+/// A requirement's project name, normalised by PEP 503, without extras and version.
 fn name(requirement: &str) -> String {
     let end = requirement
         .find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)))

@@ -1,4 +1,4 @@
-//! The built-in tiny model: made by the environment's own mlx_lm, once a user and version of the script.
+//! The built-in tiny model: made by the environment's own mlx_lm, once per user and version of the script.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,9 @@ use super::venv::Environment;
 /// Makes the model: `python -c SCRIPT <folder> [--hidden N] [--layers N] [--untrained] …`.
 pub(crate) const SCRIPT: &str = include_str!("tiny_model.py");
 
-/// Without these, or with one of them empty, a folder holds no model.
+/// The files of a model; none may be missing or empty.
 const FILES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 
-/// There is no tiny model, and it could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot make the built-in tiny model in {folder}: {why}")]
 pub struct TinyError {
@@ -21,14 +20,15 @@ pub struct TinyError {
     pub why: String,
 }
 
-/// Where the model lies below `cache` (see [`crate::folders::cache`]), made or not: a folder a version of the script.
+/// The model's folder below `cache` (see [`crate::folders::cache`]), which need not exist: one per version of the
+/// script.
 pub fn location(cache: &Path) -> PathBuf {
     let digest = Sha256::digest(SCRIPT);
     let hash: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     cache.join(format!("tiny-v1-{hash}"))
 }
 
-/// The model's folder, if it is there and whole. Looks at a few files only.
+/// The model's folder, if it is complete. Checks only a few files.
 pub(crate) fn existing(cache: &Path) -> Option<PathBuf> {
     let folder = location(cache);
     is_whole(&folder).then_some(folder)
@@ -38,10 +38,10 @@ fn is_whole(folder: &Path) -> bool {
     FILES.iter().all(|file| folder.join(file).metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0))
 }
 
-/// The model's folder; makes the model if it is not there, about ten seconds. `progress` is shown what is done.
+/// The model's folder; makes the model if necessary, which takes about ten seconds. `progress` gets the script's lines.
 ///
 /// # Errors
-/// [`TinyError`] with the telling line: no space, no permission, an environment that does not work.
+/// [`TinyError`] with the script's last line: no space, no permission, a broken environment.
 pub(crate) fn ensure(
     environment: &Environment,
     cache: &Path,
@@ -67,7 +67,7 @@ pub fn make(
     }
     let failed = |why: String| TinyError { folder: folder.to_owned(), why };
     if folder.is_dir() {
-        // Somebody took files out of it: what is left is a cache and can be made again.
+        // Files were removed from it. It is only a cache, so it can be made again.
         fs_err::remove_dir_all(folder).map_err(|error| failed(error.to_string()))?;
     }
     let mut command = process::command(python);

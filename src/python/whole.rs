@@ -1,4 +1,5 @@
-//! Whether a model's folder is whole: index against shards, sizes, headers. Reads some kilobytes a shard, no weights.
+//! Checks that a model's folder is complete: index against shards, sizes, headers. Reads some kilobytes per shard, no
+//! weights.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -12,54 +13,50 @@ use crate::memory::{Problem, files};
 use crate::terminal::shown;
 use crate::units::Bytes;
 
-/// More than any configuration or index has.
+/// Longest configuration or index that is read, bytes.
 const LONGEST_TEXT: u64 = 64 << 20;
 
-/// One of these makes a tokenizer.
+/// A tokenizer needs one of these.
 pub(super) const TOKENIZERS: [&str; 4] =
     ["tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json"];
 
-/// The file that says which tensor is in which shard.
+/// The file that maps tensors to shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Texts that mlx-lm and tokenizers read; `pull.py` fetches the same.
+/// Extensions of texts that mlx-lm and tokenizers read; `pull.py` fetches the same.
 const TEXTS: [&str; 6] = [".json", ".jinja", ".txt", ".tiktoken", ".model", ".jsonl"];
 
-/// Whether a file of this name holds weights that mlx-lm looks for (`model*.safetensors`).
+/// Whether this is a name of weights that mlx-lm loads (`model*.safetensors`).
 pub(super) fn is_shard(name: &str) -> bool {
     name.starts_with("model") && name.ends_with(".safetensors")
 }
 
-/// Whether a file of this name is one of the texts beside the weights; not one of those beside `consolidated*`, which
-/// mlx-lm passes over.
+/// Whether this is a name of a text that belongs to the weights, and not to `consolidated*`, which mlx-lm ignores.
 pub(super) fn is_text(name: &str) -> bool {
     TEXTS.iter().any(|end| name.ends_with(end)) && !name.starts_with("consolidated")
 }
 
-/// A folder that holds everything that a start needs.
+/// A folder that has everything a start needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Whole {
     pub folder: PathBuf,
-    /// Files of weights.
     pub shards: usize,
-    /// Tensors in them.
+    /// Distinct tensors in all shards.
     pub tensors: usize,
-    /// Bytes of them.
+    /// Size of all shards.
     pub weights: Bytes,
 }
 
-/// Why a folder cannot be served from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
-    /// The configuration names code of the model's own.
+    /// The configuration refers to code in the model's folder.
     #[error(
         "config.json names a `model_file` ({0}): code of the model's author, which mlx-lm before 0.32 runs (CVE-2026-5843)"
     )]
     Code(String),
-    /// The environment's mlx-lm cannot serve it, whatever its weights.
+    /// The environment's mlx-lm cannot serve it, regardless of its weights.
     #[error("{0}")]
     Unserved(String),
-    /// Something is missing or damaged.
     #[error("{file}: {why}")]
     Damaged { file: String, why: String },
 }
@@ -70,7 +67,7 @@ impl Flaw {
     }
 }
 
-/// Looks at all of it.
+/// Checks everything but the weights' values.
 pub(crate) fn check(folder: &Path) -> Result<Whole, Flaw> {
     match files::impostor(folder) {
         Some(Problem::Hollow { file, why }) => {
@@ -86,7 +83,7 @@ pub(crate) fn check(folder: &Path) -> Result<Whole, Flaw> {
     }
     check_texts(folder)?;
     let index = index(folder)?;
-    // mlx-lm loads every file of that name, whether or not the index has it.
+    // mlx-lm loads every file with such a name, even if it is not in the index.
     let mut names = loose(folder);
     names.extend(index.iter().flat_map(HashMap::values).cloned());
     if names.is_empty() {
@@ -108,13 +105,13 @@ pub(crate) fn check(folder: &Path) -> Result<Whole, Flaw> {
             ));
         }
     }
-    // One that is in two files is in memory once.
+    // A tensor in two files is in memory only once.
     whole.tensors = held.into_values().flatten().collect::<BTreeSet<_>>().len();
     Ok(whole)
 }
 
-/// What can be told before the weights are there: the configuration, the tokenizer, and that the index names only
-/// files of the repository.
+/// Checks what can be checked before the weights are downloaded: the configuration, the tokenizer, and that the index
+/// names only files in the repository.
 pub(crate) fn check_description(folder: &Path, files: &[String]) -> Result<(), Flaw> {
     check_texts(folder)?;
     let shards = index(folder)?.into_iter().flat_map(HashMap::into_values);
@@ -141,7 +138,7 @@ fn check_texts(folder: &Path) -> Result<(), Flaw> {
     if found { Ok(()) } else { Err(Flaw::damaged(TOKENIZERS[0], why)) }
 }
 
-/// Tensors and their shards; `None`: there is no index, so there is one shard or none.
+/// Maps tensors to shards; `None` if there is no index.
 fn index(folder: &Path) -> Result<Option<HashMap<String, String>>, Flaw> {
     #[derive(Deserialize)]
     struct Index {
@@ -155,7 +152,7 @@ fn index(folder: &Path) -> Result<Option<HashMap<String, String>>, Flaw> {
     }
 }
 
-/// The shards of a model without an index: what mlx-lm's `model*.safetensors` finds.
+/// The files that match mlx-lm's pattern `model*.safetensors`.
 fn loose(folder: &Path) -> BTreeSet<String> {
     let entries = fs_err::read_dir(folder).ok().into_iter().flatten().filter_map(Result::ok);
     entries
@@ -164,7 +161,7 @@ fn loose(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// A file of JSON; `None`: it is not there.
+/// Parses a JSON file; `None` if it does not exist.
 fn json<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, Flaw> {
     let file = match File::open(folder.join(name)) {
         Ok(file) => file,
@@ -178,7 +175,7 @@ fn json<T: serde::de::DeserializeOwned>(folder: &Path, name: &str) -> Result<Opt
         .map_err(|error| Flaw::damaged(name, format!("it cannot be read: {error}")))
 }
 
-/// Names of the tensors, and the file's size.
+/// The names of a shard's tensors, and the file's size.
 fn header(path: &Path) -> Result<(BTreeSet<String>, u64), String> {
     let size = path.metadata().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "it is missing".to_owned(),
@@ -195,7 +192,6 @@ fn header(path: &Path) -> Result<(BTreeSet<String>, u64), String> {
 mod tests {
     use super::*;
 
-    /// One tensor of `bytes` bytes.
     fn shard(name: &str, bytes: usize) -> Vec<u8> {
         let header = format!(
             r#"{{"__metadata__":{{"format":"mlx"}},"{name}":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#
@@ -206,7 +202,6 @@ mod tests {
         file
     }
 
-    /// Two shards and an index.
     fn model() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| fs_err::write(folder.path().join(name), bytes).unwrap();

@@ -80,7 +80,7 @@ fn of(event: &EventRecord) -> &str {
     event.model.as_deref().unwrap_or("mlxctl")
 }
 
-/// The last events of the file, Lines that are not events are skipped: the last one may be half written.
+/// The last events of the file. Lines that are not events are skipped: the last one may be half written.
 fn written_down(file: &Path, lines: usize) -> Result<Vec<EventRecord>, CliError> {
     let opened = match fs_err::File::open(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,11 +1,11 @@
-//! The layouts of macOS's structures that are read here as bytes, or that libc declares and the kernel fills.
+//! The layouts of macOS's structures that are read here as bytes, or that libc declares and the kernel fills in.
 //!
-//! What the headers say, written down twice: as the structure, whose offsets the compiler counts, and as the numbers
-//! that a C compiler gives for the header (arm64 and x86-64 agree). A slip in either, or in libc, does not compile.
+//! The headers are transcribed twice: as structures, whose offsets the compiler counts, and as the numbers that a C
+//! compiler gives for them (arm64 and x86-64 agree). A mistake in either, or in libc, does not compile.
 
 use std::mem::offset_of;
 
-/// `struct proc_fileinfo` (bsd/sys/proc_info.h in xnu).
+/// `struct proc_fileinfo`; like the structures that follow, from bsd/sys/proc_info.h in xnu.
 #[repr(C)]
 struct FileInfo {
     openflags: u32,
@@ -134,23 +134,23 @@ struct SwapUsage {
     encrypted: i32,
 }
 
-/// The size of `struct socket_fdinfo`; `proc_pidfdinfo` answers with exactly as much.
+/// The size of `struct socket_fdinfo`, which is exactly what `proc_pidfdinfo` returns. Below: offsets in it.
 pub(crate) const SOCKET_FDINFO: usize = size_of::<SocketFdInfo>();
-/// Of `soi_kind` in it.
+// `soi_kind`
 pub(super) const KIND: usize = offset_of!(SocketFdInfo, socket) + offset_of!(SocketInfo, kind);
-/// Of `soi_proto` in it, which holds a `tcp_sockinfo`.
+// `soi_proto`, which holds a `tcp_sockinfo`
 const PROTOCOL: usize = offset_of!(SocketFdInfo, socket) + offset_of!(SocketInfo, proto);
-/// Of `insi_lport` in it.
+// `insi_lport`
 pub(super) const LOCAL_PORT: usize =
     PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, lport);
-/// Of `insi_vflag` in it.
+// `insi_vflag`
 pub(super) const VERSION: usize = PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, vflag);
-/// Of `insi_laddr` in it.
+// `insi_laddr`
 pub(super) const LOCAL_ADDRESS: usize =
     PROTOCOL + offset_of!(TcpSocket, ini) + offset_of!(InternetSocket, laddr);
-/// Of `tcpsi_state` in it.
+// `tcpsi_state`
 pub(super) const STATE: usize = PROTOCOL + offset_of!(TcpSocket, state);
-/// Of `xsu_used` in `struct xsw_usage`.
+/// Offset of `xsu_used` in `struct xsw_usage`.
 pub(super) const SWAP_USED: usize = offset_of!(SwapUsage, used);
 
 const _: () = {
@@ -171,7 +171,7 @@ const _: () = {
     assert!(size_of::<SwapUsage>() == 32 && SWAP_USED == 16);
 };
 
-/// libc's declarations, as far as they are read.
+/// The fields of libc's declarations that are read.
 #[cfg(target_os = "macos")]
 const _: () = {
     use libc::{proc_bsdinfo, proc_fdinfo, rusage_info_v4, vinfo_stat, vm_statistics64, xsw_usage};

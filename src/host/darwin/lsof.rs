@@ -1,15 +1,16 @@
-//! What `lsof -Fpc` says (lsof(8), "output for other programs"): fields, a line each, named by their first letter.
+//! Parses the output of `lsof -Fpc` (lsof(8), "output for other programs"): one field per line, named by its first
+//! letter.
 
 use crate::host::seam::PortHolder;
 
-/// The processes of the output. `p` begins a process and is its pid, `c` is its command.
+/// The processes in the output. A `p` line begins a process and has its pid, a `c` line has its command.
 pub(crate) fn all(output: &str) -> Vec<PortHolder> {
     let mut found: Vec<PortHolder> = Vec::new();
     for line in output.lines() {
         if let Some(pid) = line.strip_prefix('p').and_then(|pid| pid.parse().ok()) {
             found.push(PortHolder { pid, name: "an unnamed program".to_owned() });
         } else if let (Some(name), Some(last)) = (line.strip_prefix('c'), found.last_mut()) {
-            // What is not printable is written as \x20 and the like.
+            // lsof escapes what is not printable, such as \x20.
             last.name = name.replace("\\x20", " ");
         }
     }

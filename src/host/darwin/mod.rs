@@ -1,6 +1,6 @@
-//! What macOS's structures and system variables say, as numbers. Pure, and so tested on every system.
+//! Interprets macOS's structures and system variables. Pure, and so tested on every system.
 //!
-//! Nothing here has seen a Mac: the layouts ([`layout`]) are those of the headers, the samples are made by hand.
+//! None of this has run on a Mac: the layouts ([`layout`]) are those of the headers, the samples are made by hand.
 
 mod layout;
 pub(super) mod lsof;
@@ -15,24 +15,24 @@ use crate::host::seam::Pressure;
 use crate::units::Bytes;
 use nix::errno::Errno;
 
-/// `vm_statistics64` (mach/vm_statistics.h), as far as it is needed. All are counts of pages.
+/// The fields of `vm_statistics64` (mach/vm_statistics.h) that are needed, counts of pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pages {
     pub active: u64,
     pub inactive: u64,
     pub speculative: u64,
     pub wired: u64,
-    /// Held by the compressor, compressed.
+    /// Pages that hold compressed memory.
     pub compressor: u64,
-    /// May be dropped by word of their owner.
+    /// Marked as droppable by their owner.
     pub purgeable: u64,
-    /// Backed by files.
+    /// Backed by files, and so cached.
     pub external: u64,
 }
 
 impl Pages {
-    /// What a new process could take: `total` less what Activity Monitor calls "used", which counts neither purgeable
-    /// pages nor cached files.
+    /// What a new process could allocate: `total` minus what Activity Monitor calls "used", which includes neither
+    /// purgeable pages nor cached files.
     pub(super) fn available(&self, total: Bytes, page_size: u64) -> Bytes {
         let taken = self.active + self.inactive + self.speculative + self.wired + self.compressor;
         let used = taken.saturating_sub(self.purgeable + self.external);
@@ -49,7 +49,7 @@ pub(super) fn pressure(level: u64) -> Pressure {
     }
 }
 
-/// A whole number of 4 or 8 bytes, which are the sizes that system variables have; in this machine's order.
+/// A number of 4 or 8 bytes, the sizes of system variables, in native order.
 pub(super) fn integer(bytes: &[u8]) -> Option<u64> {
     match bytes.len() {
         4 => Some(u32::from_ne_bytes(bytes.try_into().ok()?).into()),
@@ -63,18 +63,18 @@ pub(super) fn swap_used(bytes: &[u8]) -> Option<Bytes> {
     integer(bytes.get(layout::SWAP_USED..layout::SWAP_USED + 8)?).map(Bytes)
 }
 
-/// `iogpu.wired_limit_mb`; `None` for 0, which stands for a default that only Metal knows.
+/// `iogpu.wired_limit_mb`; `None` for 0, which means a default that only Metal knows.
 pub(super) fn gpu_limit(megabytes: u64) -> Option<Bytes> {
     (megabytes > 0).then(|| Bytes(megabytes.saturating_mul(1 << 20)))
 }
 
-/// Mach time in nanoseconds, by `mach_timebase_info`: on Apple Silicon 125/3.
+/// Mach time in nanoseconds, by the fraction in `mach_timebase_info` (on Apple Silicon 125/3).
 pub(super) fn nanoseconds(ticks: u64, numerator: u32, denominator: u32) -> u64 {
     let nanoseconds = u128::from(ticks) * u128::from(numerator) / u128::from(denominator.max(1));
     u64::try_from(nanoseconds).unwrap_or(u64::MAX)
 }
 
-/// Whether a `struct socket_fdinfo` is a TCP socket that listens on `port`, where a connection to 127.0.0.1 arrives.
+/// Whether a `struct socket_fdinfo` is a TCP socket that listens on `port` and that connections to 127.0.0.1 can reach.
 pub(super) fn listens(info: &[u8; SOCKET_FDINFO], port: u16) -> bool {
     const SOCKINFO_TCP: u32 = 2;
     const TSI_S_LISTEN: u32 = 1;
@@ -83,7 +83,7 @@ pub(super) fn listens(info: &[u8; SOCKET_FDINFO], port: u16) -> bool {
         |at: usize| info.get(at..at + 4).and_then(|bytes| Some(u32::from_ne_bytes(bytes.try_into().ok()?)));
     let address = info.get(layout::LOCAL_ADDRESS..layout::LOCAL_ADDRESS + 16);
     let address = address.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
-    // The port is in network order at the front of an int.
+    // The port is stored in network order at the start of an int.
     let local_port =
         info.get(layout::LOCAL_PORT..layout::LOCAL_PORT + 2).map(|bytes| bytes == port.to_be_bytes());
     let version = info.get(layout::VERSION).copied().unwrap_or(0);
@@ -93,7 +93,7 @@ pub(super) fn listens(info: &[u8; SOCKET_FDINFO], port: u16) -> bool {
         && address.is_some_and(|address| reached_from_loopback(address, version & INI_IPV4 != 0))
 }
 
-/// An IPv4 address is at the end of the 16 bytes. A socket of both versions has `::`.
+/// An IPv4 address is in the last 4 of the 16 bytes. A socket for both versions has `::`.
 fn reached_from_loopback(address: [u8; 16], v4: bool) -> bool {
     let [.., a, b, c, d] = address;
     if v4 {
@@ -103,8 +103,8 @@ fn reached_from_loopback(address: [u8; 16], v4: bool) -> bool {
     v6.is_unspecified() || v6.to_ipv4_mapped() == Some(Ipv4Addr::LOCALHOST)
 }
 
-/// The arguments in what `KERN_PROCARGS2` answers: their number, the executable's path, padding, the arguments, and
-/// then the environment, which is left out (`sysctl_procargsx` in xnu's bsd/kern/kern_sysctl.c).
+/// The arguments in the result of `KERN_PROCARGS2`, which has their number, the executable's path, padding, the
+/// arguments, and the environment (`sysctl_procargsx` in xnu's bsd/kern/kern_sysctl.c).
 pub(super) fn arguments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = bytes.get(..4).and_then(integer).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let rest = bytes.get(4..).unwrap_or_default();
@@ -114,15 +114,15 @@ pub(super) fn arguments(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     rest.get(padding..).unwrap_or_default().split(|&byte| byte == 0).take(count)
 }
 
-/// Whether an error of `proc_pidinfo` means that the pid is nobody's of this user: there is no such process, or it is
-/// another user's now (EPERM: `proc_security_policy` in xnu-11417, bsd/kern/proc_info.c). Ours is gone either way.
+/// Whether an error of `proc_pidinfo` means that this user has no process with the pid: there is none, or it is another
+/// user's now (EPERM: `proc_security_policy` in xnu-11417, bsd/kern/proc_info.c). Ours is gone either way.
 pub(super) fn nobody(error: Errno) -> bool {
     matches!(error, Errno::ESRCH | Errno::EPERM)
 }
 
-/// What `NOTE_EXITSTATUS` adds to a `NOTE_EXIT` event: the status as wait(2) gives it, in the low bits of the data
-/// (`NOTE_PDATAMASK`, sys/event.h; `filt_proc` in xnu-11417, bsd/kern/kern_event.c). It is told to whoever may signal
-/// the process, parent or not.
+/// Parses what `NOTE_EXITSTATUS` adds to a `NOTE_EXIT` event: wait(2)'s status, in the low bits of the data
+/// (`NOTE_PDATAMASK`, sys/event.h; `filt_proc` in xnu-11417, bsd/kern/kern_event.c). Any process that may signal the
+/// other gets it, parent or not.
 pub(super) fn exit(data: i64) -> Exit {
     let status = i32::try_from(data & 0x000f_ffff).unwrap_or(0);
     // wait(2): a signal's number in the low seven bits, the code above the low eight.
@@ -132,7 +132,7 @@ pub(super) fn exit(data: i64) -> Exit {
     }
 }
 
-/// Whether a process goes by `name`; macOS keeps 31 bytes of it (`pbi_name`, sys/proc_info.h).
+/// Whether a process is called `name`; macOS keeps 31 bytes of names (`pbi_name`, sys/proc_info.h).
 pub(super) fn goes_by(name: &str, kept: &str) -> bool {
     const KEPT_BYTES: usize = 31;
     name.get(..KEPT_BYTES).unwrap_or(name).eq_ignore_ascii_case(kept)

@@ -1,7 +1,8 @@
-//! Which sockets listen on a port, asked of the kernel (sock_diag(7)).
+//! Asks the kernel which sockets listen on a port (sock_diag(7)).
 //!
-//! `/proc/net/tcp` tells the same, but to write it the kernel walks its table of all connections, 1.1 ms on a machine
-//! with none; this walks that of the listeners, about 11 µs once the socket is open. A probe asks every few seconds for as long as a model is up.
+//! `/proc/net/tcp` has the same information, but for it the kernel walks its table of all connections, which takes 1.1
+//! ms on a machine with none; this walks the table of listeners, about 11 µs once the socket is open. Probes do this
+//! every few seconds while a model is up.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,9 +12,8 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 use super::super::procfs::{Listener, reaches_loopback};
 
-/// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
+/// `SOCK_DIAG_BY_FAMILY` in linux/sock_diag.h; the next two are `NLMSG_ERROR` and `NLMSG_DONE` in linux/netlink.h.
 const BY_FAMILY: u16 = 20;
-/// `NLMSG_ERROR`, `NLMSG_DONE` (linux/netlink.h).
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH`: all that match.
@@ -23,13 +23,13 @@ const LISTENING: u32 = 1 << 10;
 /// Length of `nlmsghdr`, and of `inet_diag_msg` (linux/inet_diag.h).
 const HEADER: usize = 16;
 const SOCKET: usize = 72;
-/// A part of a dump is never longer (`inet_diag` and netlink fill pages of at most 32 KiB).
+/// Longest part of a dump (`inet_diag` and netlink fill pages of at most 32 KiB).
 const PART: usize = 32 * 1024;
 
-/// The listeners on `port` where a connection to 127.0.0.1 arrives, of IPv4 or of IPv6 sockets.
+/// The IPv4 or IPv6 listeners on `port` that connections to 127.0.0.1 can reach.
 ///
 /// # Errors
-/// The system's own: some sandboxes allow no netlink sockets.
+/// The system's own: some sandboxes forbid netlink sockets.
 pub(super) fn listeners(family: AddressFamily, port: u16) -> io::Result<Vec<Listener>> {
     let netlink = socket(
         AddressFamily::Netlink,
@@ -54,7 +54,7 @@ fn request(family: AddressFamily, port: u16) -> io::Result<Vec<u8>> {
     bytes.extend(u32::from(LENGTH).to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
     bytes.extend(DUMP.to_ne_bytes());
-    // Number and port of the message: one question a socket needs neither.
+    // Sequence number and port: not needed for one request per socket.
     bytes.extend([0; 8]);
     bytes.push(u8::try_from(family as i32).map_err(io::Error::other)?);
     bytes.extend([u8::try_from(libc::IPPROTO_TCP).map_err(io::Error::other)?, 0, 0]);
@@ -64,7 +64,7 @@ fn request(family: AddressFamily, port: u16) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Takes the messages of one part in; whether it was the last.
+/// Parses the messages of one part; returns whether it was the last.
 fn take_in(mut part: &[u8], port: u16, found: &mut Vec<Listener>) -> io::Result<bool> {
     let torn = || io::Error::from(io::ErrorKind::InvalidData);
     while !part.is_empty() {
@@ -84,7 +84,7 @@ fn take_in(mut part: &[u8], port: u16, found: &mut Vec<Listener>) -> io::Result<
     Ok(false)
 }
 
-/// An `inet_diag_msg`, if it is a listener on this port where loopback arrives.
+/// Parses an `inet_diag_msg`; `None` unless it is a listener on this port that loopback can reach.
 fn listener(message: &[u8], port: u16) -> Option<Listener> {
     let message = message.get(..SOCKET)?;
     if message[4..6] != port.to_be_bytes() {

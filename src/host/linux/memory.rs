@@ -1,4 +1,4 @@
-//! The machine's memory, bounded by the cgroup that this process is in.
+//! The machine's memory, bounded by the cgroup of this process.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,12 @@ use super::process::read;
 use crate::host::seam::{MemoryReading, Pressure};
 use crate::units::Bytes;
 
-/// The memory cgroup (v2) and those above it that can have a limit. A process may be moved to another cgroup, but
-/// nobody does that to a daemon.
+/// The memory cgroup (v2) and its ancestors that can have a limit. Read once: a running daemon is not moved to another.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups(Vec<PathBuf>);
 
 impl Cgroups {
-    /// Those of the calling process; none under cgroup v1, whose limits are not looked at.
+    /// Those of the calling process; none under cgroup v1, whose limits are ignored.
     pub(super) fn own() -> Self {
         let text = read("/proc/self/cgroup").unwrap_or_default();
         let Some(path) = procfs::cgroup_path(&text) else { return Self::default() };
@@ -24,7 +23,7 @@ impl Cgroups {
         Self(above.filter(|folder| folder.join("memory.max").exists()).map(Path::to_owned).collect())
     }
 
-    /// The tightest limit, if there is one.
+    /// The lowest limit, if there is one.
     pub(super) fn limit(&self) -> Option<Bytes> {
         self.0.iter().filter_map(|folder| limit(folder)).min()
     }
@@ -47,14 +46,14 @@ fn limit(folder: &Path) -> Option<Bytes> {
     procfs::cgroup_limit(&file(folder, "memory.max")?)
 }
 
-/// What this process may use of the installed memory.
+/// Installed memory, or the cgroup's limit if that is lower.
 pub(super) fn total(cgroups: &Cgroups) -> Bytes {
     let installed = read("/proc/meminfo").ok().and_then(|text| procfs::labelled(&text, "MemTotal"));
     let installed = installed.unwrap_or_default();
     cgroups.limit().map_or(installed, |limit| limit.min(installed))
 }
 
-/// All but the GPU's.
+/// Everything except the GPU's fields.
 pub(super) fn reading(cgroups: &Cgroups) -> io::Result<MemoryReading> {
     let text = read("/proc/meminfo")?;
     let machine = procfs::labelled(&text, "MemAvailable");
@@ -64,7 +63,7 @@ pub(super) fn reading(cgroups: &Cgroups) -> io::Result<MemoryReading> {
     };
     let swap = |key| procfs::labelled(&text, key);
     let swap_used = swap("SwapTotal").zip(swap("SwapFree")).map(|(total, free)| total.saturating_sub(free));
-    // Kernels without pressure accounting have no such file, or an empty one.
+    // Kernels without pressure accounting lack this file, or it is empty.
     let pressure = read("/proc/pressure/memory").map_or(Pressure::Normal, |text| procfs::pressure(&text));
     Ok(MemoryReading { available, swap_used, pressure, gpu_limit: None, gpu_free: None })
 }

@@ -1,4 +1,4 @@
-//! Linux.
+//! The [`Host`] of Linux.
 
 mod diag;
 mod give_back;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::ClockId;
 
 use super::{facts, posix};
 use crate::clock::Moment;
@@ -25,11 +25,10 @@ use crate::host::seam::{
 };
 use crate::units::Bytes;
 
-/// The clock ticks of `/proc/PID/stat` in a second: `USER_HZ`, 100 on every architecture that Rust has a standard
-/// library for (include/asm-generic/param.h).
+/// Clock ticks per second in `/proc/PID/stat`: `USER_HZ`, 100 on every architecture for which Rust has a standard
+/// library (include/asm-generic/param.h).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// This machine.
 #[derive(Debug)]
 pub(super) struct System {
     facts: OnceLock<Facts>,
@@ -37,48 +36,35 @@ pub(super) struct System {
     gpu: OnceLock<Option<nvml::Nvml>>,
 }
 
-/// This machine. Cheap: what takes time is asked when it is first needed.
 pub(super) fn system() -> System {
     System { facts: OnceLock::new(), cgroups: memory::Cgroups::own(), gpu: OnceLock::new() }
 }
 
-/// See [`super::relieve`].
 pub(super) fn relieve() {
     give_back::heap();
 }
 
-/// See [`super::keep_no_large_blocks`].
 pub(super) fn keep_no_large_blocks() {
     give_back::keep_no_large_blocks();
 }
 
-/// See [`super::boot_id`].
 pub(super) fn boot_id() -> io::Result<String> {
     Ok(process::read("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
 }
 
-/// See [`super::now`].
 pub(super) fn now() -> Moment {
-    read(ClockId::CLOCK_BOOTTIME)
+    posix::clock(ClockId::CLOCK_BOOTTIME)
 }
 
-/// These clocks are always there and the pointer is valid: no other error is documented.
-fn read(clock: ClockId) -> Moment {
-    clock_gettime(clock).map_or(Moment::default(), |time| Moment(time.into()))
-}
-
-/// See [`super::port_holders`].
 pub(super) fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
     ports::holders(port)
 }
 
-/// See [`Host::identify`].
 pub(super) fn identify(pid: i32) -> io::Result<Option<Identity>> {
     let stat = process::stat(pid)?.filter(super::procfs::Stat::alive);
     Ok(stat.map(|stat| Identity { pid, started: stat.started }))
 }
 
-/// See [`super::identify_child`].
 pub(super) fn identify_child(pid: i32) -> io::Result<Identity> {
     let stat = process::stat(pid)?.ok_or_else(|| posix::gone(pid))?;
     Ok(Identity { pid, started: stat.started })
@@ -96,7 +82,7 @@ impl Host for System {
     }
 
     fn awake(&self) -> Moment {
-        read(ClockId::CLOCK_MONOTONIC)
+        posix::clock(ClockId::CLOCK_MONOTONIC)
     }
 
     fn local_time(&self) -> Option<LocalTime> {
@@ -127,7 +113,7 @@ impl Host for System {
     }
 
     fn started(&self, who: Identity) -> Moment {
-        // Counted from the boot, sleep included, as the clock is (proc_pid_stat(5), clock_gettime(2)).
+        // Counted from boot and including sleep, like the clock (proc_pid_stat(5), clock_gettime(2)).
         Moment(Duration::from_millis(who.started.saturating_mul(1000 / TICKS_PER_SECOND)))
     }
 

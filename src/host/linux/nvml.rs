@@ -1,15 +1,15 @@
-//! An NVIDIA card's memory, from its own library, if there is one (NVML API reference, `nvml.h`).
+//! An NVIDIA card's memory, from the driver's own library, if there is one (NVML API reference, `nvml.h`).
 //!
-//! Loaded by hand, for `nvidia-smi` takes up to half a second a call, and a machine without a card must not need it.
+//! Loaded at run time: `nvidia-smi` takes up to half a second per call, and machines without a card must not need it.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use crate::units::Bytes;
 
 const SUCCESS: c_int = 0;
-/// `NVML_VALUE_NOT_AVAILABLE`.
+/// `NVML_VALUE_NOT_AVAILABLE` in nvml.h.
 const UNKNOWN: c_ulonglong = c_ulonglong::MAX;
-/// More processes than a card is shared by in practice; with more, the sum is not known.
+/// More processes than share a card in practice; with more, the sum is unknown.
 const MOST_PROCESSES: usize = 64;
 
 type Device = *mut c_void;
@@ -22,7 +22,7 @@ struct MemoryV1 {
     used: c_ulonglong,
 }
 
-/// `nvmlProcessInfo_t` as `nvmlDeviceGetComputeRunningProcesses_v3` fills it.
+/// `nvmlProcessInfo_t` as filled in by `nvmlDeviceGetComputeRunningProcesses_v3`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct ProcessInfo {
@@ -32,37 +32,37 @@ struct ProcessInfo {
     compute_instance: c_uint,
 }
 
-/// The card's memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CardMemory {
     pub total: Bytes,
     pub free: Bytes,
 }
 
-/// The library, initialised for as long as this process lives.
+/// The library, which stays initialised while this process runs.
 #[derive(Debug)]
 pub(super) struct Nvml {
     device: usize,
     memory: unsafe extern "C" fn(Device, *mut MemoryV1) -> c_int,
-    /// `None` where the pids of the library would be those of another namespace.
+    /// `None` if the library's pids are those of another namespace.
     processes: Option<unsafe extern "C" fn(Device, *mut c_uint, *mut ProcessInfo) -> c_int>,
 }
 
 impl Nvml {
-    /// The first card, which is the one that MLX uses; `None`: no driver, no card, or a library that is too old.
+    /// Opens the first card, which is the one that MLX uses; `None` without a driver or card, or if the library is too
+    /// old.
     #[expect(unsafe_code, reason = "functions of a library that may not be there")]
     pub(super) fn open() -> Option<Self> {
         if !std::path::Path::new("/proc/driver/nvidia/version").exists() {
             return None;
         }
-        // SAFETY: a constant, terminated name; the driver's library has no constructor that could harm. It is never
-        // closed, so the functions stay where they are.
+        // SAFETY: a constant, terminated name; the driver's library has no harmful constructors. It is never closed, so
+        // its functions stay valid.
         let library =
             unsafe { libc::dlopen(c"libnvidia-ml.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if library.is_null() {
             return None;
         }
-        // SAFETY: the types are those of nvml.h for the versions that the names end in.
+        // SAFETY: the types are those of nvml.h for the versions in the names.
         unsafe {
             let init: unsafe extern "C" fn() -> c_int = symbol(library, c"nvmlInit_v2")?;
             let handle: unsafe extern "C" fn(c_uint, *mut Device) -> c_int =
@@ -78,16 +78,15 @@ impl Nvml {
         }
     }
 
-    /// Total and free memory of the card.
     #[expect(unsafe_code, reason = "a function of NVML")]
     pub(super) fn memory(&self) -> Option<CardMemory> {
         let mut memory = MemoryV1::default();
-        // SAFETY: the handle is the library's own, the struct is ours and as nvml.h has it.
+        // SAFETY: the handle is the library's own, the struct is ours and laid out as in nvml.h.
         let status = unsafe { (self.memory)(self.device as Device, &raw mut memory) };
         (status == SUCCESS).then_some(CardMemory { total: Bytes(memory.total), free: Bytes(memory.free) })
     }
 
-    /// What these processes hold on the card; `None` where the library does not say.
+    /// What these processes hold on the card; `None` if the library does not tell.
     #[expect(unsafe_code, reason = "a function of NVML")]
     pub(super) fn used_by(&self, pids: &[i32]) -> Option<Bytes> {
         let ask = self.processes?;
@@ -104,13 +103,13 @@ impl Nvml {
     }
 }
 
-/// In a container the library may name pids of the host, which here are nobody or someone else. The first namespace
-/// has a fixed number (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+/// In a container the library may report pids of the host, which mean nothing or another process here. The first
+/// namespace has a fixed number (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 fn in_first_pid_namespace() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == "pid:[4026531836]")
 }
 
-/// A function of the library.
+/// Looks up a function of the library.
 ///
 /// # Safety
 /// `F` must be the function pointer type of that name.
@@ -120,6 +119,6 @@ unsafe fn symbol<F: Copy>(library: *mut c_void, name: &'static CStr) -> Option<F
     let name: *const c_char = name.as_ptr();
     // SAFETY: an open library and a terminated name.
     let found = unsafe { libc::dlsym(library, name) };
-    // SAFETY: same size, not null, and by the caller's word a function of this type.
+    // SAFETY: same size, not null, and the caller guarantees a function of this type.
     (!found.is_null()).then(|| unsafe { std::mem::transmute_copy(&found) })
 }

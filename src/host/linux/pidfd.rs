@@ -1,4 +1,4 @@
-//! Process file descriptors (pidfd_open(2)): the end of any process as an event.
+//! Process file descriptors (pidfd_open(2)), which report the end of any process as an event.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use super::super::posix;
 use super::process;
 use crate::host::seam::{Exit, ExitWatch, Identity, Signal};
 
-/// Opens a process, a zombie too; `None`: no process has this pid.
+/// Opens a process, even a zombie; `None` if no process has this pid.
 fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
     #[expect(unsafe_code, reason = "neither libc nor nix wrap pidfd_open")]
     // SAFETY: a system call without pointers.
@@ -26,22 +26,21 @@ fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// See [`crate::host::seam::Host::watch`].
 pub(super) fn watch(who: Identity) -> io::Result<ExitWatch> {
     let fd = open(who.pid)?;
-    // Asked once the descriptor is there: from now on it stands for whoever has the pid at this moment.
+    // Checked after opening: the descriptor refers to whichever process had the pid then.
     let same = process::stat(who.pid)?.is_some_and(|stat| stat.started == who.started);
     let Some(fd) = fd.filter(|_| same) else {
         return Ok(Box::pin(std::future::ready(Exit::Unknown)));
     };
     tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
     #[expect(unsafe_code, reason = "the promise that the descriptor stays open is ours")]
-    // SAFETY: an owned descriptor, which answers with the same number and is open until it is dropped with the rest.
+    // SAFETY: an owned descriptor, which always returns the same number and is open until dropped.
     let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
     Ok(Box::pin(async move {
         loop {
             let Ok(mut ready) = fd.readable().await else {
-                // The runtime is being torn down: nothing is known, and nothing will ask.
+                // The runtime is being torn down: nothing will poll this again.
                 return std::future::pending().await;
             };
             match reap(fd.get_ref()) {
@@ -52,7 +51,7 @@ pub(super) fn watch(who: Identity) -> io::Result<ExitWatch> {
     }))
 }
 
-/// How it ended; `None`: it has not.
+/// How it ended; `None` if it has not.
 fn reap(fd: &OwnedFd) -> Option<Exit> {
     loop {
         return match waitid(Id::PIDFd(fd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
@@ -60,13 +59,12 @@ fn reap(fd: &OwnedFd) -> Option<Exit> {
             Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
             Ok(_) => None,
             Err(Errno::EINTR) => continue,
-            // Not a child of ours, so that the descriptor's word is all there is.
+            // Not our child, so the descriptor only says that it ended.
             Err(_) => Some(Exit::Unknown),
         };
     }
 }
 
-/// See [`crate::host::seam::Host::signal`].
 pub(super) fn signal(who: Identity, signal: Signal) -> io::Result<()> {
     let fd = open(who.pid)?;
     let stat = process::stat(who.pid)?;
@@ -78,8 +76,8 @@ pub(super) fn signal(who: Identity, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// Through the descriptor there is no moment at which the pid could become a stranger's. Groups can be signalled
-/// that way since Linux 6.9; a process that does not lead its group yet is about to, and is alone.
+/// Signals through the descriptor, so that the pid cannot be reused in between. Groups can be signalled that way since
+/// Linux 6.9. A process that does not lead its group yet is about to, and is alone.
 fn send(fd: &OwnedFd, pid: i32, leads_group: bool, signal: Signal) -> io::Result<()> {
     const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
     let flags = if leads_group { PIDFD_SIGNAL_PROCESS_GROUP } else { 0 };

@@ -1,4 +1,4 @@
-//! Who listens on a loopback port.
+//! Which processes listen on a port.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,6 @@ use super::diag;
 use super::process::{self, read};
 use crate::host::seam::{Identity, PortHolder};
 
-/// See [`crate::host::seam::Host::owns_port`].
 pub(super) fn owns(who: Identity, port: u16) -> Option<bool> {
     let listeners = listeners(port);
     if listeners.is_empty() {
@@ -19,15 +18,15 @@ pub(super) fn owns(who: Identity, port: u16) -> Option<bool> {
         return Some(false);
     }
     let mut held = HashSet::new();
-    // All of them: with SO_REUSEPORT a stranger could share the port and get some of the connections.
+    // All of them: with SO_REUSEPORT another process could share the port and get some of the connections.
     let owned = |held: &HashSet<u64>| listeners.iter().all(|listener| held.contains(&listener.inode));
-    // Nearly always it is the leader's own; to look for its descendants, each of its threads must be asked.
+    // Nearly always the leader owns it; finding its descendants means reading all of its threads.
     for pid in std::iter::once(who.pid)
         .chain(std::iter::once_with(|| process::family(who.pid).into_iter().skip(1)).flatten())
     {
         match std::fs::read_dir(format!("/proc/{pid}/fd")) {
             Ok(descriptors) => held.extend(descriptors.filter_map(|fd| socket(&fd.ok()?.path()))),
-            // One of its own that has just ended holds nothing; any other refusal leaves the question open.
+            // A descendant that has just ended holds nothing; after any other error the answer is unknown.
             Err(error) if process::is_gone(&error) => {}
             Err(_) => return None,
         }
@@ -38,8 +37,8 @@ pub(super) fn owns(who: Identity, port: u16) -> Option<bool> {
     Some(false)
 }
 
-/// Those that get the connections to 127.0.0.1: a socket on that address itself takes them from one that is bound to
-/// every address.
+/// The listeners that get connections to 127.0.0.1: one bound to that address takes precedence over one bound to every
+/// address.
 fn listeners(port: u16) -> Vec<Listener> {
     let mut listeners = table(AddressFamily::Inet, port);
     if !listeners.iter().any(|listener| listener.exact) {
@@ -51,7 +50,7 @@ fn listeners(port: u16) -> Vec<Listener> {
     listeners
 }
 
-/// Of one kind of sockets: asked of the kernel or, where a sandbox forbids that, read from its table in text.
+/// The listeners of one address family, from sock_diag or, if a sandbox forbids that, from `/proc/net`.
 fn table(family: AddressFamily, port: u16) -> Vec<Listener> {
     diag::listeners(family, port).unwrap_or_else(|_| {
         let file = if family == AddressFamily::Inet { "/proc/net/tcp" } else { "/proc/net/tcp6" };
@@ -59,7 +58,6 @@ fn table(family: AddressFamily, port: u16) -> Vec<Listener> {
     })
 }
 
-/// See [`super::super::port_holders`].
 pub(super) fn holders(port: u16) -> Vec<PortHolder> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|file| read(file).unwrap_or_default());
     let listening: HashSet<u64> =

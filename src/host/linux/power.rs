@@ -1,10 +1,10 @@
-//! Where the power comes from, as the kernel's power supply class tells it.
+//! The power source, from the kernel's power supply class.
 
 use std::path::Path;
 
 use crate::host::seam::Power;
 
-/// `type` and `online` of every supply (Documentation/ABI/testing/sysfs-class-power), and the platform's profile
+/// Reads `type` and `online` of every supply (Documentation/ABI/testing/sysfs-class-power), and the platform profile
 /// (…/sysfs-platform_profile). Batteries of mice and pens have the scope "Device" and do not count.
 pub(super) fn reading(class: &Path, profile: &Path) -> Power {
     let text = |path: &Path| fs_err::read_to_string(path).map(|text| text.trim().to_owned()).ok();
@@ -26,7 +26,7 @@ pub(super) fn reading(class: &Path, profile: &Path) -> Power {
     Power {
         on_battery: match (battery, mains) {
             (true, mains) => mains.map(|online| !online),
-            // A machine without a battery lives on its adapter, whether or not it says so.
+            // A machine without a battery runs on its adapter, even if that is not listed.
             (false, _) => class.is_dir().then_some(false),
         },
         low_power: text(profile).map(|profile| profile == "low-power"),

@@ -1,4 +1,4 @@
-//! Scheduling rungs that can be climbed down and up again without privileges.
+//! Scheduling classes that can be lowered and raised again without privileges.
 
 use std::io;
 
@@ -7,12 +7,12 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::process;
 use crate::host::seam::{Identity, Priority};
 
-/// Puts every thread of the family on the rung. Niceness is not touched: it would have to be remembered, and only
-/// root may lower it again.
+/// Applies to every thread of the family. Niceness is left alone: it would have to be remembered, and only root may
+/// lower it again.
 ///
-/// Two levers, because either may be without effect: the session's share where the kernel groups by session
-/// (sched(7), "The autogroup feature"; may be raised and lowered freely), and the `SCHED_IDLE` policy within a group
-/// (only used where the way back is open: sched(7), "SCHED_IDLE").
+/// Two mechanisms, because either may have no effect: the session's share if the kernel groups by session (sched(7),
+/// "The autogroup feature"; may be raised and lowered freely), and the `SCHED_IDLE` policy within a group (only used if
+/// it can be undone: sched(7), "SCHED_IDLE").
 pub(super) fn set(who: Identity, priority: Priority) -> io::Result<()> {
     let stat = process::stat_of(who)?;
     let background = priority == Priority::Background;
@@ -32,7 +32,7 @@ pub(super) fn set(who: Identity, priority: Priority) -> io::Result<()> {
     if grouped.is_ok() { Ok(()) } else { policy }
 }
 
-/// Linux lets a thread leave `SCHED_IDLE` if its niceness is one that it could set itself.
+/// Whether this user may undo `SCHED_IDLE`: Linux requires that the user could set the thread's niceness.
 fn may_return(nice: i32) -> bool {
     let needed = u64::try_from(20 - nice).unwrap_or(0);
     nix::unistd::geteuid().is_root() || getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= needed)

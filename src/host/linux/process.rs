@@ -11,17 +11,17 @@ use super::super::procfs::{self, Stat};
 use crate::host::seam::{Footprint, Identity, Marked};
 use crate::units::Bytes;
 
-/// A whole file of `/proc`, most of which fit into the first read.
+/// Reads a file in `/proc`; most fit into one read.
 pub(super) fn read(path: &str) -> io::Result<String> {
     let mut bytes = Vec::with_capacity(4096);
-    // `take` keeps the standard library from asking for a size, two calls a file, which is 0 here anyway.
+    // `take` keeps the standard library from querying the size, two system calls per file for what is always 0.
     File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
-    // A process may call itself anything, UTF-8 or not.
+    // A process can have any name, UTF-8 or not.
     Ok(String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-/// Who has this pid, a zombie too; `None`: nobody.
+/// The process with this pid, even a zombie; `None` if there is none.
 pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     match read(&format!("/proc/{pid}/stat")) {
         Ok(text) => Ok(procfs::stat(&text)),
@@ -30,19 +30,19 @@ pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     }
 }
 
-/// Whether reading `/proc/PID` failed because the process has ended meanwhile.
+/// Whether reading `/proc/PID` failed because the process has ended.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
-/// [`stat`] of a process that must still be who it was.
+/// [`stat`] of a process whose pid must not have been reused.
 pub(super) fn stat_of(who: Identity) -> io::Result<Stat> {
     stat(who.pid)?
         .filter(|stat| stat.started == who.started && stat.alive())
         .ok_or_else(|| posix::gone(who.pid))
 }
 
-/// All process ids. Costs a few microseconds, unlike looking into each.
+/// All pids. Takes a few microseconds, unlike reading each process.
 pub(super) fn pids() -> impl Iterator<Item = i32> {
     std::fs::read_dir("/proc")
         .into_iter()
@@ -50,14 +50,14 @@ pub(super) fn pids() -> impl Iterator<Item = i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// The leader and its descendants in the same group. A descendant whose parent has ended is init's and is not
-/// found: to find those, all of `/proc` would have to be read each time.
+/// The leader and its descendants in the same group. Descendants whose parent has ended are missing: finding them would
+/// mean reading all of `/proc` each time.
 pub(super) fn family(leader: i32) -> Vec<i32> {
     let mut family = vec![leader];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
         next += 1;
-        // Children are listed under the thread that made them, which in Python may be any.
+        // Children are listed under the thread that forked them, which in Python can be any.
         for thread in threads(parent) {
             let Ok(children) = read(&format!("/proc/{parent}/task/{thread}/children")) else { continue };
             let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
@@ -67,7 +67,6 @@ pub(super) fn family(leader: i32) -> Vec<i32> {
     family
 }
 
-/// The threads of a process.
 pub(super) fn threads(pid: i32) -> impl Iterator<Item = i32> {
     std::fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -75,18 +74,18 @@ pub(super) fn threads(pid: i32) -> impl Iterator<Item = i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Who is left of the group that `who` led, the leader aside. Reads all of `/proc`.
+/// Whether the group that `who` led has other members left. Reads all of `/proc`.
 pub(super) fn survivors(who: Identity) -> bool {
     pids().any(|pid| {
         matches!(stat(pid), Ok(Some(s)) if s.alive() && s.group == who.pid && s.session == who.pid && s.started >= who.started)
     })
 }
 
-/// Anonymous, shared and swapped memory of the family; the peak is the leader's alone, which is all that is kept,
-/// and it counts file pages too.
+/// Anonymous, shared and swapped memory of the family. The peak is the leader's alone, because the kernel keeps no
+/// other, and includes file pages.
 ///
-/// The proportional set size (`smaps_rollup`) would split what a family shares, but to count it the kernel walks
-/// every page table: 4.5 ms for each GB in 4 KiB pages was measured, where this takes microseconds.
+/// The proportional set size (`smaps_rollup`) would count shared memory once, but the kernel walks every page table for
+/// it: 4.5 ms per GB in 4 KiB pages as measured, while this takes microseconds.
 pub(super) fn footprint(who: Identity) -> io::Result<Footprint> {
     stat_of(who)?;
     let mut sum = Bytes::ZERO;
@@ -105,22 +104,21 @@ pub(super) fn footprint(who: Identity) -> io::Result<Footprint> {
     Ok(Footprint { bytes: sum, peak: peak.map(|peak| peak.max(sum)), gpu: None })
 }
 
-/// What the process asked to read, or what was fetched from disk for it, whichever is more: a mapped file is only in
-/// the latter, a cached one only in the former.
+/// What the process requested by reads, or what was fetched from disk for it, whichever is more: mapped files count
+/// only in the latter, cached ones only in the former.
 pub(super) fn bytes_read(who: Identity) -> Option<Bytes> {
     stat_of(who).ok()?;
     let io = read(&format!("/proc/{}/io", who.pid)).ok()?;
     Some(procfs::labelled(&io, "rchar")?.max(procfs::labelled(&io, "read_bytes")?))
 }
 
-/// What a process calls itself, 16 bytes at most: one read tells, which counts where all processes are asked.
+/// A process's name, at most 16 bytes, in a single read, because all processes are read.
 fn comm(pid: i32) -> io::Result<String> {
     let mut bytes = [0; 64];
     let length = File::open(format!("/proc/{pid}/comm"))?.read(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
-/// Which of these names run now.
 pub(super) fn running(names: &[String]) -> Vec<String> {
     let mut found = vec![false; names.len()];
     if names.is_empty() {
@@ -139,7 +137,7 @@ pub(super) fn running(names: &[String]) -> Vec<String> {
     names.iter().zip(found).filter(|(_, found)| *found).map(|(name, _)| name.clone()).collect()
 }
 
-/// This user's processes whose arguments contain `marker`, this one aside.
+/// This user's processes whose arguments contain `marker`, except this one.
 pub(super) fn find_by_argument(marker: &str) -> Vec<Marked> {
     let (user, own) = (nix::unistd::geteuid().as_raw(), nix::unistd::getpid().as_raw());
     let finder = memchr::memmem::Finder::new(marker);

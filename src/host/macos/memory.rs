@@ -7,10 +7,10 @@ use super::sysctl;
 use crate::host::seam::MemoryReading;
 use crate::units::Bytes;
 
-/// What stays the same from one reading to the next.
+/// What is the same for every reading.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// The port of this host. Each `mach_host_self` adds a reference to it, so it is asked for once.
+    /// This host's port, obtained once: each `mach_host_self` adds a reference to it.
     port: libc::mach_port_t,
     pub total: Bytes,
     page_size: u64,
@@ -23,7 +23,7 @@ impl Memory {
             deprecated,
             reason = "one function is not worth the crate that libc recommends"
         )]
-        // SAFETY: takes nothing; the port stays valid for as long as the process lives.
+        // SAFETY: no arguments; the port is valid for the life of the process.
         let port = unsafe { libc::mach_host_self() };
         let total = Bytes(sysctl::integer(c"hw.memsize")?);
         Ok(Self { port, total, page_size: sysctl::integer(c"hw.pagesize")? })
@@ -33,7 +33,7 @@ impl Memory {
         let available = Some(self.pages()?.available(self.total, self.page_size));
         let swap_used = sysctl::bytes(c"vm.swapusage", &mut [0; 64]).ok().and_then(darwin::swap_used);
         let pressure = sysctl::integer(c"kern.memorystatus_vm_pressure_level").unwrap_or(1);
-        // Not there on a machine without Apple's GPU.
+        // Missing on machines without Apple's GPU.
         let gpu_limit = sysctl::integer(c"iogpu.wired_limit_mb").ok().and_then(darwin::gpu_limit);
         Ok(MemoryReading {
             available,
@@ -46,10 +46,10 @@ impl Memory {
 
     #[expect(unsafe_code, reason = "Mach calls have no safe wrapper")]
     fn pages(&self) -> io::Result<Pages> {
-        // SAFETY: a struct of numbers, for which zeroes are valid.
+        // SAFETY: all fields are numbers, so zeroes are valid.
         let mut vm: libc::vm_statistics64 = unsafe { std::mem::zeroed() };
         let mut count = libc::HOST_VM_INFO64_COUNT;
-        // SAFETY: the struct holds `count` words; an older system fills fewer, and the ones used here are the oldest.
+        // SAFETY: the struct has `count` words; older systems fill in fewer, but all that are used here.
         let status = unsafe {
             libc::host_statistics64(self.port, libc::HOST_VM_INFO64, (&raw mut vm).cast(), &raw mut count)
         };
@@ -68,13 +68,13 @@ impl Memory {
     }
 }
 
-/// What the allocator keeps of what was freed.
+/// Returns the allocator's free memory to the system.
 #[expect(unsafe_code, reason = "libc has no name for it")]
 pub(crate) fn relieve() {
     unsafe extern "C" {
-        /// malloc/malloc.h, since macOS 10.7: all zones where none is named, as much as there is where the goal is 0.
+        /// malloc/malloc.h, since macOS 10.7: null means all zones, and a goal of 0 as much as possible.
         fn malloc_zone_pressure_relief(zone: *mut libc::c_void, goal: libc::size_t) -> libc::size_t;
     }
-    // SAFETY: null names all zones; it may be called at any time by any thread.
+    // SAFETY: null means all zones; any thread may call it at any time.
     unsafe { malloc_zone_pressure_relief(std::ptr::null_mut(), 0) };
 }

@@ -1,4 +1,4 @@
-//! macOS. Compiled and linked in CI, never run there; what that leaves open is listed in docs/architecture.md.
+//! The [`Host`] of macOS, which has not run on a Mac yet: docs/architecture.md, "Not seen on a Mac".
 
 mod memory;
 mod ports;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::ClockId;
 
 use super::{facts, posix, power};
 use crate::clock::Moment;
@@ -21,54 +21,41 @@ use crate::host::seam::{
 };
 use crate::units::Bytes;
 
-/// This machine.
 #[derive(Debug)]
 pub(crate) struct System {
     facts: OnceLock<Facts>,
     memory: io::Result<memory::Memory>,
 }
 
-/// This machine. Cheap: what takes time is asked when it is first needed.
 pub(crate) fn system() -> System {
     System { facts: OnceLock::new(), memory: memory::Memory::new() }
 }
 
-/// See [`super::relieve`].
 pub(crate) fn relieve() {
     memory::relieve();
 }
 
-/// See [`super::keep_no_large_blocks`]. Large blocks have a zone of their own here, which [`relieve`] empties.
+/// Not needed: large blocks have a zone of their own here, which [`relieve`] empties.
 pub(crate) fn keep_no_large_blocks() {}
 
-/// See [`super::boot_id`].
 pub(crate) fn boot_id() -> io::Result<String> {
     sysctl::text(c"kern.bootsessionuuid")
 }
 
-/// See [`super::now`].
 pub(crate) fn now() -> Moment {
     // mach_continuous_time(3) in nanoseconds, as CLOCK_UPTIME_RAW is mach_absolute_time(3): one counter, read twice.
-    read(ClockId::from_raw(libc::CLOCK_MONOTONIC_RAW))
+    posix::clock(ClockId::from_raw(libc::CLOCK_MONOTONIC_RAW))
 }
 
-/// These clocks are always there and the pointer is valid: no other error is documented.
-fn read(clock: ClockId) -> Moment {
-    clock_gettime(clock).map_or(Moment::default(), |time| Moment(time.into()))
-}
-
-/// See [`super::port_holders`].
 pub(crate) fn port_holders(port: u16) -> Vec<crate::host::seam::PortHolder> {
     ports::holders(port)
 }
 
-/// See [`Host::identify`].
 pub(crate) fn identify(pid: i32) -> io::Result<Option<Identity>> {
     let info = process::info(pid)?.filter(process::Info::alive);
     Ok(info.map(|info| Identity { pid, started: info.started }))
 }
 
-/// See [`super::identify_child`].
 pub(crate) fn identify_child(pid: i32) -> io::Result<Identity> {
     let info = process::info(pid)?.ok_or_else(|| posix::gone(pid))?;
     Ok(Identity { pid, started: info.started })
@@ -86,7 +73,7 @@ impl Host for System {
     }
 
     fn awake(&self) -> Moment {
-        read(ClockId::from_raw(libc::CLOCK_UPTIME_RAW))
+        posix::clock(ClockId::from_raw(libc::CLOCK_UPTIME_RAW))
     }
 
     fn local_time(&self) -> Option<LocalTime> {
@@ -106,8 +93,8 @@ impl Host for System {
     }
 
     fn memory_lag(&self) -> Duration {
-        // host_statistics64: 2 to 10 fresh answers a second for all third parties together, then the cached one for up
-        // to 1 s (xnu-11417, osfmk/kern/host.c, get_cached_info).
+        // host_statistics64: 2 to 10 fresh answers a second for all third-party programs together, then a cached one
+        // for up to 1 s (xnu-11417, osfmk/kern/host.c, get_cached_info).
         Duration::from_secs(1)
     }
 
@@ -171,7 +158,7 @@ impl Host for System {
     }
 
     fn give_back(&self) {
-        // Pages of the program do not count there: what is charged is what would have to be swapped.
+        // macOS does not charge a process for pages of its program, only for what would have to be swapped.
         memory::relieve();
     }
 
@@ -185,7 +172,7 @@ impl Host for System {
 }
 
 impl System {
-    /// A group of nothing but zombies answers EPERM where Linux says that all went well.
+    /// For a group of nothing but zombies macOS returns EPERM, where Linux reports success.
     fn send(&self, who: Identity, leads_group: bool, signal: Signal) -> io::Result<()> {
         match posix::send(who.pid, leads_group, signal) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !self.group_alive(who) => Ok(()),

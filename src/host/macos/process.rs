@@ -11,12 +11,12 @@ use super::sysctl;
 use crate::host::seam::{Footprint, Identity, Marked, Priority};
 use crate::units::Bytes;
 
-/// A process, as far as it is needed of `struct proc_bsdinfo`.
+/// The fields of `struct proc_bsdinfo` that are needed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Info {
     pub parent: i32,
     pub group: i32,
-    /// µs since the epoch, taken when it was forked; exec does not change it.
+    /// When it was forked, µs since the epoch; exec does not change it.
     pub started: u64,
     zombie: bool,
 }
@@ -27,15 +27,15 @@ impl Info {
     }
 }
 
-/// Who has this pid, a zombie too; `None`: nobody.
+/// The process with this pid, even a zombie; `None` if there is none.
 #[expect(unsafe_code, reason = "libproc has no safe wrapper")]
 pub(crate) fn info(pid: i32) -> io::Result<Option<Info>> {
-    // In xnu's bsd/kern/proc_info.c this argument asks for zombies too, which otherwise are not found.
+    // By xnu's bsd/kern/proc_info.c, zombies are found only with this argument.
     const ZOMBIES_TOO: u64 = 1;
-    // SAFETY: a struct of numbers, for which zeroes are valid.
+    // SAFETY: all fields are numbers, so zeroes are valid.
     let mut bsd: libc::proc_bsdinfo = unsafe { std::mem::zeroed() };
     let size = libc::c_int::try_from(size_of::<libc::proc_bsdinfo>()).unwrap_or(0);
-    // SAFETY: the struct has the size that is given.
+    // SAFETY: the struct has the given size.
     let got =
         unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, ZOMBIES_TOO, (&raw mut bsd).cast(), size) };
     if got != size {
@@ -50,14 +50,14 @@ pub(crate) fn info(pid: i32) -> io::Result<Option<Info>> {
     }))
 }
 
-/// [`info`] of a process that must still be who it was.
+/// [`info`] of a process whose pid must not have been reused.
 pub(crate) fn info_of(who: Identity) -> io::Result<Info> {
     info(who.pid)?
         .filter(|info| info.started == who.started && info.alive())
         .ok_or_else(|| posix::gone(who.pid))
 }
 
-/// Which processes to list (`proc_listpids`, sys/proc_info.h); libc has no names for these.
+/// Which processes to list (`proc_listpids`, sys/proc_info.h); not in libc.
 #[derive(Debug, Clone, Copy)]
 enum Which {
     All,
@@ -72,11 +72,11 @@ fn list(which: Which) -> Vec<i32> {
         Which::Group(group) => (2, group.cast_unsigned()),
         Which::User(user) => (4, user),
     };
-    // A list that comes back full may have been cut.
+    // A full list may be incomplete.
     let mut pids = vec![0i32; 256];
     loop {
         let size = libc::c_int::try_from(size_of_val(pids.as_slice())).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the buffer has the size that is given.
+        // SAFETY: the buffer has the given size.
         let got = unsafe { libc::proc_listpids(kind, of, pids.as_mut_ptr().cast(), size) };
         let got = usize::try_from(got).unwrap_or(0) / size_of::<i32>();
         if got < pids.len() || pids.len() > 1 << 20 {
@@ -88,17 +88,17 @@ fn list(which: Which) -> Vec<i32> {
     }
 }
 
-/// The group that `leader` leads, the leader too.
+/// All members of the group that `leader` leads, including the leader.
 pub(crate) fn family(leader: i32) -> Vec<i32> {
     let mut family = list(Which::Group(leader));
     if !family.contains(&leader) {
-        // Between fork and setsid it is in its parent's group still.
+        // Between fork and setsid it is still in its parent's group.
         family.push(leader);
     }
     family
 }
 
-/// Who is left of the group that `who` led.
+/// Whether the group that `who` led has members left.
 pub(crate) fn survivors(who: Identity) -> bool {
     list(Which::Group(who.pid)).into_iter().any(|pid| {
         let member = matches!(info(pid), Ok(Some(info)) if info.alive() && info.started >= who.started);
@@ -109,9 +109,9 @@ pub(crate) fn survivors(who: Identity) -> bool {
 
 #[expect(unsafe_code, reason = "libproc has no safe wrapper")]
 fn usage(pid: i32) -> io::Result<libc::rusage_info_v4> {
-    // SAFETY: a struct of numbers, for which zeroes are valid.
+    // SAFETY: all fields are numbers, so zeroes are valid.
     let mut usage: libc::rusage_info_v4 = unsafe { std::mem::zeroed() };
-    // SAFETY: the struct is the one of this flavor; the declared pointer type is a quirk of libproc.h.
+    // SAFETY: the struct belongs to this flavor; the declared pointer type is a quirk of libproc.h.
     if unsafe { libc::proc_pid_rusage(pid, libc::RUSAGE_INFO_V4, (&raw mut usage).cast()) } == 0 {
         return Ok(usage);
     }
@@ -121,38 +121,38 @@ fn usage(pid: i32) -> io::Result<libc::rusage_info_v4> {
     }
 }
 
-/// `ri_phys_footprint`, which is what the system's own memory limits go by: dirty, compressed and GPU memory. The
-/// peak is the leader's.
+/// `ri_phys_footprint`, which the system's own memory limits use: dirty, compressed and GPU memory. The peak is the
+/// leader's.
 pub(crate) fn footprint(who: Identity) -> io::Result<Footprint> {
     info_of(who)?;
     let leader = usage(who.pid)?;
     let others = family(who.pid).into_iter().filter(|&pid| pid != who.pid);
-    // A member that ends meanwhile holds nothing.
+    // A member that has just ended holds nothing.
     let others: Bytes = others.filter_map(|pid| Some(Bytes(usage(pid).ok()?.ri_phys_footprint))).sum();
     let bytes = Bytes(leader.ri_phys_footprint) + others;
     Ok(Footprint { bytes, peak: Some(Bytes(leader.ri_lifetime_max_phys_footprint).max(bytes)), gpu: None })
 }
 
-/// User and system time; both come in Mach's unit.
+/// User and system time, which the kernel reports in Mach's unit.
 #[expect(unsafe_code, deprecated, reason = "one function is not worth the crate that libc recommends")]
 pub(crate) fn cpu_time(who: Identity) -> io::Result<Duration> {
     info_of(who)?;
     let usage = usage(who.pid)?;
     let mut base = libc::mach_timebase_info { numer: 1, denom: 1 };
-    // SAFETY: fills the struct, which is ours.
+    // SAFETY: fills in our own struct.
     unsafe { libc::mach_timebase_info(&raw mut base) };
     let ticks = usage.ri_user_time.saturating_add(usage.ri_system_time);
     Ok(Duration::from_nanos(darwin::nanoseconds(ticks, base.numer, base.denom)))
 }
 
-/// What was read from disk for it; what the cache had is not counted.
+/// What was read from disk for it, without cached data.
 pub(crate) fn bytes_read(who: Identity) -> Option<Bytes> {
     info_of(who).ok()?;
     Some(Bytes(usage(who.pid).ok()?.ri_diskio_bytesread))
 }
 
-/// Darwin's background band: least CPU, throttled disk, efficiency cores. setpriority(2) says that only the calling
-/// process may be named; xnu (bsd/kern/kern_resource.c) accepts others of the same user.
+/// Darwin's background band: lowest CPU priority, throttled disk, efficiency cores. setpriority(2) allows only the
+/// calling process; xnu (bsd/kern/kern_resource.c) also accepts others of the same user.
 #[expect(unsafe_code, reason = "nix has no setpriority")]
 pub(crate) fn set_priority(who: Identity, priority: Priority) -> io::Result<()> {
     info_of(who)?;
@@ -171,7 +171,6 @@ pub(crate) fn set_priority(who: Identity, priority: Priority) -> io::Result<()> 
     Ok(())
 }
 
-/// Which of these names run now.
 pub(crate) fn running(names: &[String]) -> Vec<String> {
     if names.is_empty() {
         return Vec::new();
@@ -180,7 +179,7 @@ pub(crate) fn running(names: &[String]) -> Vec<String> {
     for pid in list(Which::All) {
         let mut buffer = [0u8; 64];
         #[expect(unsafe_code, reason = "libproc has no safe wrapper")]
-        // SAFETY: the buffer has the size that is given.
+        // SAFETY: the buffer has the given size.
         let length = unsafe { libc::proc_name(pid, buffer.as_mut_ptr().cast(), 64) };
         let name = usize::try_from(length).ok().and_then(|length| buffer.get(..length));
         let Some(kept) = name.and_then(|name| std::str::from_utf8(name).ok()) else { continue };
@@ -191,11 +190,11 @@ pub(crate) fn running(names: &[String]) -> Vec<String> {
     names.iter().zip(found).filter(|(_, found)| *found).map(|(name, _)| name.clone()).collect()
 }
 
-/// This user's processes whose arguments contain `marker`, this one aside.
+/// This user's processes whose arguments contain `marker`, except this one.
 pub(crate) fn find_by_argument(marker: &str) -> Vec<Marked> {
     let own = nix::unistd::getpid().as_raw();
     let finder = memchr::memmem::Finder::new(marker);
-    // A process may have as much as this in arguments and environment (KERN_ARGMAX, 1 MiB by default).
+    // Longest arguments and environment of a process (KERN_ARGMAX, 1 MiB by default).
     let size = sysctl::integer(c"kern.argmax").ok().and_then(|size| usize::try_from(size).ok());
     let mut buffer = vec![0; size.unwrap_or(1 << 20)];
     let mut found = Vec::new();
@@ -214,7 +213,7 @@ pub(crate) fn find_by_argument(marker: &str) -> Vec<Marked> {
             found.push(Marked {
                 who: Identity { pid, started: info.started },
                 parent: info.parent,
-                // Gone meanwhile: nobody's.
+                // 0 if it has just ended.
                 session: session.map_or(0, nix::unistd::Pid::as_raw),
                 arguments,
             });

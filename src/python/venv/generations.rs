@@ -1,14 +1,14 @@
-//! Several environments at one place: `<venv>` is the environment itself until the first upgrade, and a link to the
-//! current one from then on.
+//! Several environments at one path: `<venv>` is the environment itself until the first upgrade, and then a link to the
+//! current one.
 //!
 //! ```text
 //! mlx_venv              the folder, or a link to `.mlx_venv.2`
-//! .mlx_venv.1           an environment; before the first upgrade a link to `mlx_venv`, its second name
+//! .mlx_venv.1           an environment; before the first upgrade a link to `mlx_venv`, its alias
 //! .mlx_venv.previous    a link to the one before
 //! ```
 //!
-//! Backends run by the numbered name. Python keeps importing from where it was started while it serves: under
-//! the name that is switched it would import one version into another.
+//! Backends use the numbered name. Python keeps importing from the path it was started with; with the name that is
+//! switched, it would mix two versions.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use fs_err::os::unix::fs::symlink;
 
 use super::lock::beside;
 
-/// The place's name, of the place itself or of one of its generations.
+/// The name of the environment's path, from the path itself or one of its generations.
 pub(super) fn name(venv: &Path) -> String {
     let name = file_name(venv);
     let numbered = name.strip_prefix('.').and_then(|rest| rest.rsplit_once('.'));
@@ -28,22 +28,22 @@ pub(super) fn name(venv: &Path) -> String {
     }
 }
 
-/// The interpreter by the environment's own name.
+/// The interpreter, by the environment's numbered name if it has one.
 pub(super) fn python(venv: &Path) -> PathBuf {
     super::python(&current(venv).unwrap_or_else(|| venv.to_owned()))
 }
 
-/// What the place's link leads to, or the second name of the folder there; `None`: it has none.
+/// The numbered name of the current environment: the target of the link, or the folder's alias.
 pub(super) fn current(venv: &Path) -> Option<PathBuf> {
     target(venv).or_else(|| alias(venv))
 }
 
-/// The one before the current one.
+/// The environment before the current one.
 pub(super) fn previous(venv: &Path) -> Option<PathBuf> {
     target(&beside(venv, "previous")).filter(|path| path.is_dir())
 }
 
-/// Gives the folder at the place its second name, if it needs one.
+/// Creates the folder's alias, unless it has one or is a generation itself.
 pub(super) fn give_alias(venv: &Path) -> io::Result<()> {
     let is_generation = name(venv) != file_name(venv);
     if is_generation || target(venv).is_some() || alias(venv).is_some() {
@@ -52,15 +52,14 @@ pub(super) fn give_alias(venv: &Path) -> io::Result<()> {
     symlink(file_name(venv), free(venv))
 }
 
-/// A numbered name that nothing has.
+/// The next free numbered name.
 pub(super) fn free(venv: &Path) -> PathBuf {
     let last = all(venv).into_iter().map(|(number, _)| number).max().unwrap_or(0);
     beside(venv, &last.saturating_add(1).to_string())
 }
 
-/// Puts the environment `next` at the place and remembers the one that was there. Whatever was there stays
-/// whole under its numbered name; a name exists at every moment, but the place's own is away for an instant the
-/// first time.
+/// Makes `next` the current environment and records the one before, which stays complete under its numbered name. The
+/// first switch removes the path itself for an instant; the numbered name always exists.
 pub(super) fn switch(venv: &Path, next: &Path) -> io::Result<()> {
     let link = beside(venv, "previous");
     match target(venv) {
@@ -70,7 +69,7 @@ pub(super) fn switch(venv: &Path, next: &Path) -> io::Result<()> {
                 Some(alias) => (alias, true),
                 None => (free(venv), false),
             };
-            // First: whoever finds the place empty can go back to it.
+            // First, so that the way back is known even if this is interrupted.
             point(&link, &second)?;
             if was_alias {
                 fs::remove_file(&second)?;
@@ -82,19 +81,19 @@ pub(super) fn switch(venv: &Path, next: &Path) -> io::Result<()> {
     point(venv, next)
 }
 
-/// Throws away every generation but the current and the one before, unless something runs from it.
+/// Removes all generations that are not in use, except the current one and the one before.
 pub(super) fn prune(venv: &Path, in_use: &dyn Fn(&Path) -> bool) {
     let keep = [current(venv), previous(venv)];
     for (_, path) in all(venv) {
         if keep.iter().flatten().any(|kept| *kept == path) || in_use(&path) {
             continue;
         }
-        // What cannot be removed is found again by the next upgrade.
+        // Best effort: the next upgrade tries again.
         let _ = discard(&path);
     }
 }
 
-/// Throws a generation away, and what says that it was begun.
+/// Removes a generation and its marker of an unfinished setup.
 pub(super) fn discard(path: &Path) -> io::Result<()> {
     if path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
         fs::remove_file(path)?;
@@ -107,7 +106,7 @@ pub(super) fn discard(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `link` lead to `to`, a neighbour, whatever it led to before: whole or not at all.
+/// Atomically makes `link` point to `to` in the same folder.
 fn point(link: &Path, to: &Path) -> io::Result<()> {
     let fresh = beside(link, "new");
     match fs::remove_file(&fresh) {
@@ -118,18 +117,18 @@ fn point(link: &Path, to: &Path) -> io::Result<()> {
     fs::rename(fresh, link)
 }
 
-/// Where a link leads; `None`: it is none.
+/// The target of a link; `None` if it is not a link.
 fn target(link: &Path) -> Option<PathBuf> {
     let target = fs::read_link(link).ok()?;
     Some(link.parent().unwrap_or(Path::new("")).join(target))
 }
 
-/// The second name of the folder at the place.
+/// The numbered link to the folder at the path, if there is one.
 fn alias(venv: &Path) -> Option<PathBuf> {
     all(venv).into_iter().map(|(_, path)| path).find(|path| target(path).as_deref() == Some(venv))
 }
 
-/// Every numbered name, with its number.
+/// All numbered names, with their numbers.
 fn all(venv: &Path) -> Vec<(u32, PathBuf)> {
     let prefix = format!(".{}.", file_name(venv));
     let entries = venv.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten();

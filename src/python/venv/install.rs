@@ -1,4 +1,4 @@
-//! Makes, fills and verifies an environment; the lock is held.
+//! Creates, fills and verifies an environment. The caller holds the lock.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -13,23 +13,25 @@ use super::super::requirement;
 use super::marker::{Marker, Verified};
 use super::{Environment, SetupError, SetupRequest, Step, generations, lock, python};
 use crate::environment;
+use crate::host::posix;
+use crate::units::Bytes;
 
 const VERIFY: &str = include_str!("../verify_venv.py");
 
-/// Free space below which nothing is begun, bytes. Measured on Linux: 0.35 GB for the CPU build, which is what is
-/// also unpacked on a Mac; half as much again while wheels are unpacked.
-const NEEDED: u64 = 600_000_000;
-/// The same with CUDA's libraries.
-const NEEDED_CUDA: u64 = 8_000_000_000;
+/// Free space that an installation needs. Measured on Linux: 0.35 GB for the CPU build, about what a Mac unpacks too,
+/// and half as much again while wheels are unpacked.
+const NEEDED: Bytes = Bytes::mb(600);
+/// The same for the CUDA build.
+const NEEDED_CUDA: Bytes = Bytes::gb(8);
 
-/// What lies at the environment's place.
+/// What exists at the environment's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Found {
     Nothing,
     Usable {
         ours: bool,
     },
-    /// Cannot be used; `ours` may be thrown away, anything else is moved aside.
+    /// Cannot be used. If `ours`, it may be removed; otherwise it is moved aside.
     Rubble {
         why: String,
         ours: bool,
@@ -37,7 +39,7 @@ enum Found {
     Foreign(String),
 }
 
-/// What cannot be looked at is an error, and never a reason to throw something away.
+/// Inspects the environment's path. If that fails, the error is returned, so that nothing is removed.
 fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
     let begun = there(&lock::beside(venv, "mlxctl-building"))?;
     let entries = match fs_err::read_dir(venv) {
@@ -67,7 +69,7 @@ fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
     if !there(&python(venv))? {
         return Ok(Found::Rubble { why: "its interpreter is gone".to_owned(), ours });
     }
-    // The disk may be mounted without programs, or the folder of the Python that it stands on closed.
+    // The disk may be mounted noexec, or the folder of its base Python closed to this user.
     nix::unistd::access(&python(venv), AccessFlags::X_OK)
         .map_err(|error| unseen(&python(venv), error.into()))?;
     if let (Some(marker), Some(path)) = (marker, interpreter)
@@ -75,7 +77,7 @@ fn find(venv: &Path, interpreter: Option<&Path>) -> Result<Found, SetupError> {
     {
         return Ok(Found::Rubble { why: format!("its interpreter should now be {}", path.display()), ours });
     }
-    // Environments need no venv module of their own, hence `uv: true`.
+    // An environment does not need a venv module itself, hence `uv: true`.
     let platform = interpreter::Platform { macos: cfg!(target_os = "macos"), uv: true };
     let probed = interpreter::probe_or_passing(&python(venv)).map_err(|why| SetupError::Io {
         what: format!("cannot try the interpreter of {}", venv.display()),
@@ -105,7 +107,7 @@ fn unseen(path: &Path, error: std::io::Error) -> SetupError {
     }
 }
 
-/// `good`: the marker is right and only the verification is asked for.
+/// With `good`, the marker is right, and only verification is needed.
 pub(super) fn run(
     request: &SetupRequest,
     good: bool,
@@ -132,7 +134,7 @@ pub(super) fn run(
         }
         Found::Usable { ours } => {
             if ours {
-                // What works is not given up for a requirement that cannot be met.
+                // Keep what works if the new requirements cannot be met.
                 install(request, &["--dry-run"], progress)?;
                 touch(&building)?;
             } else {
@@ -144,11 +146,11 @@ pub(super) fn run(
     };
     let mut done = install(request, &[], progress).and_then(|()| finish(request, progress));
     if !ours && matches!(done, Err(SetupError::Verify { .. })) {
-        // Somebody else's folder is never thrown away, so what is broken in it is installed anew.
+        // A folder made by another tool is never removed, so broken packages in it are reinstalled.
         done = install(request, &["--force-reinstall"], progress).and_then(|()| finish(request, progress));
     }
     if done.is_ok() {
-        // Left behind, it would make the next setup throw away a good environment: that is an error.
+        // Must succeed: left behind, it would make the next setup remove a good environment.
         fs_err::remove_file(&building)
             .or_else(|error| if building.exists() { Err(error) } else { Ok(()) })
             .map_err(SetupError::io("cannot finish the virtual environment"))?;
@@ -156,7 +158,7 @@ pub(super) fn run(
     done
 }
 
-/// Renames a folder made by another tool to the first free `<name>.old-N` beside it.
+/// Renames a folder made by another tool to the first free `<name>.old-N` next to it.
 fn set_aside(venv: &Path) -> Result<(), SetupError> {
     let name = venv.file_name().unwrap_or_default().to_string_lossy();
     let free = (1..=u32::MAX)
@@ -191,22 +193,14 @@ fn create(request: &SetupRequest, building: &Path, progress: &mut dyn FnMut(Step
         command = process::command(&found.path);
         command.args(["-m", "venv"]);
     }
-    // What a shell shows that has activated it: the place's name, whichever environment is there.
+    // The prompt of a shell that has activated it: without the number.
     command.arg("--prompt").arg(generations::name(venv)).arg(venv);
     installer(command, progress)
 }
 
-/// Fails early where the packages cannot fit.
-fn check_space(venv: &Path, needed: u64) -> Result<(), SetupError> {
-    let Some(free) = venv.ancestors().find_map(|folder| nix::sys::statvfs::statvfs(folder).ok()) else {
-        return Ok(());
-    };
-    #[allow(clippy::unnecessary_cast, reason = "the first is narrower on macOS")]
-    let free = (free.blocks_available() as u64).saturating_mul(free.fragment_size() as u64);
-    if free >= needed {
-        return Ok(());
-    }
-    let (free, needed) = (crate::units::Bytes(free), crate::units::Bytes(needed));
+/// Fails early if the packages will not fit.
+fn check_space(venv: &Path, needed: Bytes) -> Result<(), SetupError> {
+    let Some(free) = posix::free_space(venv).filter(|free| *free < needed) else { return Ok(()) };
     Err(SetupError::Io {
         what: format!("there is too little disk space for {}", venv.display()),
         why: format!("the packages need about {needed}, and {free} is free"),
@@ -237,7 +231,7 @@ fn install(
             "--disable-pip-version-check",
             "--progress-bar",
             "off",
-            // Whatever the user's pip settings say: here, and nowhere else.
+            // Overrides the user's pip settings: install here and nowhere else.
             "--no-user",
             "--target=",
         ]);
@@ -246,11 +240,10 @@ fn install(
     installer(command, progress)
 }
 
-/// The variables that leave of the user's pip settings, whichever files they stand in, where packages come from, and
-/// nothing of where they go: `user = true` or a `target` would be obeyed here too. None where pip cannot read its
-/// settings: then it says so itself.
+/// Variables that keep the user's pip settings on where packages come from, but not on where they go: pip would follow
+/// `user = true` or a `target` here too. Empty if pip cannot read its settings, which it then reports itself.
 fn pip_sources(python: &Path) -> Vec<(String, String)> {
-    // `pip config list` leaves out a file that this variable names.
+    // `pip config list` omits a file named by this variable.
     if std::env::var_os("PIP_CONFIG_FILE").is_some() {
         return Vec::new();
     }
@@ -262,7 +255,7 @@ fn pip_sources(python: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// An environment that uv made has no pip, and uv may be gone by now.
+/// Installs pip if it is missing: an environment made by uv has none, and uv may be gone by now.
 fn provide_pip(python: &Path) -> Result<(), SetupError> {
     let module = |arguments: &[&str]| {
         let mut command = process::command(python);
@@ -286,7 +279,7 @@ fn installer(command: Command, progress: &mut dyn FnMut(Step)) -> Result<(), Set
     if status.success() { Ok(()) } else { Err(SetupError::Install(diagnose::installer(&lines))) }
 }
 
-/// Imports everything, refuses what is too old, and writes the marker.
+/// Verifies the environment and writes the marker.
 fn finish(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Environment, SetupError> {
     let verified = verify(&python(&request.venv), progress)?;
     let marker = Marker::new(request.requirements(), request.hash(), verified);
@@ -296,7 +289,7 @@ fn finish(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Envi
     Ok(Environment::of(generations::python(&request.venv), marker.verified, None))
 }
 
-/// Imports everything and refuses what is too old.
+/// Imports all packages and refuses an mlx-lm that is too old.
 pub(super) fn verify(python: &Path, progress: &mut dyn FnMut(Step)) -> Result<Verified, SetupError> {
     progress(Step::Verifying);
     let mut command = process::command(python);
@@ -309,7 +302,7 @@ pub(super) fn verify(python: &Path, progress: &mut dyn FnMut(Step)) -> Result<Ve
     if !ended.status.success() {
         return Err(broken(last(&ended.lines)));
     }
-    // Warnings on stderr may come after the answer.
+    // Warnings on stderr may follow the answer.
     let verified: Verified = ended
         .lines
         .iter()

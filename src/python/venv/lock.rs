@@ -1,4 +1,4 @@
-//! One setup at a time, and what a killed one left running counts.
+//! A lock for one setup at a time, which an installer keeps after its setup was killed.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -8,16 +8,16 @@ use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 
 use super::SetupError;
 
-/// `.<name>.<suffix>` beside the environment.
+/// The path `.<name>.<suffix>` next to the environment.
 pub(super) fn beside(venv: &Path, suffix: &str) -> PathBuf {
     let name = venv.file_name().unwrap_or_default().to_string_lossy();
     venv.with_file_name(format!(".{name}.{suffix}"))
 }
 
-/// Waits until no other setup of this environment runs; says so once through `waiting`.
+/// Waits until no other setup of this environment runs; calls `waiting` once if it has to.
 ///
-/// The lock belongs to the open file, and the installer inherits that: when setup is killed and pip lives on, the
-/// next setup waits for pip, too, instead of pulling the folder away from under it.
+/// The lock belongs to the open file, which the installer inherits: if setup is killed and pip keeps running, the next
+/// setup waits for pip instead of removing its folder.
 pub(super) fn take(venv: &Path, waiting: &mut dyn FnMut()) -> Result<Flock<File>, SetupError> {
     let path = beside(venv, "mlxctl-lock");
     let what = format!("cannot lock {}", path.display());

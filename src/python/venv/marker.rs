@@ -1,10 +1,10 @@
-//! The file that says that a virtual environment is whole. It is written last, after everything was imported.
+//! The file that marks a virtual environment as complete. It is written last, after everything was imported.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable;
 use crate::units::Bytes;
 
 /// The marker's name inside the environment.
@@ -12,49 +12,42 @@ pub(super) const FILE: &str = "mlxctl-venv.json";
 
 const SCHEMA: u32 = 1;
 
-/// Versions that matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
-    /// Python's.
     pub python: String,
-    /// MLX's.
     pub mlx: String,
-    /// mlx-lm's.
     pub mlx_lm: String,
     pub transformers: String,
 }
 
-/// What the verification prints.
+/// The output of `verify_venv.py`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verified {
-    /// Found by importing.
     pub versions: Versions,
-    /// Every package with its version: `mlx==0.32.4`.
+    /// All packages with their versions: `mlx==0.32.4`.
     pub resolved: Vec<String>,
-    /// Files and folders that go away when one of the packages is changed by hand.
+    /// Files and folders that disappear when a package is changed by hand.
     pub evidence: Vec<PathBuf>,
-    /// The installation that the environment stands on.
+    /// The base installation of the environment's Python.
     pub base: PathBuf,
-    /// What MLX said that macOS lets the GPU hold while `iogpu.wired_limit_mb` is 0
-    /// (`max_recommended_working_set_size` of `mx.device_info()`); `None`: it was not asked, or does not say.
+    /// What macOS lets the GPU hold while `iogpu.wired_limit_mb` is 0, according to MLX
+    /// (`max_recommended_working_set_size` of `mx.device_info()`); `None` if unknown.
     #[serde(default)]
     pub gpu_limit: Option<Bytes>,
 }
 
-/// What is known of a verified environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marker {
     schema: u32,
-    /// [`super::super::requirement::hash`] of what was installed.
+    /// Hash of `requested` and the interpreter; see [`super::super::requirement::hash`].
     pub requirements: String,
     pub requested: Vec<String>,
-    /// Its `resolved` is sorted.
     #[serde(flatten)]
     pub verified: Verified,
 }
 
 impl Marker {
-    /// The marker of an environment that was just verified.
+    /// The marker of a newly verified environment; sorts `resolved`.
     pub(crate) fn new(requested: Vec<String>, requirements: String, verified: Verified) -> Self {
         let mut verified = verified;
         verified.resolved.sort_unstable();
@@ -62,26 +55,23 @@ impl Marker {
         Self { schema: SCHEMA, requirements, requested, verified }
     }
 
-    /// The environment's marker; `None` where there is none, or none that this version can trust.
+    /// The environment's marker; `None` if it is missing, damaged or of another schema.
     pub(crate) fn read(venv: &Path) -> Option<Self> {
         let marker: Self = serde_json::from_slice(&fs_err::read(venv.join(FILE)).ok()?).ok()?;
         (marker.schema == SCHEMA).then_some(marker)
     }
 
-    /// Writes it: whole or not at all, and to the disk before the name.
+    /// Writes it, whole or not at all, and synced.
     pub(crate) fn write(&self, venv: &Path) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(venv)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.write_all(b"\n")?;
-        file.as_file().sync_all()?;
-        file.persist(venv.join(FILE)).map_err(|error| error.error)?;
-        Ok(())
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        durable::replace(&venv.join(FILE), &text)
     }
 
-    /// Takes it away: from now on the environment counts as half-made.
+    /// Removes it: the environment now counts as unfinished.
     ///
     /// # Errors
-    /// The system's own; that there is none is fine.
+    /// The system's own, unless there is none.
     pub(crate) fn remove(venv: &Path) -> std::io::Result<()> {
         match fs_err::remove_file(venv.join(FILE)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

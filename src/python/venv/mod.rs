@@ -1,10 +1,10 @@
-//! The virtual environment of the backends: made, filled, verified, remembered.
+//! The virtual environment of the backends.
 //!
-//! A marker inside it says that it is whole; it is written last and taken away first. A file beside it
-//! (`.<name>.mlxctl-building`) says that the folder was begun by us and may be thrown away. So whatever a killed
-//! setup leaves behind, the next one knows what it is.
+//! A marker inside says that it is complete; it is written last and removed first. A file next to it
+//! (`.<name>.mlxctl-building`) says that mlxctl began the folder, so it may be removed. That way the next setup
+//! recognises whatever a killed one leaves behind.
 //!
-//! An upgrade makes a whole new one beside it, and the environment's place becomes a link that is switched.
+//! An upgrade creates a second one, and the environment's path becomes a link that is switched.
 
 mod generations;
 mod install;
@@ -22,29 +22,27 @@ use super::interpreter::{self, Interpreter, NoInterpreter};
 use super::requirement::{self, DriverVersion};
 use crate::registry::dangling;
 
-/// What an environment is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetupRequest {
     pub venv: PathBuf,
     pub packages: Vec<String>,
-    /// The interpreter that the registry names.
     pub interpreter: Option<PathBuf>,
-    /// The driver of an NVIDIA GPU, if there is one.
+    /// The loaded NVIDIA driver, if there is one.
     pub nvidia: Option<DriverVersion>,
-    /// `uv`, which is faster than pip.
+    /// Path of `uv`, which is preferred to pip.
     pub uv: Option<PathBuf>,
-    /// Import everything although the marker says that it is whole.
+    /// Whether to import everything even if the marker says that it is complete.
     pub verify: bool,
 }
 
 impl SetupRequest {
-    /// For this registry on this machine.
+    /// The request for this registry on this machine.
     pub fn new(registry: &crate::registry::Registry, verify: bool) -> Self {
         Self { uv: interpreter::program("uv"), verify, ..Self::to_look(registry) }
     }
 
-    /// As [`new`](Self::new), to ask [`existing`] with and not to set up: `uv`, which only an installation needs, is
-    /// not looked for all over `PATH`.
+    /// Like [`new`](Self::new), but only for [`existing`]: does not search `PATH` for `uv`, which only installing
+    /// needs.
     pub fn to_look(registry: &crate::registry::Registry) -> Self {
         Self {
             venv: registry.paths.venv.clone(),
@@ -66,87 +64,76 @@ impl SetupRequest {
     }
 }
 
-/// An environment that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     pub python: PathBuf,
     pub versions: Versions,
-    /// Every package with its version.
+    /// All packages with their versions.
     pub resolved: Vec<String>,
-    /// Why `mlxctl setup` would change it: the registry asks for something else by now. It still works.
+    /// Why `mlxctl setup` would change it, if the registry differs by now. It still works.
     pub outdated: Option<String>,
-    /// What macOS lets the GPU hold by default, as MLX said when the environment was verified; see
-    /// [`Verified::gpu_limit`].
+    /// What macOS lets the GPU hold by default; see [`Verified::gpu_limit`].
     pub gpu_limit: Option<crate::units::Bytes>,
 }
 
-/// What setup does at the moment.
+/// Progress of a setup or upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Another setup is at work, or what a killed one left running.
+    /// Waiting for another setup, or for the installer of a killed one.
     Waiting,
-    /// The environment is made with this interpreter.
+    /// Creating the environment with this interpreter.
     Creating(Interpreter),
-    /// An environment made by another tool is reused.
+    /// Reusing an environment made by another tool.
     Adopting,
-    /// A half-made or broken environment is thrown away, and why.
+    /// Removing an unfinished or broken environment; why.
     Discarding(String),
-    /// Packages are installed.
+    /// Installing these requirements.
     Installing(Vec<String>),
-    /// A line of the installer.
+    /// A line of the installer's output.
     Output(String),
-    /// Everything is imported.
     Verifying,
-    /// The new environment serves the tiny model.
+    /// Serving the tiny model with the new environment.
     Trying,
 }
 
-/// No environment to serve with.
+/// Why there is no usable environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReady {
-    /// In one sentence.
     pub why: String,
     pub hint: String,
 }
 
-/// Why there is no Python environment yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
-    /// No Python fits.
     #[error("no Python here can run MLX")]
     NoInterpreter(NoInterpreter),
-    /// A version of mlx-lm that is not served with.
+    /// An mlx-lm that is too old; why that matters.
     #[error("{0}")]
     RefusedVersion(String),
-    /// The place is taken by something that is not ours.
+    /// Something else exists at the path.
     #[error("{} cannot be used as the virtual environment", .venv.display())]
     NotOurs { venv: PathBuf, why: String },
-    /// The installer failed.
     #[error("the packages could not be installed")]
     Install(super::diagnose::Diagnosis),
-    /// Everything is installed, and an import fails.
+    /// Everything is installed, but an import fails.
     #[error("the installed packages do not work")]
     Verify { why: String },
-    /// The new environment cannot serve; the one before is untouched.
+    /// The new environment cannot serve; the current one is untouched.
     #[error("the new environment cannot serve a model; keeping the current one")]
     Trial { why: String },
-    /// There is nothing to go back to.
+    /// There is no environment to go back to.
     #[error("there is no earlier Python environment")]
     NoPrevious,
-    /// Something runs from the place that would be switched.
+    /// Processes use the path that would be switched.
     #[error("{} is in use under its real name", .venv.display())]
     InUse { venv: PathBuf, pids: Vec<i32> },
-    /// A file could not be made, read or removed.
+    /// A file could not be created, read or removed.
     #[error("{what}")]
-    Io {
-        what: String,
-        /// The system's own words.
-        why: String,
-    },
+    Io { what: String, why: String },
 }
 
 impl SetupError {
-    /// Why, beyond what the error says itself.
+    /// The cause, in addition to the error's own text.
     pub fn why(&self) -> Option<String> {
         match self {
             Self::NoInterpreter(none) => Some(none.to_string()),
@@ -165,7 +152,6 @@ impl SetupError {
         }
     }
 
-    /// What to do.
     pub fn hint(&self) -> String {
         match self {
             Self::NoInterpreter(none) => none.hint.clone(),
@@ -205,12 +191,11 @@ impl SetupError {
     }
 }
 
-/// The interpreter of an environment.
 pub fn python(venv: &Path) -> PathBuf {
     venv.join("bin/python")
 }
 
-/// The environment as it is, after a few `stat`s: what the supervisor looks at before a spawn.
+/// Checks the environment with a few `stat`s, as the supervisor does before a spawn.
 ///
 /// # Errors
 /// Why it cannot be used, and what to do.
@@ -218,7 +203,7 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
     let venv = &request.venv;
     let not = |why: String| Err(NotReady { why, hint: "mlxctl setup".to_owned() });
     let place = venv.display();
-    // Making another one would help nobody.
+    // Another environment would not help.
     let unseen = |path: &Path, error: &std::io::Error| {
         Err(NotReady {
             why: format!("the virtual environment at {place} cannot be used: {}: {error}", path.display()),
@@ -247,7 +232,7 @@ pub fn existing(request: &SetupRequest) -> Result<Environment, NotReady> {
     let Some(marker) = Marker::read(venv) else {
         return not(format!("the virtual environment at {place} is incomplete or was never verified"));
     };
-    // By a name of its own, which stays when another environment takes the place: Python imports while it runs.
+    // The numbered name, which stays valid after a switch: Python imports while it runs.
     let python = generations::python(venv);
     match python.try_exists() {
         Ok(true) => {}
@@ -279,10 +264,10 @@ impl Environment {
     }
 }
 
-/// Makes the environment what the request asks for. Runs no program when it is that already (unless `verify`).
+/// Creates the environment or brings it up to date. Runs no program if there is nothing to do (unless `verify`).
 ///
 /// # Errors
-/// [`SetupError`]; whatever was half-made is known as that to the next setup.
+/// [`SetupError`]; the next setup recognises what is left unfinished.
 pub fn setup(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<Environment, SetupError> {
     if let Some(why) = requirement::refused_pin(&request.packages) {
         return Err(SetupError::RefusedVersion(why));
@@ -292,14 +277,14 @@ pub fn setup(request: &SetupRequest, progress: &mut dyn FnMut(Step)) -> Result<E
         return Ok(found);
     }
     let _lock = lock::take(&request.venv, &mut || progress(Step::Waiting))?;
-    // Another setup may have done it while this one waited.
+    // Another setup may have finished the work while this one waited.
     match good() {
         Some(found) if !request.verify => Ok(found),
         found => install::run(request, found.is_some(), progress),
     }
 }
 
-/// The NVIDIA driver that is loaded (Linux), without running a program.
+/// The loaded NVIDIA driver (Linux), without running a program.
 pub(crate) fn nvidia_driver() -> Option<DriverVersion> {
     DriverVersion::parse(&fs_err::read_to_string("/proc/driver/nvidia/version").ok()?)
 }

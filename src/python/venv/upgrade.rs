@@ -1,4 +1,4 @@
-//! A new environment beside the old one, switched to when it has proved itself; and the way back.
+//! Upgrade to a new environment next to the current one, once it has served a token; and rollback.
 
 use std::path::Path;
 
@@ -6,30 +6,29 @@ use super::marker::{Marker, Verified};
 use super::{Environment, SetupError, SetupRequest, Step, existing, generations, install, lock};
 use crate::python::requirement;
 
-/// What an upgrade asks of the rest of the program.
+/// What an upgrade needs from the rest of the program.
 pub struct Trial<'a> {
-    /// Serves a token with the environment, or says why it cannot.
+    /// Serves a token with the environment, or returns why it cannot.
     pub serve: &'a dyn Fn(&Environment) -> Result<(), String>,
-    /// The processes that run from this folder, by this name of it.
+    /// The pids of processes that run from this folder under this name.
     pub users: &'a dyn Fn(&Path) -> Vec<i32>,
 }
 
-/// What an upgrade did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgraded {
-    /// The environment from now on.
+    /// The environment in use after it.
     pub environment: Environment,
-    /// Every package of the one before; `None`: there was none that works.
+    /// All packages of the environment before; `None` if none worked.
     pub before: Option<Vec<String>>,
-    /// Whether it was switched; if not, the newest of everything is what was there already.
+    /// Whether it switched; if not, everything was already the newest.
     pub switched: bool,
 }
 
-/// Makes an environment with the newest packages that the registry allows, imports everything, serves with it, and
-/// only then puts it in the place of the old one, which stays for [`rollback`].
+/// Creates an environment with the newest packages that the registry allows, imports everything, serves a token with
+/// it, and only then switches to it. The old one stays for [`rollback`].
 ///
 /// # Errors
-/// [`SetupError`]; the old environment is untouched then.
+/// [`SetupError`]; the old environment is then untouched.
 pub fn upgrade(
     request: &SetupRequest,
     trial: &Trial<'_>,
@@ -41,14 +40,11 @@ pub fn upgrade(
     let venv = &request.venv;
     let _lock = lock::take(venv, &mut || progress(Step::Waiting))?;
     let Some(Marker { verified: old, .. }) = Marker::read(venv).filter(|_| existing(request).is_ok()) else {
-        // There is nothing to keep.
+        // No working environment to keep.
         let environment = install::run(request, false, progress)?;
         return Ok(Upgraded { environment, before: None, switched: true });
     };
-    let pids = if is_folder(venv) { (trial.users)(venv) } else { Vec::new() };
-    if !pids.is_empty() {
-        return Err(SetupError::InUse { venv: venv.clone(), pids });
-    }
+    check_unused(venv, trial)?;
     let next = SetupRequest { venv: generations::free(venv), ..request.clone() };
     let made = make(&next, &old, trial, progress);
     let environment = match made {
@@ -74,7 +70,7 @@ fn make(
     progress: &mut dyn FnMut(Step),
 ) -> Result<Environment, SetupError> {
     let environment = install::run(next, false, progress)?;
-    // The resolved list says all that can differ.
+    // Environments with the same resolved packages are the same.
     if environment.resolved != old.resolved {
         progress(Step::Trying);
         (trial.serve)(&environment).map_err(|why| SetupError::Trial { why })?;
@@ -82,11 +78,10 @@ fn make(
     Ok(environment)
 }
 
-/// Puts the environment before the current one back in its place, after importing everything. Done twice, it is as
-/// before.
+/// Switches back to the environment before, after importing everything. A second rollback undoes the first.
 ///
-/// # Errors
-/// [`SetupError::NoPrevious`]; [`SetupError::Verify`] when that one does not work any more, and nothing is switched.
+/// # Errors [`SetupError::NoPrevious`]; [`SetupError::Verify`] if that environment no longer works, and then nothing is
+/// switched; [`SetupError::InUse`].
 pub fn rollback(
     request: &SetupRequest,
     trial: &Trial<'_>,
@@ -95,16 +90,15 @@ pub fn rollback(
     let venv = &request.venv;
     let _lock = lock::take(venv, &mut || progress(Step::Waiting))?;
     let back = generations::previous(venv).ok_or(SetupError::NoPrevious)?;
-    let pids = if is_folder(venv) { (trial.users)(venv) } else { Vec::new() };
-    if !pids.is_empty() {
-        return Err(SetupError::InUse { venv: venv.clone(), pids });
-    }
+    check_unused(venv, trial)?;
     install::verify(&super::python(&back), progress)?;
     generations::switch(venv, &back).map_err(SetupError::io("cannot switch back"))?;
     existing(request).map_err(|not| SetupError::Verify { why: not.why })
 }
 
-/// Whether the place is the environment itself, and no link yet.
-fn is_folder(venv: &Path) -> bool {
-    venv.symlink_metadata().is_ok_and(|found| found.is_dir())
+/// Refuses to switch while processes use the path itself, which is the environment until it becomes a link.
+fn check_unused(venv: &Path, trial: &Trial<'_>) -> Result<(), SetupError> {
+    let is_folder = venv.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let pids = if is_folder { (trial.users)(venv) } else { Vec::new() };
+    if pids.is_empty() { Ok(()) } else { Err(SetupError::InUse { venv: venv.to_owned(), pids }) }
 }
