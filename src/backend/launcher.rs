@@ -5,19 +5,35 @@ use std::path::{Path, PathBuf};
 
 use crate::units::Bytes;
 
-/// Name and text. The last one is what a backend runs; it imports the others from its own folder.
-pub(crate) const FILES: [(&str, &str); 4] = [
-    ("pace.py", include_str!("pace.py")),
-    ("serving.py", include_str!("serving.py")),
-    ("prompt_store.py", include_str!("prompt_store.py")),
-    ("launcher.py", include_str!("launcher.py")),
+macro_rules! embedded {
+    ($($name:literal,)*) => { &[$(($name, include_str!($name))),*] };
+}
+
+/// Name and text. Each imports only from those before it, so that at every moment of [`write`] what a file imports is
+/// there. The last one is what a backend runs.
+const FILES: &[(&str, &str)] = embedded![
+    "pace.py",
+    "serving.py",
+    "prompt_files.py",
+    "prompt_identity.py",
+    "prompt_keeper.py",
+    "prompt_store.py",
+    "launcher_log.py",
+    "launcher_memory.py",
+    "launcher_link.py",
+    "launcher_guard.py",
+    "launcher_answer.py",
+    "launcher_watch.py",
+    "launcher_room.py",
+    "launcher_prompts.py",
+    "launcher.py",
 ];
 
 /// Held by the backend that uses a store; empty.
 const LOCK: &str = "lock";
 
-/// Writes the launcher into a folder, whose other processes may be starting one: each file is replaced whole, and only
-/// where it is another version's.
+/// Writes the launcher into a folder in which a backend may be starting: each file is replaced whole, and only if its
+/// text differs. A backend that listens has imported all of them and reads none again.
 ///
 /// # Errors
 /// The system's.
@@ -64,6 +80,29 @@ pub(crate) fn forget(folder: &Path) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_file_imports_only_from_those_before_it() {
+        let place = |module: &str| FILES.iter().position(|(name, _)| name.strip_suffix(".py") == Some(module));
+        for (at, (name, text)) in FILES.iter().enumerate() {
+            let imports = text.lines().filter_map(|line| {
+                let line = line.trim_start();
+                line.strip_prefix("import ").or_else(|| line.strip_prefix("from "))
+            });
+            for module in imports.filter_map(|rest| rest.split_whitespace().next()) {
+                assert!(place(module).is_none_or(|found| found < at), "{name} imports {module}");
+            }
+        }
+        let (launcher, others) = FILES.split_last().unwrap();
+        assert_eq!(launcher.0, "launcher.py");
+        for (name, _) in others {
+            let module = name.trim_end_matches(".py");
+            let imported = FILES.iter().any(|(_, text)| {
+                text.contains(&format!("import {module}\n")) || text.contains(&format!("from {module} import"))
+            });
+            assert!(imported, "nothing imports {name}");
+        }
+    }
 
     #[test]
     fn forgetting_leaves_the_folder_and_its_lock_for_the_backend_that_holds_it() {
