@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn each_file_imports_only_from_those_before_it() {
-        let place = |module: &str| FILES.iter().position(|(name, _)| name.strip_suffix(".py") == Some(module));
+        let place =
+            |module: &str| FILES.iter().position(|(name, _)| name.strip_suffix(".py") == Some(module));
         for (at, (name, text)) in FILES.iter().enumerate() {
             let imports = text.lines().filter_map(|line| {
                 let line = line.trim_start();
@@ -98,7 +99,8 @@ mod tests {
         for (name, _) in others {
             let module = name.trim_end_matches(".py");
             let imported = FILES.iter().any(|(_, text)| {
-                text.contains(&format!("import {module}\n")) || text.contains(&format!("from {module} import"))
+                text.contains(&format!("import {module}\n"))
+                    || text.contains(&format!("from {module} import"))
             });
             assert!(imported, "nothing imports {name}");
         }

@@ -11,12 +11,17 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::profile;
+use super::script::Script;
 use super::whole::{self, Flaw, Whole};
 use super::{hub, process};
 use crate::terminal;
 use crate::units::Bytes;
 
-const SCRIPT: &str = include_str!("pull.py");
+/// Does the transfer; its request is a [`PullRequest`].
+pub(super) const SCRIPT: Script = Script {
+    main: include_str!("pull.py"),
+    modules: &[("pull_hub", include_str!("pull_hub.py")), ("pull_files", include_str!("pull_files.py"))],
+};
 
 /// What stays free on the disk: a full one stops more than a download.
 const KEEP_FREE: Bytes = Bytes::gb(1);
@@ -224,7 +229,7 @@ enum Line {
 impl Transfer {
     fn start(request: &PullRequest) -> io::Result<Self> {
         let mut command = process::command(&request.python);
-        command.args(["-c", SCRIPT, &serde_json::to_string(request)?]);
+        command.args(SCRIPT.arguments(&serde_json::to_string(request)?));
         // Where backends will look for the files.
         command.envs(hub::cache_folder().map(|folder| ("HF_HUB_CACHE", folder)));
         let mut child =
