@@ -1,4 +1,4 @@
-"""What the folder of a model says in its texts: configuration, chat template, tokens. None of it is trusted."""
+"""The texts in a model's folder: configuration, chat template, tokens. None of them is trusted."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ THINKING = (("<think>", "</think>"), ("<longcat_think>", "</longcat_think>"), ("
 
 
 class Refused(Exception):
-    """What the document says instead: a kind and one sentence."""
+    """Becomes the document's error: a kind and one sentence."""
 
     def __init__(self, kind, message):
         super().__init__(message)
@@ -52,7 +52,7 @@ def parse(name, data):
 
 
 def check_bounds(config):
-    """Refuses numbers, nesting and counts that no model has, before anything is built from them."""
+    """Refuses numbers, nesting and counts beyond any model's, before anything is built from them."""
     if not isinstance(config, dict):
         raise Refused("config", "config.json is not a JSON object")
     pending = [(config, "", 1)]
@@ -82,7 +82,7 @@ def read_config(folder):
         if beside is not None and name.startswith("hf_"):
             check_bounds(parse(name, beside))
         elif beside is not None:
-            # mlx_lm passes over one that is damaged, but not over one that is too deep.
+            # mlx_lm ignores a damaged one, but fails on one that is nested too deeply.
             try:
                 json.loads(beside)
             except RecursionError:
@@ -98,7 +98,7 @@ def read_config(folder):
 
 
 def part(config, *keys):
-    """The first of `keys` that is there, in the text model's configuration or in the whole one."""
+    """The first of `keys` that is set, in the text model's configuration or else in the whole one."""
     text = next((config[k] for k in ("text_config", "llm_config", "language_config") if isinstance(config.get(k), dict)), {})
     for place in (text, config):
         for key in keys:
@@ -121,7 +121,7 @@ def undeclared(source):
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):
-        """`{% generation %}`, as transformers has it."""
+        """`{% generation %}`, as in transformers."""
 
         tags = {"generation"}
 
@@ -135,7 +135,7 @@ def undeclared(source):
             super().__init__(environment)
             self.optimizer = None
 
-    # One that needs the context keeps the compiler from evaluating constants.
+    # A finalizer that needs the context keeps the compiler from evaluating constants.
     finalize = jinja2.pass_context(lambda context, value: value)
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols], finalize=finalize
@@ -148,7 +148,7 @@ def undeclared(source):
 
 
 def template_sources(folder, settings):
-    """Chat templates by file, as transformers looks for them."""
+    """(file, text) of each chat template, found as transformers finds them."""
     files = ["chat_template.jinja"]
     more = os.path.join(folder, "additional_chat_templates")
     if os.path.isdir(more):
@@ -186,7 +186,7 @@ def describe_template(folder, settings):
 
 
 def added_tokens(folder, settings):
-    """The tokens that a tokenizer adds to its vocabulary: markers of thinking are always among them."""
+    """The tokens that a tokenizer adds to its vocabulary, with any thinking markers of the vocabulary."""
     listed = settings.get("added_tokens_decoder") if isinstance(settings, dict) else None
     found = set()
     if isinstance(listed, dict):
@@ -204,7 +204,7 @@ def added_tokens(folder, settings):
 
 
 def thinking(tokens):
-    """As mlx_lm finds out (`_infer_thinking` of tokenizer_utils.py)."""
+    """The markers around thinking, or None; as `_infer_thinking` of mlx_lm/tokenizer_utils.py finds them."""
     for start, end in THINKING:
         if start in tokens and end in tokens:
             return [start, end]
