@@ -58,7 +58,7 @@ async def own_status(client):
 
 @app.get("/health")
 async def health():
-    """The status of every backend. An on-demand model may be offline; 503 only if nothing can answer."""
+    """Every backend by name. An on-demand model that is offline is normal; 503 only when nothing can answer."""
     own, mlx = await asyncio.gather(own_status(app.state.client), mlx_backends.health(app.state.client))
     backends = {OWN_MODEL: own, **mlx}
     return JSONResponse({"backends": backends}, 200 if "healthy" in backends.values() else 503)
@@ -95,7 +95,7 @@ async def completions(request: Request):
 
 
 async def forward(request, body):
-    """The backend's response, or an error of our own if none could be reached."""
+    """The backend's response, or one of our own where none could be reached."""
     client, path, stream = app.state.client, request.url.path, body.get("stream") is True
     reasoning = request.headers.get("x-reasoning") == "1"
     if not mlx_backends.route(body, reasoning):
@@ -105,7 +105,7 @@ async def forward(request, body):
     except mlx_backends.Unavailable as error:
         if not body.get("model"):
             return await send_own(client, path, body, stream)
-        # The gate's refusal says why, and when to retry.
+        # The gate's refusal says why, and when to try again.
         return error.response if error.response is not None else problem(503, str(error), "unavailable")
 
 

@@ -5,11 +5,11 @@ Printed by `mlxctl gateway --format python`; print it again when the registry ch
     import mlx_backends
 
     status = await mlx_backends.health(client)          # {"32b": "healthy", "70b": "offline"}
-    if mlx_backends.route(body):                        # is it for one of them?
+    if mlx_backends.route(body):                        # is it one for them?
         response = await mlx_backends.send(client, body)     # `stream=True`: relay response.aiter_raw(), then aclose()
 
-Only a 200 means that a backend can answer now: its port belongs to a gate, which answers 503, with the state in
-`error.state`, while the model is offline, loading, draining, refused or failed.
+Only a 200 of a backend means that it can answer now: behind its port stands a gate that answers 503, with the state
+in `error.state`, while the model is offline, loading, draining, refused or failed.
 """
 
 import asyncio
@@ -42,19 +42,19 @@ MLX_REASONING_BACKEND = BACKENDS[REASONING].url if REASONING else None
 MLX_LARGE_BACKEND = BACKENDS[LARGE].url if LARGE else None
 
 # Yours to set.
-OVERSIZED_TOKENS = 16_000  # prompts of this size or more go to the large model
-AWAY_SECONDS = 5.0  # a machine that does not answer at all is skipped for this long, unless no other is left
+OVERSIZED_TOKENS = 16_000  # of a prompt, from which on a request goes to the large model
+AWAY_SECONDS = 5.0  # a machine that does not answer at all is left out for so long, unless nobody else is left
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 600.0  # a long prompt takes minutes until its first token
 
-# Statuses of a backend that cannot serve any request now.
+# Statuses of a backend that cannot serve anybody now, whatever the request.
 UNAVAILABLE = {429, 500, 502, 503, 504}
 
 _away = {}
 
 
 class Unavailable(Exception):
-    """No backend could take the request. `response` is the last refusal; None if no backend was reached."""
+    """No backend could take the request; `response` is the last refusal, None where none was reached."""
 
     def __init__(self, message, response=None):
         super().__init__(message)
@@ -62,13 +62,13 @@ class Unavailable(Exception):
 
 
 def headers():
-    """The gates' bearer key from MLX_API_KEY, if it is set."""
+    """The bearer key of the gates, from MLX_API_KEY, where they ask for one."""
     key = os.environ.get("MLX_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def state(client, backend):
-    """A backend's state: ready, offline, loading, draining, refused, failed, unhealthy, unreachable."""
+    """What one backend is doing: ready, offline, loading, draining, refused, failed, unhealthy, unreachable."""
     timeout = 3.0 if backend.on_demand else 5.0
     try:
         response = await client.get(f"{backend.url}/v1/models", headers=headers(), timeout=timeout)
@@ -83,7 +83,7 @@ async def state(client, backend):
 
 
 def status(backend, state):
-    """healthy, unhealthy or unreachable; for an on-demand backend, healthy or offline."""
+    """healthy, unhealthy or unreachable; of an on-demand backend, healthy or offline."""
     if state == "ready":
         return "healthy"
     if backend.on_demand:
@@ -103,10 +103,10 @@ async def health(client):
 
 
 def tokens(body):
-    """An estimate of the prompt's tokens: four bytes of text are about one.
+    """The prompt's, estimated: four bytes of text are about a token.
 
-    The answer does not count: coding agents set `max_tokens` to 32,000 for every request, and a gate lowers it to what
-    the context leaves.
+    The answer does not count: `max_tokens` is a bound that coding agents set to 32,000 whatever they ask, and a gate
+    lowers it to what the context leaves.
     """
     text = 0
     for message in body.get("messages") or []:
@@ -123,16 +123,17 @@ def tokens(body):
 
 
 def named(model):
-    """The backend that a client's `model` names, or None."""
+    """The backend that a client's `model` names, if one is."""
     wanted = str(model or "").lower()
     return next((backend for backend in BACKENDS.values() if wanted in map(str.lower, backend.names)), None)
 
 
 def route(body, reasoning=False):
-    """The backends for a request, best first; empty if it is not for any of them.
+    """The backends for a request, best first; empty: it is none of theirs.
 
-    It goes to the model that it names, else to the reasoning model if `reasoning` is set (your gateway knows). Oversized
-    requests to the reasoning model, and those that name no model, go to the large model first. The others stand in.
+    By the model that it names; else, where `reasoning` says that it needs that (your gateway knows), the reasoning
+    model. Of these, and of requests that name no model at all, the oversized ones go to the large model first, and the
+    others stand in.
     """
     size = tokens(body)
     backend = named(body.get("model"))
@@ -153,8 +154,8 @@ def route(body, reasoning=False):
 async def send(client, body, path="/v1/chat/completions", stream=False, reasoning=False):
     """Sends a request to the first backend of its route that takes it, and returns that one's response.
 
-    A backend that is offline, loading, refused, full or unreachable is skipped; once an answer has begun, the request
-    stays there. `response.extensions["mlx_backend"]` names the backend. Raises `Unavailable` if none answered.
+    A backend that is offline, loading, refused, full or unreachable is passed over; once an answer has begun there is
+    no way back. `response.extensions["mlx_backend"]` names who answered. Raises `Unavailable` when nobody did.
     """
     route_ = route(body, reasoning)
     asked = named(body.get("model"))
@@ -164,7 +165,7 @@ async def send(client, body, path="/v1/chat/completions", stream=False, reasonin
         request = client.build_request(
             "POST",
             backend.url + path,
-            # One of its own names may be a preset, which the gate must see.
+            # A name of its own may be a preset, which the gate has to see.
             json={**body, "model": body["model"] if backend is asked else backend.name},
             headers=headers(),
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),

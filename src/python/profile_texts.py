@@ -186,7 +186,7 @@ def describe_template(folder, settings):
 
 
 def added_tokens(folder, settings):
-    """The tokens that a tokenizer adds to its vocabulary, with any thinking markers of the vocabulary."""
+    """The tokens that a tokenizer adds to its vocabulary: markers of thinking are always among them."""
     listed = settings.get("added_tokens_decoder") if isinstance(settings, dict) else None
     found = set()
     if isinstance(listed, dict):
@@ -204,7 +204,7 @@ def added_tokens(folder, settings):
 
 
 def thinking(tokens):
-    """The markers around thinking, or None; as `_infer_thinking` of mlx_lm/tokenizer_utils.py finds them."""
+    """As mlx_lm finds out (`_infer_thinking` of tokenizer_utils.py)."""
     for start, end in THINKING:
         if start in tokens and end in tokens:
             return [start, end]
