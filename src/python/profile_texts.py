@@ -1,4 +1,4 @@
-"""The texts in a model's folder: configuration, chat template, tokens. None of them is trusted."""
+"""What the folder of a model says in its texts: configuration, chat template, tokens. None of it is trusted."""
 
 import hashlib
 import json

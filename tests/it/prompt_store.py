@@ -350,7 +350,7 @@ for package in ("mlx-lm", "mlx"):
     importlib.metadata.version = lambda name, package=package: version(name) + ("1" if name == package else "")
     assert prompt_identity.identity(model, ["--model", folder]) != now, package
     importlib.metadata.version = version
-# Of another format.
+# Of another version of this file.
 path = place()
 made, _ = store(path)
 write(made)
