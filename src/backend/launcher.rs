@@ -1,23 +1,39 @@
-//! The launcher's Python files, and where a model's prompts are stored on disk.
+//! The launcher's files, and a model's prompts on disk as far as Rust has to do with them.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::units::Bytes;
 
-/// Names and texts. A backend runs the last one, which imports the others from its own folder.
-pub(crate) const FILES: [(&str, &str); 4] = [
-    ("pace.py", include_str!("pace.py")),
-    ("serving.py", include_str!("serving.py")),
-    ("prompt_store.py", include_str!("prompt_store.py")),
-    ("launcher.py", include_str!("launcher.py")),
+macro_rules! embedded {
+    ($($name:literal,)*) => { &[$(($name, include_str!($name))),*] };
+}
+
+/// Name and text. Each imports only from those before it, so that at every moment of [`write`] what a file imports is
+/// there. The last one is what a backend runs.
+const FILES: &[(&str, &str)] = embedded![
+    "pace.py",
+    "serving.py",
+    "prompt_files.py",
+    "prompt_identity.py",
+    "prompt_keeper.py",
+    "prompt_store.py",
+    "launcher_log.py",
+    "launcher_memory.py",
+    "launcher_link.py",
+    "launcher_guard.py",
+    "launcher_answer.py",
+    "launcher_watch.py",
+    "launcher_room.py",
+    "launcher_prompts.py",
+    "launcher.py",
 ];
 
-/// Locked by the backend that uses a store; an empty file.
+/// Held by the backend that uses a store; empty.
 const LOCK: &str = "lock";
 
-/// Writes the launcher's files into a folder. Another process may be starting a launcher there, so each file is replaced
-/// atomically, and only if it differs.
+/// Writes the launcher into a folder in which a backend may be starting: each file is replaced whole, and only if its
+/// text differs. A backend that listens has imported all of them and reads none again.
 ///
 /// # Errors
 /// The system's.
@@ -34,15 +50,15 @@ pub fn write(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The folder of a model's stored prompts.
+/// Where a model's prompts are stored.
 pub(crate) fn prompts(state: &Path, model: &str) -> PathBuf {
     state.join("prompts").join(model)
 }
 
-/// Deletes stored prompts; returns their size. A missing folder counts as empty.
+/// Deletes stored prompts; how many bytes they took. A folder that is not there holds none.
 ///
 /// # Errors
-/// The system's; some prompts may be left.
+/// The system's: something may be left.
 pub(crate) fn forget(folder: &Path) -> io::Result<Bytes> {
     let mut freed = 0;
     let entries = match fs_err::read_dir(folder) {
@@ -66,7 +82,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forgetting_keeps_the_folder_and_the_lock_that_a_backend_holds() {
+    fn each_file_imports_only_from_those_before_it() {
+        let place =
+            |module: &str| FILES.iter().position(|(name, _)| name.strip_suffix(".py") == Some(module));
+        for (at, (name, text)) in FILES.iter().enumerate() {
+            let imports = text.lines().filter_map(|line| {
+                let line = line.trim_start();
+                line.strip_prefix("import ").or_else(|| line.strip_prefix("from "))
+            });
+            for module in imports.filter_map(|rest| rest.split_whitespace().next()) {
+                assert!(place(module).is_none_or(|found| found < at), "{name} imports {module}");
+            }
+        }
+        let (launcher, others) = FILES.split_last().unwrap();
+        assert_eq!(launcher.0, "launcher.py");
+        for (name, _) in others {
+            let module = name.trim_end_matches(".py");
+            let imported = FILES.iter().any(|(_, text)| {
+                text.contains(&format!("import {module}\n"))
+                    || text.contains(&format!("from {module} import"))
+            });
+            assert!(imported, "nothing imports {name}");
+        }
+    }
+
+    #[test]
+    fn forgetting_leaves_the_folder_and_its_lock_for_the_backend_that_holds_it() {
         let state = tempfile::tempdir().unwrap();
         let folder = prompts(state.path(), "32b");
         assert_eq!(forget(&folder).unwrap(), Bytes::ZERO);

@@ -1,4 +1,4 @@
-"""Lets the GPU go for part of the time, so that whatever else draws with it has that part to itself.
+"""Lets go of the GPU for part of the time, so that another program that draws with it has that part to itself.
 
 Written by mlxctl next to the launcher; changes are overwritten.
 """
@@ -16,22 +16,22 @@ def rest(worked, percent):
 
 
 class Pace:
-    """After each step of the generation (a token of every answer under way, or a piece of a prompt) comes its rest.
+    """Puts a rest after each step of the generation (a token of every answer under way, or a piece of a prompt).
 
-    MLX computes the next token while the last one is handed out, and would go on into the rest: a step that is paced
-    ends when nothing is left to compute. Its rest comes before the next step, so that no token waits for it. Only the time
-    in which the GPU has something to do is work: what Python does before and after it counts as rest. A change, or the end
-    of the pace, is taken in at once, in the middle of a rest.
+    MLX computes the next token while the last one is handed out, and would continue into the rest: a paced step ends
+    when nothing is left to compute. Its rest comes before the next step, so that no token waits for it. Only the time
+    in which the GPU has something to do is work; what Python does before and after it counts as rest. A change, or the
+    end, of the pace takes effect at once, even in the middle of a rest.
     """
 
     def __init__(self, synchronize, clock=time.monotonic):
         self.synchronize, self.clock = synchronize, clock
-        # Reentrant, for a signal may interrupt the main thread while it holds it.
+        # Reentrant: a signal may interrupt the main thread while it holds the lock.
         self.changed = threading.Condition(threading.RLock())
         self.percent = None  # of the time that the model works; None: all of it
-        self.worked, self.ended = 0.0, 0.0  # the last step's work and end
-        self.made = 0.0  # how long Python took in it before there was something to do
-        self.thread = None  # the one that is in a step
+        self.worked, self.ended = 0.0, 0.0  # the last step's work, seconds, and its end
+        self.made = 0.0  # seconds that Python took in it before the GPU had something to do
+        self.thread = None  # the thread that is in a step
         self.alone_in_it = False  # whether that step is of an answer that is not batched
         self.begun = 0.0
         self.given = None  # when the step under way gave the GPU something to do
@@ -42,7 +42,7 @@ class Pace:
             self.changed.notify_all()
 
     def wait(self):
-        """What is left of the rest after the last step: Python will take about as long as in that one."""
+        """Waits out the last step's rest, less what Python will take in the next step: about as long as in that one."""
         with self.changed:
             while self.percent is not None:
                 left = self.ended + rest(self.worked, self.percent) - self.made - self.clock()
@@ -58,19 +58,19 @@ class Pace:
         if self.percent is not None:
             self.synchronize()
         self.ended = self.clock()
-        # Without a pace nobody waits for the end of a step, and none of it is made up for later.
+        # Without a pace the end of a step is not waited for, and its rest is not made up for later.
         paced = self.percent is not None and self.given is not None
         self.worked = self.ended - self.given if paced else 0.0
         self.made = self.given - self.begun if paced else 0.0
         self.thread = None
 
     def gives(self):
-        """The GPU gets something to do. Nothing was left of the step before."""
+        """The GPU gets something to do. Nothing is left over from the previous step."""
         if self.thread == threading.get_ident() and self.given is None:
             self.given = self.clock()
 
     def between(self):
-        """A piece of a prompt is computed, and another one follows within the same step."""
+        """A piece of a prompt was computed, and another one follows within the same step."""
         if self.percent is not None and self.alone_in_it and self.thread == threading.get_ident():
             self.end()
             self.begin()
@@ -83,7 +83,7 @@ class Pace:
             self.end()
 
     def alone(self, tokens):
-        """The tokens of an answer that is not batched. All pieces of its prompt are in its first step."""
+        """The tokens of an answer that is not batched. Its first step has all pieces of its prompt."""
         try:
             while True:
                 self.alone_in_it = True
@@ -98,7 +98,7 @@ class Pace:
             tokens.close()
 
     def install(self, mx):
-        """Follows both ways in which mlx_lm generates. False: they are not as known."""
+        """Paces both ways of generating in mlx_lm/generate.py (0.32.2). False: they are not as known."""
         # Not `from mlx_lm import`: the package has a function of that name.
         generate = importlib.import_module("mlx_lm.generate")
         following = getattr(getattr(generate, "BatchGenerator", None), "next", None)

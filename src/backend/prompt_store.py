@@ -1,62 +1,27 @@
 """Kept prompts on disk: written before they are given up, read back when a prompt begins like one of them.
 
-Written by mlxctl next to the launcher; changes are overwritten. An entry is two files in one folder: what
-mlx_lm's `save_prompt_cache` writes, and `.tokens`, which names the prompt. The second is renamed into place last, so an
-entry without it is a write that was cut off. Nothing is synced: what a power cut damages, a checksum finds, and the
-prompt is computed again.
-
-Arrays are evaluated and written in the thread that generates: MLX's streams belong to threads. What other threads read is
-evaluated before it is handed over.
+Arrays are evaluated and written in the thread that generates, because MLX's streams belong to threads. What other
+threads read is evaluated before it is handed over. Written by mlxctl next to the launcher; changes are overwritten.
 """
 
 import array
-import collections
 import concurrent.futures
 import contextlib
-import fcntl
-import hashlib
-import json
 import os
 import shutil
 import stat
-import sys
 import threading
 import time
 import zlib
 
-FORMAT = 1
+import prompt_files
+from prompt_files import DAMAGED, Entry, Unfit, common_prefix, unchanged
+from prompt_keeper import Keeper
+
 LEAST = 64  # tokens that are worth a file
 MOST = 128  # entries that are known at once
 READERS = 8  # threads that read one file; on a card 8 take 7 % less time than 4, and 16 are no faster
-ANSWER = 256  # tokens that there is room for behind a prompt that is read back
 PIECE = 16 << 20  # bytes that share a checksum
-LONGEST_HEAD = 1 << 20  # bytes of the first line of a .tokens file
-DAMAGED = "damaged"  # suffix of what is set aside: one entry at most
-# Options of the server that change nothing in a KV cache; any other one is part of what it belongs to.
-INDIFFERENT = {
-    "--host",
-    "--port",
-    "--max-tokens",
-    "--temp",
-    "--top-p",
-    "--top-k",
-    "--min-p",
-    "--prompt-cache-size",
-    "--prompt-cache-bytes",
-    "--decode-concurrency",
-    "--prompt-concurrency",
-    "--prefill-step-size",
-    "--num-draft-tokens",
-    "--log-level",
-    "--allowed-origins",
-}
-
-
-class Unfit(Exception):
-    """A file that is not what it should be."""
-
-
-Entry = collections.namedtuple("Entry", "name tokens bytes trimmable classes sums")
 
 
 def spare_of(total):
@@ -64,184 +29,63 @@ def spare_of(total):
     return max(5_000_000_000, total // 20)
 
 
-def unchanged(found):
-    """Equal as long as nobody writes to a file: its ctime cannot be set."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
-
-
-def common_prefix(one, other):
-    """How many tokens two arrays share from their beginnings."""
-    length = min(len(one), len(other))
-    if one[:length] == other[:length]:
-        return length
-    low, high = 0, length
-    while high - low > 1:
-        middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def secure(path):
-    """Makes the folder, or says why it must not be used: whoever writes there decides what the model has read."""
-    # One by one: of those above the last, makedirs leaves the mode to the umask, which may let a group write.
-    for folder in (os.path.dirname(os.path.abspath(path)), path):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    for folder, own in ((path, True), (os.path.dirname(os.path.abspath(path)), False)):
-        found = os.lstat(folder) if own else os.stat(folder)
-        if not stat.S_ISDIR(found.st_mode):
-            raise Unfit(f"{folder} is not a folder")
-        if found.st_uid not in ((os.geteuid(),) if own else (os.geteuid(), 0)):
-            raise Unfit(f"{folder} belongs to another user (uid {found.st_uid})")
-        shared = found.st_mode & 0o022 and (own or not found.st_mode & stat.S_ISVTX)
-        if shared:
-            raise Unfit(f"other users may write {folder} (mode {found.st_mode & 0o777:o})")
-    os.chmod(path, 0o700)
-
-
-def identity(model_key, arguments):
-    """A hash of everything that a KV cache depends on but the prompt: weights, tokenizer, template, options, versions."""
-    from importlib.metadata import version
-
-    options, skip = [], False
-    for argument in arguments:
-        if argument.startswith("--"):
-            skip = argument.split("=")[0] in INDIFFERENT
-        if not skip:
-            options.append(argument)
-    whole = hashlib.sha256()
-    # Two versions of MLX may lay arrays out or round differently.
-    head = [FORMAT, version("mlx-lm"), version("mlx"), sys.byteorder, options, [str(part) for part in model_key]]
-    whole.update(json.dumps(head).encode())
-    for part in model_key:
-        if part is not None:
-            whole.update(_folder(_local(str(part))))
-    return whole.hexdigest()
-
-
-def _local(model):
-    if os.path.isdir(model):
-        return model
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ("config.json", "adapter_config.json"):
-        found = try_to_load_from_cache(model, name)
-        if isinstance(found, str):
-            return os.path.dirname(found)
-    raise Unfit(f"the files of {model} cannot be found")
-
-
-def _folder(folder):
-    """Weights are too large to be read whole: size, time and samples stand for them. The rest is read."""
-    lines = []
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            continue
-        found = os.stat(path)
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            if found.st_size <= 64 << 20 and not name.endswith(".safetensors"):
-                digest.update(file.read())
-                lines.append((name, digest.hexdigest()))
-                continue
-            for at in (0, found.st_size // 3, found.st_size // 3 * 2, max(0, found.st_size - 65536)):
-                file.seek(at)
-                digest.update(file.read(65536))
-        lines.append((name, digest.hexdigest(), found.st_size, found.st_mtime_ns))
-    return json.dumps(lines).encode()
-
-
 class Store:
-    """The entries of one folder. `say` is told of what goes wrong, once a kind; `tell` of the facts when they change."""
+    """The entries of one folder.
+
+    `limit` and `spare` are bytes: those that the folder may take, and those that stay free on its disk (None: a rule).
+    `say` gets each kind of trouble once, `tell` the facts whenever they change.
+    """
 
     def __init__(self, path, limit, spare=None, say=print, tell=lambda facts: None):
         self.path, self.limit, self.spare, self.say, self.tell = path, limit, spare, say, tell
         self.lock = threading.RLock()
-        self.entries = {}  # the newest last
+        self.entries = {}  # by name; the newest last
         self.key = None
-        self.held = None  # the lock file, while the folder is ours
-        self.sound = {}  # what this process has compared with its checksums, as it was then
+        self.held = None  # the lock file, while this process holds the folder
+        self.sound = {}  # name → stat of what this process has compared with its checksums
         self.said = set()
         self.counts = dict.fromkeys(
             ("hits", "read_tokens", "read_bytes", "written", "written_bytes", "damaged"), 0
         )
         self.trouble = None  # what last went wrong
 
-    # What is there
+    # Opening
 
     def open(self, key):
-        """Reads what belongs to `key`. False: the store is not used, and why has been said."""
+        """Reads the entries of `key`. False: the store is not used, and the reason has been reported."""
         with self.lock:
             if self.key == key and self.held is not None:
                 return True
             try:
-                secure(self.path)
-                self._take()
+                prompt_files.secure(self.path)
+                if self.held is None:
+                    self.held = prompt_files.take(self.path)
                 self.key, self.entries = key, {}
                 self._scan()
                 self._changed()
                 return True
             except (OSError, Unfit) as error:
-                self._trouble("open", f"kept prompts cannot be stored: {error}")
+                self.report("open", f"kept prompts cannot be stored: {error}")
                 self.entries = {}
                 return False
-
-    def _take(self):
-        if self.held is None:
-            held = os.open(self._file("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(held)
-                raise Unfit(f"another process uses {self.path}") from None
-            self.held = held
 
     def _file(self, name):
         return os.path.join(self.path, name)
 
-    def _ours(self):
-        """All names that this store gives, whatever they belong to: stem → {suffix: stat}."""
-        found = collections.defaultdict(dict)
-        for item in os.scandir(self.path):
-            stem, _, suffix = item.name.partition(".")
-            if suffix and len(stem) == 33 and item.is_file(follow_symlinks=False):
-                found[stem][suffix] = item.stat(follow_symlinks=False)
-        return found
-
     def _scan(self):
         known = []
-        for stem, files in self._ours().items():
+        for stem, files in prompt_files.ours(self.path).items():
             if {"safetensors", "tokens"} <= files.keys():
                 if stem.startswith(self.key[:16]):
                     known.append((files["tokens"].st_mtime_ns, stem))
             elif not any(suffix.endswith(DAMAGED) for suffix in files):
-                self._remove(stem, files)
+                prompt_files.remove(self.path, stem, files)
         known.sort()
         for _, stem in known[-MOST:]:
             try:
-                self.entries[stem] = self._parse(stem)
+                self.entries[stem] = prompt_files.read_entry(self.path, stem, self.key)
             except (OSError, ValueError, KeyError, TypeError, Unfit) as error:
                 self._set_aside(stem, error)
-
-    def _parse(self, stem):
-        with open(os.open(self._file(stem + ".tokens"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-            text = file.read()
-        head, _, rest = text[:LONGEST_HEAD].partition(b"\n")
-        if len(text) < 5 or zlib.crc32(text[:-4]) != int.from_bytes(text[-4:], "little"):
-            raise Unfit("its list of tokens is damaged")
-        head = json.loads(head)
-        if head["format"] != FORMAT or head["identity"] != self.key:
-            raise Unfit("it belongs to another model")
-        del rest
-        tokens = array.array("q", text[text.index(b"\n") + 1 : -4])
-        if len(tokens) != head["tokens"]:
-            raise Unfit("its list of tokens is torn")
-        if os.lstat(self._file(stem + ".safetensors")).st_size != head["bytes"]:
-            raise Unfit("it is torn")
-        return Entry(stem, tokens, head["bytes"], head["trimmable"], head["classes"], head["sums"])
 
     # Reading
 
@@ -264,7 +108,7 @@ class Store:
             return best
 
     def last(self, recent):
-        """What was used last, and when; None: not within so many seconds."""
+        """The entry that was used last, and when; None: not within the last `recent` seconds."""
         with self.lock:
             entry = next(reversed(self.entries.values()), None)
             if entry is None:
@@ -273,11 +117,11 @@ class Store:
                 used = os.stat(self._file(entry.name + ".tokens")).st_mtime
             except OSError:
                 return None
-            # A time that is still to come is one that a clock was set back from.
+            # A time in the future means that the clock was set back.
             return (entry, used) if 0 <= time.time() - used <= recent else None
 
     def read(self, entry, mx, load, more=0):
-        """The cache, evaluated, with room for so many `more` tokens; None: it was damaged, and is set aside."""
+        """The cache, evaluated, with room for `more` further tokens; None: it was damaged, and is set aside."""
         began = time.monotonic()
         path = self._file(entry.name + ".safetensors")
         try:
@@ -326,18 +170,18 @@ class Store:
         return cache
 
     def hit(self, entry):
-        """A request began with what was read."""
+        """Counts a request that began with what was read."""
         with self.lock:
             if entry.name in self.entries:
                 self.entries[entry.name] = self.entries.pop(entry.name)
-                self._touch(entry.name, time.time())
+                prompt_files.touch(self.path, entry.name, time.time())
             self.counts["hits"] += 1
             self.counts["read_tokens"] += len(entry.tokens)
             self._changed()
 
     @contextlib.contextmanager
     def _verified(self, path, entry):
-        """Compares its checksums: of the first piece, which says where everything lies, before, of the rest meanwhile."""
+        """Compares checksums: of the first piece, which says where everything lies, before; of the rest meanwhile."""
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(file)
@@ -362,7 +206,7 @@ class Store:
     # Writing
 
     def write(self, tokens, cache, trimmable, used, mx, save):
-        """Whether this prompt is in the store now. Whatever fails is said, and nothing of it stays."""
+        """Whether this prompt is in the store now. A failure is reported and leaves no file behind."""
         with self.lock:
             if len(tokens) < LEAST or self.key is None or self.held is None:
                 return False
@@ -371,8 +215,8 @@ class Store:
                 if entry.tokens == tokens or (
                     entry.trimmable and common_prefix(entry.tokens, tokens) > len(tokens) - LEAST
                 ):
-                    # All but so little of it is there that another file is not worth it.
-                    self._touch(entry.name, used)
+                    # What is missing is not worth another file.
+                    prompt_files.touch(self.path, entry.name, used)
                     return True
             stem = f"{self.key[:16]}-{os.urandom(8).hex()}"
             part = self._file(stem + ".part.safetensors")
@@ -381,22 +225,22 @@ class Store:
                 size = sum(part.nbytes for part in cache) + (1 << 16)
                 if not self._make_room(size):
                     return False
-                # MLX opens a file that is there, and leaves its mode as it is.
+                # MLX opens an existing file and leaves its mode alone.
                 os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
                 save(part, cache, {"mlxctl": stem})
                 entry = self._finish(stem, part, tokens, cache, trimmable, size)
             except Exception as error:
-                self._trouble("write", f"a kept prompt of {len(tokens)} tokens could not be stored: {error}")
-                self._remove(stem, ("part.safetensors", "safetensors", "part.tokens", "tokens"))
+                self.report("write", f"a kept prompt of {len(tokens)} tokens could not be stored: {error}")
+                prompt_files.remove(self.path, stem, ("part.safetensors", "safetensors", "part.tokens", "tokens"))
                 return False
             if trimmable:
-                # It holds all that its beginnings hold, as in mlx_lm's own cache; but for the end of an answer, which the
-                # next prompt puts differently, the turns of a conversation are beginnings.
+                # It replaces its own beginnings, as in mlx_lm's cache. Turns of a conversation are beginnings but for
+                # the end of an answer, which the next prompt renders differently.
                 for older in list(self.entries.values()):
                     if older.trimmable and common_prefix(older.tokens, tokens) > len(older.tokens) - LEAST:
                         self._drop(older.name)
             self.entries[stem] = entry
-            self._touch(stem, used, new=True)
+            prompt_files.touch(self.path, stem, used, new=True)
             self.counts["written"] += 1
             self.counts["written_bytes"] += entry.bytes
             while len(self.entries) > MOST:
@@ -417,42 +261,20 @@ class Store:
         finally:
             os.close(file)
         classes = [type(part).__name__ for part in cache]
-        head = {
-            "format": FORMAT,
-            "identity": self.key,
-            "tokens": len(tokens),
-            "bytes": size,
-            "trimmable": trimmable,
-            "classes": classes,
-            "sums": checks,
-        }
-        text = json.dumps(head).encode() + b"\n" + tokens.tobytes()
-        text += zlib.crc32(text).to_bytes(4, "little")
-        beside = self._file(stem + ".part.tokens")
-        with open(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "wb") as out:
-            out.write(text)
-        os.rename(part, self._file(stem + ".safetensors"))
-        os.rename(beside, self._file(stem + ".tokens"))
-        renamed = os.lstat(self._file(stem + ".safetensors"))
+        entry = Entry(stem, tokens, size, trimmable, classes, checks)
+        renamed = prompt_files.finish_entry(self.path, entry, self.key)
         if (renamed.st_ino, renamed.st_mtime_ns) == (found.st_ino, found.st_mtime_ns):
             self.sound[stem] = unchanged(renamed)
-        return Entry(stem, tokens, size, trimmable, classes, checks)
+        return entry
 
     def _make_room(self, size):
-        """Oldest out, whatever it belongs to, until `size` more bytes keep the bound; never into a disk's last bytes."""
+        """Drops the oldest, of any model, until `size` more bytes fit the bound. False: it may not be written."""
         if size > self.limit:
-            self._trouble("large", f"a kept prompt of {size} bytes is larger than the store may be ({self.limit})")
+            self.report("large", f"a kept prompt of {size} bytes is larger than the store may be ({self.limit})")
             return False
-        files = self._ours()
+        files = prompt_files.ours(self.path)
         used = sum(found.st_size for suffixes in files.values() for found in suffixes.values())
-        # What is set aside goes first, then what was not used for longest.
-        def age(stem):
-            aside = any(suffix.endswith(DAMAGED) for suffix in files[stem])
-            # The time of the list of tokens is that of its last use.
-            used_at = files[stem].get("tokens")
-            return (not aside, used_at.st_mtime_ns if used_at else 0)
-
-        for stem in sorted(files, key=age):
+        for stem in prompt_files.oldest_first(files):
             if used + size <= self.limit:
                 break
             used -= sum(found.st_size for found in files[stem].values())
@@ -460,20 +282,21 @@ class Store:
         disk = shutil.disk_usage(self.path)
         spare = spare_of(disk.total) if self.spare is None else self.spare
         if disk.free - size < spare:
-            self._trouble("short", f"the disk of {self.path} is short ({disk.free} bytes free): kept prompts are not stored")
+            short = f"the disk of {self.path} is short ({disk.free} bytes free)"
+            self.report("short", f"{short}: kept prompts are not stored")
             return False
         return True
 
-    # Going
+    # Forgetting and reporting
 
     def forget(self):
-        """Deletes everything. Files that cannot be deleted are an error."""
+        """Deletes everything and returns how many bytes. OSError if a file cannot be deleted."""
         with self.lock:
             self.entries = {}
             if not os.path.isdir(self.path):
                 return 0
             freed = 0
-            for stem, files in self._ours().items():
+            for stem, files in prompt_files.ours(self.path).items():
                 for suffix, found in files.items():
                     os.unlink(self._file(f"{stem}.{suffix}"))
                     freed += found.st_size
@@ -481,53 +304,29 @@ class Store:
             return freed
 
     def facts(self):
-        """Entries and bytes of this model, and counters since the start."""
+        """Entries and bytes of this model, counters since the start, and what last went wrong."""
         size = sum(entry.bytes for entry in self.entries.values())
         return {"entries": len(self.entries), "bytes": size, **self.counts, "trouble": self.trouble}
 
     def _changed(self):
         self.tell(self.facts())
 
-    def _touch(self, stem, when, new=False):
-        """Notes the last use; of what was there before, only a later one."""
-        try:
-            if not new and os.stat(self._file(stem + ".tokens")).st_mtime > when:
-                return
-            os.utime(self._file(stem + ".tokens"), (when, when), follow_symlinks=False)
-        except OSError:
-            pass
-
     def _drop(self, stem):
         self.entries.pop(stem, None)
         self.sound.pop(stem, None)
-        self._remove(stem, ("tokens", "safetensors", f"tokens.{DAMAGED}", f"safetensors.{DAMAGED}"))
-
-    def _remove(self, stem, suffixes):
-        for suffix in suffixes:
-            try:
-                os.unlink(self._file(f"{stem}.{suffix}"))
-            except OSError:
-                pass
+        prompt_files.remove(self.path, stem, ("tokens", "safetensors", f"tokens.{DAMAGED}", f"safetensors.{DAMAGED}"))
 
     def _set_aside(self, stem, error):
-        """Kept for whoever wants to know what happened: the last one, under a name that is never read."""
         with self.lock:
             self.entries.pop(stem, None)
             self.counts["damaged"] += 1
-            self._trouble(None, f"a stored prompt is set aside, and computed again: {error} ({stem})")
-            try:
-                for other, files in self._ours().items():
-                    self._remove(other, [suffix for suffix in files if suffix.endswith(DAMAGED)])
-                for suffix in ("tokens", "safetensors"):
-                    path = self._file(f"{stem}.{suffix}")
-                    if os.path.lexists(path):
-                        os.rename(path, f"{path}.{DAMAGED}")
-            except OSError:
-                self._remove(stem, ("tokens", "safetensors"))
+            self.report(None, f"a stored prompt is set aside, and computed again: {error} ({stem})")
+            prompt_files.set_aside(self.path, stem)
 
-    def _trouble(self, kind, text):
+    def report(self, kind, text):
+        """`kind` None: said every time."""
         self.trouble = text[:1000]
-        # A disk that stays full is said once, not at every trim.
+        # A disk that stays full is reported once, not at every trim.
         if kind is None or kind not in self.said:
             self.said.add(kind)
             self.say(text)
@@ -536,12 +335,12 @@ class Store:
 
 @contextlib.contextmanager
 def summing(file, at, end):
-    """CRC-32 of each piece, by as many threads as help: zlib lets go of the interpreter. They are at it meanwhile, and
-    through with the file afterwards."""
+    """CRC-32 of each piece, by as many threads as help: zlib releases the interpreter. They work in the background, and
+    are done with the file afterwards."""
 
     def one(at):
         check, rest = 0, min(PIECE, end - at)
-        # One buffer for all of it: fresh memory costs as much as the reading.
+        # One buffer for the whole piece: fresh memory costs as much as reading.
         buffer = memoryview(bytearray(min(rest, 1 << 20)))
         while rest:
             found = os.preadv(file, [buffer[:rest]], at)
@@ -560,142 +359,8 @@ def sums(file, at, end):
         return list(found)
 
 
-class Keeper:
-    """Puts the store behind mlx_lm's prompt cache: its `fetch_nearest_cache` reads, a release and the end write."""
-
-    def __init__(self, store, arguments, mx, recent=0):
-        self.store, self.arguments, self.mx, self.recent = store, arguments, mx, recent
-        self.noted = []  # (cache, model, tokens, when), the newest last
-        self.leaving = False  # kept prompts are about to be given up
-        self.identities = {}
-        self.unsaveable = False
-        self.begun = False  # the first request has come: the supervisor's own, before the backend is ready
-        # Whether so many bytes may be read for a prompt of this cache; what they take the place of is given up first.
-        self.make_way = lambda cache, tokens, size: True
-
-    def install(self, module):
-        """`module`: mlx_lm.models.cache, whose LRUPromptCache is as known."""
-        self.module, lru = module, module.LRUPromptCache
-        self.make, self.fetch, self.insert = lru.__init__, lru.fetch_nearest_cache, lru.insert_cache
-        keeper = self
-
-        def fetch_nearest_cache(cache, model, tokens):
-            if keeper.leaving:
-                keeper.write_all()
-            try:
-                return keeper.better(cache, model, tokens)
-            except Exception as error:
-                keeper.store._trouble("read", f"kept prompts could not be read back: {error}")
-                return keeper.fetch(cache, model, tokens)
-
-        def insert_cache(cache, model, tokens, prompt_cache, **more):
-            if keeper.leaving:
-                keeper.write(model, tokens, prompt_cache, time.time())
-            keeper.insert(cache, model, tokens, prompt_cache, **more)
-            keeper.note(cache, model, tokens, prompt_cache)
-
-        lru.fetch_nearest_cache, lru.insert_cache = fetch_nearest_cache, insert_cache
-
-    def note(self, cache, model, tokens, prompt_cache):
-        """What mlx_lm keeps, as far as it can be known from outside."""
-        whole = self.module.can_trim_prompt_cache(prompt_cache)
-        self.noted = [
-            other
-            for other in self.noted
-            if other[1] != model or not (other[2] == tokens or (whole and tokens[: len(other[2])] == other[2]))
-        ]
-        self.noted.append((cache, model, tokens, time.time()))
-        del self.noted[: -2 * max(cache.max_size, 1)]
-
-    def better(self, cache, model, tokens):
-        """What memory has, or what the store has where that spares more."""
-        if not self.open(model):
-            return self.fetch(cache, model, tokens)
-        if not self.begun:
-            self.begun = True
-            self.resume(cache, model)
-        found, rest = self.fetch(cache, model, tokens)
-        while entry := self.store.best(tokens, len(tokens) - len(rest)):
-            # Given up before way is made, or it would be there without being counted.
-            del found
-            if not self.make_way(cache, tokens, entry.bytes):
-                return self.fetch(cache, model, tokens)
-            # Where it becomes the batch itself, this takes the place of the copy that way was made for.
-            more = max(0, len(tokens) - len(entry.tokens)) + ANSWER
-            read = self.store.read(entry, self.mx, self.module.load_prompt_cache, more)
-            if read is not None:
-                self.store.hit(entry)
-                # One of mlx_lm's own caches does the cutting, so that it is done as mlx_lm does it.
-                alone = self.module.LRUPromptCache.__new__(self.module.LRUPromptCache)
-                self.make(alone, 2, 1 << 62)
-                self.insert(alone, model, entry.tokens.tolist(), read)
-                return self.fetch(alone, model, tokens)
-            found, rest = self.fetch(cache, model, tokens)
-        return found, rest
-
-    def resume(self, cache, model):
-        """A conversation that was going on when the last backend ended is in memory again before anybody asks."""
-        last = self.store.last(self.recent)
-        if last is None or last[0].bytes > cache.max_bytes:
-            return
-        entry, used = last
-        read = self.store.read(entry, self.mx, self.module.load_prompt_cache)
-        if read is not None:
-            cache.insert_cache(model, entry.tokens.tolist(), read)
-            # It goes by when it was used, as if nothing had ended.
-            self.noted = [(*noted[:3], used) for noted in self.noted]
-
-    def open(self, model):
-        if model not in self.identities:
-            try:
-                self.identities[model] = identity(model, self.arguments)
-            except Exception as error:
-                self.identities[model] = None
-                self.store._trouble("open", f"kept prompts cannot be stored: {error}")
-        key = self.identities[model]
-        if key is None or (self.store.held is None and "open" in self.store.said):
-            return False
-        return self.store.open(key)
-
-    def write_all(self, until=None):
-        """Writes what is kept, the newest first; none is begun after `until` (of time.monotonic)."""
-        noted, self.noted = self.noted, []
-        for cache, model, tokens, used in reversed(noted):
-            if until is not None and time.monotonic() >= until:
-                break
-            found, rest = self.fetch(cache, model, tokens)
-            # Anything else than the whole means that it was given up meanwhile.
-            if found is not None and len(rest) == 0:
-                self.write(model, tokens, found, used)
-            del found
-
-    def forget(self):
-        """Deletes what is on disk. What memory still kept was given up before."""
-        self.noted = []
-        return self.store.forget()
-
-    def write(self, model, tokens, cache, used):
-        if not self.saveable(cache) or not self.open(model):
-            return
-        trimmable = self.module.can_trim_prompt_cache(cache)
-        self.store.write(tokens, cache, trimmable, used, self.mx, self.module.save_prompt_cache)
-
-    def saveable(self, cache):
-        """Whether mlx_lm can load again what it would save: it looks classes up by name, in one module."""
-        parts = list(cache)
-        while parts:
-            part = parts.pop()
-            if getattr(self.module, type(part).__name__, None) is not type(part):
-                if not self.unsaveable:
-                    self.unsaveable = True
-                    self.store.say(f"kept prompts of this model cannot be stored: mlx_lm loads no {type(part).__name__}")
-                return False
-            parts.extend(getattr(part, "caches", ()))
-        return True
-
-
 def install(spec, arguments, mx, say, tell):
-    """The keeper, where the launcher's file asks for one and mlx_lm is as known; else None."""
+    """A keeper for the store of `spec` (path, bytes, spare, recent); None if this mlx_lm is not as known."""
     import inspect
 
     from mlx_lm.models import cache

@@ -1,5 +1,6 @@
-"""What the launcher changes in the server's own work: the context is exact, and a sequence that is alone in its batch is
-not copied. It looks first whether this mlx-lm is as known, and else leaves it as it is, and says so.
+"""Changes to how mlx_lm.server works: the context is exact, and a sequence that is alone in its batch is not copied.
+
+Each is made only if this mlx-lm is as known, and returns whether it was.
 
 Written by mlxctl next to the launcher; changes are overwritten.
 """
@@ -10,7 +11,7 @@ import inspect
 
 
 class TooLong(Exception):
-    """A prompt that does not fit the context; raised where the server tokenizes, answered by the launcher."""
+    """A prompt that does not fit the context, both in tokens. Raised while tokenizing, answered by launcher_answer."""
 
     def __init__(self, prompt, context):
         self.prompt, self.context = prompt, context
@@ -29,7 +30,10 @@ def parameters(function):
 
 
 def exact_context(context):
-    """Refuses a prompt of more tokens than fit, and caps the answer to what is left. False: it cannot be done here."""
+    """Refuses prompts that leave no room in `context` tokens, and caps answers to what is left.
+
+    Wraps ResponseGenerator._tokenize of mlx_lm/server.py (0.32.2). False: it is not as known.
+    """
     from mlx_lm import server
 
     tokenize = getattr(getattr(server, "ResponseGenerator", None), "_tokenize", None)
@@ -51,12 +55,14 @@ def exact_context(context):
 
 
 def alone_without_copies():
-    """A sequence that is alone in its batch goes through it without copies. False: it cannot be done here.
+    """Passes a sequence that is alone in its batch through it without copies.
 
-    mlx_lm (0.32.2) copies all keys and values of a conversation when it becomes a batch, and again when the batch goes
-    from its prompt to its answer, which picks rows: also where there is one, and it is picked. Each copy is as large as
-    the conversation in memory (16,000 tokens of a 32B: 4.2 GB), is mapped anew because mlx_lm gives freed memory back in
-    between, and stands between a person and the first token. Arrays of MLX never change, so one that is shared is safe.
+    mlx_lm (0.32.2) copies all keys and values of a conversation when it becomes a batch, and again when the batch moves
+    from its prompt to its answer, which picks rows, even if the only row is picked. Each copy is as large as the
+    conversation in memory (16,000 tokens of a 32B: 4.2 GB), is mapped again because mlx_lm returns freed memory in
+    between, and delays the first token. MLX's arrays never change, so sharing them is safe.
+
+    Wraps BatchKVCache of mlx_lm/models/cache.py. False: it is not as known.
     """
     from mlx_lm.models import cache
 
@@ -77,8 +83,8 @@ def alone_without_copies():
             return merge.__func__(cls, caches)
         (one,) = caches
         merged = cls([0])
-        # With the room behind the last token, if there is any: nothing is copied to make room there again.
-        # Under a name of their own: a cache writes into what its arrays' names stand for.
+        # With any room behind the last token, so that nothing is copied to make it again. The array objects are copied,
+        # not their data: a cache assigns to items of the objects that it holds.
         merged.keys, merged.values = copy.copy(one.keys), copy.copy(one.values)
         merged.offset, merged._idx = merged.offset + one.offset, one.offset
         return merged
@@ -88,7 +94,7 @@ def alone_without_copies():
         keys, values, length = self.keys, self.values, self._idx
         if keys is None or keys.shape[0] != 1 or list(batch_indices) != [0]:
             return pick(self, batch_indices)
-        # It has its way with the rest, of which it may cut padding.
+        # Without arrays it does the rest, and may cut padding, which is then cut here.
         self.keys = self.values = None
         pick(self, batch_indices)
         cut = length - self._idx

@@ -1,4 +1,4 @@
-"""Runs mlx.launch inside a conductor, with what a program that stays up for weeks needs beside it.
+"""Runs mlx.launch inside a conductor, changed so that it can stay up for weeks.
 
     python mlx_launch.py <arguments of mlx.launch ...>
 
@@ -17,8 +17,11 @@ POLL = 0.02  # seconds
 
 
 def wait_for_something_to_read():
-    """mlx.launch asks whether it may write to a rank, which it always may, so its loops never sleep: a core is busy
-    for as long as the group is up. Here they wait for something to read first, and write a few ms later."""
+    """Keeps mlx.launch from spinning.
+
+    Its loops also select ranks that can be written to, which is always true, so they never sleep and keep a core busy
+    while the group is up. Here they wait for something to read first, and write up to POLL later.
+    """
     real = select.select
 
     def patient(reading, writing, exceptional, timeout=None):
@@ -32,7 +35,10 @@ def wait_for_something_to_read():
 
 
 def end_with_the_conductor(conductor):
-    """Who is left behind would keep the ranks up: its end is theirs, since it holds their standard input."""
+    """Ends this process when the conductor is gone.
+
+    Left behind, it would keep the ranks up: it holds their standard input, and they end with it.
+    """
 
     def watch():
         while os.getppid() == conductor:
@@ -43,8 +49,8 @@ def end_with_the_conductor(conductor):
 
 
 def main():
-    # The supervisor's signal reaches the whole process group. The ranks say goodbye through here, so this ends last,
-    # by itself. A handler, not SIG_IGN: that would be inherited by the ranks.
+    # The supervisor's signal reaches the whole process group. The ranks' goodbyes pass through here, so this ends by
+    # itself, after them. A handler, not SIG_IGN: the ranks would inherit that.
     signal.signal(signal.SIGTERM, lambda *_: None)
     end_with_the_conductor(os.getppid())
     wait_for_something_to_read()

@@ -11,6 +11,7 @@ pub(crate) mod process;
 pub(crate) mod profile;
 pub(crate) mod pull;
 pub(crate) mod requirement;
+mod script;
 pub(crate) mod tiny;
 pub(crate) mod venv;
 pub(crate) mod whole;

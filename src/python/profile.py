@@ -1,15 +1,15 @@
-"""Says what a model takes: the cache profile, one JSON document. Started by mlxctl, with a request in JSON as argument.
+"""Prints a model's cache profile, one JSON document. Started by mlxctl, with a request in JSON as its argument.
 
     {"folder": "...", "seconds": 60, "memory_bytes": 3e9, "ranks": 0, "mode": "tensor" | "pipeline"}
 
 The folder holds a model, or only its config.json. The model is built by mlx_lm and called twice for each of a few
 lengths (all tokens but one, then one, as a server does); the shapes of the arrays that its caches then hold are the
 answer. MLX is lazy: nothing is computed, and no weight is read. What the caches hold is described by a rule per
-array, which is checked against further lengths (profile_caches.py); what texts say is in profile_texts.py.
+array, which is checked at further lengths (profile_caches.py); profile_texts.py reads the texts.
 
 The folder is not trusted. Nothing in it is run; there is no network, no other process, and no file is written.
-Whatever is wrong ends in {"error": {"kind", "message"}} within the limits. `kind` is one of config, family, build,
-weights, code, limit, internal.
+Any failure ends in {"error": {"kind", "message"}} within the limits. `kind` is one of config, family, build, weights,
+code, ranks, limit, internal.
 """
 
 import json
@@ -41,7 +41,7 @@ MOST_RANKS = 64
 
 
 class Answer:
-    """The one document, written once, whoever comes first: the probe or the watchdog."""
+    """The one document, written once: by the probe or by the watchdog, whichever is first."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -78,7 +78,7 @@ def watch(answer, seconds, memory):
 
 def limit(answer, seconds, memory):
     threading.Thread(target=watch, args=(answer, seconds, memory), daemon=True).start()
-    # The watchdog is a thread of Python; where a call does not return to Python, the kernel ends the process.
+    # The watchdog is a Python thread; if a call does not return to Python, the kernel ends the process.
     limits = [(resource.RLIMIT_CPU, int(seconds * 2) + 2), (resource.RLIMIT_CORE, 0)]
     if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl"):
         limits.append((resource.RLIMIT_DATA, int(memory * 4)))
@@ -94,7 +94,7 @@ FORBIDDEN = ("socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.
 
 
 def lock_up(folder):
-    """From here on Python code reads files and does nothing else, and runs none from the folder."""
+    """From here on Python code only reads files, and runs none from the folder."""
     inside = os.path.join(os.path.realpath(folder), "")
 
     def hook(event, args):
@@ -116,7 +116,7 @@ def lock_up(folder):
 
 
 def lazy(mx):
-    """Nothing is computed from here on: a model that looks at a value sees zeros."""
+    """Nothing is computed from here on; a model that looks at a value sees zeros."""
 
     def listed(array):
         value = 0
@@ -147,7 +147,7 @@ def classes(config):
 
 
 def quantization_of(config):
-    """What mlx_lm's load makes of the two keys, where no weights are there to look at."""
+    """What mlx_lm's load makes of the two keys; without weights there is nothing else to look at."""
     quantization = config.get("quantization")
     if isinstance(quantization, dict):
         return quantization
@@ -175,7 +175,7 @@ def quantization_of(config):
 
 
 def build(config):
-    """The model of a config.json, with weights of the type and quantisation that it declares."""
+    """The model that a config.json describes, its weights of the declared type and quantisation."""
     import mlx.core as mx
     import mlx.nn as nn
     from mlx.utils import tree_map_with_path
@@ -210,7 +210,7 @@ def build(config):
 
 
 def load(folder, config, has_weights):
-    """The model as served. Errors are mlx_lm's own words."""
+    """The model as served. Raises Refused with mlx_lm's own words."""
     from mlx_lm.utils import _decode_tagged_floats, load_model
 
     config = _decode_tagged_floats(config)
@@ -231,7 +231,7 @@ def load(folder, config, has_weights):
 
 
 class Group:
-    """Of a cluster that is not there: `shard` and `pipeline` only ask for the two numbers."""
+    """Stands in for a cluster: `shard` and `pipeline` only ask for the two numbers."""
 
     def __init__(self, rank, size):
         self._rank, self._size = rank, size
@@ -244,7 +244,7 @@ class Group:
 
 
 def without_a_cluster(mx):
-    """The exchange between ranks keeps shapes, which is all that counts here."""
+    """Replaces the exchange between ranks by functions that keep shapes, which is all that counts here."""
     mx.distributed.all_sum = lambda x, **_: x
     mx.distributed.send = lambda x, *_, **__: x
     mx.distributed.recv_like = lambda x, *_, **__: x
@@ -256,7 +256,7 @@ def without_a_cluster(mx):
 
 
 def shares(folder, config, has_weights, ranks, mode):
-    """What each rank keeps, by mlx_lm's own `shard` and `pipeline`."""
+    """What each rank holds, by mlx_lm's own `shard` and `pipeline`."""
     import mlx.core as mx
 
     without_a_cluster(mx)
@@ -338,7 +338,7 @@ def profile(folder, ranks=0, mode="tensor"):
 
 
 def main():
-    # Neither the caller's folder nor its user's packages are places to import from.
+    # Import neither from the working directory nor from the user's packages.
     sys.path = [path for path in sys.path if path]
     sys.dont_write_bytecode = True
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
@@ -347,7 +347,7 @@ def main():
     folder, ranks, mode = request["folder"], request.get("ranks", 0), request.get("mode", "tensor")
     limit(answer, request.get("seconds", 60), request.get("memory_bytes", 3e9))
     try:
-        # What can be refused without mlx_lm is, in milliseconds.
+        # Refuse what needs no mlx_lm first: that takes milliseconds.
         read_config(folder)
         if not 0 <= ranks <= MOST_RANKS:
             raise Refused("ranks", f"{ranks} ranks are out of range (up to {MOST_RANKS})")

@@ -9,23 +9,21 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::process;
+use super::script::Script;
 use super::venv::{self, Environment, SetupRequest};
 use super::whole::is_shard;
 use crate::durable;
 use crate::memory::profile::{Profile, Refused, RefusedKind};
 use crate::registry::{ClusterMode, Registry};
 
-/// Describes a model: `python -I -c SCRIPT <request in JSON> [NAME TEXT]…`, with the modules that it imports at the
-/// end.
-const SCRIPT: &str = concat!(
-    "import sys, types\n",
-    "for name, text in zip(sys.argv[2::2], sys.argv[3::2]):\n",
-    "    module = sys.modules[name] = types.ModuleType(name)\n",
-    "    exec(compile(text, name, 'exec'), module.__dict__)\n",
-    include_str!("profile.py")
-);
-const MODULES: [&str; 4] =
-    ["profile_texts", include_str!("profile_texts.py"), "profile_caches", include_str!("profile_caches.py")];
+/// Describes a model; its request is JSON.
+pub(super) const SCRIPT: Script = Script {
+    main: include_str!("profile.py"),
+    modules: &[
+        ("profile_texts", include_str!("profile_texts.py")),
+        ("profile_caches", include_str!("profile_caches.py")),
+    ],
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -138,7 +136,7 @@ impl Profiles {
     fn file(&self, model: &Path, division: Option<Division>) -> Option<PathBuf> {
         let (_, versions) = self.environment.as_ref()?;
         let mut digest = Sha256::new();
-        digest.update([&[SCRIPT], &MODULES[..]].concat().concat());
+        digest.update(SCRIPT.text());
         digest.update(versions);
         if let Some(Division { mode, ranks }) = division {
             digest.update(format!("{} {ranks}\n", mode.name()));
@@ -201,7 +199,7 @@ pub fn describe(
         "mode": division.map_or("tensor", |division| division.mode.name()),
     });
     let mut command = process::command(python);
-    command.args(["-I", "-c", SCRIPT, &request.to_string()]).args(MODULES).current_dir("/");
+    command.arg("-I").args(SCRIPT.arguments(&request.to_string())).current_dir("/");
     // It ends itself at the limit; this is in case it cannot.
     process::output(command, limits.time + Duration::from_secs(5)).map_err(|message| {
         let kind =

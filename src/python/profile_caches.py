@@ -7,10 +7,10 @@ import time
 
 from profile_texts import Refused, first_line, part
 
-# Lengths that every model is tried with; the windows of sliding caches add theirs.
+# Lengths in tokens at which every model is tried; the windows of sliding caches add theirs.
 LENGTHS = (37, 300, 777)
 LONGEST = 1 << 18
-# Some models loop over tokens in Python: a length that would take longer than this is left out.
+# Some models loop over tokens in Python: lengths that would take more than this many seconds are left out.
 PATIENCE = 5.0
 
 
@@ -103,7 +103,7 @@ class Trace:
         for length in LENGTHS:
             self.run(length)
         further = {length for window in self.windows() for length in (window, window + 1, window + 2, window + 400)}
-        # Not 2: a prompt of a single token takes another way through the rotating caches, which is a row shorter.
+        # Not 2: a prompt of one token takes another path through the rotating caches, and leaves a row less.
         further |= {1, 3, 1200}
         skipped = [length for length in sorted(further - set(LENGTHS)) if not self.try_run(length)]
         return skipped
@@ -116,7 +116,7 @@ class Trace:
 
 
 def rows(law, length):
-    """Rows of an array after `length` tokens. The rules; src/memory/cache.rs has the same."""
+    """Rows of an array after `length` tokens, by its rule. src/memory/cache.rs has the same rules."""
     kind, step, window = law["law"], law.get("step", 1), law.get("window")
     grown = -(-length // step) * step
     if kind == "fixed":
@@ -137,7 +137,7 @@ def rows(law, length):
 
 
 def candidates(name, numbers, step, seen):
-    """Rules that could describe an array, the likeliest first."""
+    """Rules that could describe an array, most likely first."""
     windows = sorted({n for key, n in numbers.items() if re.search("max_size|chunk|window", key)})
     if name == "ChunkedKVCache":
         for window in windows:
@@ -161,7 +161,7 @@ def candidates(name, numbers, step, seen):
 
 
 def fit(name, numbers, step, shapes, sizes):
-    """The rule for one array, and whether it holds at every length that was tried."""
+    """The rule for one array, and whether it holds at every length tried."""
     for law in candidates(name, numbers, step, shapes):
         per_row = {
             (size / count if count else (0 if size == 0 else None))
@@ -202,7 +202,7 @@ def describe_caches(trace, latent):
         kind = KINDS.get(name, "other") if slots else "none"
         if kind == "full" and any(slot.get("heads") == 1 and slot["width"] == latent for slot in slots):
             kind = "compressed"
-        # `--kv-bits` passes over what lies in a list of caches.
+        # `--kv-bits` skips caches inside a list.
         entry = {"kind": kind, "class": name, "nested": len(place) > 1, "slots": slots}
         key = json.dumps(entry, sort_keys=True)
         entries.setdefault(key, {**entry, "count": 0})["count"] += 1
@@ -219,7 +219,7 @@ def bytes_at(document, length):
 
 
 def quantizable(trace):
-    """Whether `--kv-bits` works: null, or why it fails in the first request."""
+    """None if `--kv-bits` works, else why it fails in the first request."""
     from mlx_lm.generate import maybe_quantize_kv_cache
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -234,7 +234,7 @@ def quantizable(trace):
 
 
 def activation(trace, config):
-    """The type of keys and values, else that of most of what is kept, else the declared one."""
+    """The type of keys and values, else that of most of the cache, else the declared one."""
     sizes = {}
     for *_, arrays in trace.at[LENGTHS[-1]].values():
         for name, _, dtype, size in arrays:
@@ -249,7 +249,7 @@ def activation(trace, config):
 
 
 def measure(model, config):
-    """What one model keeps: of the whole document the part that a share of a model has too."""
+    """What one model holds: the part of the document that a rank's share has as well."""
     trace = Trace(model)
     try:
         skipped = trace.everything()

@@ -15,7 +15,7 @@ LAYER_COUNTS = re.compile(r"(^|_)(n|num|number)_?(of_)?(hidden_|decoder_|transfo
 
 
 class Refused(Exception):
-    """What the document says instead: a kind and one sentence."""
+    """Becomes the document's error: a kind and one sentence."""
 
     def __init__(self, kind, message):
         super().__init__(message)
@@ -50,7 +50,7 @@ def parse(name, data):
 
 
 def check_bounds(config):
-    """Refuses numbers, nesting and counts that no model has, before anything is built from them."""
+    """Refuses numbers, nesting and counts beyond any model's, before anything is built from them."""
     if not isinstance(config, dict):
         raise Refused("config", "config.json is not a JSON object")
     pending = [(config, "", 1)]
@@ -80,7 +80,7 @@ def read_config(folder):
         if beside is not None and name.startswith("hf_"):
             check_bounds(parse(name, beside))
         elif beside is not None:
-            # mlx_lm passes over one that is damaged, but not over one that is too deep.
+            # mlx_lm ignores a damaged one, but fails on one that is nested too deeply.
             try:
                 json.loads(beside)
             except RecursionError:
@@ -96,7 +96,7 @@ def read_config(folder):
 
 
 def part(config, *keys):
-    """The first of `keys` that is there, in the text model's configuration or in the whole one."""
+    """The first of `keys` that is set, in the text model's configuration or else in the whole one."""
     text = next((config[k] for k in ("text_config", "llm_config", "language_config") if isinstance(config.get(k), dict)), {})
     for place in (text, config):
         for key in keys:
@@ -119,7 +119,7 @@ def undeclared(source):
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):
-        """`{% generation %}`, as transformers has it."""
+        """`{% generation %}`, as in transformers."""
 
         tags = {"generation"}
 
@@ -133,7 +133,7 @@ def undeclared(source):
             super().__init__(environment)
             self.optimizer = None
 
-    # One that needs the context keeps the compiler from evaluating constants.
+    # A finalizer that needs the context keeps the compiler from evaluating constants.
     finalize = jinja2.pass_context(lambda context, value: value)
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols], finalize=finalize
@@ -146,7 +146,7 @@ def undeclared(source):
 
 
 def template_sources(folder, settings):
-    """Chat templates by file, as transformers looks for them."""
+    """(file, text) of each chat template, found as transformers finds them."""
     files = ["chat_template.jinja"]
     more = os.path.join(folder, "additional_chat_templates")
     if os.path.isdir(more):

@@ -11,13 +11,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::profile;
+use super::script::Script;
 use super::whole::{self, Flaw, Whole};
 use super::{hub, process};
 use crate::host::posix;
 use crate::terminal;
 use crate::units::Bytes;
 
-const SCRIPT: &str = include_str!("pull.py");
+/// Does the transfer; its request is a [`PullRequest`].
+pub(super) const SCRIPT: Script = Script {
+    main: include_str!("pull.py"),
+    modules: &[("pull_hub", include_str!("pull_hub.py")), ("pull_files", include_str!("pull_files.py"))],
+};
 
 /// Kept free on the disk: a full one stops more than a download.
 const KEEP_FREE: Bytes = Bytes::gb(1);
@@ -205,7 +210,7 @@ enum Line {
 impl Transfer {
     fn start(request: &PullRequest) -> io::Result<Self> {
         let mut command = process::command(&request.python);
-        command.args(["-c", SCRIPT, &serde_json::to_string(request)?]);
+        command.args(SCRIPT.arguments(&serde_json::to_string(request)?));
         // The folder where backends will look for the files.
         command.envs(hub::cache_folder().map(|folder| ("HF_HUB_CACHE", folder)));
         let mut child =

@@ -2,8 +2,8 @@
 
     python tiny_model.py <folder> [--hidden N] [--layers N] [--context N] [--untrained] [--seed N]
 
-The folder appears whole or not at all. The model is trained on one answer, which says what it is, after questions
-of every kind; so it says just that, whatever it is asked. Talk goes to stderr.
+The folder appears whole or not at all. The model is trained to give one answer, which says what it is, to questions of
+every kind. Messages go to stderr.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def say(text):
 
 
 def make_tokenizer():
-    """Byte-level BPE: all 256 bytes are tokens, so every text can be written; merges make the answer short."""
+    """Byte-level BPE: all 256 bytes are tokens, so any text can be encoded; merges make the answer short."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -111,7 +111,7 @@ def make_prompt(rng):
 
 
 def train(model, tokenizer, options):
-    """Until every token of the answer is certain, at most 30 s. Only the answer counts, not the question."""
+    """Trains until every token of the answer is certain, for 30 s at most. Only the answer's loss counts."""
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
@@ -122,7 +122,7 @@ def train(model, tokenizer, options):
 
     def make_batch():
         prompts = [tokenizer.encode(make_prompt(rng)).ids for _ in range(4)]
-        # One length for all, cut at the front: so the answer's place is known and nothing is padded.
+        # One length for all, cut at the front: the answer's place is known and nothing is padded.
         length = min(160 if rng.random() < 0.05 else 40, *map(len, prompts))
         return mx.array([prompt[-length:] + answer for prompt in prompts])
 
@@ -201,7 +201,7 @@ def main():
         try:
             os.rename(building, options.folder)
         except OSError:
-            # Another one was faster: theirs is as good, being made by the same script.
+            # Another process was faster; its model is as good, made by the same script.
             if not (options.folder / "config.json").exists():
                 raise
     finally:

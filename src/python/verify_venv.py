@@ -1,4 +1,4 @@
-"""Proves that a virtual environment can serve: imports everything and computes; prints JSON on the last line."""
+"""Proves that a virtual environment can serve by importing everything and computing. The last line is JSON."""
 
 import importlib.metadata as metadata
 import json
@@ -11,21 +11,21 @@ import mlx_lm
 import mlx_lm.server
 import transformers
 
-# An import proves nothing about the device's libraries; a sum does.
+# An import does not prove that the device's libraries work; a sum does.
 mx.eval(mx.array([1, 2]) + 1)
 
 
 def gpu_limit():
-    """What macOS lets the GPU hold while its owner has set nothing; only Metal knows. None elsewhere."""
+    """Bytes that macOS lets the GPU hold by default, which only Metal knows. None elsewhere, or if a limit is set."""
     if sys.platform != "darwin":
         return None
     set_by_owner = subprocess.run(
         ["/usr/sbin/sysctl", "-n", "iogpu.wired_limit_mb"], capture_output=True, text=True, check=False
     )
-    # A limit that somebody set is gone after the next start of the machine; it is read when it is needed.
+    # A limit set by hand lasts until the next boot; it is read when it is needed.
     if set_by_owner.stdout.strip() not in ("", "0"):
         return None
-    # MLX had it below mx.metal first.
+    # Older versions of MLX have it in mx.metal.
     info = (mx.device_info if hasattr(mx, "device_info") else mx.metal.device_info)()
     limit = info.get("max_recommended_working_set_size")
     return int(limit) if limit else None
@@ -39,7 +39,7 @@ for distribution in metadata.distributions():
         continue
     resolved.append(f"{name}=={distribution.version}")
     if name.lower().replace("_", "-") in ("mlx", "mlx-lm", "transformers"):
-        # The folder carries the version in its name: another version has another one.
+        # Its name contains the version, so it is gone after an upgrade.
         folder = next(file.parts[0] for file in distribution.files or [] if file.parts[0].endswith(".dist-info"))
         evidence.append(str(distribution.locate_file(folder)))
 print(

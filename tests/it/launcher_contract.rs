@@ -561,9 +561,9 @@ fn a_stream_with_tokens_and_without_text_is_kept_alive_and_one_without_tokens_is
     mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
     let script = "\
 import http.server, queue, socket, threading, time
-import launcher
-launcher.LOOK, launcher.QUIET = 0, 0.01
-launcher.Answer.install()
+import launcher_answer
+launcher_answer.LOOK, launcher_answer.QUIET = 0, 0.01
+launcher_answer.Answer.install()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         tokens = queue.Queue()

@@ -15,6 +15,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
 
 import mlx.core as mx
+import prompt_files
+import prompt_identity
 import prompt_store
 from mlx.utils import tree_flatten
 from mlx_lm.models import cache as kinds
@@ -329,33 +331,33 @@ for name, text in [("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safe
     with open(os.path.join(folder, name), "w") as file:
         file.write(text)
 model = (folder, None, None)
-same = prompt_store.identity(model, ["--model", folder, "--port", "1", "--temp", "1"])
-assert same == prompt_store.identity(model, ["--model", folder, "--port", "2", "--max-tokens", "9"])
+same = prompt_identity.identity(model, ["--model", folder, "--port", "1", "--temp", "1"])
+assert same == prompt_identity.identity(model, ["--model", folder, "--port", "2", "--max-tokens", "9"])
 others = [
-    prompt_store.identity(model, ["--model", folder, "--kv-bits", "8"]),
-    prompt_store.identity((folder, folder, None), ["--model", folder]),
+    prompt_identity.identity(model, ["--model", folder, "--kv-bits", "8"]),
+    prompt_identity.identity((folder, folder, None), ["--model", folder]),
 ]
 for name in ("config.json", "tokenizer.json", "model.safetensors"):
     with open(os.path.join(folder, name), "r+") as file:
         file.write("[")
-    others.append(prompt_store.identity(model, ["--model", folder]))
+    others.append(prompt_identity.identity(model, ["--model", folder]))
 assert len({same, *others}) == 6
 # From another version of mlx-lm or MLX, which may lay out arrays or round differently.
 import importlib.metadata
 
-now, version = prompt_store.identity(model, ["--model", folder]), importlib.metadata.version
+now, version = prompt_identity.identity(model, ["--model", folder]), importlib.metadata.version
 for package in ("mlx-lm", "mlx"):
     importlib.metadata.version = lambda name, package=package: version(name) + ("1" if name == package else "")
-    assert prompt_store.identity(model, ["--model", folder]) != now, package
+    assert prompt_identity.identity(model, ["--model", folder]) != now, package
     importlib.metadata.version = version
 # From another version of this file.
 path = place()
 made, _ = store(path)
 write(made)
 leave(made)
-prompt_store.FORMAT += 1
+prompt_files.FORMAT += 1
 assert read(reopened(path)) is None and files(path, ".tokens") == []
-prompt_store.FORMAT -= 1
+prompt_files.FORMAT -= 1
 print("foreign")
 
 # A store that others may write, or that is not a folder, is refused and reported; serving continues without it.
