@@ -56,9 +56,10 @@ pub(crate) fn relieve() {
     native::relieve();
 }
 
-/// From now on the allocator returns large blocks to the system as soon as they are freed.
-pub(crate) fn keep_no_large_blocks() {
-    native::keep_no_large_blocks();
+/// From now on this process keeps little memory that it does not use: the allocator returns large blocks to the system as
+/// soon as they are freed, and little of the program around what runs is mapped.
+pub(crate) fn keep_memory_small() {
+    native::keep_memory_small();
 }
 
 /// [`Host::identify`] without a [`Host`].

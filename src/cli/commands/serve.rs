@@ -29,7 +29,7 @@ pub(crate) fn run(context: &Context, _: &Args) -> Result<(), CliError> {
     if let Err(error) = crate::host::posix::serve_long() {
         tracing::warn!(%error, "resource limits are unchanged");
     }
-    crate::host::keep_no_large_blocks();
+    crate::host::keep_memory_small();
     let run = registry.paths.run.clone();
     let binary = std::env::current_exe()
         .map_err(|error| CliError::failed("cannot find the path of this program").why(error))?;

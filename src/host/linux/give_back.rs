@@ -28,41 +28,82 @@ pub(super) fn keep_no_large_blocks() {
     }
 }
 
-/// The pages of our own program that hold code and constants: they are unmapped, stay in the page cache, and are
-/// mapped again, 64 KiB at once, where they are used. Most of what is resident of an idle supervisor is code that it
-/// needed once.
-#[expect(unsafe_code, reason = "only the dynamic linker knows what is mapped where")]
+/// Pages around one that is touched that are mapped with it.
+const PIECE: usize = 4;
+
+/// Unmaps the pages of our own program that hold code and constants. They stay in the page cache, and are mapped again
+/// where they are used: most of what is resident of an idle supervisor is code that it needed once.
+#[expect(unsafe_code, reason = "libc has no safe wrapper")]
 pub(super) fn program() {
-    // SAFETY: dl_iterate_phdr(3) calls back before it returns, with pointers that are valid until then.
-    unsafe { libc::dl_iterate_phdr(Some(unmap), std::ptr::null_mut()) };
+    for (start, length) in constants() {
+        // SAFETY: each of these pages is the file's and comes back as it was (madvise(2), MADV_DONTNEED). A refusal changes
+        // nothing.
+        unsafe { libc::madvise(start as *mut c_void, length, libc::MADV_DONTNEED) };
+    }
 }
 
-/// Called for each loaded object, the program itself first.
+/// Has the kernel map [`PIECE`] pages of the program around a page that is touched, for as long as this process lives.
+///
+/// Linux maps all pages of the 64 KiB around it that are in the page cache (`do_fault_around` in mm/memory.c), but not
+/// beyond the mapping. An idle supervisor runs a little code in many places: so its neighbours are most of what would be
+/// resident. Adjacent mappings stay apart if they differ in a flag; this one says whether a core dump includes them, and
+/// unmodified pages of a file are in none (core(5)).
+#[expect(unsafe_code, reason = "libc has no safe wrapper")]
+pub(super) fn map_in_small_pieces() {
+    let piece = PIECE * page_size();
+    for (start, length) in constants() {
+        for at in (start..start + length).step_by(piece.max(1) * 2) {
+            let length = piece.min(start + length - at);
+            // SAFETY: changes what a core dump holds, and no byte of memory. A refusal leaves a larger mapping.
+            unsafe { libc::madvise(at as *mut c_void, length, libc::MADV_DONTDUMP) };
+        }
+    }
+}
+
+/// Address and length in bytes, in whole pages, of what our own program has loaded and never writes to, nor the dynamic
+/// linker.
+#[expect(unsafe_code, reason = "only the dynamic linker knows what is mapped where")]
+fn constants() -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    // SAFETY: dl_iterate_phdr(3) calls back before it returns, with pointers that are valid until then and the one it is
+    // given here, which is what `note` expects.
+    unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut found).cast()) };
+    found
+}
+
+fn page_size() -> usize {
+    #[expect(unsafe_code, reason = "libc has no safe wrapper")]
+    // SAFETY: takes no pointer. It cannot fail; 0 would mean that there are no whole pages.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(0)
+}
+
+/// Called for each loaded object, the program itself first. `found`: a `Vec<(usize, usize)>`.
 #[expect(unsafe_code, reason = "a callback of C")]
-unsafe extern "C" fn unmap(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
+unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, found: *mut c_void) -> c_int {
     // Ends the iteration: libraries are shared with everybody else, and cost little.
     const ENOUGH: c_int = 1;
-    // SAFETY: valid for the time of the call, as dl_iterate_phdr promises, and so are its headers.
-    let (info, headers) = unsafe {
+    // SAFETY: `info` is valid for the time of the call, as dl_iterate_phdr promises, and so are its headers; `found` is
+    // what `constants` passed, which nothing else uses meanwhile.
+    let (info, headers, found) = unsafe {
         let info = &*info;
         if info.dlpi_phdr.is_null() {
             return ENOUGH;
         }
-        (info, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
+        let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
+        (info, headers, &mut *found.cast::<Vec<(usize, usize)>>())
     };
-    // SAFETY: takes no pointer. It cannot fail; as 0 it would be the end of the matter below.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
     for header in headers.iter().filter(|header| is_constant(header.p_type, header.p_flags)) {
-        let (Ok(address), Ok(size)) = (usize::try_from(header.p_vaddr), usize::try_from(header.p_memsz))
-        else {
+        let (Ok(base), Ok(address), Ok(size)) = (
+            usize::try_from(info.dlpi_addr),
+            usize::try_from(header.p_vaddr),
+            usize::try_from(header.p_memsz),
+        ) else {
             continue;
         };
-        let Some((start, length)) = whole_pages(address, size, page) else { continue };
-        let Ok(base) = usize::try_from(info.dlpi_addr) else { continue };
-        let start = base.wrapping_add(start) as *mut c_void;
-        // SAFETY: nothing is written to such a segment, by the program or the linker, so that each of its pages is
-        // the file's and comes back as it was (madvise(2), MADV_DONTNEED). A refusal changes nothing.
-        unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+        if let Some((start, length)) = whole_pages(address, size, page_size()) {
+            found.push((base.wrapping_add(start), length));
+        }
     }
     ENOUGH
 }
@@ -122,6 +163,28 @@ mod tests {
         let before = sum();
         heap();
         program();
+        map_in_small_pieces();
         assert_eq!(sum(), before);
+        program();
+        assert_eq!(sum(), before);
+    }
+
+    /// In a process of its own, whose other threads do not run the code around what is looked at.
+    #[test]
+    fn around_a_page_that_is_touched_little_else_is_mapped() {
+        map_in_small_pieces();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let size = |line: &str| {
+            let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+            Some(usize::from_str_radix(to, 16).ok()? - usize::from_str_radix(from, 16).ok()?)
+        };
+        let piece = PIECE * page_size();
+        for (start, length) in constants() {
+            let first = format!("{start:x}-");
+            let at = maps.lines().position(|line| line.starts_with(&first)).unwrap();
+            let pieces: Vec<usize> =
+                maps.lines().skip(at).map_while(size).take(length.div_ceil(piece)).collect();
+            assert!(pieces.iter().all(|size| *size <= piece), "{start:x}: {pieces:?}");
+        }
     }
 }

@@ -44,8 +44,9 @@ pub(super) fn relieve() {
     give_back::heap();
 }
 
-pub(super) fn keep_no_large_blocks() {
+pub(super) fn keep_memory_small() {
     give_back::keep_no_large_blocks();
+    give_back::map_in_small_pieces();
 }
 
 pub(super) fn boot_id() -> io::Result<String> {

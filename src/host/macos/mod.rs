@@ -35,8 +35,8 @@ pub(crate) fn relieve() {
     memory::relieve();
 }
 
-/// Not needed: large blocks have a zone of their own here, which [`relieve`] empties.
-pub(crate) fn keep_no_large_blocks() {}
+/// Not needed: large blocks have a zone of their own here, which [`relieve`] empties, and pages of a file count for nobody.
+pub(crate) fn keep_memory_small() {}
 
 pub(crate) fn boot_id() -> io::Result<String> {
     sysctl::text(c"kern.bootsessionuuid")
