@@ -1,6 +1,8 @@
 //! Writes that survive a power cut: a file is replaced as a whole or not at all.
 
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,9 +31,22 @@ pub(crate) fn sweep(folder: &Path) {
 /// # Errors
 /// The system's own; then the old content is still there.
 pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
+    replace_with(file, bytes, Permissions::from_mode(0o600))
+}
+
+/// As [`replace`]; the file, which must exist, keeps its mode.
+///
+/// # Errors
+/// The system's own; then the old content is still there.
+pub(crate) fn rewrite(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_with(file, bytes, fs::metadata(file)?.permissions())
+}
+
+fn replace_with(file: &Path, bytes: &[u8], permissions: Permissions) -> io::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut fresh = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
     fresh.write_all(bytes)?;
+    fresh.as_file().set_permissions(permissions)?;
     unless_it_cannot(fresh.as_file().sync_all())?;
     fresh.persist(file)?;
     sync_folder(folder)

@@ -1,11 +1,12 @@
 //! Switches a model to one of its alternatives in the file, keeping comments and layout.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 
 use super::{Problems, Registry, UnknownModel};
+use crate::durable;
 
 /// What [`use_repo`] changed in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub(crate) fn use_repo(file: &Path, model: &str, repo: &str) -> Result<Change, E
     let index = registry.models.iter().position(|other| other.name == name).unwrap_or_default();
     let text = swapped(&registry.written.text, index, to)?;
     Registry::parse(&target, &text).map_err(EditError::Invalid)?;
-    replace(&target, &text).map_err(EditError::Write)?;
+    durable::rewrite(&target, text.as_bytes()).map_err(EditError::Write)?;
     Ok(change(to.clone()))
 }
 
@@ -102,22 +103,10 @@ fn set(value: &mut Value, text: &str) {
     *value.decor_mut() = decor;
 }
 
-/// Writes a temporary file and renames it: a reader, or a power cut, sees the old or the new text. Keeps the mode.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let folder: PathBuf =
-        file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).into();
-    let mut new = tempfile::Builder::new().prefix(".models.").suffix(".toml").tempfile_in(&folder)?;
-    new.write_all(text.as_bytes())?;
-    new.as_file().set_permissions(fs_err::metadata(file)?.permissions())?;
-    new.as_file().sync_all()?;
-    new.persist(file).map_err(|error| error.error)?;
-    // The rename is durable only once the folder is synced.
-    fs_err::File::open(&folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
 

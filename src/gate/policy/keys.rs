@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+
+use crate::durable;
 
 /// Prefix of every key, so that a key is recognized where it should not be.
 const PREFIX: &str = "mlx-";
@@ -142,11 +143,8 @@ fn change<T>(file: &Path, with: impl FnOnce(&mut Vec<Key>) -> Result<T, KeyError
     let result = with(&mut keys)?;
     let mut text = serde_json::to_vec_pretty(&Document { schema: 1, keys }).map_err(io::Error::from)?;
     text.push(b'\n');
-    let mut new =
-        tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o600)).tempfile_in(folder)?;
-    new.write_all(&text)?;
-    new.as_file().sync_all()?;
-    new.persist(file).map_err(|error| error.error)?;
+    // A key that was revoked stays so after a power cut.
+    durable::replace(file, &text)?;
     Ok(result)
 }
 
