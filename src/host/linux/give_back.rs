@@ -184,7 +184,8 @@ mod tests {
             let at = maps.lines().position(|line| line.starts_with(&first)).unwrap();
             let pieces: Vec<usize> =
                 maps.lines().skip(at).map_while(size).take(length.div_ceil(piece)).collect();
-            assert!(pieces.iter().all(|size| *size <= piece), "{start:x}: {pieces:?}");
+            // The page at the end that other memory shares is in one mapping with the last piece.
+            assert!(pieces.iter().all(|size| *size <= piece + page_size()), "{:?}", pieces.iter().max());
         }
     }
 }
