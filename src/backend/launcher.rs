@@ -9,7 +9,7 @@ macro_rules! embedded {
     ($($name:literal,)*) => { &[$(($name, include_str!($name))),*] };
 }
 
-/// Name and text. Each imports only from those before it, so that at every moment of [`write`] what a file imports is
+/// Name and text. Each imports only from those before it, so that at every moment of [`write()`] what a file imports is
 /// there. The last one is what a backend runs.
 const FILES: &[(&str, &str)] = embedded![
     "pace.py",
