@@ -47,7 +47,7 @@ pub(super) fn program() {
 /// Linux maps all pages of the 64 KiB around it that are in the page cache (`do_fault_around` in mm/memory.c), but not
 /// beyond the mapping. An idle supervisor runs a little code in many places: so its neighbours are most of what would be
 /// resident. Adjacent mappings stay apart if they differ in a flag; this one says whether a core dump includes them, and
-/// unmodified pages of a file are in none (core(5)).
+/// unmodified pages of a file are in none by default (core(5)).
 #[expect(unsafe_code, reason = "libc has no safe wrapper")]
 pub(super) fn map_in_small_pieces() {
     let piece = PIECE * page_size();
