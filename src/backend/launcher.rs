@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = embedded![
     "serving.py",
     "prompt_files.py",
     "prompt_identity.py",
+    "prompt_card.py",
     "prompt_keeper.py",
     "prompt_store.py",
     "launcher_log.py",

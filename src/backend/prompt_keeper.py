@@ -6,6 +6,7 @@ the arrays. Written by mlxctl next to the launcher; changes are overwritten.
 
 import time
 
+import prompt_card
 from prompt_identity import identity
 
 ANSWER = 256  # tokens of an answer that there is room for behind a prompt that is read back
@@ -64,6 +65,7 @@ class Keeper:
             return self.fetch(cache, model, tokens)
         if not self.begun:
             self.begun = True
+            self.store.card = prompt_card.card(self.mx, self.store.say)
             self.resume(cache, model)
         found, rest = self.fetch(cache, model, tokens)
         while entry := self.store.best(tokens, len(tokens) - len(rest)):

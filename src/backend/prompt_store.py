@@ -38,6 +38,7 @@ class Store:
 
     def __init__(self, path, limit, spare=None, say=print, tell=lambda facts: None):
         self.path, self.limit, self.spare, self.say, self.tell = path, limit, spare, say, tell
+        self.card = None  # reads arrays in MLX's place, if it is one that can
         self.lock = threading.RLock()
         self.entries = {}  # by name; the newest last
         self.key = None
@@ -140,6 +141,7 @@ class Store:
     def _load(self, path, entry, mx, load, more):
         """By several threads, a share of the layers each: MLX reads files in the thread that evaluates. What they hand
         over is whole, and belongs to no stream of theirs."""
+        unaided = contextlib.nullcontext([None] * READERS)
 
         def widen(part):
             """mlx_lm makes room for the next tokens by a copy of all there are, before the first of them is computed.
@@ -153,19 +155,24 @@ class Store:
                     mx.pad(held, [(0, 0), (0, 0), (0, wanted), (0, 0)]) for held in (part.keys, part.values)
                 )
 
-        def share(number):
+        def share(number, lane):
             cache, notes = load(path, return_metadata=True)
             if notes.get("mlxctl") != entry.name or [type(part).__name__ for part in cache] != entry.classes:
                 raise Unfit("it holds something else")
             # One at a time: the first place of what was widened is the next one's.
-            for part in cache[number::READERS]:
-                widen(part)
-                mx.eval(part.state)
+            for layer in range(number, len(cache), READERS):
+                if lane is not None:
+                    lane.fill(cache[layer], layer)
+                widen(cache[layer])
+                mx.eval(cache[layer].state)
             return cache[number::READERS]
 
         cache = [None] * len(entry.classes)
-        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-            for number, layers in enumerate(pool.map(share, range(READERS))):
+        with (
+            self.card.lanes(path, READERS) if self.card else unaided as lanes,
+            concurrent.futures.ThreadPoolExecutor(READERS) as pool,
+        ):
+            for number, layers in enumerate(pool.map(share, range(READERS), lanes)):
                 cache[number::READERS] = layers
         return cache
 
