@@ -34,6 +34,7 @@ def own_folder():
 
 # All of them now: another version of mlxctl may replace the files while MLX is being imported.
 with own_folder():
+    import card
     import pace
     import prompt_store
     import serving
@@ -113,6 +114,8 @@ def change_mlx(spec, link, watch, mx):
     limit_wired(mx, spec.get("wired", "off"))
     if spec.get("cache_limit") is not None:
         mx.set_cache_limit(spec["cache_limit"])
+    if card.present(mx):
+        card.convert_masks_once(mx)
     keeper = None
     if (spec.get("prompt_store") or {}).get("bytes"):
         keeper = prompt_store.install(spec["prompt_store"], sys.argv[2:], mx, warn, link.tell_store)

@@ -13,6 +13,7 @@ macro_rules! embedded {
 /// there. The last one is what a backend runs.
 const FILES: &[(&str, &str)] = embedded![
     "pace.py",
+    "card.py",
     "serving.py",
     "prompt_files.py",
     "prompt_identity.py",

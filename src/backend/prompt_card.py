@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 
+from card import present
 from prompt_files import Unfit
 
 LANE = 2 << 20  # bytes of locked memory per thread; locking more takes longer than it saves
@@ -29,8 +30,7 @@ FETCH = """
 
 def card(mx, say):
     """The card that MLX computes on. None: it is no CUDA card, or does not work this way, which has been reported."""
-    cuda = getattr(mx, "cuda", None)
-    if cuda is None or not cuda.is_available() or mx.default_device().type != mx.gpu:
+    if not present(mx):
         return None
     names = {"input_names": ["at"], "output_names": ["out"]}
     try:

@@ -11,8 +11,15 @@ use crate::units::Bytes;
 
 /// Most command buffers in flight at once.
 const BUFFERS: u64 = 11;
-/// Operations in a decoder layer, roughly.
+/// Operations in a decoder layer on Metal, roughly.
 const OPERATIONS_A_LAYER: u64 = 22;
+/// Nodes of a decoder layer in MLX's CUDA graphs, which hold copies and joins as well. Measured on an H200: 37 layers of a
+/// 32B are in flight with steps of 256 and 512 tokens, of 11 buffers that end after 100 nodes.
+const NODES_A_LAYER: u64 = 30;
+/// Numbers that the temporaries of one CUDA buffer hold at most. It also ends after 1,000 Mi numbers of inputs
+/// (`CommandEncoder::needs_commit` in mlx/backend/cuda/device.cpp). Measured on an H200 with steps of 512 to 2,048 tokens:
+/// up to 478 million for the 32B, 459 million for the 72B.
+const NUMBERS_A_BUFFER: u64 = 500_000_000;
 
 /// Bytes of MLX's lazy graph per token and recurrent layer, before it is run. Measured on a CPU with a gated delta net,
 /// steps of 332 and 512 tokens: 21 and 26 KB; this is the larger plus the variation of its peaks.
@@ -37,8 +44,10 @@ pub(super) struct Step {
 /// (or the states of a recurrent layer, one per token, if they are larger and there is no kernel for them);
 /// v = KV bytes of one layer, held k times by a GPU: the cache before it grew, and copies for the kernel;
 /// f = layers in flight. Added to that: logits, and what sliding caches hold beyond their windows ([`Shape::sliding`]).
-/// Fitted: CUDA to an H100 (32B and 72B shapes, 2,000 to 30,000 tokens, step 512; residuals of the whole peak −8 % to
-/// +8 %), CPU to four small shapes. Metal: the same reasoning with its own limits, not measured.
+/// On CUDA (a + k·v) · f has an upper bound, because its buffers end after a number of inputs as well.
+/// Fitted: CUDA to an H200 (32B and 72B shapes, steps of 64 to 2,048 tokens that end at 2,048 to 32,768; 3 to 80 % more
+/// than measured, 10 % where most is needed), CPU to four small shapes. Metal: the same reasoning with its own limits, not
+/// measured.
 pub(super) fn prefill(
     shape: &Shape,
     weights: Bytes,
@@ -83,10 +92,14 @@ pub(super) fn prefill(
         return temporaries + Bytes(graph) + logits + beyond + before;
     }
     let in_flight = layers_in_flight(shape, weights, platform);
-    let copies = if platform == Platform::Cuda { 4 } else { 2 };
+    let (copies, most) = match platform {
+        Platform::Cuda => (1, Bytes(NUMBERS_A_BUFFER.saturating_mul(activation))),
+        _ => (2, Bytes(u64::MAX)),
+    };
     // Scores are large enough to fill a command buffer by themselves, three times per layer.
     let scores = times(Bytes(scores), in_flight.min(BUFFERS / 3 + 1));
-    times(activations + times(kv, copies), in_flight) + scores + logits + beyond
+    let layer = activations + times(kv, copies);
+    times(layer, in_flight).min(times(layer.max(most), BUFFERS)) + scores + logits + beyond
 }
 
 /// Whether attention runs in one fused kernel, which never writes its scores to memory.
@@ -104,18 +117,17 @@ fn fused(shape: &Shape, quantized: Option<Quantized>, platform: Platform) -> boo
         }
 }
 
-/// Layers whose temporaries are alive at once. A command buffer ends after 100 operations on a large card
+/// Layers whose temporaries are alive at once. A command buffer ends after 100 nodes on a large card
 /// (mlx/backend/cuda/device.cpp), and after 50 operations or 50 MiB of inputs on an M-series Max, where a single input
 /// may be larger (mlx/backend/metal/device.cpp).
 fn layers_in_flight(shape: &Shape, weights: Bytes, platform: Platform) -> u64 {
-    let by_operations = |operations: u64| BUFFERS * operations / OPERATIONS_A_LAYER;
     let most = match platform {
         Platform::Cpu => 1,
-        Platform::Cuda => by_operations(100),
+        Platform::Cuda => (BUFFERS * 100).div_ceil(NODES_A_LAYER),
         Platform::Metal => {
             let layer = (weights.0 / shape.layers.get()).max(1);
             // Large matrices overshoot the limit, to about twice its value per buffer.
-            (BUFFERS * 2 * (50 << 20) / layer).clamp(2, by_operations(50))
+            (BUFFERS * 2 * (50 << 20) / layer).clamp(2, BUFFERS * 50 / OPERATIONS_A_LAYER)
         }
     };
     most.min(shape.layers.get())

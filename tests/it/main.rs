@@ -11,6 +11,7 @@ mod accept;
 mod adoption;
 mod agent;
 mod agent_real;
+mod card;
 #[cfg(target_os = "linux")]
 mod chaos;
 mod cluster_admission;

@@ -15,14 +15,8 @@ use crate::support::{Entry, Instance, PATIENCE, copy_program, http};
 /// The rests are proportional, on a clock that the test moves.
 #[test]
 fn a_paced_launcher_rests_in_proportion_to_its_work() {
-    let folder = tempfile::tempdir().unwrap();
-    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
-    let script = folder.path().join("try.py");
-    std::fs::write(&script, include_str!("pace.py")).unwrap();
-    let output = Command::new(real::python()).arg(script).arg(folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.ends_with("taken in at once\n") && said.lines().count() == 9, "{said}");
+    let held = real::promises_held(include_str!("pace.py"));
+    assert!(held.len() == 9 && held.last().is_some_and(|last| last == "followed at once"), "{held:?}");
 }
 
 /// A process that plays the game's part; ends with the test.

@@ -1,29 +1,15 @@
 //! Kept prompts outlive what drops them from memory: a trim, a stop, a kill. Nothing wrong is ever read back.
 
-use std::process::Command;
-
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::real;
 use crate::support::{Entry, Instance, control, http, signal};
 
-/// The promises that `script` names, which tries the launcher's files in Python.
-fn promises_held(script: &str) -> Vec<String> {
-    let folder = tempfile::tempdir().unwrap();
-    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
-    let file = folder.path().join("try.py");
-    std::fs::write(&file, script).unwrap();
-    let output = Command::new(real::python()).arg(file).arg(folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    said.lines().filter(|line| !line.starts_with("mlxctl:")).map(str::to_owned).collect()
-}
-
 /// Every kind of cache, and a fault at each point of writing and reading.
 #[test]
 fn what_is_read_back_is_what_was_kept_and_a_fault_only_costs_a_recomputation() {
-    let held = promises_held(include_str!("prompt_store.py"));
+    let held = real::promises_held(include_str!("prompt_store.py"));
     let kinds = ["plain", "sliding", "quantised", "linear", "hybrid", "list", "chunked"];
     let faults = [
         "bounded",
@@ -43,24 +29,6 @@ fn what_is_read_back_is_what_was_kept_and_a_fault_only_costs_a_recomputation() {
     ];
     assert!(kinds.iter().all(|kind| held.contains(&format!("kind {kind}"))), "{held:?}");
     assert!(faults.iter().all(|&fault| held.iter().any(|line| line == fault)), "{held:?}");
-}
-
-/// All but the card's own work, which the CPU does here.
-#[test]
-fn a_card_gets_what_was_kept_through_locked_memory_or_as_mlx_loads_it() {
-    let held = promises_held(include_str!("prompt_card.py"));
-    let expected = [
-        "kind plain",
-        "kind sliding",
-        "kind quantised",
-        "kind hybrid",
-        "kind list",
-        "kind odd",
-        "no memory to lock",
-        "unfit card",
-        "wrong layout",
-    ];
-    assert_eq!(held, expected);
 }
 
 /// A prompt of some hundred tokens, and `more` after it; returns the answer and how many prompt tokens were cached.

@@ -1,6 +1,7 @@
 //! The real mlx_lm, which `scripts/test` prepares, and a tiny model made with it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// The interpreter of the virtual environment with mlx-lm in it.
@@ -9,6 +10,18 @@ pub fn python() -> PathBuf {
         "MLXCTL_TEST_VENV does not name a virtual environment with mlx-lm: run scripts/test, which creates one",
     );
     PathBuf::from(venv).join("bin/python")
+}
+
+/// The promises that a script found to hold: it tries the launcher's files with the real MLX, and fails otherwise.
+pub fn promises_held(script: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    mlxctl::internals::backend::launcher::write(folder.path()).unwrap();
+    let file = folder.path().join("try.py");
+    std::fs::write(&file, script).unwrap();
+    let output = Command::new(python()).arg(file).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    said.lines().filter(|line| !line.starts_with("mlxctl:")).map(str::to_owned).collect()
 }
 
 /// The built-in tiny model, made once per target folder.
