@@ -45,9 +45,9 @@ pub(super) struct Step {
 /// v = KV bytes of one layer, held k times by a GPU: the cache before it grew, and copies for the kernel;
 /// f = layers in flight. Added to that: logits, and what sliding caches hold beyond their windows ([`Shape::sliding`]).
 /// On CUDA (a + k·v) · f has an upper bound, because its buffers end after a number of inputs as well.
-/// Fitted: CUDA to an H200 (32B and 72B shapes, steps of 64 to 2,048 tokens that end at 2,048 to 32,768; 3 to 80 % more
-/// than measured, 10 % where most is needed), CPU to four small shapes. Metal: the same reasoning with its own limits, not
-/// measured.
+/// Fitted: CUDA to an H200 (32B and 72B shapes, steps of 256 to 2,048 tokens that end at 2,048 to 32,768: 5 to 51 % above
+/// what was measured) with masks converted by `src/backend/card.py`, CPU to four small shapes. Metal: the same reasoning with
+/// its own limits, not measured.
 pub(super) fn prefill(
     shape: &Shape,
     weights: Bytes,
