@@ -99,11 +99,11 @@ impl Watched {
 
 impl Log {
     fn more(&mut self) -> io::Result<Option<String>> {
-        let begins = !std::mem::replace(&mut self.begun, true);
+        let begins = !self.begun;
         if begins {
             match self.tail.open_at_last(LINES) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+                _ => self.begun = true,
             }
         } else {
             self.tail.catch_up()?;
@@ -124,6 +124,18 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_could_not_be_read_at_first_is_read_from_its_end_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        fs_err::create_dir(&path).unwrap();
+        let mut watched = Watched::new(folder.path(), Some("a"));
+        assert_eq!(watched.look(&[]).log, None);
+        fs_err::remove_dir(&path).unwrap();
+        fs_err::write(&path, "line\n".repeat(LINES + 50)).unwrap();
+        assert_eq!(watched.look(&[]).log, Some("line\n".repeat(LINES)));
+    }
 
     #[test]
     fn a_log_is_read_from_its_end_in_pieces_and_without_escape_sequences() {

@@ -1,7 +1,9 @@
 //! The main purpose, with the real `mlx_lm.server` and the built-in tiny model.
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
+use crate::real;
 use crate::support::{Entry, Instance, alive, http, signal};
 
 fn pair() -> Instance {
@@ -95,11 +97,12 @@ fn a_model_that_works_for_a_client_that_left_stops_by_itself() {
     let instance = Instance::real(vec![entry]).serve();
     instance.expect(0, &["start", "m"]);
     let mut client = std::net::TcpStream::connect(instance.gate("m")).unwrap();
-    let body = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":4000}"#;
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let body = json!({"messages": messages, "max_tokens": 4000, "logit_bias": real::endless()}).to_string();
     let length = body.len();
     let head =
         format!("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
-    std::io::Write::write_all(&mut client, (head + body).as_bytes()).unwrap();
+    std::io::Write::write_all(&mut client, (head + &body).as_bytes()).unwrap();
     instance.wait_for("m", |model| model["traffic"]["in_flight"] == 1);
     signal(instance.pid("m"), Signal::SIGSTOP);
     drop(client);

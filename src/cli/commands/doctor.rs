@@ -45,7 +45,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         context.output.json(&Document { schema: SCHEMA, failed, warned, checks: &findings })?;
     } else {
         let look = Look::of(&context.output);
-        context.output.data(&findings.iter().map(|finding| line(finding, &look)).collect::<String>())?;
+        context.output.data(&lines(&findings, &look))?;
     }
     match failed {
         0 => Ok(()),
@@ -74,25 +74,32 @@ fn examine(context: &Context, args: &Args) -> Vec<Finding> {
     findings
 }
 
-/// The column at which what was seen and what to do begin.
-const SEEN: usize = 22;
+/// The narrowest column of the checks' names, and the blanks around it.
+const NAMES: usize = 14;
+const GAP: usize = 2;
 
-/// State, check and what was seen; what to do is on the lines below.
-fn line(finding: &Finding, look: &Look) -> String {
+fn lines(findings: &[Finding], look: &Look) -> String {
+    let names = findings.iter().map(|finding| finding.id.len()).max().unwrap_or_default().max(NAMES);
+    findings.iter().map(|finding| line(finding, names, look)).collect()
+}
+
+/// State, check and what was seen; what to do is on the lines below. `names` is the width of the checks' names.
+fn line(finding: &Finding, names: usize, look: &Look) -> String {
     let (word, style) = match finding.state {
         State::Ok => ("ok", Style::Good),
         State::Skip => ("skip", Style::Faint),
         State::Warn => ("warn", Style::Busy),
         State::Fail => ("FAIL", Style::Bad),
     };
-    let room = look.width.saturating_sub(SEEN).max(20);
-    let mut out = format!("{}  {:<16}", look.paint(style, &format!("{word:<4}")), finding.id);
+    let seen = 4 + GAP + names + GAP;
+    let room = look.width.saturating_sub(seen).max(20);
+    let mut out = format!("{}  {:<names$}  ", look.paint(style, &format!("{word:<4}")), finding.id);
     let fix = finding
         .fix
         .iter()
         .flat_map(|fix| fold(&format!("try: {fix}"), 5, room).lines().map(str::to_owned).collect::<Vec<_>>());
     for (index, text) in fold(&finding.seen, 0, room).lines().map(str::to_owned).chain(fix).enumerate() {
-        let indent = if index == 0 { 0 } else { SEEN };
+        let indent = if index == 0 { 0 } else { seen };
         out.push_str(&format!("{:indent$}{text}\n", ""));
     }
     out
@@ -107,12 +114,12 @@ mod tests {
         let look = Look { width: usize::MAX, color: false, unicode: true };
         let fail = Finding::fail("ports", "another program listens on 8800", "lsof");
         assert_eq!(
-            line(&fail, &look),
+            line(&fail, NAMES, &look),
             "FAIL  ports           another program listens on 8800\n                      try: lsof\n"
         );
-        assert_eq!(line(&Finding::ok("clock", "right"), &look), "ok    clock           right\n");
-        assert!(line(&fail, &Look { color: true, ..look }).starts_with("\x1b[31mFAIL\x1b[0m  ports"));
-        let narrow = line(&fail, &Look { width: 44, ..look });
+        assert_eq!(line(&Finding::ok("clock", "right"), NAMES, &look), "ok    clock           right\n");
+        assert!(line(&fail, NAMES, &Look { color: true, ..look }).starts_with("\x1b[31mFAIL\x1b[0m  ports"));
+        let narrow = line(&fail, NAMES, &Look { width: 44, ..look });
         assert_eq!(
             narrow,
             "FAIL  ports           another program\n                      listens on 8800\n                      try: lsof\n"
@@ -136,8 +143,9 @@ mod tests {
             ),
         ];
         insta::assert_snapshot!(crate::cli::render::sample::at_every_width(|look| {
-            let text: String = findings.iter().map(|finding| line(finding, look)).collect();
-            let below = |line: &str| line[..SEEN].ends_with(' ') && line.len() > SEEN;
+            let text = lines(&findings, look);
+            let seen = 4 + GAP + "footprint-group".len() + GAP;
+            let below = |line: &str| line[..seen].ends_with("  ") && line.len() > seen;
             assert!(text.lines().all(below), "{text}");
             text
         }));

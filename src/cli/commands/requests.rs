@@ -39,6 +39,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         None => registry.models.iter().collect(),
     };
     let mut sources = Vec::with_capacity(models.len());
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     for model in models {
         let opened = Requests::open_at_last(&registry.paths.logs, &model.name, args.lines);
         sources.push(opened.map_err(unreadable)?);
@@ -50,7 +51,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         return Ok(());
     }
     let look = Look::of(&context.output);
-    let columns = columns(look.width, &past);
+    let columns = columns(look.width, &names, &past);
     if !args.json {
         context.output.data(&look.paint(Style::Faint, &heads(&columns)))?;
     }
@@ -111,11 +112,13 @@ const COLUMNS: [Column; 11] = [
     Column { head: "OUTCOME", width: 12, right: false, rank: 0 },
 ];
 
-/// The columns that fit, wide enough for what is there already. Later rows come one by one.
-fn columns(width: usize, past: &[Request]) -> Vec<Column> {
+/// The columns that fit, wide enough for every model and for what is there already. Later rows come one by one.
+fn columns(width: usize, models: &[&str], past: &[Request]) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
     for column in &mut columns {
-        let widest = past.iter().map(|request| cell(request, column.head).width()).max();
+        let names = if column.head == "MODEL" { models } else { &[] };
+        let widest = past.iter().map(|request| cell(request, column.head).width());
+        let widest = widest.chain(names.iter().map(|name| name.width())).max();
         column.width = column.width.max(widest.unwrap_or_default());
     }
     let taken = |columns: &[Column]| columns.iter().map(|column| column.width + 2).sum::<usize>() - 2;
@@ -187,7 +190,7 @@ mod tests {
         let wide = vec![parsed("32b", LINE), parsed("deepseek-r1", &refused)];
         for past in [&usual, &wide] {
             let drawn = sample::at_every_width(|look| {
-                let columns = columns(look.width, past);
+                let columns = columns(look.width, &[], past);
                 let rows = past.iter().map(|request| row(request, &columns, look));
                 let text: Vec<String> = std::iter::once(heads(&columns)).chain(rows).collect();
                 sample::aligned(&text.join("\n"));
@@ -195,7 +198,9 @@ mod tests {
             });
             insta::assert_snapshot!(drawn);
         }
-        assert_eq!(columns(usize::MAX, &usual).len(), COLUMNS.len());
+        assert_eq!(columns(usize::MAX, &[], &usual).len(), COLUMNS.len());
+        let later = columns(usize::MAX, &["32b", "qwen2.5-72b"], &usual);
+        assert_eq!(later[1].width, 11, "a model that answers later fits as well");
     }
 
     #[test]

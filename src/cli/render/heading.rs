@@ -72,13 +72,13 @@ fn facts(words: &[String], style: Style, look: &Look) -> String {
     let mut column = 0;
     for (index, word) in words.iter().enumerate() {
         let length = word.width();
-        if column > 0 && column + 3 + length > look.width {
+        if column > 0 && column + between.width() + length > look.width {
             out.push('\n');
             column = 0;
         }
         if column > 0 {
             out.push_str(&look.paint(Style::Faint, between));
-            column += 3;
+            column += between.width();
         }
         let style = if word.ends_with("WARNING") || word.ends_with("CRITICAL") {
             Style::Bad
