@@ -114,7 +114,7 @@ def change_mlx(spec, link, watch, mx):
     limit_wired(mx, spec.get("wired", "off"))
     if spec.get("cache_limit") is not None:
         mx.set_cache_limit(spec["cache_limit"])
-    if card.present(mx):
+    if card.adds_masks(mx):
         card.convert_masks_once(mx)
     keeper = None
     if (spec.get("prompt_store") or {}).get("bytes"):

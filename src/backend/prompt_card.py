@@ -1,4 +1,4 @@
-"""Reads the arrays of a stored prompt into a card's memory through locked memory, four times as fast as MLX loads them.
+"""Reads the arrays of a stored prompt into a card's memory through locked memory, in a third of the time that MLX takes.
 
 MLX's CUDA build loads into ordinary memory, from which the driver copies to the card for one thread at a time
 (mlx/backend/cuda/load.cpp, 0.32.4). Memory that is locked and mapped (cuMemHostRegister, CUDA driver API) is read by the

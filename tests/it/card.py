@@ -11,7 +11,7 @@ sys.path.insert(0, sys.argv[1])
 import card
 import mlx.core as mx
 
-assert not card.present(mx), "there is none here"
+assert not card.present(mx) and not card.adds_masks(mx), "there is none here"
 
 attend, given = mx.fast.scaled_dot_product_attention, []
 
@@ -25,9 +25,9 @@ mx.fast.scaled_dot_product_attention = seen
 card.convert_masks_once(mx)
 
 
-def both(mask, dtype=mx.bfloat16):
-    """What attention gives with `mask`, as MLX does it and after the conversion, which must be the same."""
-    shapes = ((2, 8, 16, 64), (2, 2, 48, 64), (2, 2, 48, 64))
+def both(mask, dtype=mx.bfloat16, rows=16, width=64):
+    """The mask that attention gets in the place of `mask`, with which it must give the same."""
+    shapes = ((2, 8, rows, width), (2, 2, 48, width), (2, 2, 48, width))
     queries, keys, values = (mx.random.normal(shape).astype(dtype) for shape in shapes)
     expected = attend(queries, keys, values, scale=0.1, mask=mask)
     found = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.1, mask=mask)
@@ -49,6 +49,11 @@ for _ in range(3):
 assert both(whole, mx.float16) is not first
 print("once for all layers")
 
+# What cuDNN does not do: one token, after which the masks of the prompt are forgotten; other widths, other types.
+before, last = both(whole), whole[-1:]
+assert both(last, rows=1) is last and both(whole) is not before
+assert both(whole, width=136) is whole
+assert both(whole, width=60) is whole and both(whole, mx.float32) is whole
 additive = mx.where(whole, 0.0, -1e4).astype(mx.bfloat16)
 assert both(None) is None and both("causal") == "causal" and both(additive) is additive
 print("others unchanged")
