@@ -44,20 +44,18 @@ fn a_step_on_a_card_takes_no_more_than_is_estimated() {
         (256, 2048, 2.1),
         (256, 32_768, 7.2),
     ];
-    let of_72b = [
-        (2048, 2048, 10.1),
-        (1000, 2048, 7.5),
-        (1024, 8192, 7.7),
-        (1536, 16_384, 9.1),
-        (512, 32_768, 7.3),
-    ];
+    let of_72b =
+        [(2048, 2048, 10.1), (1000, 2048, 7.5), (1024, 8192, 7.7), (1536, 16_384, 9.1), (512, 32_768, 7.3)];
     for (files, measured) in [(files_32b(), &of_32b[..]), (files_72b(), &of_72b)] {
         let ModelFiles::Read(files) = files else { panic!("the files are read") };
         for &(tokens, context, gb) in measured {
             let step = Step { tokens, context, sequences: 1 };
             let estimated = working::prefill(&files.shape, files.weights.bytes, step, None, Platform::Cuda);
             let share = estimated.0 as f64 / (gb * 1e9);
-            assert!((1.0..1.55).contains(&share), "{tokens} tokens that end at {context}: {share:.2} of {gb} GB");
+            assert!(
+                (1.0..1.55).contains(&share),
+                "{tokens} tokens that end at {context}: {share:.2} of {gb} GB"
+            );
         }
     }
 }

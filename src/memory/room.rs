@@ -140,7 +140,11 @@ mod tests {
         assert_eq!(16_000_u32.div_ceil(2048), 8, "with the bare server");
         for platform in [Platform::Metal, Platform::Cuda] {
             for context in ["context = 24576", "context = 32768"] {
-                assert_eq!(steps(&table(&files_32b(), context, platform), 16_000), 8, "{platform:?}, {context}");
+                assert_eq!(
+                    steps(&table(&files_32b(), context, platform), 16_000),
+                    8,
+                    "{platform:?}, {context}"
+                );
             }
         }
     }
