@@ -186,10 +186,12 @@ fn a_start_is_refused_for_a_program_that_runs_by_its_name() {
 
 /// Runs a program in a terminal of its own, which is closed once the file exists; ends as the program does.
 const TERMINAL: &str = "
-import os, pty, select, sys
+import os, pty, select, signal, sys
 close, out, program = sys.argv[1], sys.argv[2], sys.argv[3:]
 pid, terminal = pty.fork()
 if pid == 0:
+    # As a terminal starts it, even if the tests run under nohup(1).
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.execvp(program[0], program)
 with open(out, 'wb', 0) as file:
     while not os.path.exists(close):
