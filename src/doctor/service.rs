@@ -8,6 +8,7 @@ use crate::service::agent::Seen;
 pub(crate) fn registry(file: &str, problems: Result<usize, Vec<String>>) -> Finding {
     let id = "registry";
     match problems {
+        Ok(1) => Finding::ok(id, format!("{file}, 1 model")),
         Ok(models) => Finding::ok(id, format!("{file}, {models} models")),
         Err(problems) => {
             let more = match problems.len() {
